@@ -1,0 +1,94 @@
+"""What every implementation of the kernels offers; `select` in this package chooses one.
+
+Shapes: T tables, B samples in the batch, D embedding dimension, F = 1 + T feature vectors per sample (the bottom MLP's
+output, then one pooled vector per table), R rows of all tables. Arguments are checked by the caller (`validate_bags`):
+an implementation trusts them. A name that ends in `_` or an argument called `out` is written in place.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from .types import Bags, SparseGrad, Tables
+
+
+class Tracker(Protocol):
+    """Keeps max|W| of every table exact while the update kernels change rows (None where the kernel set need not track)."""
+
+    def absmax(self) -> Tensor:
+        """Exact max|W| per table, f32[T]; NaN for a table that holds a NaN."""
+
+    def rebuild(self, tables: Tables) -> None:
+        """Starts again from a full scan: after initialization, and after weights were loaded."""
+
+
+class Kernels(Protocol):
+    """One implementation of everything that touches tables, bags and feature vectors."""
+
+    name: str
+
+    def init_uniform_(self, tables: Tables, seed: int) -> None:
+        """Table t becomes uniform in +-sqrt(1 / rows of t); the same values for the same seed, whatever the threads."""
+
+    def gather_quantize_pool(self, tables: Tables, bags: Bags, step: Tensor, bits: int, out: Tensor) -> None:
+        """Looks up, fake-quantizes each row with its table's step f32[T], pools into out[:, 1:, :] of f32[B, F, D]."""
+
+    def interaction_forward(self, features: Tensor, out: Tensor) -> None:
+        """out f32[B, D + F (F - 1) / 2]: features[:, 0, :], then the dot of each pair i > j in row-major order."""
+
+    def interaction_backward(self, features: Tensor, grad_out: Tensor, grad_features: Tensor) -> None:
+        """Writes all of grad_features f32[B, F, D]."""
+
+    def coalesce(self, tables: Tables, bags: Bags, grad_features: Tensor) -> SparseGrad:
+        """Sums the gradients of equal rows in the order of their samples; straight-through, so no step is needed."""
+
+    def merge_sparse(self, grads: Sequence[SparseGrad]) -> SparseGrad:
+        """Sums the gradients of several ranks, equal rows in the order of the ranks."""
+
+    def update_sgd_(
+        self, tables: Tables, bags: Bags, grad_features: Tensor, lr: float, weight_decay: float, tracker: Tracker | None
+    ) -> None:
+        """w -= lr (g + weight_decay w) on the rows looked up, g summed over equal rows as `coalesce` does."""
+
+    def update_rowwise_adagrad_(
+        self,
+        tables: Tables,
+        accumulator: Tensor,
+        bags: Bags,
+        grad_features: Tensor,
+        lr: float,
+        eps: float,
+        weight_decay: float,
+        tracker: Tracker | None,
+    ) -> None:
+        """With g' = g + weight_decay w: accumulator f32[R] += mean(g'^2); w -= lr g' / (sqrt(accumulator) + eps)."""
+
+    def apply_sgd_(
+        self, tables: Tables, grad: SparseGrad, lr: float, weight_decay: float, tracker: Tracker | None
+    ) -> None:
+        """`update_sgd_` for a gradient that is coalesced already; the same bits."""
+
+    def apply_rowwise_adagrad_(
+        self,
+        tables: Tables,
+        accumulator: Tensor,
+        grad: SparseGrad,
+        lr: float,
+        eps: float,
+        weight_decay: float,
+        tracker: Tracker | None,
+    ) -> None:
+        """`update_rowwise_adagrad_` for a gradient that is coalesced already; the same bits."""
+
+    def scan_absmax(self, tables: Tables) -> Tensor:
+        """max|W| per table, f32[T]; NaN for a table that holds a NaN."""
+
+    def make_tracker(self, tables: Tables) -> Tracker:
+        """A tracker built from a full scan of the tables."""
+
+    def fake_quantize_rows(self, weight: Tensor, bits: int, out: Tensor) -> None:
+        """Per output row of weight f32[O, I]: symmetric scale from the row's max|w|, quantized and back, into out."""
+
+    def quantize_rows(self, weight: Tensor, step: float, bits: int) -> Tensor:
+        """Integer codes of weight f32[N, D] under one step: int8 up to 8 bits, int16 above."""

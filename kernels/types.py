@@ -1,0 +1,44 @@
+"""The arrays that every kernel and everything above it speaks; torch tensors, row-major, on one device."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+UNQUANTIZED = 32
+"""The bit width that means: leave the values in FP32."""
+
+
+class Tables(NamedTuple):
+    """All embedding tables of a model in one arena: table t owns rows row_offset[t] to row_offset[t + 1]."""
+
+    weight: Tensor  # f32[R, D]
+    row_offset: Tensor  # int64[T + 1], always on the CPU
+
+    @property
+    def num_tables(self) -> int:
+        return self.row_offset.numel() - 1
+
+    @property
+    def dim(self) -> int:
+        return self.weight.shape[1]
+
+
+class Bags(NamedTuple):
+    """The ids that a batch looks up; ids count from 0 within their own table.
+
+    One-hot: ids int32[T, B] and no offsets.
+    Multi-hot: ids int32[N] of all bags, table by table; bag b of table t is ids[offsets[t * B + b] : offsets[t * B + b + 1]]
+    and may be empty. `mean` divides a bag's sum by its length.
+    """
+
+    ids: Tensor
+    offsets: Tensor | None  # int64[T * B + 1]
+    mean: bool = False
+
+
+class SparseGrad(NamedTuple):
+    """Gradients of all tables: unique rows, sorted within each table; table t owns entries table_ptr[t] to table_ptr[t + 1]."""
+
+    table_ptr: Tensor  # int64[T + 1]
+    rows: Tensor  # int32[N], counted within their table
+    values: Tensor  # f32[N, D]
