@@ -4,6 +4,9 @@
 class DqrmError(Exception):
     """Base of all errors that the command line prints without a traceback."""
 
+    unanimous = False
+    """Whether every rank raises it alike: then each may leave by itself, and the first one speaks for all."""
+
 
 class ConfigError(DqrmError):
     """A setting is unknown, misplaced or out of range."""

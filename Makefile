@@ -1,0 +1,40 @@
+# `make train` and `make test` work on a machine that has Python 3.11 to 3.13 with venv, gcc and make.
+PYTHON ?= python3
+VENV   ?= .venv
+ARGS   ?=
+
+BIN    := $(VENV)/bin
+EXTRAS := test,mpi
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install train test test-quick lint clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+install: $(STAMP) ## Make .venv and install the package into it, pinned
+
+$(STAMP): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"Python 3.11 to 3.13 is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.11 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@touch $@
+
+train: $(STAMP) ## Train the demo model; more options through ARGS="--quant.scale-period 200"
+	$(BIN)/dqrm-cpu train --preset demo $(ARGS)
+
+test: $(STAMP) ## Run all tests
+	$(BIN)/pytest -q $(ARGS)
+
+test-quick: $(STAMP) ## Run the tests that are not marked slow
+	$(BIN)/pytest -q -m 'not slow' $(ARGS)
+
+lint: $(STAMP) ## ruff, mypy, shellcheck
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/shellcheck .ci/run $(wildcard scripts/slurm/*.sh)
+
+clean: ## Remove the virtual environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -1,0 +1,119 @@
+"""A configuration out of preset, TOML file and options, in that order; all mistakes reported together."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import tomli_w
+
+from dqrm_cpu.config.names import key_mistake, nearest, option_mistake
+from dqrm_cpu.config.presets import preset_config
+from dqrm_cpu.config.rules import conflicts
+from dqrm_cpu.config.schema import ENTRIES, Config, flatten, unflatten
+from dqrm_cpu.config.setting import BadValueError, Entry, Kind, Value
+from dqrm_cpu.config.toml_source import TomlSource, read_toml
+from dqrm_cpu.errors import ConfigError
+
+_DEFAULT_PRESET = "demo"
+
+
+def load_config(preset: str | None, config_file: Path | None, overrides: Mapping[str, str]) -> Config:
+    """The resolved configuration; overrides map dotted keys to option texts. ConfigError names every mistake."""
+    loading = _Loading()
+    source = read_toml(config_file) if config_file is not None else None
+    values = flatten(_chosen_preset(overrides.get("preset", preset), source, loading))
+    if source is not None:
+        for key, found in source.leaves.items():
+            loading.take_toml(source, key, found, values)
+    for key, text in overrides.items():
+        if key != "preset":
+            loading.take_option(key, text, values)
+    loading.raise_mistakes()
+    config = unflatten(values)
+    loading.take_conflicts(config)
+    loading.raise_mistakes()
+    return config
+
+
+def check_config(config: Config) -> None:
+    """Ranges and rules for a configuration built in Python; ConfigError names every mistake."""
+    loading = _Loading()
+    for key, value in flatten(config).items():
+        try:
+            ENTRIES[key].from_value(value)
+        except BadValueError as error:
+            loading.mistakes.append(f"{key} = {value!r}: {_refusal(ENTRIES[key], value, error)}")
+    loading.raise_mistakes()
+    loading.take_conflicts(config)
+    loading.raise_mistakes()
+
+
+@dataclass
+class _Loading:
+    """What went wrong so far, and where each key was set."""
+
+    mistakes: list[str] = field(default_factory=list)
+    origins: dict[str, Callable[[], str]] = field(default_factory=dict)
+
+    def take_toml(self, source: TomlSource, key: str, found: object, values: dict[str, Value]) -> None:
+        entry = ENTRIES.get(key)
+        if entry is None:
+            self.mistakes.append(f"{source.locate(key)}: {key}: {key_mistake(key)}")
+            return
+        if key == "preset":
+            return
+        try:
+            values[key] = entry.from_value(found)
+        except BadValueError as error:
+            self.mistakes.append(f"{source.locate(key)}: {_as_toml(key, found)}: {_refusal(entry, found, error)}")
+            return
+        self.origins[key] = partial(source.locate, key)
+
+    def take_option(self, key: str, text: str, values: dict[str, Value]) -> None:
+        entry = ENTRIES.get(key)
+        if entry is None:
+            option = "--" + key.replace("_", "-")
+            self.mistakes.append(f"{option} {text}: {option_mistake(option)}")
+            return
+        try:
+            values[key] = entry.from_text(text)
+        except BadValueError as error:
+            self.mistakes.append(f"{entry.option} {text}: {_refusal(entry, text, error)}")
+            return
+        self.origins[key] = partial(str, f"{entry.option} {text}")
+
+    def take_conflicts(self, config: Config) -> None:
+        for conflict in conflicts(config):
+            set_at = " and ".join(self.origins[key]() for key in conflict.keys if key in self.origins)
+            self.mistakes.append(f"{set_at}: {conflict.message}" if set_at else conflict.message)
+
+    def raise_mistakes(self) -> None:
+        if len(self.mistakes) == 1:
+            raise ConfigError(self.mistakes[0])
+        if self.mistakes:
+            raise ConfigError(f"{len(self.mistakes)} mistakes:\n  " + "\n  ".join(self.mistakes))
+
+
+def _chosen_preset(preset: str | None, source: TomlSource | None, loading: _Loading) -> Config:
+    name: object = preset
+    where = f"--preset {preset}"
+    if preset is None:
+        name = source.leaves.get("preset", _DEFAULT_PRESET) if source is not None else _DEFAULT_PRESET
+        where = f"{source.locate('preset')}: {_as_toml('preset', name)}" if source is not None else where
+    try:
+        return preset_config(str(ENTRIES["preset"].from_value(name)))
+    except BadValueError as error:
+        loading.mistakes.append(f"{where}: {_refusal(ENTRIES['preset'], name, error)}")
+        return preset_config(_DEFAULT_PRESET)
+
+
+def _refusal(entry: Entry, found: object, error: BadValueError) -> str:
+    near = nearest(str(found), map(str, entry.setting.choices)) if entry.kind is Kind.STR else None
+    hint = f"; nearest is {near}" if near else ""
+    return f"{error}{hint}; allowed: {entry.describe()}"
+
+
+def _as_toml(key: str, found: object) -> str:
+    text = tomli_w.dumps({"x": found}).removeprefix("x = ")
+    return f"{key} = {' '.join(text.split())}"

@@ -1,0 +1,191 @@
+"""Every setting of a run. The defaults are the demo preset; `presets` holds the paper's."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import tomli_w
+
+from dqrm_cpu.config.setting import Entry, Value, entry_of, is_setting, setting
+
+KAGGLE_TABLE_ROWS = (
+    *(1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194),
+    *(27, 14992, 5461306, 10, 5652, 2173, 4, 7046547, 18, 15, 286181, 105, 142572),
+)
+DEMO_LARGEST_TABLE = 100_000
+
+_LARGEST_INT32 = 2**31 - 1
+_LARGEST_SEED = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which rows are read, and how many."""
+
+    source: str = setting("synthetic", "where rows come from: synthetic (generated clicks, no files needed)")
+    train_rows: int = setting(200_000, "rows of the training part", minimum=1)
+    validation_rows: int = setting(50_000, "rows that choose the best checkpoint", minimum=1)
+    test_rows: int = setting(50_000, "rows of the test part, scored once a checkpoint is chosen", minimum=1)
+    max_bag_size: int = setting(
+        1, "1: one id per feature (one-hot); above: 0 to that many ids per feature", minimum=1, maximum=1024
+    )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of the DLRM."""
+
+    table_rows: tuple[int, ...] = setting(
+        tuple(min(rows, DEMO_LARGEST_TABLE) for rows in KAGGLE_TABLE_ROWS),
+        "rows of each embedding table, one number per sparse feature",
+        minimum=1,
+        maximum=_LARGEST_INT32,
+    )
+    num_dense: int = setting(13, "dense features", minimum=1)
+    embedding_dim: int = setting(16, "values per embedding row", minimum=1, maximum=4096)
+    bottom_mlp: tuple[int, ...] = setting(
+        (64, 32, 16), "layer outputs of the MLP over dense features; the last equals embedding_dim", minimum=1
+    )
+    top_mlp: tuple[int, ...] = setting(
+        (128, 64, 1), "layer outputs of the MLP over the interaction; the last is 1", minimum=1
+    )
+    interaction: str = setting(
+        "dot", "dot: dot product of each pair of features; cat: features side by side", choices=("dot", "cat")
+    )
+    pooling: str = setting("sum", "how the rows of a multi-hot bag become one vector", choices=("sum", "mean"))
+
+
+@dataclass(frozen=True)
+class QuantConfig:
+    """How weights are quantized while they are trained."""
+
+    method: str = setting("dqrm", "dqrm: quantization-aware training; none: plain FP32", choices=("none", "dqrm"))
+    embedding_bits: int = setting(4, "bits per embedding value", minimum=2, maximum=16)
+    mlp_bits: int = setting(
+        4, "bits per MLP weight, a scale per output row; 32 leaves the MLPs in FP32", choices=(4, 8, 32)
+    )
+    scale_period: int = setting(1, "iterations from one refresh of the tables' scales to the next", minimum=1)
+    scale_finder: str = setting(
+        "track",
+        "track: keep max|W| exact at every update; scan: read the whole table at each refresh",
+        choices=("scan", "track"),
+    )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long, how fast, and what is kept."""
+
+    epochs: int = setting(4, "passes over the training rows", minimum=1)
+    max_steps: int = setting(0, "stop after this many iterations; 0: no limit", minimum=0)
+    batch_size: int = setting(128, "rows per iteration, over all ranks together", minimum=1)
+    test_batch_size: int = setting(16384, "rows per batch when scoring validation and test", minimum=1)
+    optimizer: str = setting("sgd", "sgd is the paper's", choices=("sgd", "rowwise-adagrad"))
+    learning_rate: float = setting(0.1, "step size, before warm-up and decay", above=0)
+    weight_decay: float = setting(0.0, "pulls weights to zero by this much of themselves", minimum=0)
+    warmup_steps: int = setting(0, "iterations in which the learning rate rises from 0; 0: none", minimum=0)
+    decay_start_step: int = setting(0, "iteration at which the learning rate begins to fall", minimum=0)
+    decay_steps: int = setting(0, "iterations in which it falls to 0; 0: it stays", minimum=0)
+    evaluate_every: int = setting(0, "iterations between evaluations; 0: at the end of each epoch", minimum=0)
+    log_every: int = setting(100, "iterations between lines of progress", minimum=1)
+    checkpoint_every: int = setting(0, "iterations between checkpoints; 0: at each evaluation", minimum=0)
+    keep_checkpoints: int = setting(2, "newest checkpoints kept, beside the best", minimum=1)
+    early_stop_auc: float = setting(0.0, "stop once validation AUC reaches this; 0: off", minimum=0, maximum=1)
+    early_stop_patience: int = setting(
+        0, "stop after that many evaluations without a better validation AUC; 0: off", minimum=0
+    )
+    threads: int = setting(0, "threads of this process; 0: every core it may use", minimum=0, maximum=4096)
+    tensorboard: bool = setting(False, "also write TensorBoard events into the run folder")
+
+
+@dataclass(frozen=True)
+class CommConfig:
+    """How processes meet, and what gradients look like between them."""
+
+    transport: str = setting("auto", "auto: mpi under mpirun, gloo under torchrun", choices=("auto", "mpi", "gloo"))
+    wire: str = setting(
+        "sparse", "form of table gradients between ranks; sparse: FP32 values and rows", choices=("sparse",)
+    )
+    simulated_ranks: int = setting(
+        1, "data-parallel ranks played one after another in each process (paper, Algorithm 1)", minimum=1, maximum=1024
+    )
+    timeout: float = setting(300.0, "seconds to wait for the other processes before giving up", above=0)
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run, fully resolved. The run folder is not part of it."""
+
+    preset: str = setting("demo", "the settings to start from", choices=("demo", "kaggle", "terabyte"))
+    seed: int = setting(
+        1, "decides initial weights, generated data and the order of rows", minimum=0, maximum=_LARGEST_SEED
+    )
+    device: str = setting("cpu", "where the model lives", choices=("cpu", "cuda"))
+    kernels: str = setting(
+        "auto",
+        "implementation of the table kernels; auto: numba on a CPU, torch on a GPU",
+        choices=("auto", "numba", "torch"),
+    )
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    quant: QuantConfig = QuantConfig()
+    train: TrainConfig = TrainConfig()
+    comm: CommConfig = CommConfig()
+
+    def to_toml(self) -> str:
+        """The whole configuration; `load_config` reads it back to an equal one."""
+        return tomli_w.dumps(_plain(self))
+
+
+SECTIONS: Mapping[str, type] = MappingProxyType(
+    {
+        "data": DataConfig,
+        "model": ModelConfig,
+        "quant": QuantConfig,
+        "train": TrainConfig,
+        "comm": CommConfig,
+    }
+)
+"""The sections in the order of a file."""
+
+
+def _entries() -> Iterator[Entry]:
+    for field in dataclasses.fields(Config):
+        if is_setting(field.metadata):
+            yield entry_of(field, "")
+    for section, kind in SECTIONS.items():
+        for field in dataclasses.fields(kind):
+            yield entry_of(field, section)
+
+
+ENTRIES: Mapping[str, Entry] = MappingProxyType({entry.key: entry for entry in _entries()})
+"""Every setting by its dotted key, in the order of a file."""
+
+
+def flatten(config: Config) -> dict[str, Value]:
+    """Dotted keys to values."""
+    values: dict[str, Value] = {}
+    for key, entry in ENTRIES.items():
+        owner: Any = getattr(config, entry.section) if entry.section else config
+        values[key] = getattr(owner, entry.name)
+    return values
+
+
+def unflatten(values: Mapping[str, Value]) -> Config:
+    """The configuration with these values; every key of ENTRIES must be there."""
+    parts: dict[str, dict[str, Any]] = {section: {} for section in ("", *SECTIONS)}
+    for key, entry in ENTRIES.items():
+        parts[entry.section][entry.name] = values[key]
+    sections = {name: kind(**parts[name]) for name, kind in SECTIONS.items()}
+    return Config(**parts[""], **sections)
+
+
+def _plain(config: Config) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, value in flatten(config).items():
+        entry = ENTRIES[key]
+        place = tree.setdefault(entry.section, {}) if entry.section else tree
+        place[entry.name] = list(value) if isinstance(value, tuple) else value
+    return tree

@@ -1,0 +1,13 @@
+"""Lets tests import the helpers that stand beside them: tiny, plain_dlrm, launching; sets up hypothesis."""
+
+import sys
+from pathlib import Path
+
+from hypothesis import settings
+
+# The first example compiles kernels, and machines are shared: a deadline would be a hidden test of speed.
+settings.register_profile("dqrm", deadline=None)
+settings.load_profile("dqrm")
+
+for folder in ("", "model", "comm"):
+    sys.path.insert(0, str(Path(__file__).parent / folder))
