@@ -1,0 +1,112 @@
+"""The `dqrm-cpu` command: finds the sub-command, and turns what goes wrong into one line and an exit status."""
+
+import argparse
+import importlib
+import os
+import select
+import sys
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+from dqrm_cpu import __version__
+from dqrm_cpu.cli.parser import Parser, Subparsers, UsageError
+from dqrm_cpu.config.names import nearest, option_mistake
+from dqrm_cpu.errors import ConfigError, DqrmError
+
+COMMANDS = ("train", "evaluate", "doctor")
+"""Each is a module of dqrm_cpu.cli."""
+
+_PROGRAM = "dqrm-cpu"
+_STATUS_ERROR = 1
+_STATUS_USAGE = 2
+_STATUS_INTERRUPTED = 130
+_STATUS_BROKEN_PIPE = 141
+
+
+class Command(Protocol):
+    """What the module of a sub-command offers. It imports torch only inside `run`: help is instant."""
+
+    def add_parser(self, subparsers: Subparsers) -> None:
+        """Adds a parser named after the command."""
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Does the work; returns the exit status."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    try:
+        status = _run_command(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return status
+    except UsageError as error:
+        return _report(error, _STATUS_USAGE)
+    except DqrmError as error:
+        if os.environ.get("DQRM_TRACEBACK") == "1":
+            raise
+        return _report(error, _STATUS_USAGE if isinstance(error, ConfigError) else _STATUS_ERROR)
+    except KeyboardInterrupt:
+        return _report("interrupted", _STATUS_INTERRUPTED, label="")
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        # The interpreter flushes standard output once more at exit, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _STATUS_BROKEN_PIPE
+
+
+def _run_command(argv: list[str]) -> int:
+    if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
+        near = nearest(argv[0], COMMANDS)
+        hint = f"; nearest is {near}" if near else ""
+        raise UsageError(f"unknown command {argv[0]}{hint}; there are {', '.join(COMMANDS)}")
+    # Only the chosen command is imported; help lists them all.
+    names = argv[:1] if argv and argv[0] in COMMANDS else COMMANDS
+    modules = {name: cast(Command, importlib.import_module(f"dqrm_cpu.cli.{name}")) for name in names}
+    parser, subparsers = _root_parser()
+    for module in modules.values():
+        module.add_parser(subparsers)
+    try:
+        args, unknown = parser.parse_known_args(argv)
+    except SystemExit as stop:  # --help and --version were printed
+        return int(stop.code or 0)
+    if args.command is None:
+        raise UsageError(f"which command? {', '.join(COMMANDS)}; {_PROGRAM} --help says what they do")
+    if unknown:
+        raise UsageError(_unknown_arguments(unknown, subparsers.choices[args.command]))
+    return modules[args.command].run(args)
+
+
+def _root_parser() -> tuple[Parser, Subparsers]:
+    parser = Parser(prog=_PROGRAM, description="Train DLRM click models in INT4 on CPUs.")
+    parser.add_argument("--version", action="version", version=f"{_PROGRAM} {__version__}", help="show the version")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    parser.epilog = f"{_PROGRAM} COMMAND --help says more. To begin with: {_PROGRAM} train --preset demo"
+    return parser, subparsers
+
+
+def _unknown_arguments(unknown: list[str], parser: argparse.ArgumentParser) -> str:
+    known = [option for action in parser._actions for option in action.option_strings]
+    said = []
+    for position, argument in enumerate(unknown):
+        if argument.startswith("-"):
+            option, _, _ = argument.partition("=")
+            following = unknown[position + 1 : position + 2]
+            value = [text for text in following if not text.startswith("-") and "=" not in argument]
+            said.append(f"{' '.join([argument, *value])}: {option_mistake(option, known)}")
+    if not said:
+        said = [f"{' '.join(unknown)}: not expected here; settings are given as --SECTION.KEY VALUE"]
+    return said[0] if len(said) == 1 else f"{len(said)} mistakes:\n  " + "\n  ".join(said)
+
+
+def _report(message: object, status: int, label: str = "error: ") -> int:
+    sys.stdout.flush()
+    print(f"{_PROGRAM}: {label}{message}", file=sys.stderr)
+    return status
+
+
+def _reader_is_gone() -> bool:
+    """Whether it was standard output that broke, rather than a socket between ranks."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))

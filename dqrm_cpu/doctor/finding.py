@@ -1,0 +1,27 @@
+"""The result of one check of the machine."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Verdict(Enum):
+    """How bad it is. Only FAIL stops a training run."""
+
+    OK = "ok"
+    NOTE = "note"  # something is absent that this run can do without
+    WARNING = "warning"  # it runs, but slower or less safely than it could
+    FAIL = "fail"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was looked at, what was found, and the command or setting that mends it (empty where nothing is to mend)."""
+
+    check: str
+    verdict: Verdict
+    found: str
+    mend: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        """Plain values for JSON."""
+        return {"check": self.check, "verdict": self.verdict.value, "found": self.found, "mend": self.mend}

@@ -1,0 +1,162 @@
+"""Options built from the settings: every setting has one, its value reaches the configuration, help shows it."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from dqrm_cpu.cli.options import add_config_options, config_from_args
+from dqrm_cpu.cli.parser import Parser, UsageError
+from dqrm_cpu.config import Config, preset_config
+from dqrm_cpu.config.schema import ENTRIES, SECTIONS, flatten
+from dqrm_cpu.config.setting import Entry, Kind, Value, value_text
+from dqrm_cpu.errors import ConfigError
+
+SCREEN_LINES = 48
+SCREEN_COLUMNS = 100
+
+# Values that differ from the demo's and hold the rules together with it.
+OTHER_VALUES: dict[str, Value] = {
+    "preset": "kaggle",
+    "data.source": "elsewhere",
+    "model.bottom_mlp": (7, 16),
+    "model.top_mlp": (7, 1),
+    "train.decay_start_step": 3,
+    "train.early_stop_auc": 0.8,
+}
+COMPANIONS = {
+    "model.embedding_dim": ["--model.bottom-mlp", "17"],
+    "train.decay_start_step": ["--train.decay-steps", "1"],
+}
+
+
+def parser() -> Parser:
+    made = Parser(prog="command")
+    add_config_options(made)
+    return made
+
+
+def config(*argv: str) -> Config:
+    return config_from_args(parser().parse_args(argv))
+
+
+def other_value(entry: Entry) -> Value:
+    """A value that is not the demo's."""
+    default = flatten(Config())[entry.key]
+    if entry.key in OTHER_VALUES:
+        return OTHER_VALUES[entry.key]
+    if entry.setting.choices:
+        return next((choice for choice in entry.setting.choices if choice != default), default)
+    match default:
+        case bool():
+            return not default
+        case int() | float():
+            return default + 1
+        case tuple():
+            return (*default, 1)
+    raise AssertionError(entry.key)
+
+
+def test_without_options_it_is_the_demo() -> None:
+    assert config() == Config()
+
+
+@pytest.mark.parametrize("entry", ENTRIES.values(), ids=lambda entry: entry.key)
+def test_every_setting_has_an_option_that_reaches_it(entry: Entry) -> None:
+    value = other_value(entry)
+    made = config(entry.option, value_text(value), *COMPANIONS.get(entry.key, []))
+    assert flatten(made)[entry.key] == value
+
+
+def test_preset_and_file_and_option(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text("seed = 5\n[quant]\nscale_period = 7\n")
+    made = config("--preset", "kaggle", "--config", str(path), "--quant.scale-period", "9")
+    assert (made.model, made.seed, made.quant.scale_period) == (preset_config("kaggle").model, 5, 9)
+
+
+def test_data_is_short_for_its_source() -> None:
+    assert config("--data", "somewhere").data.source == "somewhere"
+
+
+def test_equals_sign_may_join_option_and_value() -> None:
+    assert config("--model.top-mlp=512,256,1").model.top_mlp == (512, 256, 1)
+
+
+def test_last_of_an_option_given_twice_counts() -> None:
+    assert config("--seed", "3", "--seed", "4").seed == 4
+
+
+def test_bad_value_is_quoted_as_typed() -> None:
+    with pytest.raises(ConfigError, match=r"^--quant\.scale-period 0: out of range; allowed: integer, 1 or more$"):
+        config("--quant.scale-period", "0")
+
+
+def test_options_cannot_be_abbreviated() -> None:
+    args, unknown = parser().parse_known_args(["--pre", "kaggle"])
+    assert (args.preset, unknown) == (None, ["--pre", "kaggle"])
+
+
+def test_option_without_value() -> None:
+    with pytest.raises(UsageError, match=r"^argument --seed: expected one argument; command --help lists the options$"):
+        parser().parse_args(["--seed"])
+
+
+def help_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *argv: str) -> list[str]:
+    monkeypatch.setenv("COLUMNS", str(SCREEN_COLUMNS))
+    with pytest.raises(SystemExit) as stop:
+        parser().parse_args(["--help", *argv])
+    assert not stop.value.code
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("page", ["", *SECTIONS])
+def test_a_page_of_help_fits_a_screen(
+    page: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = help_lines(capsys, monkeypatch, *([page] if page else []))
+    assert len(lines) <= SCREEN_LINES
+    assert max(map(len, lines)) <= SCREEN_COLUMNS
+
+
+def test_first_page_names_the_sections(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "\n".join(help_lines(capsys, monkeypatch))
+    assert all(f"  [{section}]" in text for section in SECTIONS)
+    assert "--quant.scale-period" not in text
+
+
+def test_all_of_the_help_holds_every_option(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = " ".join(help_lines(capsys, monkeypatch, "all")).split()
+    assert {entry.option for entry in ENTRIES.values()} <= set(words)
+
+
+def test_help_shows_range_and_defaults(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "\n".join(help_lines(capsys, monkeypatch, "quant"))
+    assert "integer, 1 or more; default: 1 (demo), 200 (kaggle), 1000 (terabyte)" in text
+    assert "4 | 8 | 32; default: 4\n" in text
+
+
+def test_help_on_an_unknown_section() -> None:
+    with pytest.raises(UsageError, match="there is help on data, model, quant, train, comm, all"):
+        parser().parse_args(["--help", "nothing"])
+
+
+def test_help_of_a_parser_without_sections_takes_no_name(capsys: pytest.CaptureFixture[str]) -> None:
+    plain = Parser(prog="plain", description="Says little.")
+    with pytest.raises(SystemExit):
+        plain.parse_args(["-h"])
+    assert capsys.readouterr().out == "usage: plain [options]\n\nSays little.\n\noptions:\n  -h, --help  " + (
+        "show this help and exit\n"
+    )
+
+
+def test_kinds_of_settings_are_shown_by_their_placeholder() -> None:
+    shown = {action.dest: action.metavar for action in parser()._actions if isinstance(action, argparse._StoreAction)}
+    assert {ENTRIES[key].kind: shown[key] for key in ("seed", "device", "model.top_mlp", "comm.timeout")} == {
+        Kind.INT: "N",
+        Kind.STR: "NAME",
+        Kind.INTS: "N,N,...",
+        Kind.FLOAT: "X",
+    }
