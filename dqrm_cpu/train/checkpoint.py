@@ -1,0 +1,194 @@
+"""The checkpoints of a run: written beside, renamed when complete, the newest and the best kept."""
+
+import contextlib
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from torch import Tensor
+
+from dqrm_cpu.errors import CheckpointError, ConfigError
+from dqrm_cpu.train.checkpoint_files import (
+    JSON,
+    SHARD_BYTES,
+    DamagedCheckpointError,
+    read_folder,
+    read_manifest,
+    sync_folder,
+    total_bytes,
+    write_folder,
+)
+
+# A second checkpoint of one step gets a number, so that the first is never taken away before the new one is there.
+_NAME = re.compile(r"step-(\d{9,})(?:\.(\d+))?")
+_WRITING, _REMOVING = ".writing-", ".removing-"
+_SPACE_MARGIN_BYTES = 16 << 20  # headers, state.json, and what the run writes beside its checkpoints
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A checkpoint that was loaded, with a warning for each newer one that is damaged."""
+
+    path: Path
+    step: int
+    state: Mapping[str, JSON]
+    warnings: tuple[str, ...]
+
+
+def load_checkpoint(path: Path, into: Mapping[str, Tensor], *, allow_unused: bool = False) -> Mapping[str, JSON]:
+    """Copies the tensors of the checkpoint at `path` into those of `into` and returns its state.
+
+    Names, shapes and dtypes must match. `allow_unused` passes over tensors that `into` does not name: the optimizer's,
+    for whoever needs only the weights.
+    """
+    return read_folder(path, into, allow_unused=allow_unused)
+
+
+def read_state(path: Path) -> Mapping[str, JSON]:
+    """The state of the checkpoint at `path`, without reading its tensors."""
+    return read_manifest(path).state
+
+
+def find_checkpoint(folder: Path, which: str) -> Path:
+    """The checkpoint that a user names: `best` or `last` of those in `folder`, or the path of one."""
+    store = CheckpointStore(folder, keep=1)
+    named = {"best": store.best, "last": store.newest}.get(which)
+    path = named() if named else Path(which)
+    if path is None or not path.is_dir():
+        there = ", ".join(path.name for path in store.paths()) or "none"
+        raise CheckpointError(f"no checkpoint {which!r} in {folder}; there: {there}")
+    return path
+
+
+class CheckpointStore:
+    """The folder of one run's checkpoints; one process saves, any may load.
+
+    A complete checkpoint is a folder named step-000001234; whatever a crash leaves behind has another name, is never
+    loaded, and goes at the next save.
+    """
+
+    def __init__(self, folder: Path, keep: int, shard_bytes: int = SHARD_BYTES) -> None:
+        if keep < 1:
+            raise ConfigError(f"{keep} checkpoints would be kept; keep at least 1")
+        self._folder = folder
+        self._keep = keep
+        self._shard_bytes = shard_bytes
+
+    def save(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, JSON], best: bool) -> Path:
+        """Writes a checkpoint and, once it is safe, removes those no longer kept.
+
+        Checkpoints of later steps go too: they belong to a course that training has left by resuming before them.
+        """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._remove_leftovers()
+            self._check_space(total_bytes(tensors))
+            path = self._write(step, tensors, state, best)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"the checkpoint of step {step} could not be written to {self._folder}: {error}; "
+                "check the disk and its permissions, then resume from the checkpoint before"
+            ) from error
+        self._remove_surplus(path)
+        return path
+
+    def load(self, path: Path, into: Mapping[str, Tensor]) -> Mapping[str, JSON]:
+        """`load_checkpoint`, for the loop that resumes."""
+        return load_checkpoint(path, into)
+
+    def load_newest(self, into: Mapping[str, Tensor]) -> Resumed | None:
+        """Loads the newest checkpoint that is not damaged; None where there is no checkpoint at all."""
+        warnings: list[str] = []
+        for path in reversed(self.paths()):
+            try:
+                state = load_checkpoint(path, into)
+            except DamagedCheckpointError as error:
+                warnings.append(str(error))
+                continue
+            return Resumed(path, _order(path)[0], state, tuple(warnings))
+        if warnings:
+            raise CheckpointError(f"no checkpoint in {self._folder} is usable: {'; '.join(warnings)}; start a new run")
+        return None
+
+    def newest(self) -> Path | None:
+        """The checkpoint of the latest step, which only loading can prove undamaged."""
+        paths = self.paths()
+        return paths[-1] if paths else None
+
+    def best(self) -> Path | None:
+        """The latest checkpoint that was saved as the best so far."""
+        return _latest_best(self.paths())
+
+    def paths(self) -> list[Path]:
+        """All complete checkpoints, oldest step first."""
+        if not self._folder.is_dir():
+            return []
+        return sorted((path for path in self._folder.iterdir() if _NAME.fullmatch(path.name)), key=_order)
+
+    def _write(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, JSON], best: bool) -> Path:
+        final = self._free_path(step)
+        temporary = self._folder / (_WRITING + final.name)
+        temporary.mkdir()
+        try:
+            write_folder(temporary, step, tensors, state, best, self._shard_bytes)
+            temporary.rename(final)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)  # a full disk gets its space back at once
+            raise
+        sync_folder(self._folder)
+        return final
+
+    def _free_path(self, step: int) -> Path:
+        attempts = [attempt for other, attempt in map(_order, self.paths()) if other == step]
+        return self._folder / (f"step-{step:09d}.{max(attempts) + 1}" if attempts else f"step-{step:09d}")
+
+    def _check_space(self, num_bytes: int) -> None:
+        needed, free = num_bytes + _SPACE_MARGIN_BYTES, shutil.disk_usage(self._folder).free
+        if free < needed:
+            raise CheckpointError(
+                f"a checkpoint needs {_gib(needed)} in {self._folder} but {_gib(free)} are free (the one before goes "
+                "only after the new one is safe); free some space or use a run folder on another disk"
+            )
+
+    def _remove_leftovers(self) -> None:
+        for path in self._folder.iterdir():
+            if path.name.startswith((_WRITING, _REMOVING)):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _remove_surplus(self, saved: Path) -> None:
+        reached = [path for path in self.paths() if _order(path) <= _order(saved)]
+        last_attempts = {_order(path)[0]: path for path in reached}  # sorted, so the last attempt at a step stays
+        kept = {*list(last_attempts.values())[-self._keep :], _latest_best(reached)}
+        for path in self.paths():
+            if path not in kept:
+                self._remove(path)
+
+    def _remove(self, path: Path) -> None:
+        """Renamed first, so that a crash on the way leaves no half checkpoint under a good name."""
+        removing = path.with_name(_REMOVING + path.name)
+        # The new checkpoint is safe: that an old one cannot go is no reason to stop training.
+        with contextlib.suppress(OSError):
+            path.rename(removing)
+            shutil.rmtree(removing)
+
+
+def _order(path: Path) -> tuple[int, int]:
+    match = _NAME.fullmatch(path.name)
+    if match is None:
+        raise ValueError(f"{path} is not the name of a checkpoint")
+    return int(match[1]), int(match[2] or 0)
+
+
+def _latest_best(paths: Sequence[Path]) -> Path | None:
+    for path in reversed(paths):
+        with contextlib.suppress(CheckpointError):
+            if read_manifest(path).best:
+                return path
+    return None
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.2f} GiB"
