@@ -14,7 +14,7 @@ from .types import Bags, SparseGrad, Tables
 
 
 class Tracker(Protocol):
-    """Keeps max|W| of every table exact while the update kernels change rows (None where the kernel set need not track)."""
+    """Keeps max|W| of every table exact while the update kernels change rows."""
 
     def absmax(self) -> Tensor:
         """Exact max|W| per table, f32[T]; NaN for a table that holds a NaN."""
@@ -92,3 +92,9 @@ class Kernels(Protocol):
 
     def quantize_rows(self, weight: Tensor, step: float, bits: int) -> Tensor:
         """Integer codes of weight f32[N, D] under one step: int8 up to 8 bits, int16 above."""
+
+    def pack_int4(self, codes: Tensor) -> Tensor:
+        """Two 4-bit codes a byte: int8[N, D] to uint8[N, ceil(D / 2)], low nibble first, an odd D padded with 0."""
+
+    def unpack_int4(self, packed: Tensor, dim: int) -> Tensor:
+        """uint8[N, ceil(dim / 2)] back to int8[N, dim]."""

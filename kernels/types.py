@@ -27,8 +27,8 @@ class Bags(NamedTuple):
     """The ids that a batch looks up; ids count from 0 within their own table.
 
     One-hot: ids int32[T, B] and no offsets.
-    Multi-hot: ids int32[N] of all bags, table by table; bag b of table t is ids[offsets[t * B + b] : offsets[t * B + b + 1]]
-    and may be empty. `mean` divides a bag's sum by its length.
+    Multi-hot: ids int32[N] of all bags, table by table; bag b of table t, which may be empty, is
+    ids[offsets[t * B + b] : offsets[t * B + b + 1]]. `mean` divides a bag's sum by its length.
     """
 
     ids: Tensor
@@ -37,7 +37,10 @@ class Bags(NamedTuple):
 
 
 class SparseGrad(NamedTuple):
-    """Gradients of all tables: unique rows, sorted within each table; table t owns entries table_ptr[t] to table_ptr[t + 1]."""
+    """Gradients of all tables: unique rows, sorted within each table.
+
+    Table t owns entries table_ptr[t] to table_ptr[t + 1].
+    """
 
     table_ptr: Tensor  # int64[T + 1]
     rows: Tensor  # int32[N], counted within their table

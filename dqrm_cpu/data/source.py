@@ -1,0 +1,54 @@
+"""Where rows come from: one interface for generated and prepared data, and the three parts of a data set."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from dqrm_cpu.config import Config
+from dqrm_cpu.data.batch import Batch
+from dqrm_cpu.data.synthetic import SyntheticClicks
+from dqrm_cpu.errors import DataError
+
+
+class RowSource(Protocol):
+    """Rows that can be read anywhere, any number of times, with the same result."""
+
+    def rows(self, start: int, stop: int) -> Batch:
+        """Rows start to stop - 1."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A range of a source: the training, validation or test rows."""
+
+    source: RowSource
+    first: int
+    num_rows: int
+
+    def rows(self, start: int, stop: int) -> Batch:
+        """Rows start to stop - 1 of this part."""
+        return self.source.rows(self.first + start, self.first + stop)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Disjoint parts, and a line that names what was read."""
+
+    train: Part
+    validation: Part
+    test: Part
+    fingerprint: str
+
+
+def open_data(config: Config) -> DataSet:
+    """The data set that the configuration names."""
+    data, model = config.data, config.model
+    if data.source != "synthetic":
+        raise DataError(f"data source {data.source!r} is not known; what this version reads: --data synthetic")
+    source = SyntheticClicks(model.table_rows, model.num_dense, config.seed, data.max_bag_size)
+    test_at = data.train_rows + data.validation_rows
+    return DataSet(
+        Part(source, 0, data.train_rows),
+        Part(source, data.train_rows, data.validation_rows),
+        Part(source, test_at, data.test_rows),
+        fingerprint=f"synthetic seed {config.seed} rows {test_at + data.test_rows}",
+    )

@@ -1,0 +1,139 @@
+"""DLRM: embedding tables and a bottom MLP, their interaction, a top MLP; an explicit backward instead of autograd."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dqrm_cpu.config import Config
+from dqrm_cpu.data.batch import Batch
+from dqrm_cpu.errors import TrainingError
+from dqrm_cpu.kernels.interface import Kernels
+from dqrm_cpu.kernels.types import UNQUANTIZED, Bags, Tables
+from dqrm_cpu.model.gemm import select_gemm
+from dqrm_cpu.model.interaction import Interaction, select_interaction
+from dqrm_cpu.model.mlp import LayerParameters, LayerShape, Mlp, initialize_, layer_shapes, split_parameters
+from dqrm_cpu.model.tables import allocate_tables
+from dqrm_cpu.model.workspace import Workspace, allocate_workspace
+
+
+@dataclass(frozen=True)
+class MlpShapes:
+    """The layers of both MLPs of a model."""
+
+    bottom: tuple[LayerShape, ...]
+    top: tuple[LayerShape, ...]
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(shape.num_parameters for shape in (*self.bottom, *self.top))
+
+    @property
+    def bottom_parameters(self) -> int:
+        return sum(shape.num_parameters for shape in self.bottom)
+
+
+def mlp_shapes(config: Config) -> MlpShapes:
+    """What the configuration's widths come to once the interaction's width is known."""
+    model = config.model
+    num_features = 1 + len(model.table_rows)
+    width = {
+        "dot": model.embedding_dim + num_features * (num_features - 1) // 2,
+        "cat": num_features * model.embedding_dim,
+    }[model.interaction]
+    return MlpShapes(
+        layer_shapes(model.num_dense, model.bottom_mlp, last_relu=True),
+        layer_shapes(width, model.top_mlp, last_relu=False),
+    )
+
+
+class DenseGradients:
+    """Gradients of both MLPs in one flat buffer, with room behind them for scalars that travel along in an exchange."""
+
+    NUM_SCALARS = 2
+
+    def __init__(self, shapes: MlpShapes, device: torch.device) -> None:
+        self.flat = torch.zeros(shapes.num_parameters + self.NUM_SCALARS, device=device)
+        self.parameters = self.flat[: shapes.num_parameters]
+        self.scalars = self.flat[shapes.num_parameters :]
+        self.bottom: tuple[LayerParameters, ...] = split_parameters(self.parameters, shapes.bottom)
+        self.top: tuple[LayerParameters, ...] = split_parameters(
+            self.parameters[shapes.bottom_parameters :], shapes.top
+        )
+
+
+class Dlrm:
+    """The model on one device. `step` arguments are the tables' quantization steps, f32[T]."""
+
+    def __init__(self, config: Config, kernels: Kernels, device: torch.device) -> None:
+        model, quant = config.model, config.quant
+        quantized = quant.method != "none"
+        self.embedding_bits = quant.embedding_bits if quantized else UNQUANTIZED
+        mlp_bits = quant.mlp_bits if quantized else UNQUANTIZED
+        self.device = device
+        self.kernels = kernels
+        self.shapes = mlp_shapes(config)
+        self.tables: Tables = allocate_tables(model.table_rows, model.embedding_dim, device)
+        self.dense = torch.zeros(self.shapes.num_parameters, device=device)
+        gemm = select_gemm(device)
+        self._bottom = Mlp(self.shapes.bottom, self.dense, mlp_bits, kernels, gemm)
+        self._top = Mlp(self.shapes.top, self.dense[self.shapes.bottom_parameters :], mlp_bits, kernels, gemm)
+        self._interaction: Interaction = select_interaction(
+            model.interaction, kernels, 1 + self.tables.num_tables, model.embedding_dim
+        )
+        self._mean_pooling = model.pooling == "mean"
+
+    def initialize_(self, seed: int) -> None:
+        """Fresh weights: the same for the same seed on any device and any number of threads."""
+        self.kernels.init_uniform_(self.tables, seed)
+        generator = torch.Generator().manual_seed(seed)
+        initialize_(self.shapes.bottom, self._bottom.layers, generator)
+        initialize_(self.shapes.top, self._top.layers, generator)
+
+    def require_finite_mlps(self) -> None:
+        """oneDNN's rectifier turns NaN into 0: a broken weight of a hidden layer would never reach the loss."""
+        if not bool(torch.isfinite(self.dense).all()):
+            raise TrainingError(
+                "the MLPs hold NaN or infinite weights: training has diverged; go back to an earlier checkpoint with "
+                "a lower --train.learning-rate or some --train.warmup-steps"
+            )
+
+    def weights(self) -> dict[str, Tensor]:
+        """All parameters by the names they have in a checkpoint; the tensors themselves."""
+        return {"tables": self.tables.weight, "mlps": self.dense}
+
+    def workspace(self, batch: int) -> Workspace:
+        """Buffers for batches of up to `batch` examples."""
+        return allocate_workspace(
+            batch, 1 + self.tables.num_tables, self.tables.dim, self._interaction.width, self.device
+        )
+
+    def gradients(self) -> DenseGradients:
+        """A buffer for the MLPs' gradients."""
+        return DenseGradients(self.shapes, self.device)
+
+    def bags(self, batch: Batch) -> Bags:
+        """The batch's lookups as the kernels take them."""
+        return Bags(batch.ids, batch.offsets, self._mean_pooling)
+
+    def quantize_weights(self) -> None:
+        """Follows the MLPs' parameters; once before the forwards of a step."""
+        self._bottom.quantize_weights()
+        self._top.quantize_weights()
+
+    def forward(self, batch: Batch, bags: Bags, step: Tensor, workspace: Workspace) -> Tensor:
+        """Logits f32[B]."""
+        features = workspace.features
+        self.kernels.gather_quantize_pool(self.tables, bags, step, self.embedding_bits, features)
+        features[:, 0, :] = self._bottom.forward(batch.dense)
+        self._interaction.forward(features, workspace.interaction)
+        return self._top.forward(workspace.interaction).view(-1)
+
+    def backward(self, grad_logits: Tensor, workspace: Workspace, gradients: DenseGradients) -> None:
+        """From the gradient of the logits f32[B] to `gradients` and workspace.grad_features (of the latest forward)."""
+        grad = self._top.backward(grad_logits.view(-1, 1), gradients.top, needs_grad_input=True)
+        assert grad is not None
+        self._interaction.backward(workspace.features, grad, workspace.grad_features)
+        # oneDNN and BLAS want a dense matrix: slot 0 is strided.
+        grad_bottom = workspace.grad_features[:, 0, :].contiguous()
+        self._bottom.backward(grad_bottom, gradients.bottom, needs_grad_input=False)

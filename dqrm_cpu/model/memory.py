@@ -1,0 +1,73 @@
+"""How much memory a training run will take, before any of it is allocated."""
+
+from dataclasses import dataclass
+
+from dqrm_cpu.config import Config
+from dqrm_cpu.model.dlrm import mlp_shapes
+
+_FLOAT = 4
+_MIB = 1024**2
+RUNTIME_BYTES = 520 * _MIB
+"""Python, torch, numba and the compiled kernels of one process, before the model (measured)."""
+CHECKPOINT_BYTES = 256 * _MIB
+"""One shard in flight while a checkpoint is written or read."""
+DATA_CACHE_BYTES = 1024 * _MIB
+"""Rows of a part that are kept in memory between epochs at most."""
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Peak resident memory of one process, by part."""
+
+    parts: dict[str, int]
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(self.parts.values())
+
+
+def estimate_memory(config: Config, world_size: int = 1) -> MemoryEstimate:
+    """For one rank of `world_size`: each holds all tables (data parallel)."""
+    model, train = config.model, config.train
+    rows = sum(model.table_rows)
+    adagrad = train.optimizer == "rowwise-adagrad"
+    parts = {
+        "tables": rows * model.embedding_dim * _FLOAT,
+        "optimizer": rows * _FLOAT if adagrad else 0,
+        "scale tracker": _tracker_bytes(config),
+        "MLPs": _mlp_bytes(config, adagrad),
+        "batches": _pass_bytes(config, train.batch_size // world_size)
+        + _pass_bytes(config, train.test_batch_size // world_size),
+        "data": _data_bytes(config, world_size),
+        "checkpoint": min(CHECKPOINT_BYTES, rows * model.embedding_dim * _FLOAT),
+        "runtime": RUNTIME_BYTES,
+    }
+    return MemoryEstimate(parts)
+
+
+def _tracker_bytes(config: Config) -> int:
+    if config.quant.method == "none" or config.quant.scale_finder != "track":
+        return 0
+    # One bound per block of 64 rows, one per 64 blocks.
+    return sum(rows // 64 + rows // 4096 + 2 for rows in config.model.table_rows) * _FLOAT
+
+
+def _mlp_bytes(config: Config, adagrad: bool) -> int:
+    # Parameters, the fake-quantized copy, a gradient per simulated rank, the accumulator.
+    copies = 2 + config.comm.simulated_ranks + int(adagrad)
+    return mlp_shapes(config).num_parameters * _FLOAT * copies
+
+
+def _pass_bytes(config: Config, batch: int) -> int:
+    """Feature vectors and their gradients, the interaction, activations and their gradients."""
+    shapes = mlp_shapes(config)
+    features = 2 * (1 + len(config.model.table_rows)) * config.model.embedding_dim
+    activations = 2 * sum(shape.outputs for shape in (*shapes.bottom, *shapes.top))
+    return batch * (features + 2 * shapes.top[0].inputs + activations) * _FLOAT
+
+
+def _data_bytes(config: Config, world_size: int) -> int:
+    data, model = config.data, config.model
+    row = (model.num_dense + len(model.table_rows) * data.max_bag_size + 1) * _FLOAT
+    kept = (rows * row // world_size for rows in (data.train_rows, data.validation_rows, data.test_rows))
+    return sum(size for size in kept if size <= DATA_CACHE_BYTES)

@@ -1,0 +1,30 @@
+"""Buffers of one forward and backward pass, allocated once for the largest batch and sliced for smaller ones."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """F = 1 + T feature vectors per example; slot 0 is the bottom MLP's output."""
+
+    features: Tensor  # f32[B, F, D]
+    interaction: Tensor  # f32[B, W]: the top MLP's input
+    grad_features: Tensor  # f32[B, F, D]
+
+    def first(self, size: int) -> "Workspace":
+        """The same buffers for a batch of `size` examples; still contiguous."""
+        if size == self.features.shape[0]:
+            return self
+        return Workspace(self.features[:size], self.interaction[:size], self.grad_features[:size])
+
+
+def allocate_workspace(batch: int, num_features: int, dim: int, width: int, device: torch.device) -> Workspace:
+    """A workspace for batches of up to `batch` examples."""
+    return Workspace(
+        torch.zeros(batch, num_features, dim, device=device),
+        torch.zeros(batch, width, device=device),
+        torch.zeros(batch, num_features, dim, device=device),
+    )
