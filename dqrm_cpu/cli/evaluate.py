@@ -1,0 +1,89 @@
+"""`dqrm-cpu evaluate`: metrics of a trained model on the validation or test rows."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dqrm_cpu.cli.options import add_config_options, config_from_args
+from dqrm_cpu.cli.parser import Subparsers, UsageError
+
+if TYPE_CHECKING:
+    from dqrm_cpu.comm.transport import Transport
+    from dqrm_cpu.config import Config
+    from dqrm_cpu.train.metrics import ClickMetrics
+
+_ABOUT = "Computes the metrics of a trained model on the validation or test rows."
+
+_EXAMPLES = """examples:
+  dqrm-cpu evaluate --run-dir runs/a                            the best checkpoint, on test
+  dqrm-cpu evaluate --run-dir runs/a --checkpoint last --json
+  dqrm-cpu evaluate --run-dir runs/fp32 --quant.method dqrm     an FP32 model, quantized after training"""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """The command's options."""
+    parser = subparsers.add_parser("evaluate", help="evaluate a trained model", description=_ABOUT, epilog=_EXAMPLES)
+    parser.add_argument(
+        "--run-dir", metavar="DIR", type=Path, help="the run whose model is evaluated; its settings are the defaults"
+    )
+    parser.add_argument(
+        "--checkpoint", metavar="WHICH", default="best", help="best, last, or the folder of one\ndefault: best"
+    )
+    parser.add_argument(
+        "--part", metavar="PART", choices=("validation", "test"), default="test", help="validation | test (default)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_config_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluates on this process' share of the rows; only rank 0 prints."""
+    if args.run_dir is None:
+        raise UsageError("which run? give --run-dir DIR")
+    if not args.config and not args.preset:
+        args.config = args.run_dir / "config.toml"
+    config = config_from_args(args)
+    from dqrm_cpu.cli.ranks import opened_transport
+
+    with opened_transport(config) as transport:
+        path, metrics = _evaluate(config, args, transport)
+        if transport.rank == 0:
+            print(_as_json(path, args.part, metrics) if args.json else _as_table(path, args.part, metrics))
+    return 0
+
+
+def _evaluate(config: "Config", args: argparse.Namespace, transport: "Transport") -> tuple[Path, "ClickMetrics"]:
+    import torch
+
+    from dqrm_cpu.data.source import open_data
+    from dqrm_cpu.train.checkpoint import find_checkpoint
+    from dqrm_cpu.train.run_folder import checkpoints_folder
+    from dqrm_cpu.train.session import build_session, load_weights
+
+    path = find_checkpoint(checkpoints_folder(args.run_dir), args.checkpoint)
+    session = build_session(config, open_data(config), transport, torch.device(config.device))
+    load_weights(session, path)
+    loader = session.loaders.test if args.part == "test" else session.loaders.validation
+    return path, session.evaluate(loader)
+
+
+def _as_table(path: Path, part: str, metrics: "ClickMetrics") -> str:
+    lines = [
+        f"{path} on {metrics.examples:,} {part} rows",
+        f"  AUC                 {metrics.auc:.5f}",
+        f"  accuracy            {metrics.accuracy:.3%}",
+        f"  log loss            {metrics.log_loss:.5f}",
+        f"  normalized entropy  {metrics.normalized_entropy:.5f}",
+        f"  calibration         {metrics.calibration:.5f}",
+    ]
+    return "\n".join(lines)
+
+
+def _as_json(path: Path, part: str, metrics: "ClickMetrics") -> str:
+    from dataclasses import asdict
+
+    from dqrm_cpu.train.run_folder import strict_json
+
+    document = {"checkpoint": str(path), "part": part, **asdict(metrics)}
+    return json.dumps(strict_json(document), indent=2, allow_nan=False)

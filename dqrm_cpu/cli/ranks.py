@@ -1,0 +1,87 @@
+"""What commands that may run on several ranks do before the work: meet, set threads, look whether it fits."""
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from dqrm_cpu import __version__
+from dqrm_cpu.comm.launch import detect_launch
+from dqrm_cpu.comm.select import open_transport
+from dqrm_cpu.comm.transport import Transport
+from dqrm_cpu.config import Config
+from dqrm_cpu.errors import DeviceError
+from dqrm_cpu.model.memory import estimate_memory
+from dqrm_cpu.openmp import set_threads
+from dqrm_cpu.profile.hardware import Fingerprint, fingerprint
+
+_GB = 1e9
+
+
+@contextmanager
+def opened_transport(config: Config) -> Iterator[Transport]:
+    """The ranks of this run, once this process knows that it can do its part."""
+    _require_device(config)
+    with open_transport(config.comm.transport, config.comm.simulated_ranks, config.comm.timeout) as transport:
+        machine = fingerprint()
+        set_threads(config.train.threads or machine.usable_cores)
+        _require_memory(config, transport, machine)
+        if transport.rank == 0 and transport.size > 1:
+            print(f"{transport.size} ranks over {transport.name}: {transport.reason}", file=sys.stderr, flush=True)
+        yield transport
+
+
+def gathered_environment(transport: Transport) -> dict[str, Any]:
+    """The content of environment.json: the machine of rank 0, and where every rank runs."""
+    machine = fingerprint()
+    place = {
+        "rank": transport.rank,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "affinity": list(machine.affinity),
+        "threads": torch.get_num_threads(),
+    }
+    return {
+        "dqrm_cpu": __version__,
+        "command": sys.argv,
+        "launcher": detect_launch(os.environ).launcher,
+        "transport": {"name": transport.name, "reason": transport.reason},
+        "ranks": _gather(transport, place),
+        "machine": machine.as_dict(),
+    }
+
+
+def _gather(transport: Transport, value: object) -> list[Any]:
+    payload = np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
+    return [json.loads(part.tobytes()) for part in transport.allgatherv(payload)]
+
+
+def _require_device(config: Config) -> None:
+    if config.device != "cuda":
+        return
+    if not torch.cuda.is_available():
+        built = f"torch {torch.__version__} finds none" if torch.version.cuda else f"torch {torch.__version__} is a CPU build"
+        raise DeviceError(f"--device cuda needs an NVIDIA GPU, and {built}; leave the option out to train on the CPU")
+    if config.comm.simulated_ranks > 1 or detect_launch(os.environ).size > 1:
+        raise DeviceError("--device cuda trains in one process without simulated ranks; leave out mpirun and the option")
+
+
+def _require_memory(config: Config, transport: Transport, machine: Fingerprint) -> None:
+    """Every rank of a host needs its own tables: data parallel."""
+    hosts = _gather(transport, socket.gethostname())
+    estimate = estimate_memory(config, transport.size)
+    here = hosts.count(socket.gethostname())
+    need, free = estimate.total_bytes * here, machine.memory_available_bytes
+    if config.device == "cpu" and need > free:
+        parts = ", ".join(f"{name} {size / _GB:.2f}" for name, size in estimate.parts.items() if size >= 0.05 * _GB)
+        ranks = f" x {here} ranks on this host" if here > 1 else ""
+        raise DeviceError(
+            f"{need / _GB:.1f} GB of memory are needed ({parts} GB{ranks}) and {free / _GB:.1f} GB are free on "
+            f"{socket.gethostname()}; use fewer ranks per host, smaller --model.table-rows, or a larger machine"
+        )

@@ -1,0 +1,124 @@
+"""`dqrm-cpu train`: trains a model, or goes on with a run that was interrupted."""
+
+import argparse
+import signal
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dqrm_cpu.cli.options import add_config_options, config_from_args
+from dqrm_cpu.cli.parser import Subparsers
+
+if TYPE_CHECKING:
+    from dqrm_cpu.comm.transport import Transport
+    from dqrm_cpu.config import Config
+    from dqrm_cpu.train.result import Interrupted, Result
+
+_CONFIG_FILE = "config.toml"
+
+_ABOUT = "Trains a click model, or goes on with a run that was interrupted."
+
+_EXAMPLES = """examples:
+  dqrm-cpu train                                       INT4 on generated clicks, in about a minute
+  dqrm-cpu train --quant.method none                   the same model in FP32, to compare
+  dqrm-cpu train --preset kaggle --train.max-steps 1000
+  dqrm-cpu train --run-dir runs/a --resume auto        go on with an interrupted run
+  mpirun -n 2 dqrm-cpu train --run-dir runs/b          two processes, the same model"""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """The command's options."""
+    parser = subparsers.add_parser("train", help="train a model", description=_ABOUT, epilog=_EXAMPLES)
+    parser.add_argument(
+        "--run-dir", metavar="DIR", type=Path, help="where the run is recorded\ndefault: runs/PRESET-DATE-TIME"
+    )
+    parser.add_argument(
+        "--resume",
+        metavar="WHEN",
+        choices=("auto", "never"),
+        default="never",
+        help="auto: go on where the run in --run-dir stopped, start it if there is none\n"
+        "never (default): refuse a folder that holds a run",
+    )
+    add_config_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains on this process' share of the work; only rank 0 prints."""
+    config = _configuration(args)
+    from dqrm_cpu.cli.ranks import opened_transport
+
+    with opened_transport(config) as transport:
+        return _train(config, args, transport)
+
+
+def _configuration(args: argparse.Namespace) -> "Config":
+    """Of the run that is resumed, unless the command line names another to start from."""
+    saved = args.run_dir / _CONFIG_FILE if args.run_dir and args.resume == "auto" else None
+    if saved and saved.exists() and not args.preset and not args.config:
+        args.config = saved
+    return config_from_args(args)
+
+
+def _train(config: "Config", args: argparse.Namespace, transport: "Transport") -> int:
+    from dqrm_cpu.cli.ranks import gathered_environment
+    from dqrm_cpu.train.result import Interrupted
+    from dqrm_cpu.train.run import RunRequest, train
+
+    default = Path("runs") / f"{config.preset}-{datetime.now():%Y%m%d-%H%M%S}"
+    run_dir = Path(str(transport.broadcast_json(str(args.run_dir or default))))
+    environment = gathered_environment(transport)
+    if transport.rank == 0:
+        print(_headline(config, transport, run_dir), file=sys.stderr, flush=True)
+    request = RunRequest(run_dir, args.resume == "auto", environment, sys.stderr)
+    outcome = train(config, request, transport)
+    if isinstance(outcome, Interrupted):
+        if transport.rank == 0:
+            print(_how_to_resume(outcome), file=sys.stderr)
+        return 128 + getattr(signal, outcome.signal, signal.SIGTERM)
+    if transport.rank == 0:
+        print(result_table(outcome))
+    return 0
+
+
+def _headline(config: "Config", transport: "Transport", run_dir: Path) -> str:
+    quant, model = config.quant, config.model
+    rows = sum(model.table_rows)
+    kind = "FP32" if quant.method == "none" else f"{quant.method} INT{quant.embedding_bits}"
+    ranks = f"{transport.size} ranks over {transport.name}" if transport.size > 1 else "1 process"
+    simulated = f", {config.comm.simulated_ranks} simulated ranks" if config.comm.simulated_ranks > 1 else ""
+    tables = f"{len(model.table_rows)} tables, {rows:,} rows x {model.embedding_dim}"
+    return f"{kind} on {config.data.source} data; {tables}; {ranks}{simulated}; run folder {run_dir}"
+
+
+def _how_to_resume(outcome: "Interrupted") -> str:
+    return (
+        f"stopped by {outcome.signal} after step {outcome.step:,}; everything is saved. Go on with:\n"
+        f"  dqrm-cpu train --run-dir {outcome.run_dir} --resume auto"
+    )
+
+
+def result_table(result: "Result") -> str:
+    """What a run ends with, as aligned text."""
+    lines = ["", f"{'':<24}{'AUC':>8}{'accuracy':>11}{'log loss':>11}"]
+    for name, part in (("validation", result.validation), ("test", result.test)):
+        for which, metrics in (("best", part.best), ("last", part.last)):
+            step = result.best_step if which == "best" else result.steps
+            label = f"{name}, {which}"
+            figures = f"{metrics.auc:>8.4f}{metrics.accuracy:>11.2%}{metrics.log_loss:>11.4f}"
+            lines.append(f"{label:<24}{figures}   step {step:,}")
+    size, ratio = result.model_bytes, result.model_bytes.fp32 / result.model_bytes.int4
+    lines += [
+        "",
+        f"{'model size':<24}{_megabytes(size.fp32)} in FP32, {_megabytes(size.int4)} in INT4 ({ratio:.1f}x smaller)",
+        f"{'step':<24}{result.ms_per_step:.2f} ms (median)",
+    ]
+    if result.bytes_per_step:
+        lines.append(f"{'sent per step':<24}{result.bytes_per_step / 1e3:,.1f} kB by rank 0")
+    lines.append(f"{'run folder':<24}{result.run_dir}")
+    return "\n".join(lines)
+
+
+def _megabytes(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:,.1f} MB"

@@ -1,0 +1,40 @@
+"""Metrics of the model over a part of the data, each rank computing its share of the examples."""
+
+from dqrm_cpu.comm.transport import Transport
+from dqrm_cpu.data.loader import Loader
+from dqrm_cpu.model.dlrm import Dlrm
+from dqrm_cpu.quant.scale import TableScales
+from dqrm_cpu.train.metrics import ClickAccumulator, ClickMetrics
+
+
+class Evaluator:
+    """Evaluates the model as it would be exported: with the scales of the weights as they stand."""
+
+    def __init__(self, model: Dlrm, scales: TableScales, transport: Transport, micro_batch: int) -> None:
+        self._model = model
+        self._scales = scales
+        self._transport = transport
+        self._workspace = model.workspace(micro_batch)
+
+    def __call__(self, loader: Loader) -> ClickMetrics:
+        """The same figures on every rank, whatever the number of ranks."""
+        self._model.require_finite_mlps()
+        step = self._scales.for_evaluation()
+        self._model.quantize_weights()
+        mine = ClickAccumulator()
+        for number in range(loader.num_batches):
+            for batch in loader.batches(number):
+                if batch.size == 0:
+                    continue
+                workspace = self._workspace.first(batch.size)
+                logits = self._model.forward(batch, self._model.bags(batch), step, workspace)
+                mine.add(logits, batch.label)
+        return self._gathered(mine).compute()
+
+    def _gathered(self, mine: ClickAccumulator) -> ClickAccumulator:
+        if self._transport.size == 1:
+            return mine
+        gathered = ClickAccumulator()
+        for pairs in self._transport.allgatherv(mine.pairs()):
+            gathered.add_pairs(pairs)
+        return gathered

@@ -1,0 +1,196 @@
+"""The training loop: steps, evaluations, checkpoints, the choice of the best on validation, the report on test."""
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from dqrm_cpu.comm.first_rank import on_first_rank
+from dqrm_cpu.comm.transport import Transport
+from dqrm_cpu.config import Config
+from dqrm_cpu.errors import CheckpointError
+from dqrm_cpu.model.size import model_bytes
+from dqrm_cpu.train.checkpoint import CheckpointStore
+from dqrm_cpu.train.interrupt import StopRequest
+from dqrm_cpu.train.metrics import ClickMetrics
+from dqrm_cpu.train.progress import Progress
+from dqrm_cpu.train.result import Interrupted, PartResult, Result
+from dqrm_cpu.train.run_folder import MetricsRow, Phase, RunLog
+from dqrm_cpu.train.schedule import LearningRate
+from dqrm_cpu.train.session import Session, load_session
+from dqrm_cpu.train.state import RunState
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a loop needs of the world outside: the other ranks, the disk, somebody who watches or stops it.
+
+    Every rank reads checkpoints; only rank 0 writes them, and only its log keeps anything.
+    """
+
+    transport: Transport
+    checkpoints: CheckpointStore
+    run_dir: Path
+    log: RunLog
+    progress: Progress
+    stop: StopRequest
+
+
+class TrainingLoop:
+    """Drives a session from where `state` stands to the end of training."""
+
+    def __init__(self, config: Config, session: Session, surroundings: Surroundings, state: RunState) -> None:
+        train = config.train
+        self._config = config
+        self._session = session
+        self._around = surroundings
+        self._state = state
+        self._learning_rate = LearningRate(
+            train.learning_rate, train.warmup_steps, train.decay_start_step, train.decay_steps
+        )
+        self._batches_per_epoch = session.loaders.train.num_batches
+        self._step_seconds: list[float] = []
+        self._bytes_sent = 0
+
+    def run(self) -> Result | Interrupted:
+        """Trains to the end, or to where somebody asks to stop."""
+        total = total_steps(self._config, self._batches_per_epoch)
+        state, train = self._state, self._config.train
+        while state.step < total and not self._stopped_early():
+            stop_requested = self._one_step() and state.step < total
+            if state.step == total or self._due(train.evaluate_every or self._batches_per_epoch):
+                self._evaluate_validation()
+            if state.saved_step < state.step and (stop_requested or self._due(train.checkpoint_every)):
+                self._save(best=False)
+            if stop_requested:
+                signal_name = self._around.stop.signal_name or "a signal on another rank"
+                return Interrupted(self._around.run_dir, state.step, signal_name)
+        return self._finish()
+
+    def _one_step(self) -> bool:
+        state, loader, transport = self._state, self._session.loaders.train, self._around.transport
+        number = state.step % self._batches_per_epoch
+        rate = self._learning_rate.at(state.step + 1)
+        start, sent = time.perf_counter(), transport.bytes_sent
+        shares = loader.batches(number)
+        outcome = self._session.step(state.step, shares, loader.global_size(number), rate, self._around.stop.requested)
+        self._step_seconds.append(time.perf_counter() - start)
+        self._bytes_sent += transport.bytes_sent - sent
+        state.step += 1
+        state.window_loss += outcome.loss
+        state.window_steps += 1
+        self._around.progress.update(state.step, outcome.loss)
+        if self._due(self._config.train.log_every):
+            self._log_training(rate)
+        return outcome.stop_requested
+
+    def _due(self, period: int) -> bool:
+        return period > 0 and self._state.step % period == 0
+
+    def _stopped_early(self) -> bool:
+        train, state = self._config.train, self._state
+        reached = train.early_stop_auc > 0 and _auc(state.best_validation) >= train.early_stop_auc
+        patience = train.early_stop_patience
+        return reached or (patience > 0 and state.evaluations_without_better >= patience)
+
+    def _log_training(self, rate: float) -> None:
+        state = self._state
+        recent = self._step_seconds[-state.window_steps :]
+        seconds = sum(recent) / len(recent)
+        row = MetricsRow(
+            step=state.step,
+            epoch=self._epoch(),
+            phase="train",
+            loss=state.window_loss / state.window_steps,
+            examples_per_second=self._config.train.batch_size / seconds,
+            ms_per_step=seconds * 1e3,
+            learning_rate=rate,
+        )
+        state.window_loss, state.window_steps = 0.0, 0
+        self._around.log.log(row)
+
+    def _epoch(self) -> int:
+        return max(self._state.step - 1, 0) // self._batches_per_epoch + 1
+
+    def _evaluate_validation(self) -> None:
+        """Evaluates, notes whether this is the best so far, and saves."""
+        state = self._state
+        metrics = self._session.evaluate(self._session.loaders.validation)
+        better = state.best_validation is None or metrics.auc > state.best_validation.auc
+        state.evaluations_without_better = 0 if better else state.evaluations_without_better + 1
+        if better:
+            state.best_validation, state.best_step = metrics, state.step
+        state.last_validation, state.evaluated_step = metrics, state.step
+        self._log_metrics("validation", metrics)
+        best = "  best so far" if better else ""
+        self._around.progress.note(
+            f"step {state.step:,}  epoch {self._epoch()}  validation AUC {metrics.auc:.4f}  "
+            f"accuracy {metrics.accuracy:.2%}  log loss {metrics.log_loss:.4f}{best}"
+        )
+        if better or self._config.train.checkpoint_every == 0:
+            self._save(better)
+
+    def _log_metrics(self, phase: Phase, metrics: ClickMetrics) -> None:
+        rate = self._learning_rate.at(max(self._state.step, 1))
+        row = MetricsRow(self._state.step, self._epoch(), phase, metrics.log_loss, math.nan, math.nan, rate, metrics)
+        self._around.log.log(row)
+
+    def _save(self, best: bool) -> None:
+        """Rank 0 writes, the others wait."""
+        session, state, around = self._session, self._state, self._around
+        session.model.require_finite_mlps()
+        state.scale_refreshed_at = session.scales.state.refreshed_at
+        state.saved_step = state.step
+
+        def write() -> None:
+            around.log.sync()
+            around.checkpoints.save(state.step, session.tensors(), state.as_dict(), best)
+
+        on_first_rank(around.transport, write)
+
+    def _finish(self) -> Result:
+        state = self._state
+        if state.evaluated_step != state.step:
+            self._evaluate_validation()
+        assert state.best_validation is not None
+        assert state.last_validation is not None
+        test_last = self._session.evaluate(self._session.loaders.test)
+        test_best = test_last if state.best_step == state.step else self._test_at_best()
+        sizes = model_bytes(self._config)
+        steps = len(self._step_seconds)
+        result = Result(
+            run_dir=self._around.run_dir,
+            world_size=self._around.transport.size,
+            simulated_ranks=self._config.comm.simulated_ranks,
+            steps=state.step,
+            best_step=state.best_step,
+            validation=PartResult(best=state.best_validation, last=state.last_validation),
+            test=PartResult(best=test_best, last=test_last),
+            model_bytes=sizes,
+            ms_per_step=median(self._step_seconds) * 1e3 if steps else math.nan,
+            bytes_per_step=self._bytes_sent / steps if steps else 0.0,
+        )
+        self._log_metrics("test", test_last)
+        self._around.log.write_result(result.as_dict())
+        return result
+
+    def _test_at_best(self) -> ClickMetrics:
+        """Test metrics of the chosen checkpoint; the last weights are on disk already."""
+        path = self._around.checkpoints.best()
+        if path is None:
+            raise CheckpointError(
+                f"the best checkpoint is gone from {self._around.run_dir}; the last one is still there"
+            )
+        load_session(self._session, path)
+        return self._session.evaluate(self._session.loaders.test)
+
+
+def _auc(metrics: ClickMetrics | None) -> float:
+    return -1.0 if metrics is None else metrics.auc
+
+
+def total_steps(config: Config, batches_per_epoch: int) -> int:
+    """How long the configuration trains."""
+    steps = config.train.epochs * batches_per_epoch
+    return min(steps, config.train.max_steps) if config.train.max_steps else steps

@@ -1,0 +1,97 @@
+"""A training run from a configuration to its result: where it starts or resumes, what every rank agrees on."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+import torch
+
+from dqrm_cpu import __version__
+from dqrm_cpu.comm.agreement import require_agreement
+from dqrm_cpu.comm.first_rank import on_first_rank
+from dqrm_cpu.comm.transport import Transport
+from dqrm_cpu.config import Config
+from dqrm_cpu.data.source import open_data
+from dqrm_cpu.train.checkpoint import CheckpointStore
+from dqrm_cpu.train.checkpoint_files import JSON
+from dqrm_cpu.train.interrupt import StopRequest
+from dqrm_cpu.train.loop import Surroundings, TrainingLoop, total_steps
+from dqrm_cpu.train.progress import NoProgress, Progress, open_progress
+from dqrm_cpu.train.result import Interrupted, Result
+from dqrm_cpu.train.run_folder import NoRunLog, RunFolder, RunLog, checkpoints_folder, holds_run
+from dqrm_cpu.train.session import Session, build_session, load_session, restore_scales
+from dqrm_cpu.train.state import RunState
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What was asked for beside the configuration."""
+
+    run_dir: Path
+    resume: bool  # go on with the run in run_dir where there is one
+    environment: Mapping[str, JSON]
+    stream: TextIO  # where progress goes; only rank 0 writes
+
+
+def train(config: Config, request: RunRequest, transport: Transport) -> Result | Interrupted:
+    """Runs or resumes; every rank calls it."""
+    data = open_data(config)
+    facts = {"config": tomllib.loads(config.to_toml()), "version": __version__, "data": data.fingerprint, "world": transport.size}
+    require_agreement(transport, facts)
+    resume = bool(transport.broadcast_json(request.resume and holds_run(request.run_dir)))
+    # A new run's folder comes first: whatever is wrong with it is said before gigabytes are allocated.
+    new_log = NoRunLog() if resume else _open_log(config, request, transport, step=None)
+    device = torch.device(config.device)
+    session = build_session(config, data, transport, device)
+    store = CheckpointStore(checkpoints_folder(request.run_dir), config.train.keep_checkpoints)
+    state = _resumed_state(session, store, transport, request) if resume else RunState()
+    log = _open_log(config, request, transport, state.step) if resume else new_log
+    total = total_steps(config, session.loaders.train.num_batches)
+    progress = _open_progress(request, transport, state.step, total)
+    try:
+        with StopRequest() as stop:
+            around = Surroundings(transport, store, request.run_dir, log, progress, stop)
+            return TrainingLoop(config, session, around, state).run()
+    finally:
+        progress.close()
+        log.close()
+
+
+def _open_log(config: Config, request: RunRequest, transport: Transport, step: int | None) -> RunLog:
+    """Rank 0's run folder: a new one, or one to go on with after `step`."""
+
+    def open_folder() -> RunFolder:
+        arguments = config.to_toml(), request.environment
+        if step is None:
+            return RunFolder.create(request.run_dir, *arguments, tensorboard=config.train.tensorboard)
+        return RunFolder.reopen(request.run_dir, step, *arguments, tensorboard=config.train.tensorboard)
+
+    return on_first_rank(transport, open_folder) or NoRunLog()
+
+
+def _resumed_state(session: Session, store: CheckpointStore, transport: Transport, request: RunRequest) -> RunState:
+    """Rank 0 finds the newest checkpoint that is whole; the others read the same one. None yet: from the start."""
+
+    def load_newest() -> tuple[str, RunState] | None:
+        tensors = session.tensors()
+        resumed = store.load_newest(tensors)
+        if resumed is None:
+            return None
+        for warning in resumed.warnings:
+            request.stream.write(f"warning: {warning}\n")
+        state = RunState.from_dict(resumed.state)
+        restore_scales(session, tensors, state)
+        request.stream.write(f"resuming from {resumed.path}\n")
+        return str(resumed.path), state
+
+    found = on_first_rank(transport, load_newest)
+    path = transport.broadcast_json(None if found is None else found[0])
+    if path is None:
+        return RunState()
+    return found[1] if found is not None else load_session(session, Path(str(path)))
+
+
+def _open_progress(request: RunRequest, transport: Transport, step: int, total: int) -> Progress:
+    return open_progress(step, total, request.stream) if transport.rank == 0 else NoProgress()

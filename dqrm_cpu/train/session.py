@@ -1,0 +1,98 @@
+"""The parts of a training run, built once from a configuration: model, scales, optimizer, step, evaluator, loaders."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dqrm_cpu.comm.transport import Transport
+from dqrm_cpu.config import Config
+from dqrm_cpu.data.loader import Loader
+from dqrm_cpu.data.shards import shards_of
+from dqrm_cpu.data.source import DataSet, Part
+from dqrm_cpu.kernels.select import select_kernels
+from dqrm_cpu.model.dlrm import Dlrm
+from dqrm_cpu.model.memory import DATA_CACHE_BYTES
+from dqrm_cpu.quant.scale import ScaleState, TableScales
+from dqrm_cpu.train.checkpoint import load_checkpoint
+from dqrm_cpu.train.evaluator import Evaluator
+from dqrm_cpu.train.optimizers import Optimizer, select_optimizer
+from dqrm_cpu.train.state import RunState
+from dqrm_cpu.train.step import TrainingStep
+
+
+@dataclass(frozen=True)
+class Loaders:
+    """Batches of each part of the data."""
+
+    train: Loader
+    validation: Loader
+    test: Loader
+
+
+@dataclass(frozen=True)
+class Session:
+    """Everything that a loop drives and a checkpoint holds."""
+
+    model: Dlrm
+    scales: TableScales
+    optimizer: Optimizer
+    step: TrainingStep
+    evaluate: Evaluator
+    loaders: Loaders
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint stores, by name; the tensors themselves, to be read or filled."""
+        state = self.scales.state
+        scales = {"scales.absmax": state.absmax, "scales.step": state.step}
+        return {**self.model.weights(), **scales, **self.optimizer.state()}
+
+
+def load_session(session: Session, path: Path) -> RunState:
+    """Fills the session from the checkpoint at `path`; returns where that run stood."""
+    tensors = session.tensors()
+    state = RunState.from_dict(load_checkpoint(path, tensors))
+    restore_scales(session, tensors, state)
+    return state
+
+
+def load_weights(session: Session, path: Path) -> None:
+    """Only what a prediction needs, from a checkpoint of any method and optimizer."""
+    load_checkpoint(path, session.model.weights(), allow_unused=True)
+
+
+def restore_scales(session: Session, tensors: Mapping[str, Tensor], state: RunState) -> None:
+    """After `tensors` (of `session.tensors()`) were filled from a checkpoint."""
+    absmax, step = tensors["scales.absmax"], tensors["scales.step"]
+    session.scales.restore(ScaleState(absmax, step, state.scale_refreshed_at))
+
+
+def build_session(config: Config, data: DataSet, transport: Transport, device: torch.device) -> Session:
+    """Allocates and initializes the model; the same on every rank."""
+    shards = shards_of(transport.rank, transport.size, config.comm.simulated_ranks)
+    model = Dlrm(config, select_kernels(config.kernels, device), device)
+    model.initialize_(config.seed)
+    scales = TableScales(config.quant, model.kernels, model.tables)
+    optimizer = select_optimizer(config.train, model)
+    train = config.train
+
+    def loader(part: Part, batch_size: int) -> Loader:
+        return Loader(part, batch_size, shards, device, DATA_CACHE_BYTES)
+
+    def largest_share(batch_size: int) -> int:
+        return -(-batch_size // shards.total)
+
+    return Session(
+        model,
+        scales,
+        optimizer,
+        TrainingStep(model, scales, optimizer, transport, len(shards.mine), largest_share(train.batch_size)),
+        Evaluator(model, scales, transport, largest_share(train.test_batch_size)),
+        Loaders(
+            loader(data.train, train.batch_size),
+            loader(data.validation, train.test_batch_size),
+            loader(data.test, train.test_batch_size),
+        ),
+    )

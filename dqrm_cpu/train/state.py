@@ -1,0 +1,35 @@
+"""Where a run stands: everything beside tensors that a checkpoint must hold to go on to the bit."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dqrm_cpu.train.metrics import ClickMetrics
+
+_METRICS = ("best_validation", "last_validation")
+
+
+@dataclass
+class RunState:
+    """Changed by the loop as it goes; plain values only, so that it writes as JSON."""
+
+    step: int = 0
+    scale_refreshed_at: int = -1
+    best_step: int = -1
+    best_validation: ClickMetrics | None = None
+    evaluated_step: int = -1
+    last_validation: ClickMetrics | None = None
+    saved_step: int = -1
+    evaluations_without_better: int = 0
+    window_loss: float = 0.0  # sum of the step losses since the last logged row
+    window_steps: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The form in a checkpoint."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "RunState":
+        """The state that `as_dict` wrote."""
+        metrics = {name: values[name] and ClickMetrics(**values[name]) for name in _METRICS}
+        return cls(**{**values, **metrics})

@@ -1,0 +1,106 @@
+"""One training step: forward, loss, backward, exchange, update; for one process, many ranks or simulated ranks."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from dqrm_cpu.comm.exchange import exchange_dense_, exchange_sparse
+from dqrm_cpu.comm.transport import Transport
+from dqrm_cpu.data.batch import Batch
+from dqrm_cpu.errors import TrainingError
+from dqrm_cpu.kernels.types import SparseGrad
+from dqrm_cpu.model.dlrm import DenseGradients, Dlrm
+from dqrm_cpu.model.loss import click_loss, click_loss_gradient
+from dqrm_cpu.quant.scale import TableScales
+from dqrm_cpu.train.optimizers import Optimizer
+
+_LOSS, _STOP = 0, 1  # scalars that travel behind the MLP gradients
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """The same on every rank."""
+
+    loss: float  # mean over the global batch
+    stop_requested: bool  # on any rank
+
+
+class TrainingStep:
+    """Runs steps on preallocated buffers. `micro_batch` is the largest share of a global batch."""
+
+    def __init__(
+        self,
+        model: Dlrm,
+        scales: TableScales,
+        optimizer: Optimizer,
+        transport: Transport,
+        num_shares: int,
+        micro_batch: int,
+    ) -> None:
+        self._model = model
+        self._scales = scales
+        self._optimizer = optimizer
+        self._transport = transport
+        self._workspace = model.workspace(micro_batch)
+        self._gradients = [model.gradients() for _ in range(num_shares)]
+        self._alone = transport.size == 1 and num_shares == 1
+
+    def __call__(
+        self, iteration: int, shares: Sequence[Batch], global_batch: int, lr: float, stop_requested: bool
+    ) -> StepOutcome:
+        step = self._scales.for_training(iteration)
+        self._model.quantize_weights()
+        for gradients in self._gradients:
+            gradients.scalars[_STOP] = float(stop_requested)
+        if self._alone:
+            return self._step_alone(iteration, shares[0], global_batch, step, lr)
+        return self._step_together(iteration, shares, global_batch, step, lr)
+
+    def _step_alone(self, iteration: int, batch: Batch, global_batch: int, step: Tensor, lr: float) -> StepOutcome:
+        gradients = self._gradients[0]
+        self._forward_backward(batch, global_batch, step, gradients)
+        outcome = _outcome(iteration, gradients)
+        grad_features = self._workspace.first(batch.size).grad_features
+        self._optimizer.update_tables(self._model.bags(batch), grad_features, lr, self._scales.tracker)
+        self._optimizer.update_dense(gradients.parameters, lr)
+        return outcome
+
+    def _step_together(
+        self, iteration: int, shares: Sequence[Batch], global_batch: int, step: Tensor, lr: float
+    ) -> StepOutcome:
+        model, total = self._model, self._gradients[0]
+        sparse: list[SparseGrad] = []
+        for batch, gradients in zip(shares, self._gradients, strict=True):
+            self._forward_backward(batch, global_batch, step, gradients)
+            grad_features = self._workspace.first(batch.size).grad_features
+            sparse.append(model.kernels.coalesce(model.tables, model.bags(batch), grad_features))
+        merged = exchange_sparse(self._transport, sparse, model.kernels.merge_sparse)
+        exchange_dense_(self._transport, [gradients.flat.numpy() for gradients in self._gradients])
+        outcome = _outcome(iteration, total)
+        self._optimizer.apply_tables(merged, lr, self._scales.tracker)
+        self._optimizer.update_dense(total.parameters, lr)
+        return outcome
+
+    def _forward_backward(self, batch: Batch, global_batch: int, step: Tensor, gradients: DenseGradients) -> None:
+        """Gradients of this share's part of the global mean loss; leaves those of the tables in the workspace."""
+        if batch.size == 0:
+            gradients.parameters.zero_()
+            gradients.scalars[_LOSS] = 0.0
+            return
+        workspace = self._workspace.first(batch.size)
+        logits = self._model.forward(batch, self._model.bags(batch), step, workspace)
+        gradients.scalars[_LOSS] = click_loss(logits, batch.label) / global_batch
+        self._model.backward(click_loss_gradient(logits, batch.label, global_batch), workspace, gradients)
+
+
+def _outcome(iteration: int, gradients: DenseGradients) -> StepOutcome:
+    """Reads the scalars before any weight is changed, so that a diverging step leaves the weights as they were."""
+    loss, stop = gradients.scalars.tolist()
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"the loss is {loss} at step {iteration + 1}: training has diverged; go back to an earlier checkpoint "
+            "with a lower --train.learning-rate or some --train.warmup-steps"
+        )
+    return StepOutcome(loss, stop > 0)
