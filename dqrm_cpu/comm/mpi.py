@@ -1,0 +1,105 @@
+"""Transport over MPI: whatever library mpi4py finds, started by its own mpirun or by srun."""
+
+import importlib
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from dqrm_cpu.comm.buffers import Bytes
+from dqrm_cpu.comm.launch import NO_LAUNCHER, SLURM, Launch
+from dqrm_cpu.comm.transport import Array, Transport, last_words
+from dqrm_cpu.comm.watchdog import Watchdog
+from dqrm_cpu.errors import CommError, DeviceError
+
+_SLURM_MEND = "start through `srun --mpi=pmi2` (Intel MPI: with I_MPI_PMI_LIBRARY) or mpirun, or use the gloo transport"
+_MEND = "start with the mpirun that came with this MPI library (for the mpi extra: the one in the environment's bin)"
+
+
+def load_mpi() -> Any:
+    """The mpi4py.MPI module with MPI initialized; nothing else in the package may import mpi4py."""
+    try:
+        mpi4py = importlib.import_module("mpi4py")
+        # Left to itself the import calls MPI_Init, which must not happen in a process that only looks.
+        mpi4py.rc.initialize = False
+        mpi4py.rc.finalize = True
+        with warnings.catch_warnings():
+            # It warns of a wrong launcher; check_world refuses it, with the mend.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            mpi = importlib.import_module("mpi4py.MPI")
+    except (ImportError, RuntimeError) as error:
+        raise DeviceError(f"the mpi transport cannot load MPI ({error}): pip install 'dqrm-cpu[mpi]'") from error
+    if mpi.Is_finalized():
+        raise CommError("MPI was finalized in this process and cannot start again: open one transport per process.")
+    if not mpi.Is_initialized():
+        # The watchdog calls MPI_Abort beside a main thread that waits in a collective.
+        mpi.Init_thread(mpi.THREAD_MULTIPLE)
+    return mpi
+
+
+def check_world(launch: Launch, rank: int, size: int, library: str) -> None:
+    """Refuses a world that the launcher and MPI do not see alike: each process would train alone and say nothing."""
+    if launch.launcher == NO_LAUNCHER or (launch.rank, launch.size) == (rank, size):
+        return
+    mend = _SLURM_MEND if launch.launcher == SLURM else _MEND
+    raise CommError(
+        f"{launch.launcher} started {launch.size} processes, this one as rank {launch.rank}, but MPI sees a world of "
+        f"{size} and calls it rank {rank}: the MPI library ({library}) does not belong to the launcher. "
+        f"To mend it, {mend}."
+    )
+
+
+class MpiTransport(Transport):
+    """All ranks of MPI_COMM_WORLD. A rank that waits longer than `timeout_s` for the others ends the job."""
+
+    def __init__(self, launch: Launch, timeout_s: float, reason: str) -> None:
+        mpi = load_mpi()
+        self._comm = mpi.COMM_WORLD
+        self._error = mpi.Exception
+        check_world(launch, self._comm.rank, self._comm.size, mpi.Get_library_version().splitlines()[0].strip("\0 "))
+        super().__init__("mpi", self._comm.rank, self._comm.size, reason)
+        self._timeout_s = timeout_s
+        self._watchdog = Watchdog(timeout_s, self._on_timeout)
+
+    def barrier(self) -> None:
+        with self._waiting("a barrier"):
+            self._comm.Barrier()
+
+    def close(self) -> None:
+        self._watchdog.stop()
+
+    def abort(self, reason: str) -> NoReturn:
+        last_words(self.rank, self.size, reason)
+        self._comm.Abort(1)
+        os._exit(1)
+
+    def _on_timeout(self, what: str) -> None:
+        self.abort(
+            f"it waited more than {self._timeout_s:g} s for {what} of all ranks. Another rank hangs, is gone or is "
+            f"much slower: look at the other ranks' output, or allow a longer timeout."
+        )
+
+    @contextmanager
+    def _waiting(self, what: str) -> Iterator[None]:
+        try:
+            with self._watchdog.waiting_for(what):
+                yield
+        except self._error as error:
+            raise CommError(f"rank {self.rank} of {self.size}: MPI failed in {what}: {error}") from error
+
+    def _broadcast(self, buffer: Array, root: int) -> None:
+        with self._waiting("a broadcast"):
+            self._comm.Bcast(buffer, root)
+
+    def _allgather(self, send: Array, receive: Array) -> None:
+        with self._waiting("an allgather"):
+            self._comm.Allgather(send, receive)
+
+    def _alltoall(self, send: Array, receive: Array) -> None:
+        with self._waiting("an all-to-all"):
+            self._comm.Alltoall(send, receive)
+
+    def _allgatherv(self, send: Bytes, receive: Bytes, counts: list[int], starts: list[int]) -> None:
+        with self._waiting("an allgatherv"):
+            self._comm.Allgatherv(send, (receive, (counts, starts)))

@@ -1,0 +1,71 @@
+"""Where the ranks of a gloo world meet: MASTER_ADDR and MASTER_PORT, or an address that MPI lets them agree on."""
+
+import datetime
+import importlib.util
+import os
+import socket
+from collections.abc import Mapping
+
+# torch documents both here, and its stubs forget to export them.
+from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
+
+from dqrm_cpu.comm.launch import TORCHRUN, Launch
+from dqrm_cpu.errors import CommError, DqrmError
+
+_LOOPBACK = "127.0.0.1"
+
+
+def meet(launch: Launch, environ: Mapping[str, str], timeout_s: float) -> Store | None:
+    """A store that all ranks share; None where MASTER_ADDR and MASTER_PORT tell torch all it needs.
+
+    Raises CommError naming both ways to meet when neither is open.
+    """
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not environ.get(name)]
+    if not missing:
+        _check_port(environ["MASTER_PORT"])
+        if environ["MASTER_ADDR"] in (_LOOPBACK, "localhost"):
+            _stay_on_this_host()
+        return None
+    wanted = f"the gloo transport has no place to meet: {' and '.join(missing)} not set"
+    if launch.launcher == TORCHRUN:
+        raise CommError(f"{wanted}. Start through torchrun, or set them to rank 0's host and a free port.")
+    try:
+        return _meet_through_mpi(launch, timeout_s)
+    except DqrmError as error:
+        raise CommError(
+            f"{wanted}, and MPI cannot choose one ({error}). Set them to rank 0's host and a free port."
+        ) from error
+
+
+def _meet_through_mpi(launch: Launch, timeout_s: float) -> Store:
+    """Rank 0 listens on a port that the system chose and tells it to the others through MPI."""
+    if importlib.util.find_spec("mpi4py") is None:
+        raise CommError("mpi4py is not installed")
+    from dqrm_cpu.comm.mpi import check_world, load_mpi
+
+    mpi = load_mpi()
+    comm = mpi.COMM_WORLD
+    check_world(launch, comm.rank, comm.size, mpi.Get_library_version().splitlines()[0].strip("\0 "))
+    on_one_host = comm.Split_type(mpi.COMM_TYPE_SHARED).size == comm.size
+    if on_one_host:
+        _stay_on_this_host()
+    timeout = datetime.timedelta(seconds=timeout_s)
+    if comm.rank == 0:
+        host = _LOOPBACK if on_one_host else socket.gethostname()
+        # The store must not wait here for ranks that do not know its port yet.
+        store = TCPStore(host, 0, comm.size, is_master=True, timeout=timeout, wait_for_workers=False)
+        comm.bcast((host, store.port), root=0)
+        return store
+    host, port = comm.bcast(None, root=0)
+    return TCPStore(host, port, comm.size, is_master=False, timeout=timeout, wait_for_workers=False)
+
+
+def _check_port(text: str) -> None:
+    if not text.isdigit() or not 0 < int(text) < 65536:
+        raise CommError(f"MASTER_PORT={text!r} is not a port: set it to a free one between 1024 and 65535.")
+
+
+def _stay_on_this_host() -> None:
+    """gloo listens where the host's name points, which on many machines is no address that others reach."""
+    if "lo" in (name for _, name in socket.if_nameindex()):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")

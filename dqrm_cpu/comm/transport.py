@@ -1,0 +1,187 @@
+"""What every transport does between ranks, and the order in which every transport sums.
+
+A float sum depends on its order. Each transport moves bytes only; all sums happen here, in rank order, so that losses
+are the same bits over MPI, over gloo and with ranks simulated in one process.
+"""
+
+import json
+import sys
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, NoReturn, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from dqrm_cpu.comm.buffers import Buffers, Bytes, align
+from dqrm_cpu.errors import DqrmError
+
+Json = None | bool | int | float | str | list[Any] | dict[str, Any]
+Floats = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+Array = npt.NDArray[Any]
+
+GATHER_LIMIT_BYTES = 32 * 1024
+"""Up to this many bytes of all ranks together, one gather is quicker than an exchange of parts and a gather of sums."""
+
+
+def sum_in_order(parts: Sequence[Array] | Array, out: Array) -> None:
+    """out = ((parts[0] + parts[1]) + parts[2]) + ...; `out` may be parts[0]."""
+    if out is not parts[0]:
+        np.copyto(out, parts[0])
+    for part in parts[1:]:
+        np.add(out, part, out=out)
+
+
+def last_words(rank: int, size: int, reason: str) -> None:
+    """Tells why a rank takes the job down; the process is gone before anything above could print it."""
+    sys.stdout.flush()
+    sys.stderr.write(f"dqrm-cpu: rank {rank} of {size} ends the job: {reason}\n")
+    sys.stderr.flush()
+
+
+class Transport(ABC):
+    """Moves arrays between `size` ranks. Every rank calls the same operations in the same order.
+
+    As a context manager it closes itself; an exception that leaves the block on one rank only takes the others down.
+    `bytes_sent` counts what this rank handed over for other ranks. `reason` says why this transport was chosen.
+    """
+
+    def __init__(self, name: str, rank: int, size: int, reason: str) -> None:
+        self.name = name
+        self.rank = rank
+        self.size = size
+        self.reason = reason
+        self.bytes_sent = 0
+        self.buffers = Buffers()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if error is None or self.size == 1 or _leaves_nobody_waiting(error):
+            self.close()
+        else:
+            self.abort(_describe(error))
+
+    def broadcast_json(self, value: Json, root: int = 0) -> Json:
+        """The value of `root`, on every rank; what the others pass is not looked at."""
+        payload = np.frombuffer(json.dumps(value).encode() if self.rank == root else b"", dtype=np.uint8)
+        if self.size == 1:
+            return _parsed(payload)
+        length = np.array([payload.size], dtype=np.int64)
+        self._broadcast(length, root)
+        message = payload.copy() if self.rank == root else np.empty(int(length[0]), dtype=np.uint8)
+        self._broadcast(message, root)
+        if self.rank == root:
+            self.bytes_sent += (length.nbytes + message.nbytes) * (self.size - 1)
+        return _parsed(message)
+
+    def allreduce_(self, array: Floats) -> None:
+        """Sums over the ranks in rank order, in place: the same bits on every rank and over every transport."""
+        flat = _flat(array)
+        if self.size == 1 or not flat.size:
+            return
+        if flat.nbytes * self.size <= GATHER_LIMIT_BYTES:
+            sum_in_order(self.allgather_small(flat), flat)
+        else:
+            self._reduce_at_destination(flat)
+
+    def allgather_small(self, array: Array) -> Array:
+        """array[size, *shape]: what each rank passed; all pass the same shape and dtype."""
+        gathered = np.empty((self.size, *array.shape), dtype=array.dtype)
+        if self.size == 1:
+            gathered[0] = array
+        elif array.size:
+            self._allgather(np.ascontiguousarray(array), gathered)
+            self.bytes_sent += array.nbytes * (self.size - 1)
+        return gathered
+
+    def allgatherv(self, payload: Bytes) -> list[Bytes]:
+        """The payload of each rank, by rank; lengths may differ.
+
+        The result are views that start on a cache line each, into memory that the next call overwrites.
+        """
+        if payload.dtype != np.uint8 or payload.ndim != 1 or not payload.flags.c_contiguous:
+            raise ValueError(f"allgatherv moves contiguous bytes, not {payload.dtype}{list(payload.shape)}")
+        if self.size == 1:
+            return [payload]
+        counts = [int(count) for count in self.allgather_small(np.array([payload.size], dtype=np.int64))[:, 0]]
+        starts = [0]
+        for count in counts:
+            starts.append(starts[-1] + align(count))
+        received = self.buffers.take("allgatherv", starts.pop())
+        if any(counts):
+            self._allgatherv(payload, received, counts, starts)
+        self.bytes_sent += payload.nbytes * (self.size - 1)
+        return [received[start : start + count] for start, count in zip(starts, counts, strict=True)]
+
+    def _reduce_at_destination(self, flat: Array) -> None:
+        """Rank r receives every rank's part r, sums it, and hands the sum to all."""
+        part = -(-flat.size // self.size)
+        padded = flat
+        if part * self.size != flat.size:
+            padded = self.buffers.take("allreduce.send", part * self.size * flat.itemsize).view(flat.dtype)
+            padded[: flat.size] = flat
+            padded[flat.size :] = 0
+        received = self.buffers.take("allreduce.receive", part * self.size * flat.itemsize).view(flat.dtype)
+        parts = received.reshape(self.size, part)
+        self._alltoall(padded, received)
+        total = parts[0]
+        for other in parts[1:]:
+            np.add(total, other, out=total)
+        self._allgather(total, padded)
+        self.bytes_sent += 2 * part * flat.itemsize * (self.size - 1)
+        if padded is not flat:
+            flat[:] = padded[: flat.size]
+
+    @abstractmethod
+    def barrier(self) -> None:
+        """Returns once every rank is here."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Leaves the world in peace; the others may go on until they close too."""
+
+    @abstractmethod
+    def abort(self, reason: str) -> NoReturn:
+        """Writes the reason to stderr and ends all ranks at once."""
+
+    @abstractmethod
+    def _broadcast(self, buffer: Array, root: int) -> None: ...
+
+    @abstractmethod
+    def _allgather(self, send: Array, receive: Array) -> None:
+        """receive[r] = send of rank r; contiguous arrays of one dtype."""
+
+    @abstractmethod
+    def _alltoall(self, send: Array, receive: Array) -> None:
+        """Part r of send becomes part `rank` of receive on rank r; equal parts, contiguous arrays of one dtype."""
+
+    @abstractmethod
+    def _allgatherv(self, send: Bytes, receive: Bytes, counts: list[int], starts: list[int]) -> None:
+        """receive[starts[r] :][: counts[r]] = send of rank r."""
+
+
+def _flat(array: Floats) -> Array:
+    if array.dtype not in (np.float32, np.float64) or not array.flags.c_contiguous or not array.flags.writeable:
+        raise ValueError(f"allreduce_ needs a contiguous, writable float32 or float64 array, not {array.dtype}")
+    return array.reshape(-1)
+
+
+def _parsed(message: Bytes) -> Json:
+    value: Json = json.loads(message.tobytes())
+    return value
+
+
+def _leaves_nobody_waiting(error: BaseException) -> bool:
+    if isinstance(error, DqrmError):
+        return error.unanimous
+    return isinstance(error, SystemExit) and error.code in (None, 0)
+
+
+def _describe(error: BaseException) -> str:
+    if isinstance(error, DqrmError):
+        return str(error)
+    return "".join(traceback.format_exception(error)).rstrip()

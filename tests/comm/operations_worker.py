@@ -1,0 +1,46 @@
+"""One rank: runs every operation on the oracle's inputs and saves what came out to FOLDER/RANK.npz."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from comm_oracle import DENSE_SIZES, dense_input, merge, payload, sparse_input
+from dqrm_cpu.comm.exchange import exchange_dense_, exchange_sparse
+from dqrm_cpu.comm.select import open_transport
+
+
+def main(name: str, folder: Path) -> None:
+    found: dict[str, np.ndarray] = {}
+    with open_transport(name, timeout_s=30) as transport:
+        rank, size = transport.rank, transport.size
+        for dtype in ("float32", "float64"):
+            for length in DENSE_SIZES:
+                array = dense_input(rank, length, dtype)
+                transport.allreduce_(array)
+                found[f"allreduce.{dtype}.{length}"] = array
+        matrix = dense_input(rank, 6, "float32").reshape(2, 3)
+        transport.allreduce_(matrix)
+        found["allreduce.matrix"] = matrix
+        before = transport.bytes_sent
+        found["allgather_small"] = transport.allgather_small(np.array([[rank, rank + 1]], dtype=np.int64))
+        found["bytes_sent"] = np.array(transport.bytes_sent - before)
+        for r, message in enumerate(transport.allgatherv(payload(rank, size))):
+            found[f"allgatherv.{r}"] = message.copy()
+        found["all_empty"] = np.array([m.size for m in transport.allgatherv(np.empty(0, np.uint8))])
+        last = size - 1
+        found["broadcast"] = np.array(json.dumps(transport.broadcast_json({"from": rank, "text": "\u00fc"}, root=last)))
+        found["dense"] = exchange_dense_(transport, [dense_input(rank, 301, "float32")])
+        for case, empty in (("one_empty", rank == 0), ("all_empty_grads", True), ("all", False)):
+            merged = exchange_sparse(transport, [sparse_input(rank, empty)], merge)
+            for part, tensor in merged._asdict().items():
+                found[f"sparse.{case}.{part}"] = tensor.numpy()
+        transport.barrier()
+        found["world"] = np.array([rank, size])
+        found["name"] = np.array(transport.name)
+        np.savez(folder / f"{rank}.npz", **found)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

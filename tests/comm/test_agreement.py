@@ -1,0 +1,61 @@
+"""How a disagreement reads; that it is raised on real ranks is in test_failures."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dqrm_cpu.comm.agreement import ranks_in_words, require_agreement
+from dqrm_cpu.comm.single import SingleTransport
+from dqrm_cpu.errors import CommError
+
+
+class Gathering(SingleTransport):
+    """Answers an allgatherv with documents written down beforehand."""
+
+    def __init__(self, documents: list[Any]) -> None:
+        super().__init__()
+        self._documents = documents
+
+    def allgatherv(self, payload: np.ndarray) -> list[np.ndarray]:
+        return [np.frombuffer(json.dumps(d, sort_keys=True).encode(), np.uint8) for d in self._documents]
+
+
+def refusal(*documents: object) -> list[str]:
+    with pytest.raises(CommError) as refused:
+        require_agreement(Gathering(list(documents)), {})
+    return str(refused.value).splitlines()[1:]
+
+
+def test_equal_documents_pass_whatever_the_order_of_keys() -> None:
+    require_agreement(Gathering([{"a": 1, "b": [2]}, {"b": [2], "a": 1}]), {})
+
+
+def test_the_differing_key_its_values_and_ranks_are_named() -> None:
+    one, two = {"train": {"lr": 0.1, "steps": 5}}, {"train": {"lr": 0.2, "steps": 5}}
+    assert refusal(one, one, two) == ["  train.lr: 0.1 on ranks 0-1, 0.2 on rank 2"]
+
+
+def test_a_missing_key_and_a_list_item() -> None:
+    assert refusal({"rows": [1, 2]}, {"rows": [1, 3], "seed": 7}) == [
+        "  rows[1]: 2 on rank 0, 3 on rank 1",
+        "  seed: absent on rank 0, 7 on rank 1",
+    ]
+
+
+def test_number_and_text_differ() -> None:
+    assert refusal({"bits": 4}, {"bits": "4"}) == ['  bits: 4 on rank 0, "4" on rank 1']
+
+
+def test_a_flood_is_cut() -> None:
+    lines = refusal({"rows": list(range(25))}, {"rows": list(range(1, 26))})
+    assert len(lines) == 21
+    assert lines[-1] == "  and 5 more"
+
+
+@pytest.mark.parametrize(
+    ("ranks", "words"), [([3], "rank 3"), ([0, 1], "ranks 0-1"), ([0, 1, 2, 5, 7, 8], "ranks 0-2, 5, 7-8")]
+)
+def test_ranks_in_words(ranks: list[int], words: str) -> None:
+    assert ranks_in_words(ranks) == words

@@ -1,0 +1,67 @@
+"""Whatever ends one rank ends the others, with the reason, before anyone's patience does."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launching import World, clean_environ, run_world
+
+pytestmark = pytest.mark.mpi
+
+WORKER = Path(__file__).with_name("failing_worker.py")
+TIMEOUT_S = 30.0
+
+
+def fail(transport: str, mode: str, ranks: int = 2) -> World:
+    """A world that the failure ends well before the transport's own timeout would (mode hang: because of it)."""
+    world = run_world(transport, [WORKER, transport, mode], ranks, timeout_s=TIMEOUT_S)
+    assert not world.timed_out
+    assert world.returncode != 0
+    assert "survived" not in "".join(rank.stdout for rank in world.ranks)
+    return world
+
+
+@pytest.mark.parametrize("transport", ["mpi", "gloo"])
+@pytest.mark.parametrize(
+    ("mode", "words"), [("raise", "rank 1 of 2 ends the job: shard 7 is damaged"), ("bug", "ZeroDivisionError: a bug")]
+)
+def test_an_exception_ends_all_ranks_with_its_words(transport: str, mode: str, words: str) -> None:
+    assert words in fail(transport, mode).ranks[1].stderr
+
+
+@pytest.mark.parametrize("mode", ["exit", "kill"])
+def test_a_rank_that_is_gone_ends_the_others_over_mpi(mode: str) -> None:
+    fail("mpi", mode)
+
+
+def test_a_rank_that_is_gone_ends_the_others_over_gloo_with_the_reason() -> None:
+    assert "Another rank is gone" in fail("gloo", "kill").ranks[0].stderr
+
+
+@pytest.mark.parametrize("transport", ["mpi", "gloo"])
+def test_a_rank_that_hangs_is_given_up_after_the_timeout(transport: str) -> None:
+    stderr = fail(transport, "hang").ranks[0].stderr
+    assert "barrier of all ranks" in stderr
+    assert "4 s" in stderr
+
+
+@pytest.mark.parametrize("transport", ["mpi", "gloo"])
+def test_disagreement_is_told_alike_on_every_rank(transport: str) -> None:
+    world = fail(transport, "disagree")
+    expected = "unanimous=True the ranks were not given the same work; start all with the same:\n"
+    expected += "  train.lr: 0.1 on rank 0, 0.2 on rank 1\n"
+    assert [rank.stdout for rank in world.ranks] == [expected] * 2
+
+
+def test_a_launcher_of_another_mpi_is_refused() -> None:
+    """Under Open MPI's mpirun another library sees no launcher: each process gets a world of one."""
+    place = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}
+    source = "from dqrm_cpu.comm.select import open_transport; open_transport('auto')"
+    ended = subprocess.run(
+        [sys.executable, "-c", source], env=clean_environ(place), capture_output=True, text=True, timeout=TIMEOUT_S
+    )
+    assert ended.returncode == 1
+    assert "openmpi started 2 processes, this one as rank 1, but MPI sees a world of 1" in ended.stderr
+    assert "start with the mpirun that came with this MPI library" in ended.stderr

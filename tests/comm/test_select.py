@@ -1,0 +1,86 @@
+"""The transport that is chosen, why, and what is refused."""
+
+import subprocess
+import sys
+
+import pytest
+
+from dqrm_cpu.comm.launch import Launch
+from dqrm_cpu.comm.mpi import load_mpi
+from dqrm_cpu.comm.rendezvous import meet
+from dqrm_cpu.comm.select import open_transport
+from dqrm_cpu.comm.single import SingleTransport
+from dqrm_cpu.errors import CommError, ConfigError, DeviceError, DqrmError
+from launching import clean_environ, run_gloo, run_mpi
+
+TWO_RANKS = {"PMI_RANK": "0", "PMI_SIZE": "2"}
+TELL = (
+    "import sys; from dqrm_cpu.comm.select import open_transport\n"
+    "with open_transport(sys.argv[1]) as t: print(t.name, t.size, t.broadcast_json(t.rank, root=1), t.reason, sep='|')"
+)
+
+
+def test_one_process_needs_no_transport() -> None:
+    transport = open_transport("auto", environ={})
+    assert isinstance(transport, SingleTransport)
+    assert transport.reason == "one process"
+
+
+def test_simulated_ranks_stay_in_one_process() -> None:
+    assert open_transport("auto", simulated_ranks=4, environ={}).reason == "4 ranks simulated in one process"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "words"),
+    [
+        ({"name": "nccl"}, ConfigError, "auto, mpi, gloo"),
+        ({"name": "auto", "simulated_ranks": 0}, ConfigError, "at least 1"),
+        ({"name": "auto", "timeout_s": 0.0}, ConfigError, "more than 0 s"),
+        ({"name": "auto", "simulated_ranks": 2, "environ": TWO_RANKS}, CommError, "hydra started 2 ranks"),
+    ],
+)
+def test_what_cannot_be_is_refused(arguments: dict[str, object], kind: type[DqrmError], words: str) -> None:
+    with pytest.raises(kind, match=words):
+        open_transport(**{"environ": {}, **arguments})  # type: ignore[arg-type]
+
+
+def test_missing_mpi4py_names_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    with pytest.raises(DeviceError, match=r"pip install 'dqrm-cpu\[mpi\]'"):
+        load_mpi()
+
+
+def test_gloo_without_a_place_to_meet_names_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    with pytest.raises(CommError, match="MASTER_ADDR and MASTER_PORT not set, and MPI cannot choose one"):
+        meet(Launch(0, 2, 0, "slurm"), {}, timeout_s=1)
+
+
+def test_gloo_refuses_a_port_that_is_none() -> None:
+    with pytest.raises(CommError, match="MASTER_PORT='http' is not a port"):
+        meet(Launch(0, 2, 0, "torchrun"), {"MASTER_ADDR": "localhost", "MASTER_PORT": "http"}, timeout_s=1)
+
+
+def test_a_plain_process_does_not_load_mpi() -> None:
+    source = "import sys; from dqrm_cpu.comm.select import open_transport; open_transport('auto').barrier(); "
+    source += "sys.exit('mpi4py' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", source], env=clean_environ(), timeout=60).returncode == 0
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("auto", "mpi|2|1|hydra started 2 processes, and mpi4py is installed"),
+        ("gloo", "gloo|2|1|gloo was asked for"),  # MPI agrees on the port
+    ],
+)
+def test_under_mpirun(name: str, told: str) -> None:
+    world = run_mpi(["-c", TELL, name], 2).check()
+    assert [rank.stdout for rank in world.ranks] == [f"{told}\n"] * 2
+
+
+@pytest.mark.mpi
+def test_under_torchrun() -> None:
+    world = run_gloo(["-c", TELL, "auto"], 2).check()
+    assert [rank.stdout for rank in world.ranks] == ["gloo|2|1|torchrun started 2 processes\n"] * 2
