@@ -10,6 +10,7 @@ from typing import Protocol, cast
 
 from dqrm_cpu import __version__
 from dqrm_cpu.cli.parser import Parser, Subparsers, UsageError
+from dqrm_cpu.comm.launch import detect_launch
 from dqrm_cpu.config.names import nearest, option_mistake
 from dqrm_cpu.errors import ConfigError, DqrmError
 
@@ -40,11 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except UsageError as error:
-        return _report(error, _STATUS_USAGE)
+        return _report_mistake(error, True, _STATUS_USAGE)
     except DqrmError as error:
         if os.environ.get("DQRM_TRACEBACK") == "1":
             raise
-        return _report(error, _STATUS_USAGE if isinstance(error, ConfigError) else _STATUS_ERROR)
+        is_usage = isinstance(error, ConfigError)
+        return _report_mistake(error, is_usage or error.unanimous, _STATUS_USAGE if is_usage else _STATUS_ERROR)
     except KeyboardInterrupt:
         return _report("interrupted", _STATUS_INTERRUPTED, label="")
     except BrokenPipeError:
@@ -97,6 +99,18 @@ def _unknown_arguments(unknown: list[str], parser: argparse.ArgumentParser) -> s
     if not said:
         said = [f"{' '.join(unknown)}: not expected here; settings are given as --SECTION.KEY VALUE"]
     return said[0] if len(said) == 1 else f"{len(said)} mistakes:\n  " + "\n  ".join(said)
+
+
+def _report_mistake(error: Exception, unanimous: bool, status: int) -> int:
+    """Told once where every rank makes it: they share the command line, or agreed on the error."""
+    return status if unanimous and _rank() > 0 else _report(error, status)
+
+
+def _rank() -> int:
+    try:
+        return detect_launch(os.environ).rank
+    except DqrmError:
+        return 0
 
 
 def _report(message: object, status: int, label: str = "error: ") -> int:

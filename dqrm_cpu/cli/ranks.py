@@ -66,10 +66,16 @@ def _require_device(config: Config) -> None:
     if config.device != "cuda":
         return
     if not torch.cuda.is_available():
-        built = f"torch {torch.__version__} finds none" if torch.version.cuda else f"torch {torch.__version__} is a CPU build"
+        built = (
+            f"torch {torch.__version__} finds none"
+            if torch.version.cuda
+            else f"torch {torch.__version__} is a CPU build"
+        )
         raise DeviceError(f"--device cuda needs an NVIDIA GPU, and {built}; leave the option out to train on the CPU")
     if config.comm.simulated_ranks > 1 or detect_launch(os.environ).size > 1:
-        raise DeviceError("--device cuda trains in one process without simulated ranks; leave out mpirun and the option")
+        raise DeviceError(
+            "--device cuda trains in one process without simulated ranks; leave out mpirun and the option"
+        )
 
 
 def _require_memory(config: Config, transport: Transport, machine: Fingerprint) -> None:

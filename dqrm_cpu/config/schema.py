@@ -25,9 +25,9 @@ class DataConfig:
     """Which rows are read, and how many."""
 
     source: str = setting("synthetic", "where rows come from: synthetic (generated clicks, no files needed)")
-    train_rows: int = setting(200_000, "rows of the training part", minimum=1)
-    validation_rows: int = setting(50_000, "rows that choose the best checkpoint", minimum=1)
-    test_rows: int = setting(50_000, "rows of the test part, scored once a checkpoint is chosen", minimum=1)
+    train_rows: int = setting(60_000, "rows of the training part", minimum=1)
+    validation_rows: int = setting(20_000, "rows that choose the best checkpoint", minimum=1)
+    test_rows: int = setting(20_000, "rows of the test part, scored once a checkpoint is chosen", minimum=1)
     max_bag_size: int = setting(
         1, "1: one id per feature (one-hot); above: 0 to that many ids per feature", minimum=1, maximum=1024
     )
@@ -46,10 +46,10 @@ class ModelConfig:
     num_dense: int = setting(13, "dense features", minimum=1)
     embedding_dim: int = setting(16, "values per embedding row", minimum=1, maximum=4096)
     bottom_mlp: tuple[int, ...] = setting(
-        (64, 32, 16), "layer outputs of the MLP over dense features; the last equals embedding_dim", minimum=1
+        (128, 64, 16), "layer outputs of the MLP over dense features; the last equals embedding_dim", minimum=1
     )
     top_mlp: tuple[int, ...] = setting(
-        (128, 64, 1), "layer outputs of the MLP over the interaction; the last is 1", minimum=1
+        (256, 128, 1), "layer outputs of the MLP over the interaction; the last is 1", minimum=1
     )
     interaction: str = setting(
         "dot", "dot: dot product of each pair of features; cat: features side by side", choices=("dot", "cat")
@@ -78,7 +78,7 @@ class QuantConfig:
 class TrainConfig:
     """How long, how fast, and what is kept."""
 
-    epochs: int = setting(4, "passes over the training rows", minimum=1)
+    epochs: int = setting(12, "passes over the training rows", minimum=1)
     max_steps: int = setting(0, "stop after this many iterations; 0: no limit", minimum=0)
     batch_size: int = setting(128, "rows per iteration, over all ranks together", minimum=1)
     test_batch_size: int = setting(16384, "rows per batch when scoring validation and test", minimum=1)

@@ -11,7 +11,7 @@ import torch
 from dqrm_cpu import __version__
 from dqrm_cpu.comm.agreement import require_agreement
 from dqrm_cpu.comm.first_rank import on_first_rank
-from dqrm_cpu.comm.transport import Transport
+from dqrm_cpu.comm.transport import Json, Transport
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.source import open_data
 from dqrm_cpu.train.checkpoint import CheckpointStore
@@ -38,7 +38,12 @@ class RunRequest:
 def train(config: Config, request: RunRequest, transport: Transport) -> Result | Interrupted:
     """Runs or resumes; every rank calls it."""
     data = open_data(config)
-    facts = {"config": tomllib.loads(config.to_toml()), "version": __version__, "data": data.fingerprint, "world": transport.size}
+    facts: dict[str, Json] = {
+        "config": tomllib.loads(config.to_toml()),
+        "version": __version__,
+        "data": data.fingerprint,
+        "world": transport.size,
+    }
     require_agreement(transport, facts)
     resume = bool(transport.broadcast_json(request.resume and holds_run(request.run_dir)))
     # A new run's folder comes first: whatever is wrong with it is said before gigabytes are allocated.

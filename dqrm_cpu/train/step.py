@@ -99,8 +99,10 @@ def _outcome(iteration: int, gradients: DenseGradients) -> StepOutcome:
     """Reads the scalars before any weight is changed, so that a diverging step leaves the weights as they were."""
     loss, stop = gradients.scalars.tolist()
     if not math.isfinite(loss):
-        raise TrainingError(
+        error = TrainingError(
             f"the loss is {loss} at step {iteration + 1}: training has diverged; go back to an earlier checkpoint "
             "with a lower --train.learning-rate or some --train.warmup-steps"
         )
+        error.unanimous = True  # the exchange gave every rank the same loss
+        raise error
     return StepOutcome(loss, stop > 0)

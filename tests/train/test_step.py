@@ -6,7 +6,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from dqrm_cpu.kernels.select import select_kernels
 
 from dqrm_cpu.comm.single import SingleTransport
 from dqrm_cpu.config import Config
@@ -15,6 +14,7 @@ from dqrm_cpu.data.loader import Loader
 from dqrm_cpu.data.shards import shards_of
 from dqrm_cpu.data.source import open_data
 from dqrm_cpu.errors import TrainingError
+from dqrm_cpu.kernels.select import select_kernels
 from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.quant.scale import TableScales
 from dqrm_cpu.train.optimizers import select_optimizer

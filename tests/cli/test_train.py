@@ -1,0 +1,172 @@
+"""`train` and `evaluate` as a user runs them: real processes, one or two ranks, signals, mistakes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from launching import clean_environ, run_world
+
+SMALL = [
+    *("--data.train-rows", "3000", "--data.validation-rows", "1000", "--data.test-rows", "1000"),
+    *("--model.table-rows", "40,3,500", "--model.embedding-dim", "6", "--model.bottom-mlp", "9,6"),
+    *("--model.top-mlp", "11,1", "--train.epochs", "1", "--train.batch-size", "50", "--train.log-every", "1"),
+]
+COMMAND = [sys.executable, "-m", "dqrm_cpu"]
+
+
+def dqrm(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [*COMMAND, *map(str, arguments)]
+    return subprocess.run(command, env=clean_environ(environment), capture_output=True, text=True, timeout=120)
+
+
+def losses(folder: Path) -> list[float]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in rows if row["phase"] == "train"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("one") / "run"
+    done = dqrm("train", *SMALL, "--run-dir", folder)
+    assert done.returncode == 0, done.stderr
+    for word in ("AUC", "accuracy", "log loss", "FP32", "INT4", "ms", str(folder)):
+        assert word in done.stdout
+    return folder
+
+
+def test_the_run_folder_is_complete(finished: Path) -> None:
+    result = json.loads((finished / "result.json").read_text())
+    assert result["world_size"] == 1
+    assert result["bytes_per_step"] == 0
+    assert result["ms_per_step"] > 0
+    for part in ("validation", "test"):
+        for which in ("best", "last"):
+            assert {"auc", "accuracy", "log_loss", "normalized_entropy"} <= set(result[part][which])
+    assert result["model_bytes"]["fp32"] > 4 * result["model_bytes"]["int4"]
+    assert len(losses(finished)) == 60
+    environment = json.loads((finished / "environment.json").read_text())
+    assert environment["ranks"][0]["host"]
+    assert environment["machine"]["cpu_model"]
+
+
+def test_the_saved_settings_repeat_the_run(finished: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    done = dqrm("train", "--config", finished / "config.toml", "--run-dir", again)
+    assert done.returncode == 0, done.stderr
+    assert losses(again) == losses(finished)
+
+
+def test_evaluate_repeats_what_training_reported(finished: Path) -> None:
+    result = json.loads((finished / "result.json").read_text())
+    for part, which in (("test", "best"), ("test", "last"), ("validation", "best")):
+        done = dqrm("evaluate", "--run-dir", finished, "--part", part, "--checkpoint", which, "--json")
+        found = json.loads(done.stdout)
+        assert {name: found[name] for name in result[part][which]} == result[part][which]
+
+
+def test_evaluate_quantizes_after_training(finished: Path) -> None:
+    done = dqrm("evaluate", "--run-dir", finished, "--quant.method", "none")
+    assert done.returncode == 0
+    assert "AUC" in done.stdout
+
+
+def test_a_second_run_does_not_overwrite_the_first(finished: Path) -> None:
+    done = dqrm("train", *SMALL, "--run-dir", finished)
+    assert done.returncode != 0
+    assert "--resume auto" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_is_not_there_is_said(finished: Path, tmp_path: Path) -> None:
+    for arguments, words in (
+        (("evaluate", "--run-dir", finished, "--checkpoint", "step-7"), "step-7"),
+        (("evaluate", "--run-dir", tmp_path / "nothing"), "nothing"),
+        (("evaluate",), "--run-dir"),
+        (("train", "--data", tmp_path / "criteo"), "criteo"),
+        (("train", "--quant.scale-perod", "200"), "scale-period"),
+        (("train", "--device", "cuda"), "GPU"),
+        (("train", "--model.table-rows", "2000000000", "--run-dir", tmp_path / "big"), "GB"),
+    ):
+        done = dqrm(*arguments)
+        assert done.returncode in (1, 2), arguments
+        assert words in done.stderr, (arguments, done.stderr)
+        assert "Traceback" not in done.stderr
+        assert done.stdout == ""
+    assert not (tmp_path / "big").exists()
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("transport", ["mpi", "gloo"])
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_train_the_model_of_one(transport: str, ranks: int, finished: Path, tmp_path: Path) -> None:
+    """FP32 sums in another order: equal to rounding, which INT4 codes may amplify a little."""
+    folder = tmp_path / "run"
+    arguments = ["-m", "dqrm_cpu", "train", *SMALL, "--run-dir", folder, "--comm.transport", transport]
+    world = run_world(transport, arguments, ranks, timeout_s=120).check()
+    assert "AUC" in world.ranks[0].stdout
+    assert [rank.stdout + rank.stderr for rank in world.ranks[1:]] == [""] * (ranks - 1)
+    result = json.loads((folder / "result.json").read_text())
+    assert result["world_size"] == ranks
+    assert result["bytes_per_step"] > 0
+    assert len(json.loads((folder / "environment.json").read_text())["ranks"]) == ranks
+    assert losses(folder) == pytest.approx(losses(finished), rel=2e-3)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("method", ["none", "dqrm"])
+def test_transports_and_simulated_ranks_agree_to_the_bit(method: str, tmp_path: Path) -> None:
+    arguments = ["-m", "dqrm_cpu", "train", *SMALL, "--quant.method", method, "--run-dir"]
+    for transport in ("mpi", "gloo"):
+        run_world(transport, [*arguments, tmp_path / transport, "--comm.transport", transport], 2).check()
+    done = dqrm(*arguments[2:], tmp_path / "simulated", "--comm.simulated-ranks", 2, "--train.threads", 1)
+    assert done.returncode == 0, done.stderr
+    assert losses(tmp_path / "mpi") == losses(tmp_path / "gloo") == losses(tmp_path / "simulated")
+
+
+@pytest.mark.mpi
+def test_a_mistake_is_told_once(tmp_path: Path) -> None:
+    world = run_world("mpi", ["-m", "dqrm_cpu", "train", "--quant.scale-perod", "3"], 2)
+    assert world.returncode != 0
+    assert sum("scale-period" in rank.stderr for rank in world.ranks) == 1
+    (tmp_path / "config.toml").write_text("")
+    world = run_world("mpi", ["-m", "dqrm_cpu", "train", *SMALL, "--run-dir", tmp_path], 2)
+    assert world.returncode != 0
+    assert sum("--resume auto" in rank.stderr for rank in world.ranks) == 1
+
+
+@pytest.mark.mpi
+def test_ranks_with_different_settings_are_refused(tmp_path: Path) -> None:
+    script = """
+import os, sys
+from dqrm_cpu.cli.main import main
+sys.exit(main([*sys.argv[1:], os.environ["PMI_RANK"]]))
+"""
+    world = run_world("mpi", ["-c", script, "train", *SMALL, "--run-dir", tmp_path / "run", "--seed"], 2)
+    assert world.returncode != 0
+    assert "seed: 0 on rank 0, 1 on rank 1" in world.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_says_how_to_resume(number: int, status: int, tmp_path: Path) -> None:
+    arguments = ["train", *SMALL, "--train.epochs", "500", "--run-dir", str(tmp_path / "run")]
+    process = subprocess.Popen(
+        [*COMMAND, *arguments], env=clean_environ(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    rows = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not (rows.exists() and rows.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == status, errors
+    assert f"dqrm-cpu train --run-dir {tmp_path / 'run'} --resume auto" in errors
+    resumed = dqrm("train", "--run-dir", tmp_path / "run", "--resume", "auto", "--train.epochs", "1")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resuming from" in resumed.stderr

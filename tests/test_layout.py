@@ -1,0 +1,64 @@
+"""What other files rely on: the kernels' symlink, the direction of imports, who may print."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "dqrm_cpu"
+
+LAYERS = {
+    "kernels": set(),
+    "config": set(),
+    "profile": set(),
+    "data": {"config", "kernels"},
+    "quant": {"config", "kernels"},
+    "model": {"config", "data", "kernels", "quant"},
+    "comm": {"config", "kernels"},
+    "train": {"comm", "config", "data", "kernels", "model", "profile", "quant"},
+    "doctor": {"config", "data", "kernels", "model", "profile"},
+}
+"""What each part may import beside errors, openmp and the version; cli may import everything."""
+
+
+def imported_parts(path: Path) -> set[str]:
+    """The parts of the package that a module names in absolute imports."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names.append(node.module)
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+    return {name.split(".")[1] for name in names if name.startswith("dqrm_cpu.")}
+
+
+def test_kernels_ship_inside_the_package_through_a_relative_link() -> None:
+    link = PACKAGE / "kernels"
+    assert link.is_symlink()
+    assert str(link.readlink()) == "../kernels"
+    assert (link / "reference.py").samefile(ROOT / "kernels" / "reference.py")
+
+
+def test_imports_point_down() -> None:
+    wrong = []
+    for part, allowed in LAYERS.items():
+        for path in (PACKAGE / part).rglob("*.py"):
+            upward = imported_parts(path) - allowed - {part, "errors", "openmp"}
+            wrong += [f"{path.relative_to(ROOT)} imports {name}" for name in sorted(upward)]
+    assert wrong == []
+
+
+def test_every_part_has_its_layer() -> None:
+    parts = {path.name for path in PACKAGE.iterdir() if path.is_dir() and any(path.glob("*.py"))}
+    assert parts == {*LAYERS, "cli"}
+
+
+def test_kernels_know_nothing_of_the_package() -> None:
+    assert [path.name for path in (ROOT / "kernels").rglob("*.py") if "dqrm_cpu" in path.read_text()] == []
+
+
+def test_nothing_reads_pickles() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text()
+        assert "pickle" not in text, path
+        assert "torch.load(" not in text, path
+        assert "torch.save(" not in text, path

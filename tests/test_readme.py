@@ -1,0 +1,55 @@
+"""The README's commands run as written, in their order, in a copy of the checkout."""
+
+import os
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+NOT_FROM_A_TEST = {"make test"}
+"""`make test` is what runs this test: continuous integration runs it as written."""
+
+
+def readme_commands() -> list[str]:
+    """Every line of the shell blocks, with continuation lines joined."""
+    blocks = (ROOT / "README.md").read_text().split("```")[1::2]
+    text = "\n".join(block.removeprefix("sh\n") for block in blocks if block.startswith("sh\n"))
+    lines = text.replace("\\\n", " ").splitlines()
+    return [line.partition("  #")[0].strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tracked files with the times they have (make looks at them), and the same virtual environment."""
+    copy = tmp_path_factory.mktemp("readme") / "dqrm-cpu"
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, tracked.split("\0")):
+        source, target = ROOT / name, copy / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, target, follow_symlinks=False)
+    (copy / ".venv").symlink_to(ROOT / ".venv")
+    return copy
+
+
+def test_ci_runs_the_commands_that_this_test_cannot() -> None:
+    assert set(readme_commands()) >= NOT_FROM_A_TEST
+    for command in NOT_FROM_A_TEST:
+        assert command in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+@pytest.mark.slow
+@pytest.mark.mpi
+@pytest.mark.timeout(900)
+def test_commands_run_as_written(checkout: Path) -> None:
+    """One test, since later commands use the run folders of earlier ones."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
+    for command in readme_commands():
+        if command in NOT_FROM_A_TEST:
+            continue
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=checkout, env=environment, capture_output=True, text=True, timeout=400
+        )
+        assert done.returncode == 0, f"{shlex.quote(command)}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
