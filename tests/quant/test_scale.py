@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from dqrm_cpu.kernels.select import select_kernels
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dqrm_cpu.errors import TrainingError
+from dqrm_cpu.kernels.select import select_kernels
 from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.quant.scale import TableScales, quantization_step
 from tiny import CPU, tiny_config
