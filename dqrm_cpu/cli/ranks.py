@@ -64,6 +64,7 @@ def _gather(transport: Transport, value: object) -> list[Any]:
 
 def _require_device(config: Config) -> None:
     if config.device != "cuda":
+        _require_bf16(config)
         return
     if not torch.cuda.is_available():
         built = (
@@ -75,6 +76,16 @@ def _require_device(config: Config) -> None:
     if config.comm.simulated_ranks > 1 or detect_launch(os.environ).size > 1:
         raise DeviceError(
             "--device cuda trains in one process without simulated ranks; leave out mpirun and the option"
+        )
+
+
+def _require_bf16(config: Config) -> None:
+    """Without the units torch emulates BF16, many times slower than FP32."""
+    isa = fingerprint().isa
+    if config.train.precision == "bf16" and not {"avx512_bf16", "amx_tile"} & set(isa):
+        raise DeviceError(
+            f"--train.precision bf16 needs AVX512-BF16 or AMX, and this CPU has {', '.join(isa) or 'neither'}; "
+            "leave the option out to train in fp32"
         )
 
 

@@ -82,6 +82,11 @@ class TrainConfig:
     max_steps: int = setting(0, "stop after this many iterations; 0: no limit", minimum=0)
     batch_size: int = setting(128, "rows per iteration, over all ranks together", minimum=1)
     test_batch_size: int = setting(16384, "rows per batch when scoring validation and test", minimum=1)
+    precision: str = setting(
+        "fp32",
+        "of the MLPs' matrix products; bf16 keeps FP32 weights and needs AVX512-BF16 or AMX",
+        choices=("fp32", "bf16"),
+    )
     optimizer: str = setting("sgd", "sgd is the paper's", choices=("sgd", "rowwise-adagrad"))
     learning_rate: float = setting(0.1, "step size, before warm-up and decay", above=0)
     weight_decay: float = setting(0.0, "pulls weights to zero by this much of themselves", minimum=0)

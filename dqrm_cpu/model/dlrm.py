@@ -75,7 +75,7 @@ class Dlrm:
         self.shapes = mlp_shapes(config)
         self.tables: Tables = allocate_tables(model.table_rows, model.embedding_dim, device)
         self.dense = torch.zeros(self.shapes.num_parameters, device=device)
-        gemm = select_gemm(device)
+        gemm = select_gemm(config.train.precision, device)
         self._bottom = Mlp(self.shapes.bottom, self.dense, mlp_bits, kernels, gemm)
         self._top = Mlp(self.shapes.top, self.dense[self.shapes.bottom_parameters :], mlp_bits, kernels, gemm)
         self._interaction: Interaction = select_interaction(
@@ -127,13 +127,13 @@ class Dlrm:
         self.kernels.gather_quantize_pool(self.tables, bags, step, self.embedding_bits, features)
         features[:, 0, :] = self._bottom.forward(batch.dense)
         self._interaction.forward(features, workspace.interaction)
-        return self._top.forward(workspace.interaction).view(-1)
+        return self._top.forward(workspace.interaction).view(-1).float()
 
     def backward(self, grad_logits: Tensor, workspace: Workspace, gradients: DenseGradients) -> None:
         """From the gradient of the logits f32[B] to `gradients` and workspace.grad_features (of the latest forward)."""
         grad = self._top.backward(grad_logits.view(-1, 1), gradients.top, needs_grad_input=True)
         assert grad is not None
-        self._interaction.backward(workspace.features, grad, workspace.grad_features)
+        self._interaction.backward(workspace.features, grad.float(), workspace.grad_features)
         # oneDNN and BLAS want a dense matrix: slot 0 is strided.
         grad_bottom = workspace.grad_features[:, 0, :].contiguous()
         self._bottom.backward(grad_bottom, gradients.bottom, needs_grad_input=False)

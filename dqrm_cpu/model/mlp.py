@@ -74,23 +74,28 @@ class Mlp:
         self._weight_bits = weight_bits
         self._kernels = kernels
         self._gemm = gemm
+        self._quantized = None if weight_bits == UNQUANTIZED else [torch.empty_like(x.weight) for x in self.layers]
         self._used = self._weights_in_use()
         self._activations: list[Tensor] = []
 
-    def _weights_in_use(self) -> tuple[Tensor, ...]:
-        if self._weight_bits == UNQUANTIZED:
-            return tuple(layer.weight for layer in self.layers)
-        return tuple(torch.empty_like(layer.weight) for layer in self.layers)
+    def _weights_in_use(self) -> list[Tensor]:
+        """What the products read: the parameters themselves, their quantized copies, or lower precision copies."""
+        exact = self._quantized or [layer.weight for layer in self.layers]
+        return exact if self._gemm.dtype == torch.float32 else [weight.to(self._gemm.dtype) for weight in exact]
 
     def quantize_weights(self) -> None:
         """Makes the weights in use follow the parameters; once per step, before any forward of it."""
-        if self._weight_bits == UNQUANTIZED:
-            return
-        for layer, used in zip(self.layers, self._used, strict=True):
-            self._kernels.fake_quantize_rows(layer.weight, self._weight_bits, used)
+        exact = [layer.weight for layer in self.layers]
+        if self._quantized is not None:
+            for weight, quantized in zip(exact, self._quantized, strict=True):
+                self._kernels.fake_quantize_rows(weight, self._weight_bits, quantized)
+            exact = self._quantized
+        if self._gemm.dtype != torch.float32:
+            torch._foreach_copy_(self._used, exact)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x f32[B, inputs] to f32[B, outputs]."""
+        """x f32[B, inputs] to [B, outputs] in the products' precision."""
+        x = x.to(self._gemm.dtype)
         self._activations = [x]
         for shape, layer, used in zip(self.shapes, self.layers, self._used, strict=True):
             x = self._gemm.linear(x, used, layer.bias, shape.relu)
@@ -99,11 +104,12 @@ class Mlp:
 
     def backward(self, grad: Tensor, gradients: Sequence[LayerParameters], needs_grad_input: bool) -> Tensor | None:
         """Writes the parameters' gradients (straight through the quantizer); returns that of the input where needed."""
+        grad = grad.to(self._gemm.dtype)
         for i in reversed(range(len(self.shapes))):
             if self.shapes[i].relu:
                 grad = torch.ops.aten.threshold_backward(grad, self._activations[i + 1], 0)
             self._gemm.grad_weight(grad, self._activations[i], gradients[i].weight)
-            torch.sum(grad, 0, out=gradients[i].bias)
+            torch.sum(grad, 0, dtype=torch.float32, out=gradients[i].bias)
             if i == 0 and not needs_grad_input:
                 return None
             grad = self._gemm.grad_input(grad, self._used[i])

@@ -10,7 +10,7 @@ from dqrm_cpu.comm.exchange import exchange_dense_, exchange_sparse
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.data.batch import Batch
 from dqrm_cpu.errors import TrainingError
-from dqrm_cpu.kernels.types import SparseGrad
+from dqrm_cpu.kernels.types import Bags, SparseGrad
 from dqrm_cpu.model.dlrm import DenseGradients, Dlrm
 from dqrm_cpu.model.loss import click_loss, click_loss_gradient
 from dqrm_cpu.quant.scale import TableScales
@@ -59,11 +59,11 @@ class TrainingStep:
         return self._step_together(iteration, shares, global_batch, step, lr)
 
     def _step_alone(self, iteration: int, batch: Batch, global_batch: int, step: Tensor, lr: float) -> StepOutcome:
-        gradients = self._gradients[0]
-        self._forward_backward(batch, global_batch, step, gradients)
+        gradients, bags = self._gradients[0], self._model.bags(batch)
+        self._forward_backward(batch, bags, global_batch, step, gradients)
         outcome = _outcome(iteration, gradients)
         grad_features = self._workspace.first(batch.size).grad_features
-        self._optimizer.update_tables(self._model.bags(batch), grad_features, lr, self._scales.tracker)
+        self._optimizer.update_tables(bags, grad_features, lr, self._scales.tracker)
         self._optimizer.update_dense(gradients.parameters, lr)
         return outcome
 
@@ -73,9 +73,10 @@ class TrainingStep:
         model, total = self._model, self._gradients[0]
         sparse: list[SparseGrad] = []
         for batch, gradients in zip(shares, self._gradients, strict=True):
-            self._forward_backward(batch, global_batch, step, gradients)
+            bags = model.bags(batch)
+            self._forward_backward(batch, bags, global_batch, step, gradients)
             grad_features = self._workspace.first(batch.size).grad_features
-            sparse.append(model.kernels.coalesce(model.tables, model.bags(batch), grad_features))
+            sparse.append(model.kernels.coalesce(model.tables, bags, grad_features))
         merged = exchange_sparse(self._transport, sparse, model.kernels.merge_sparse)
         exchange_dense_(self._transport, [gradients.flat.numpy() for gradients in self._gradients])
         outcome = _outcome(iteration, total)
@@ -83,14 +84,16 @@ class TrainingStep:
         self._optimizer.update_dense(total.parameters, lr)
         return outcome
 
-    def _forward_backward(self, batch: Batch, global_batch: int, step: Tensor, gradients: DenseGradients) -> None:
+    def _forward_backward(
+        self, batch: Batch, bags: Bags, global_batch: int, step: Tensor, gradients: DenseGradients
+    ) -> None:
         """Gradients of this share's part of the global mean loss; leaves those of the tables in the workspace."""
         if batch.size == 0:
             gradients.parameters.zero_()
             gradients.scalars[_LOSS] = 0.0
             return
         workspace = self._workspace.first(batch.size)
-        logits = self._model.forward(batch, self._model.bags(batch), step, workspace)
+        logits = self._model.forward(batch, bags, step, workspace)
         gradients.scalars[_LOSS] = click_loss(logits, batch.label) / global_batch
         self._model.backward(click_loss_gradient(logits, batch.label, global_batch), workspace, gradients)
 

@@ -60,6 +60,27 @@ def test_loss_and_gradients_equal_autograd(case: str, kernels: str) -> None:
     torch.testing.assert_close(before - model.tables.weight, table_gradients, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["none", "dqrm"])
+def test_bf16_products_stay_close_to_fp32(method: str) -> None:
+    """Eight bits of mantissa: a relative error of 2^-8 a factor, over two layers each way."""
+    found = []
+    for precision in ("fp32", "bf16"):
+        config = tiny_config(quant={"method": method}, train={"precision": precision})
+        model = Dlrm(config, select_kernels("torch", CPU), CPU)
+        model.initialize_(seed=3)
+        batch = random_batch(config, 64, 1)
+        scales = TableScales(config.quant, model.kernels, model.tables)
+        workspace, gradients, bags = model.workspace(64), model.gradients(), model.bags(batch)
+        model.quantize_weights()
+        logits = model.forward(batch, bags, scales.for_training(0), workspace)
+        model.backward(click_loss_gradient(logits, batch.label, 64), workspace, gradients)
+        assert logits.dtype == gradients.flat.dtype == torch.float32
+        found.append((logits, gradients.parameters.clone(), workspace.grad_features.clone()))
+    for fp32, bf16 in zip(*found, strict=True):
+        assert (fp32 - bf16).norm() < 6 * 2**-8 * fp32.norm()
+        assert not torch.equal(fp32, bf16)
+
+
 def test_a_smaller_batch_uses_the_same_buffers() -> None:
     config = tiny_config()
     model = Dlrm(config, select_kernels("torch", CPU), CPU)
