@@ -62,7 +62,7 @@ def test_loss_and_gradients_equal_autograd(case: str, kernels: str) -> None:
 
 @pytest.mark.parametrize("method", ["none", "dqrm"])
 def test_bf16_products_stay_close_to_fp32(method: str) -> None:
-    """Eight bits of mantissa: a relative error of 2^-8 a factor, over two layers each way."""
+    """Eight bits of mantissa: 2^-8 for each of the twelve factors of four layers, forward, backward and weights."""
     found = []
     for precision in ("fp32", "bf16"):
         config = tiny_config(quant={"method": method}, train={"precision": precision})
@@ -77,7 +77,7 @@ def test_bf16_products_stay_close_to_fp32(method: str) -> None:
         assert logits.dtype == gradients.flat.dtype == torch.float32
         found.append((logits, gradients.parameters.clone(), workspace.grad_features.clone()))
     for fp32, bf16 in zip(*found, strict=True):
-        assert (fp32 - bf16).norm() < 6 * 2**-8 * fp32.norm()
+        assert (fp32 - bf16).norm() < 12 * 2**-8 * fp32.norm()
         assert not torch.equal(fp32, bf16)
 
 
