@@ -7,13 +7,14 @@ from torch import Tensor
 
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.batch import Batch
-from dqrm_cpu.errors import TrainingError
+from dqrm_cpu.errors import DataError, TrainingError
 from dqrm_cpu.kernels.interface import Kernels
 from dqrm_cpu.kernels.types import UNQUANTIZED, Bags, Tables
+from dqrm_cpu.kernels.validate import BagError, validate_bags
 from dqrm_cpu.model.gemm import select_gemm
 from dqrm_cpu.model.interaction import Interaction, select_interaction
 from dqrm_cpu.model.mlp import LayerParameters, LayerShape, Mlp, initialize_, layer_shapes, split_parameters
-from dqrm_cpu.model.tables import allocate_tables
+from dqrm_cpu.model.tables import allocate_tables, table_names
 from dqrm_cpu.model.workspace import Workspace, allocate_workspace
 
 
@@ -81,6 +82,7 @@ class Dlrm:
         self._interaction: Interaction = select_interaction(
             model.interaction, kernels, 1 + self.tables.num_tables, model.embedding_dim
         )
+        self._table_names = table_names(self.tables.num_tables)
         self._mean_pooling = model.pooling == "mean"
 
     def initialize_(self, seed: int) -> None:
@@ -113,8 +115,13 @@ class Dlrm:
         return DenseGradients(self.shapes, self.device)
 
     def bags(self, batch: Batch) -> Bags:
-        """The batch's lookups as the kernels take them."""
-        return Bags(batch.ids, batch.offsets, self._mean_pooling)
+        """The batch's lookups as the kernels take them: checked, since a kernel would write wherever an id points."""
+        bags = Bags(batch.ids, batch.offsets, self._mean_pooling)
+        try:
+            validate_bags(self.tables, bags, self._table_names, batch.size)
+        except BagError as error:
+            raise DataError(f"{error}; check the data set, or --model.table-rows") from error
+        return bags
 
     def quantize_weights(self) -> None:
         """Follows the MLPs' parameters; once before the forwards of a step."""

@@ -69,7 +69,8 @@ class TableScales:
     def _find(self) -> Tensor:
         absmax = self.tracker.absmax() if self.tracker is not None else self._kernels.scan_absmax(self._tables)
         if not bool(torch.isfinite(absmax).all()):
-            bad = ", ".join(f"C{t + 1}" for t in range(absmax.numel()) if not bool(torch.isfinite(absmax[t])))
+            finite = torch.isfinite(absmax).tolist()
+            bad = ", ".join(f"C{t + 1}" for t, fine in enumerate(finite) if not fine)
             raise TrainingError(
                 f"table {bad} holds NaN or infinite weights: training has diverged; "
                 "go back to an earlier checkpoint with a lower --train.learning-rate or some --train.warmup-steps"

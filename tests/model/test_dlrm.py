@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from dqrm_cpu.kernels.select import select_kernels
 
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.batch import Batch
 from dqrm_cpu.data.synthetic import SyntheticClicks
+from dqrm_cpu.errors import DataError
+from dqrm_cpu.kernels.select import select_kernels
 from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.model.loss import click_loss, click_loss_gradient
 from dqrm_cpu.quant.scale import TableScales
@@ -79,6 +80,16 @@ def test_bf16_products_stay_close_to_fp32(method: str) -> None:
     for fp32, bf16 in zip(*found, strict=True):
         assert (fp32 - bf16).norm() < 12 * 2**-8 * fp32.norm()
         assert not torch.equal(fp32, bf16)
+
+
+@pytest.mark.parametrize(("table", "wrong"), [(0, 40), (1, -1), (2, 2**30)])
+def test_an_id_outside_its_table_is_refused_before_any_kernel(table: int, wrong: int) -> None:
+    config = tiny_config()
+    model = Dlrm(config, select_kernels("numba", CPU), CPU)
+    batch = random_batch(config, 20, 1)
+    batch.ids[table, 7] = wrong
+    with pytest.raises(DataError, match=rf"C{table + 1}.*{wrong}"):
+        model.bags(batch)
 
 
 def test_a_smaller_batch_uses_the_same_buffers() -> None:
