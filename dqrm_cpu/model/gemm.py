@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Gemm(Protocol):
-    """y = x W^T + b and its gradients; x [B, I], weight [O, I], grad [B, O], all of `dtype`. Master weights are FP32."""
+    """y = x W^T + b and its gradients: x [B, I], weight [O, I], grad [B, O], all of `dtype`."""
 
     name: str
     dtype: torch.dtype
