@@ -7,10 +7,8 @@ from dqrm_cpu.model.dlrm import mlp_shapes
 
 _FLOAT = 4
 _MIB = 1024**2
-RUNTIME_BYTES = 520 * _MIB
+RUNTIME_BYTES = 420 * _MIB
 """Python, torch, numba and the compiled kernels of one process, before the model (measured)."""
-CHECKPOINT_BYTES = 256 * _MIB
-"""One shard in flight while a checkpoint is written or read."""
 DATA_CACHE_BYTES = 1024 * _MIB
 """Rows of a part that are kept in memory between epochs at most."""
 
@@ -36,10 +34,9 @@ def estimate_memory(config: Config, world_size: int = 1) -> MemoryEstimate:
         "optimizer": rows * _FLOAT if adagrad else 0,
         "scale tracker": _tracker_bytes(config),
         "MLPs": _mlp_bytes(config, adagrad),
-        "batches": _pass_bytes(config, train.batch_size // world_size)
-        + _pass_bytes(config, train.test_batch_size // world_size),
+        "batches": 2 * _forward_bytes(config, train.batch_size // world_size)
+        + _forward_bytes(config, train.test_batch_size // world_size),
         "data": _data_bytes(config, world_size),
-        "checkpoint": min(CHECKPOINT_BYTES, rows * model.embedding_dim * _FLOAT),
         "runtime": RUNTIME_BYTES,
     }
     return MemoryEstimate(parts)
@@ -58,12 +55,12 @@ def _mlp_bytes(config: Config, adagrad: bool) -> int:
     return mlp_shapes(config).num_parameters * _FLOAT * copies
 
 
-def _pass_bytes(config: Config, batch: int) -> int:
-    """Feature vectors and their gradients, the interaction, activations and their gradients."""
+def _forward_bytes(config: Config, batch: int) -> int:
+    """Feature vectors, the interaction, activations; the gradients of a training step take as much again."""
     shapes = mlp_shapes(config)
-    features = 2 * (1 + len(config.model.table_rows)) * config.model.embedding_dim
-    activations = 2 * sum(shape.outputs for shape in (*shapes.bottom, *shapes.top))
-    return batch * (features + 2 * shapes.top[0].inputs + activations) * _FLOAT
+    features = (1 + len(config.model.table_rows)) * config.model.embedding_dim
+    activations = sum(shape.outputs for shape in (*shapes.bottom, *shapes.top))
+    return batch * (features + shapes.top[0].inputs + activations) * _FLOAT
 
 
 def _data_bytes(config: Config, world_size: int) -> int:

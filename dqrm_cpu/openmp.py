@@ -1,0 +1,88 @@
+"""One OpenMP runtime and one number of threads for torch and numba, and a folder for what numba compiles."""
+
+import contextlib
+import ctypes
+import fcntl
+import hashlib
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+_RUNTIME = "libgomp.so.1.0.0"
+_MOST_SLOTS = 1024
+_KERNEL_SOURCES = Path(__file__).parent / "kernels" / "numba_impl"
+
+
+def prepare_openmp() -> None:
+    """Call once per process, before torch or numba is imported; imports neither.
+
+    numba links libgomp under its full name, torch carries a copy under another file name: whichever runtime is loaded
+    first under both names serves both. Where the system has none, numba chooses another threading layer by itself.
+    """
+    os.environ.setdefault("NUMBA_THREADING_LAYER_PRIORITY", "omp tbb workqueue")
+    with contextlib.suppress(OSError):
+        ctypes.CDLL(_RUNTIME)
+    if "NUMBA_CACHE_DIR" not in os.environ:
+        folder = claim_cache_folder(_cache_roots())
+        if folder is not None:
+            os.environ["NUMBA_CACHE_DIR"] = str(folder)
+
+
+def set_threads(count: int) -> None:
+    """Makes torch and numba use `count` threads; numba no more than it found cores (or NUMBA_NUM_THREADS)."""
+    import numba
+    import torch
+
+    torch.set_num_threads(count)
+    numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+
+
+def claim_cache_folder(roots: Iterator[Path]) -> Path | None:
+    """A folder for compiled kernels that no other living process uses, in the first root that can be written to.
+
+    numba's cache is not made for several writers: two ranks that compile at once can leave an index that names the
+    wrong code. Each process therefore locks a slot until it ends; the next process finds the slot warm.
+    """
+    for root in roots:
+        base = root / "dqrm-cpu" / f"{platform.node()}-{_fingerprint()}"
+        for slot in range(_MOST_SLOTS):
+            folder = base / f"slot-{slot}"
+            try:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if _lock(folder / "lock"):
+                    return folder
+            except OSError:
+                break  # read-only, full, or without locks: the next root
+    return None
+
+
+def _cache_roots() -> Iterator[Path]:
+    with contextlib.suppress(RuntimeError):  # a user without a home
+        yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    yield Path(tempfile.gettempdir()) / f"dqrm-cpu-{os.getuid()}"
+
+
+def _lock(path: Path) -> bool:
+    """Whether this process now holds the lock; the descriptor stays open until it ends, which is what holds it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return False
+    except OSError:
+        os.close(descriptor)
+        raise
+    return True
+
+
+def _fingerprint() -> str:
+    """Changes with Python and with any kernel source: numba does not see that a function called by another changed."""
+    stamp = hashlib.sha256(sys.version.encode())
+    for path in sorted(_KERNEL_SOURCES.glob("*.py")):
+        status = path.stat()
+        stamp.update(f"{path} {status.st_mtime_ns} {status.st_size}".encode())
+    return stamp.hexdigest()[:16]

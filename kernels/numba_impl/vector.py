@@ -1,0 +1,300 @@
+"""LLVM vectors of floats for numba kernels: its own loops are several times slower than explicit vectors here.
+
+A `Floats` holds LANES f32, a `Words` as many int32. Memory is named by an array (or the address of its first element,
+int64) and a flat element index; nothing is bounds-checked. `*_part` touch only the first `count` lanes, so that any
+dimension works: lanes beyond it read as 0 and are never written.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.core.datamodel import models
+from numba.extending import intrinsic as numba_intrinsic
+from numba.extending import register_model
+
+LANES = 16 if llvm.get_host_cpu_features().get("avx512f", False) else 8
+
+_I1, _I32, _I64, _F32 = ir.IntType(1), ir.IntType(32), ir.IntType(64), ir.FloatType()
+_FLOATS, _WORDS = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES)
+_FLOAT_BYTES = 4
+Codegen = Callable[[Any, ir.IRBuilder, Any, Any], Any]
+intrinsic: Callable[[Callable[..., tuple[Any, Codegen]]], Callable[..., Any]] = numba_intrinsic
+
+
+class _VectorType(types.Type):
+    """A numba type whose values live in one vector register."""
+
+
+FLOATS, WORDS = _VectorType("Floats"), _VectorType("Words")
+
+
+@register_model(_VectorType)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: _VectorType) -> None:
+        super().__init__(manager, kind, _FLOATS if kind == FLOATS else _WORDS)
+
+
+def _call(builder: ir.IRBuilder, name: str, result: ir.Type, args: list[Any]) -> Any:
+    kind = ir.FunctionType(result, [arg.type for arg in args])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
+
+
+def _pointer(context: Any, builder: ir.IRBuilder, kind: Any, place: Any, index: Any, to: ir.Type) -> Any:
+    """Address of element `index` of an array, or of what starts at an integer address, as a pointer to `to`."""
+    if isinstance(kind, types.Integer):
+        base = place
+        width = _FLOAT_BYTES
+    else:
+        base = builder.ptrtoint(context.make_array(kind)(context, builder, place).data, _I64)
+        width = kind.dtype.bitwidth // 8
+    bytes_in = builder.mul(index, ir.Constant(_I64, width))
+    return builder.inttoptr(builder.add(base, bytes_in), to.as_pointer())
+
+
+def _cast_index(context: Any, builder: ir.IRBuilder, kind: Any, value: Any) -> Any:
+    return context.cast(builder, value, kind, types.int64)
+
+
+def _splat(builder: ir.IRBuilder, value: Any) -> Any:
+    kind = ir.VectorType(value.type, LANES)
+    single = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_I32, 0))
+    return builder.shuffle_vector(single, ir.Constant(kind, ir.Undefined), ir.Constant(_WORDS, [0] * LANES))
+
+
+def _mask(builder: ir.IRBuilder, count: Any) -> Any:
+    """The first `count` lanes; all of them for a count beyond LANES."""
+    limit = builder.trunc(count, _I32)
+    return builder.icmp_signed("<", ir.Constant(_WORDS, list(range(LANES))), _splat(builder, limit))
+
+
+@intrinsic
+def load(typing: Any, place: Any, index: Any) -> tuple[Any, Codegen]:
+    """The LANES floats from `index` on."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        at = _cast_index(context, builder, signature.args[1], args[1])
+        return builder.load(_pointer(context, builder, signature.args[0], args[0], at, _FLOATS), align=_FLOAT_BYTES)
+
+    return FLOATS(place, index), codegen
+
+
+@intrinsic
+def load_part(typing: Any, place: Any, index: Any, count: Any) -> tuple[Any, Codegen]:
+    """The `count` floats from `index` on, zeros above."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        at = _cast_index(context, builder, signature.args[1], args[1])
+        mask = _mask(builder, _cast_index(context, builder, signature.args[2], args[2]))
+        pointer = _pointer(context, builder, signature.args[0], args[0], at, _FLOATS)
+        zeros = ir.Constant(_FLOATS, [0.0] * LANES)
+        name = f"llvm.masked.load.v{LANES}f32.p0"
+        return _call(builder, name, _FLOATS, [pointer, ir.Constant(_I32, _FLOAT_BYTES), mask, zeros])
+
+    return FLOATS(place, index, count), codegen
+
+
+@intrinsic
+def store(typing: Any, place: Any, index: Any, value: Any) -> tuple[Any, Codegen]:
+    """Writes all lanes from `index` on."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        at = _cast_index(context, builder, signature.args[1], args[1])
+        pointer = _pointer(context, builder, signature.args[0], args[0], at, _FLOATS)
+        builder.store(args[2], pointer, align=_FLOAT_BYTES)
+        return context.get_dummy_value()
+
+    return types.void(place, index, FLOATS), codegen
+
+
+@intrinsic
+def store_part(typing: Any, place: Any, index: Any, value: Any, count: Any) -> tuple[Any, Codegen]:
+    """Writes the first `count` lanes from `index` on."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        at = _cast_index(context, builder, signature.args[1], args[1])
+        mask = _mask(builder, _cast_index(context, builder, signature.args[3], args[3]))
+        pointer = _pointer(context, builder, signature.args[0], args[0], at, _FLOATS)
+        name = f"llvm.masked.store.v{LANES}f32.p0"
+        _call(builder, name, ir.VoidType(), [args[2], pointer, ir.Constant(_I32, _FLOAT_BYTES), mask])
+        return context.get_dummy_value()
+
+    return types.void(place, index, FLOATS, count), codegen
+
+
+@intrinsic
+def splat(typing: Any, value: Any) -> tuple[Any, Codegen]:
+    """One f32 in every lane."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return _splat(builder, args[0])
+
+    return FLOATS(types.float32), codegen
+
+
+@intrinsic
+def add(typing: Any, a: Any, b: Any) -> tuple[Any, Codegen]:
+    """a + b"""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.fadd(*args)
+
+    return FLOATS(FLOATS, FLOATS), codegen
+
+
+@intrinsic
+def subtract(typing: Any, a: Any, b: Any) -> tuple[Any, Codegen]:
+    """a - b"""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.fsub(*args)
+
+    return FLOATS(FLOATS, FLOATS), codegen
+
+
+@intrinsic
+def multiply(typing: Any, a: Any, b: Any) -> tuple[Any, Codegen]:
+    """a b, rounded before anything is added to it"""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.fmul(*args)
+
+    return FLOATS(FLOATS, FLOATS), codegen
+
+
+@intrinsic
+def divide(typing: Any, a: Any, b: Any) -> tuple[Any, Codegen]:
+    """a / b"""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.fdiv(*args)
+
+    return FLOATS(FLOATS, FLOATS), codegen
+
+
+@intrinsic
+def multiply_add(typing: Any, a: Any, b: Any, c: Any) -> tuple[Any, Codegen]:
+    """a b + c with one rounding"""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return _call(builder, f"llvm.fma.v{LANES}f32", _FLOATS, list(args))
+
+    return FLOATS(FLOATS, FLOATS, FLOATS), codegen
+
+
+@intrinsic
+def round_clamp(typing: Any, value: Any, low: Any, high: Any) -> tuple[Any, Codegen]:
+    """Rounded half to even, then kept between f32 bounds; NaN stays NaN."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        value = _call(builder, f"llvm.rint.v{LANES}f32", _FLOATS, [args[0]])
+        low, high = _splat(builder, args[1]), _splat(builder, args[2])
+        value = builder.select(builder.fcmp_ordered("<", value, low), low, value)
+        return builder.select(builder.fcmp_ordered(">", value, high), high, value)
+
+    return FLOATS(FLOATS, types.float32, types.float32), codegen
+
+
+@intrinsic
+def total(typing: Any, value: Any) -> tuple[Any, Codegen]:
+    """The sum of all lanes, pairwise."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        value, width = args[0], LANES
+        while width > 1:
+            width //= 2
+            halves = [ir.Constant(ir.VectorType(_I32, width), list(range(s, s + width))) for s in (0, width)]
+            low, high = (builder.shuffle_vector(value, ir.Constant(value.type, ir.Undefined), h) for h in halves)
+            value = builder.fadd(low, high)
+        return builder.extract_element(value, ir.Constant(_I32, 0))
+
+    return types.float32(FLOATS), codegen
+
+
+@intrinsic
+def magnitude(typing: Any, value: Any) -> tuple[Any, Codegen]:
+    """The bit patterns of |value|: they order as the magnitudes do, with NaN above infinity."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.and_(builder.bitcast(args[0], _WORDS), ir.Constant(_WORDS, [0x7FFFFFFF] * LANES))
+
+    return WORDS(FLOATS), codegen
+
+
+@intrinsic
+def no_words(typing: Any) -> tuple[Any, Codegen]:
+    """Zeros."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return ir.Constant(_WORDS, [0] * LANES)
+
+    return WORDS(), codegen
+
+
+@intrinsic
+def larger(typing: Any, a: Any, b: Any) -> tuple[Any, Codegen]:
+    """The larger word of each lane."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.select(builder.icmp_signed(">", *args), *args)
+
+    return WORDS(WORDS, WORDS), codegen
+
+
+@intrinsic
+def any_above(typing: Any, words: Any, bound: Any) -> tuple[Any, Codegen]:
+    """Whether some lane exceeds the int32 bound: cheaper than `largest`."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        above = builder.icmp_signed(">", args[0], _splat(builder, args[1]))
+        packed = builder.bitcast(above, ir.IntType(LANES))
+        return builder.icmp_unsigned("!=", packed, ir.Constant(ir.IntType(LANES), 0))
+
+    return types.boolean(WORDS, types.int32), codegen
+
+
+@intrinsic
+def largest(typing: Any, words: Any) -> tuple[Any, Codegen]:
+    """The largest lane, int32."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return _call(builder, f"llvm.vector.reduce.smax.v{LANES}i32", _I32, [args[0]])
+
+    return types.int32(WORDS), codegen
+
+
+@intrinsic
+def prefetch(typing: Any, place: Any, index: Any) -> tuple[Any, Codegen]:
+    """Asks for the cache line of element `index`; any index is safe."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        at = _cast_index(context, builder, signature.args[1], args[1])
+        pointer = _pointer(context, builder, signature.args[0], args[0], at, ir.IntType(8))
+        read, keep, data = (ir.Constant(_I32, value) for value in (0, 3, 1))
+        _call(builder, "llvm.prefetch.p0", ir.VoidType(), [pointer, read, keep, data])
+        return context.get_dummy_value()
+
+    return types.void(place, index), codegen
+
+
+@intrinsic
+def address(typing: Any, array: Any, index: Any) -> tuple[Any, Codegen]:
+    """Where flat element `index` of a contiguous array lies (int64), for the functions of this module."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        at = _cast_index(context, builder, signature.args[1], args[1])
+        return builder.ptrtoint(_pointer(context, builder, signature.args[0], args[0], at, ir.IntType(8)), _I64)
+
+    return types.int64(array, index), codegen
+
+
+@intrinsic
+def as_float(typing: Any, bits: Any) -> tuple[Any, Codegen]:
+    """The f32 with this int32 as its bit pattern."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], _F32)
+
+    return types.float32(types.int32), codegen

@@ -1,0 +1,227 @@
+"""NumPy oracle of every kernel: slow, short, obviously right; tests compare the other implementations with it."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .interface import Tracker
+from .types import UNQUANTIZED, Bags, SparseGrad, Tables
+
+Floats = NDArray[np.float32]
+
+_SMALLEST_STEP = np.float32(1e-8)
+_HASH_INCREMENT = 0x9E3779B97F4A7C15
+
+
+def fake_quantize(values: Floats, step: np.float32, bits: int) -> Floats:
+    """values of any shape, quantized to `bits` bits with one step and back (paper 3.1)."""
+    if bits == UNQUANTIZED:
+        return values
+    inverse = np.float32(1) / step
+    codes = np.clip(np.rint(values * inverse), np.float32(-(2 ** (bits - 1))), np.float32(2 ** (bits - 1) - 1))
+    return np.asarray(codes * step, dtype=np.float32)
+
+
+def bags_of(bags: Bags, num_tables: int) -> Iterator[tuple[int, int, NDArray[np.int32]]]:
+    """(table, sample, ids) of every bag."""
+    ids = bags.ids.numpy()
+    if bags.offsets is None:
+        for t, b in np.ndindex(*ids.shape):
+            yield t, b, ids[t, b : b + 1]
+        return
+    offsets = bags.offsets.numpy()
+    batch = (len(offsets) - 1) // num_tables
+    for t, b in np.ndindex(num_tables, batch):
+        yield t, b, ids[offsets[t * batch + b] : offsets[t * batch + b + 1]]
+
+
+def table_rows(tables: Tables, t: int) -> Floats:
+    """Table t of the arena: a view f32[rows, D]."""
+    weight: Floats = tables.weight.numpy()
+    return weight[int(tables.row_offset[t]) : int(tables.row_offset[t + 1])]
+
+
+def uniform_value(seed: int, row: int, column: int, num_rows: int) -> np.float32:
+    """The initial weight at a row of the arena and a column, in a table of num_rows rows.
+
+    splitmix64 of seed and row gives the row two 32-bit keys, a 32-bit mixer of keys and column gives 23 bits.
+    """
+    word, half = 2**64 - 1, 2**32 - 1
+    z = (seed * 0xD1342543DE82EF95 + row * _HASH_INCREMENT + 1) & word
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & word
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & word
+    z ^= z >> 31
+    x = (z & half) ^ (column * 0x9E3779B9 & half)
+    x = ((x ^ (x >> 16)) * 0x21F0AAAD) & half
+    x ^= z >> 32
+    x = ((x ^ (x >> 15)) * 0x735A2D97) & half
+    x ^= x >> 15
+    odd = 2 * (x >> 9) + 1 - 2**23
+    return np.float32(odd) * np.float32((1 / num_rows) ** 0.5 / 2**23)
+
+
+def _sparse_grad(sums: Sequence[dict[int, Floats]], dim: int) -> SparseGrad:
+    """From one mapping of row to gradient per table."""
+    rows = [row for table in sums for row in sorted(table)]
+    values = [table[row] for table in sums for row in sorted(table)]
+    pointer = np.cumsum([0, *(len(table) for table in sums)], dtype=np.int64)
+    return SparseGrad(
+        torch.from_numpy(pointer),
+        torch.tensor(rows, dtype=torch.int32),
+        torch.from_numpy(np.array(values, dtype=np.float32).reshape(len(rows), dim)),
+    )
+
+
+class ScanTracker:
+    """Looks at all rows whenever it is asked."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+
+    def absmax(self) -> Tensor:
+        maxima = [np.abs(table_rows(self._tables, t)).max(initial=0) for t in range(self._tables.num_tables)]
+        return torch.tensor(maxima, dtype=torch.float32)
+
+    def rebuild(self, tables: Tables) -> None:
+        self._tables = tables
+
+
+class ReferenceKernels:
+    """Implements `interface.Kernels`; CPU tensors only."""
+
+    name = "reference"
+
+    def init_uniform_(self, tables: Tables, seed: int) -> None:
+        for t in range(tables.num_tables):
+            rows, first = table_rows(tables, t), int(tables.row_offset[t])
+            for r, c in np.ndindex(*rows.shape):
+                rows[r, c] = uniform_value(seed, first + r, c, len(rows))
+
+    def gather_quantize_pool(self, tables: Tables, bags: Bags, step: Tensor, bits: int, out: Tensor) -> None:
+        for t, b, ids in bags_of(bags, tables.num_tables):
+            pooled = np.zeros(tables.dim, dtype=np.float32)
+            for row in fake_quantize(table_rows(tables, t)[ids], step.numpy()[t], bits):
+                pooled += row
+            if bags.mean and len(ids):
+                pooled /= np.float32(len(ids))
+            out.numpy()[b, 1 + t] = pooled
+
+    def interaction_forward(self, features: Tensor, out: Tensor) -> None:
+        x, dim = features.numpy().astype(np.float64), features.shape[2]
+        out.numpy()[:, :dim] = x[:, 0]
+        pairs = [(i, j) for i in range(x.shape[1]) for j in range(i)]
+        for p, (i, j) in enumerate(pairs):
+            out.numpy()[:, dim + p] = (x[:, i] * x[:, j]).sum(1)
+
+    def interaction_backward(self, features: Tensor, grad_out: Tensor, grad_features: Tensor) -> None:
+        x, g, dim = features.numpy().astype(np.float64), grad_out.numpy(), features.shape[2]
+        total = np.zeros_like(x)
+        total[:, 0] = g[:, :dim]
+        pairs = [(i, j) for i in range(x.shape[1]) for j in range(i)]
+        for p, (i, j) in enumerate(pairs):
+            total[:, i] += g[:, dim + p, None] * x[:, j]
+            total[:, j] += g[:, dim + p, None] * x[:, i]
+        grad_features.numpy()[:] = total
+
+    def coalesce(self, tables: Tables, bags: Bags, grad_features: Tensor) -> SparseGrad:
+        sums: list[dict[int, Floats]] = [{} for _ in range(tables.num_tables)]
+        for t, b, ids in bags_of(bags, tables.num_tables):
+            grad = grad_features.numpy()[b, 1 + t]
+            if bags.mean and len(ids):
+                grad = grad / np.float32(len(ids))
+            for row in ids.tolist():
+                sums[t][row] = sums[t][row] + grad if row in sums[t] else grad
+        return _sparse_grad(sums, tables.dim)
+
+    def merge_sparse(self, grads: Sequence[SparseGrad]) -> SparseGrad:
+        num_tables, dim = grads[0].table_ptr.numel() - 1, grads[0].values.shape[1]
+        sums: list[dict[int, Floats]] = [defaultdict(lambda: np.zeros(dim, np.float32)) for _ in range(num_tables)]
+        for grad in grads:
+            for t in range(num_tables):
+                for i in range(int(grad.table_ptr[t]), int(grad.table_ptr[t + 1])):
+                    row = int(grad.rows[i])
+                    sums[t][row] = sums[t][row] + grad.values.numpy()[i]
+        return _sparse_grad(sums, dim)
+
+    def update_sgd_(
+        self, tables: Tables, bags: Bags, grad_features: Tensor, lr: float, weight_decay: float, tracker: Tracker | None
+    ) -> None:
+        self.apply_sgd_(tables, self.coalesce(tables, bags, grad_features), lr, weight_decay, tracker)
+
+    def update_rowwise_adagrad_(
+        self,
+        tables: Tables,
+        accumulator: Tensor,
+        bags: Bags,
+        grad_features: Tensor,
+        lr: float,
+        eps: float,
+        weight_decay: float,
+        tracker: Tracker | None,
+    ) -> None:
+        grad = self.coalesce(tables, bags, grad_features)
+        self.apply_rowwise_adagrad_(tables, accumulator, grad, lr, eps, weight_decay, tracker)
+
+    def apply_sgd_(
+        self, tables: Tables, grad: SparseGrad, lr: float, weight_decay: float, tracker: Tracker | None
+    ) -> None:
+        rate, decay = np.float32(lr), np.float32(weight_decay)
+        for t in range(tables.num_tables):
+            weight = table_rows(tables, t)
+            for i in range(int(grad.table_ptr[t]), int(grad.table_ptr[t + 1])):
+                row = int(grad.rows[i])
+                weight[row] -= rate * (grad.values.numpy()[i] + decay * weight[row])
+
+    def apply_rowwise_adagrad_(
+        self,
+        tables: Tables,
+        accumulator: Tensor,
+        grad: SparseGrad,
+        lr: float,
+        eps: float,
+        weight_decay: float,
+        tracker: Tracker | None,
+    ) -> None:
+        decay = np.float32(weight_decay)
+        for t in range(tables.num_tables):
+            weight, first = table_rows(tables, t), int(tables.row_offset[t])
+            for i in range(int(grad.table_ptr[t]), int(grad.table_ptr[t + 1])):
+                row = int(grad.rows[i])
+                g = grad.values.numpy()[i] + decay * weight[row]
+                accumulator[first + row] += float(np.mean(g * g))
+                rate = np.float32(lr) / (np.sqrt(accumulator.numpy()[first + row]) + np.float32(eps))
+                weight[row] -= rate * g
+
+    def scan_absmax(self, tables: Tables) -> Tensor:
+        return ScanTracker(tables).absmax()
+
+    def make_tracker(self, tables: Tables) -> Tracker:
+        return ScanTracker(tables)
+
+    def fake_quantize_rows(self, weight: Tensor, bits: int, out: Tensor) -> None:
+        for o, row in enumerate(weight.numpy()):
+            step = max(np.abs(row).max(initial=0) / np.float32(2 ** (bits - 1) - 1), _SMALLEST_STEP)
+            out.numpy()[o] = fake_quantize(row, step, bits)
+
+    def quantize_rows(self, weight: Tensor, step: float, bits: int) -> Tensor:
+        inverse = np.float32(1) / np.float32(step)
+        codes = np.clip(np.rint(weight.numpy() * inverse), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+        return torch.from_numpy(codes.astype(np.int8 if bits <= 8 else np.int16))
+
+    def pack_int4(self, codes: Tensor) -> Tensor:
+        rows, dim = codes.shape
+        packed = torch.zeros(rows, (dim + 1) // 2, dtype=torch.uint8)
+        for r, c in np.ndindex(rows, dim):
+            packed[r, c // 2] |= (int(codes[r, c]) & 15) << (4 * (c % 2))
+        return packed
+
+    def unpack_int4(self, packed: Tensor, dim: int) -> Tensor:
+        codes = torch.zeros(packed.shape[0], dim, dtype=torch.int8)
+        for r, c in np.ndindex(*codes.shape):
+            nibble = int(packed[r, c // 2]) >> (4 * (c % 2)) & 15
+            codes[r, c] = nibble - 16 if nibble >= 8 else nibble
+        return codes

@@ -1,0 +1,171 @@
+"""Every implementation against the oracle, on random shapes."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernel_cases import BITS, CASES, DIMS, IMPLEMENTATIONS, Case, copy_tables, implementation, make_case
+
+from dqrm_cpu.kernels.interface import Kernels
+from dqrm_cpu.kernels.reference import ReferenceKernels
+from dqrm_cpu.kernels.types import SparseGrad, Tables
+
+EXAMPLES = settings(max_examples=25)
+ORACLE = ReferenceKernels()
+
+
+@pytest.fixture(scope="module", params=IMPLEMENTATIONS)
+def kernels(request: pytest.FixtureRequest) -> Kernels:
+    return implementation(request.param)
+
+
+def assert_same_grad(actual: SparseGrad, expected: SparseGrad) -> None:
+    assert torch.equal(actual.table_ptr, expected.table_ptr)
+    assert torch.equal(actual.rows, expected.rows)
+    assert actual.rows.dtype == torch.int32
+    assert torch.equal(actual.values, expected.values)
+
+
+@EXAMPLES
+@given(case=CASES, bits=BITS)
+def test_gather_is_bit_exact(kernels: Kernels, case: Case, bits: int) -> None:
+    shape = case.grad_features.shape
+    actual, expected = torch.full(shape, 7.0), torch.full(shape, 7.0)
+    kernels.gather_quantize_pool(case.tables, case.bags, case.step, bits, actual)
+    ORACLE.gather_quantize_pool(case.tables, case.bags, case.step, bits, expected)
+    assert torch.equal(actual, expected)
+
+
+@EXAMPLES
+@given(case=CASES)
+def test_coalesce_is_bit_exact(kernels: Kernels, case: Case) -> None:
+    actual = kernels.coalesce(case.tables, case.bags, case.grad_features)
+    assert_same_grad(actual, ORACLE.coalesce(case.tables, case.bags, case.grad_features))
+
+
+@EXAMPLES
+@given(case=CASES, others=st.lists(st.integers(0, 2**31), max_size=3))
+def test_merge_is_bit_exact(kernels: Kernels, case: Case, others: list[int]) -> None:
+    rows = case.tables.row_offset.diff().tolist()
+    more = [make_case(rows, case.tables.dim, 1 + seed % 30, seed % 2 == 0, False, seed) for seed in others]
+    grads = [ORACLE.coalesce(case.tables, one.bags, one.grad_features) for one in [case, *more]]
+    assert_same_grad(kernels.merge_sparse(grads), ORACLE.merge_sparse(grads))
+
+
+@EXAMPLES
+@given(case=CASES, weight_decay=st.sampled_from([0.0, 0.01]))
+def test_sgd_is_bit_exact(kernels: Kernels, case: Case, weight_decay: float) -> None:
+    fused, applied, expected = (copy_tables(case.tables) for _ in range(3))
+    kernels.update_sgd_(fused, case.bags, case.grad_features, 0.1, weight_decay, None)
+    grad = kernels.coalesce(case.tables, case.bags, case.grad_features)
+    kernels.apply_sgd_(applied, grad, 0.1, weight_decay, None)
+    ORACLE.update_sgd_(expected, case.bags, case.grad_features, 0.1, weight_decay, None)
+    assert torch.equal(fused.weight, expected.weight)
+    assert torch.equal(applied.weight, expected.weight)
+
+
+@EXAMPLES
+@given(case=CASES, weight_decay=st.sampled_from([0.0, 0.01]))
+def test_rowwise_adagrad_fused_equals_applied_and_oracle(kernels: Kernels, case: Case, weight_decay: float) -> None:
+    fused, applied, expected = (copy_tables(case.tables) for _ in range(3))
+    start = torch.arange(case.tables.weight.shape[0], dtype=torch.float32) % 3
+    sums = [start.clone() for _ in range(3)]
+    kernels.update_rowwise_adagrad_(fused, sums[0], case.bags, case.grad_features, 0.1, 1e-8, weight_decay, None)
+    grad = kernels.coalesce(case.tables, case.bags, case.grad_features)
+    kernels.apply_rowwise_adagrad_(applied, sums[1], grad, 0.1, 1e-8, weight_decay, None)
+    ORACLE.update_rowwise_adagrad_(expected, sums[2], case.bags, case.grad_features, 0.1, 1e-8, weight_decay, None)
+    assert torch.equal(fused.weight, applied.weight)
+    assert torch.equal(sums[0], sums[1])
+    # Only the mean of the squares is summed in another order.
+    torch.testing.assert_close(sums[0], sums[2], rtol=1e-5, atol=0)
+    torch.testing.assert_close(fused.weight, expected.weight, rtol=1e-5, atol=1e-6)
+
+
+@EXAMPLES
+@given(
+    batch=st.sampled_from([0, 1, 2, 5, 17]),
+    num_features=st.sampled_from([1, 2, 3, 4, 9, 16, 17, 27]),
+    dim=DIMS,
+    seed=st.integers(0, 2**31),
+)
+def test_interaction(kernels: Kernels, batch: int, num_features: int, dim: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(batch, num_features, dim, generator=generator)
+    width = dim + num_features * (num_features - 1) // 2
+    actual, expected = torch.full((batch, width), 7.0), torch.full((batch, width), 7.0)
+    kernels.interaction_forward(features, actual)
+    ORACLE.interaction_forward(features, expected)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-4)
+    grad_out = torch.randn(batch, width, generator=generator)
+    grad, expected_grad = torch.full_like(features, 7.0), torch.full_like(features, 7.0)
+    kernels.interaction_backward(features, grad_out, grad)
+    ORACLE.interaction_backward(features, grad_out, expected_grad)
+    torch.testing.assert_close(grad, expected_grad, rtol=1e-5, atol=1e-4)
+
+
+@EXAMPLES
+@given(case=CASES)
+def test_scan_finds_the_largest_magnitude(kernels: Kernels, case: Case) -> None:
+    assert torch.equal(kernels.scan_absmax(case.tables), ORACLE.scan_absmax(case.tables))
+
+
+def test_scan_sees_nan(kernels: Kernels) -> None:
+    case = make_case([300, 5, 7], 33, 1, False, False, 0)
+    case.tables.weight[302, 32] = float("nan")
+    assert kernels.scan_absmax(case.tables).isnan().tolist() == [False, True, False]
+
+
+@EXAMPLES
+@given(case=CASES, seed=st.integers(0, 2**62))
+def test_initial_values(kernels: Kernels, case: Case, seed: int) -> None:
+    expected = copy_tables(Tables(case.tables.weight[:40], case.tables.row_offset.clamp(max=40)))
+    rows = case.tables.row_offset.diff()
+    if bool((expected.row_offset.diff() == 0).any()) or int(rows.sum()) > 40:
+        expected = Tables(torch.zeros(9, case.tables.dim), torch.tensor([0, 4, 9]))
+    actual = copy_tables(expected)
+    kernels.init_uniform_(actual, seed)
+    ORACLE.init_uniform_(expected, seed)
+    assert torch.equal(actual.weight, expected.weight)
+
+
+@EXAMPLES
+@given(
+    rows=st.sampled_from([0, 1, 2, 16, 33]),
+    columns=st.sampled_from([1, 3, 13, 16, 31, 130, 479]),
+    bits=BITS,
+    seed=st.integers(0, 2**31),
+)
+def test_rows_of_a_layer_are_quantized(kernels: Kernels, rows: int, columns: int, bits: int, seed: int) -> None:
+    weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+    weight[:1] = 0
+    actual, expected = torch.full_like(weight, 7.0), torch.full_like(weight, 7.0)
+    kernels.fake_quantize_rows(weight, bits, actual)
+    ORACLE.fake_quantize_rows(weight, bits, expected)
+    assert torch.equal(actual, expected)
+
+
+@EXAMPLES
+@given(case=CASES, bits=st.integers(2, 16), step=st.sampled_from([1e-8, 0.02, 0.3, 1.0]))
+def test_codes_are_exact(kernels: Kernels, case: Case, bits: int, step: float) -> None:
+    actual = kernels.quantize_rows(case.tables.weight, step, bits)
+    expected = ORACLE.quantize_rows(case.tables.weight, step, bits)
+    assert actual.dtype == expected.dtype
+    assert torch.equal(actual, expected)
+
+
+@EXAMPLES
+@given(rows=st.integers(0, 9), dim=DIMS, seed=st.integers(0, 2**31))
+def test_packing(kernels: Kernels, rows: int, dim: int, seed: int) -> None:
+    codes = torch.randint(-8, 8, (rows, dim), generator=torch.Generator().manual_seed(seed)).to(torch.int8)
+    packed = kernels.pack_int4(codes)
+    assert torch.equal(packed, ORACLE.pack_int4(codes))
+    assert torch.equal(kernels.unpack_int4(packed, dim), codes)
+
+
+def test_nan_and_infinite_weights_survive_quantization(kernels: Kernels) -> None:
+    case = make_case([4], 5, 1, False, False, 0)
+    case.tables.weight[3] = torch.tensor([float("nan"), float("inf"), float("-inf"), 0.0, 100.0])
+    out = torch.zeros(1, 2, 5)
+    kernels.gather_quantize_pool(case.tables, case.bags, torch.tensor([0.5]), 4, out)
+    assert out[0, 1, 0].isnan()
+    assert out[0, 1, 1:].tolist() == [3.5, -4.0, 0.0, 3.5]

@@ -1,0 +1,58 @@
+"""The memory estimate against what a real run takes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dqrm_cpu.config import load_config
+from dqrm_cpu.model.memory import estimate_memory
+from launching import clean_environ
+
+MEASURE = """
+import json, resource, sys
+from dqrm_cpu.cli.main import main
+status = main(sys.argv[1:])
+print(json.dumps({"status": status, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+"""
+
+
+def measured_peak(*arguments: str) -> int:
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, "train", *arguments], env=clean_environ(), capture_output=True, text=True
+    )
+    found = json.loads(done.stdout.splitlines()[-1]) if done.stdout else {"status": None}
+    assert found["status"] == 0, done.stderr
+    return int(found["peak"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("preset", "optimizer"), [("demo", "sgd"), ("kaggle", "sgd"), ("kaggle", "rowwise-adagrad")])
+def test_the_estimate_is_within_a_tenth_of_the_peak(preset: str, optimizer: str, tmp_path: Path) -> None:
+    """The kaggle preset starts on generated data, with all of its 2.16 GB of tables."""
+    settings = {
+        "data.validation_rows": "20000",
+        "data.test_rows": "20000",
+        "train.max_steps": "3",
+        "train.optimizer": optimizer,
+    }
+    options = [word for key, value in settings.items() for word in (f"--{key.replace('_', '-')}", value)]
+    peak = measured_peak("--preset", preset, "--data", "synthetic", "--run-dir", str(tmp_path / "run"), *options)
+    estimate = estimate_memory(load_config(preset, None, settings)).total_bytes
+    assert 0.9 * peak < estimate < 1.1 * peak
+
+
+def test_terabyte_is_mostly_its_tables() -> None:
+    config = load_config("terabyte", None, {})
+    parts = estimate_memory(config).parts
+    assert parts["tables"] == sum(config.model.table_rows) * 64 * 4
+    assert sum(parts.values()) < 1.1 * parts["tables"] + 600e6
+
+
+def test_ranks_share_batches_but_not_tables() -> None:
+    config = load_config("kaggle", None, {})
+    one, four = estimate_memory(config, 1).parts, estimate_memory(config, 4).parts
+    assert four["tables"] == one["tables"]
+    assert four["batches"] < one["batches"] / 3
