@@ -47,6 +47,10 @@ class TableScales:
     def restore(self, state: ScaleState) -> None:
         """Continues from a checkpoint, whose tables are loaded already."""
         self._state = state
+        self.tables_loaded()
+
+    def tables_loaded(self) -> None:
+        """Must follow any change of the tables that did not go through the update kernels: the tracker saw none of it."""
         if self.tracker is not None:
             self.tracker.rebuild(self._tables)
 

@@ -61,6 +61,7 @@ def load_session(session: Session, path: Path) -> RunState:
 def load_weights(session: Session, path: Path) -> None:
     """Only what a prediction needs, from a checkpoint of any method and optimizer."""
     load_checkpoint(path, session.model.weights(), allow_unused=True)
+    session.scales.tables_loaded()
 
 
 def restore_scales(session: Session, tensors: Mapping[str, Tensor], state: RunState) -> None:
