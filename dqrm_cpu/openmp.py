@@ -10,8 +10,10 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 _RUNTIME = "libgomp.so.1.0.0"
+_CLAIM = "DQRM_CPU_CACHE_CLAIM"
 _MOST_SLOTS = 1024
 _KERNEL_SOURCES = Path(__file__).parent / "kernels" / "numba_impl"
 
@@ -25,10 +27,13 @@ def prepare_openmp() -> None:
     os.environ.setdefault("NUMBA_THREADING_LAYER_PRIORITY", "omp tbb workqueue")
     with contextlib.suppress(OSError):
         ctypes.CDLL(_RUNTIME)
-    if "NUMBA_CACHE_DIR" not in os.environ:
+    chosen = os.environ.get("NUMBA_CACHE_DIR")
+    # A child process inherits the environment, but a folder that its parent claimed is not its own.
+    owner, _, claimed = os.environ.get(_CLAIM, "").partition(":")
+    if chosen is None or (chosen == claimed and owner != str(os.getpid())):
         folder = claim_cache_folder(_cache_roots())
         if folder is not None:
-            os.environ["NUMBA_CACHE_DIR"] = str(folder)
+            os.environ.update({"NUMBA_CACHE_DIR": str(folder), _CLAIM: f"{os.getpid()}:{folder}"})
 
 
 def set_threads(count: int) -> None:
@@ -36,8 +41,10 @@ def set_threads(count: int) -> None:
     import numba
     import torch
 
+    settings: Any = numba.config
+    numba.set_num_threads(min(count, settings.NUMBA_NUM_THREADS))
+    # Last: numba, when it starts its threads, sets the count of the runtime that both share.
     torch.set_num_threads(count)
-    numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
 
 
 def claim_cache_folder(roots: Iterator[Path]) -> Path | None:

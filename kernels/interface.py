@@ -13,6 +13,10 @@ from torch import Tensor
 from .types import Bags, SparseGrad, Tables
 
 
+class KernelsUnavailableError(Exception):
+    """The implementation asked for does not exist, or does not run here; says what would make it run."""
+
+
 class Tracker(Protocol):
     """Keeps max|W| of every table exact while the update kernels change rows."""
 

@@ -26,6 +26,8 @@ def validate_bags(
     samples = _num_samples(tables, bags)
     if batch is not None and samples != batch:
         raise BagError(f"ids and offsets are for {samples} samples; the batch has {batch}")
+    if bags.ids.device.type == "cpu" and bags.ids.is_contiguous() and _fits(tables, bags, samples):
+        return
     if bags.offsets is None:
         _check_one_hot(tables, bags.ids, names)
     else:
@@ -47,6 +49,18 @@ def _num_samples(tables: Tables, bags: Bags) -> int:
     if num_bags < 0 or num_bags % num_tables:
         raise BagError(f"{offsets.numel()} offsets; {num_tables} tables need a multiple of {num_tables}, and one more")
     return num_bags // num_tables
+
+
+def _fits(tables: Tables, bags: Bags, samples: int) -> bool:
+    """The same checks in one quick pass, which says yes or no."""
+    # Only here: a run on a GPU need not load numba.
+    from .numba_impl.check import multi_hot_fits, one_hot_fits
+
+    first_row, num_tables, ids = tables.row_offset.data_ptr(), tables.num_tables, bags.ids.data_ptr()
+    if bags.offsets is None:
+        return bool(one_hot_fits(first_row, num_tables, ids, samples))
+    offsets = bags.offsets.contiguous()
+    return bool(multi_hot_fits(first_row, num_tables, ids, bags.ids.numel(), offsets.data_ptr(), samples))
 
 
 def _check_one_hot(tables: Tables, ids: Tensor, names: Sequence[str]) -> None:

@@ -9,168 +9,151 @@ on top.
 Invariant: no bound of a block exceeds its table's top, so that a new maximum always exceeds its block's bound.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 from numba import prange
-from numpy.typing import NDArray
 
-from .atomic import raise_to
-from .compiled import parallel, serial
+from .arena import Arena
+from .compiled import inlined, parallel, serial
+from .memory import int_at, long_at, raise_int, set_int, set_long
 from .scan import largest_magnitude
 from .vector import any_above, largest
 
 BLOCK_SHIFT = 6
-_GROUP_SHIFT = 12
+GROUP_SHIFT = 12
+_BLOCKS_PER_GROUP = 1 << (GROUP_SHIFT - BLOCK_SHIFT)
 
 
 class Bounds(NamedTuple):
-    """Of all tables; with empty arrays: nothing is tracked."""
+    """Addresses of the bounds of all tables; all 0: nothing is tracked."""
 
-    block: NDArray[np.int32]
-    block_start: NDArray[np.int64]  # [T + 1]
-    group: NDArray[np.int32]
-    group_start: NDArray[np.int64]  # [T + 1]
-    top: NDArray[np.int32]  # [T]
-    witness: NDArray[np.int64]  # [T], rows counted within their table
-
-
-class Sighting(NamedTuple):
-    """What one piece of an update saw in its table."""
-
-    best: np.int32  # largest magnitude that reaches the old top, or -1
-    best_row: np.int64
-    shrunk: bool  # the witness fell below the old top
+    block: int  # int32
+    block_start: int  # int64[T + 1]
+    group: int  # int32
+    group_start: int  # int64[T + 1]
+    top: int  # int32[T]
+    witness: int  # int64[T], rows counted within their table
 
 
-class Sightings(NamedTuple):
-    """One per piece of work; pieces of a table lie together."""
+NO_BOUNDS = Bounds(0, 0, 0, 0, 0, 0)
 
-    best: NDArray[np.int32]
-    best_row: NDArray[np.int64]
-    shrunk: NDArray[np.bool_]
-
-
-def allocate_bounds(first_row: NDArray[np.int64]) -> Bounds:
-    """Bounds of the right size, not filled."""
-    rows = np.diff(first_row)
-    num_blocks = (rows + (1 << BLOCK_SHIFT) - 1) >> BLOCK_SHIFT
-    num_groups = (rows + (1 << _GROUP_SHIFT) - 1) >> _GROUP_SHIFT
-    block_start = np.concatenate(([0], np.cumsum(num_blocks)))
-    group_start = np.concatenate(([0], np.cumsum(num_groups)))
-    return Bounds(
-        np.zeros(block_start[-1], np.int32),
-        block_start,
-        np.zeros(group_start[-1], np.int32),
-        group_start,
-        np.zeros(rows.size, np.int32),
-        np.zeros(rows.size, np.int64),
-    )
+SIGHTING_LONGS = 3
+"""What a piece of an update saw in its table, as int64: the largest magnitude that reaches the old top or -1, its row,
+and whether the witness fell below the old top."""
 
 
-def no_bounds() -> Bounds:
-    """For an update that tracks nothing."""
-    words, starts = np.empty(0, np.int32), np.empty(0, np.int64)
-    return Bounds(words, starts, words, starts, words, starts)
+@inlined
+def _block_magnitude(arena: Arena, bounds: Bounds, table: int, block: int) -> Any:
+    """Bits of the largest magnitude in a block, by reading it."""
+    first_row = long_at(arena.first_row, table)
+    row = first_row + ((block - long_at(bounds.block_start, table)) << BLOCK_SHIFT)
+    end = min(row + (1 << BLOCK_SHIFT), long_at(arena.first_row, table + 1))
+    return largest_magnitude(arena.weight, row * arena.dim, end * arena.dim)
+
+
+@inlined
+def _first_block(bounds: Bounds, table: int, group: int) -> Any:
+    return long_at(bounds.block_start, table) + (group - long_at(bounds.group_start, table)) * _BLOCKS_PER_GROUP
 
 
 @parallel
-def fill_bounds(weight: NDArray[np.float32], first_row: NDArray[np.int64], bounds: Bounds) -> None:
+def fill_bounds(arena: Arena, bounds: Bounds) -> None:
     """From a full scan: every bound is tight."""
-    for group in prange(bounds.group.size):
-        _fill_group(weight, first_row, bounds, group)
-    for table in range(first_row.size - 1):
-        if first_row[table] < first_row[table + 1]:
-            descend(weight, first_row, bounds, table)
+    for group in prange(long_at(bounds.group_start, arena.num_tables)):
+        table = 0
+        while long_at(bounds.group_start, table + 1) <= group:
+            table += 1
+        first = _first_block(bounds, table, group)
+        bits = 0
+        for block in range(first, min(first + _BLOCKS_PER_GROUP, long_at(bounds.block_start, table + 1))):
+            of_block = _block_magnitude(arena, bounds, table, block)
+            set_int(bounds.block, block, of_block)
+            bits = max(bits, of_block)
+        set_int(bounds.group, group, bits)
+    for table in range(arena.num_tables):
+        if long_at(arena.first_row, table) < long_at(arena.first_row, table + 1):
+            descend(arena, bounds, table)
 
 
 @serial
-def _fill_group(weight: NDArray[np.float32], first_row: NDArray[np.int64], bounds: Bounds, group: int) -> None:
-    table = np.searchsorted(bounds.group_start, group, side="right") - 1
-    first = bounds.block_start[table] + ((group - bounds.group_start[table]) << 6)
-    dim, bits = weight.shape[1], np.int32(0)
-    for block in range(first, min(first + 64, bounds.block_start[table + 1])):
-        row = first_row[table] + ((block - bounds.block_start[table]) << BLOCK_SHIFT)
-        row_end = min(row + (1 << BLOCK_SHIFT), first_row[table + 1])
-        bounds.block[block] = largest_magnitude(weight, row * dim, row_end * dim)
-        bits = max(bits, bounds.block[block])
-    bounds.group[group] = bits
-
-
-@serial
-def _argmax(words: NDArray[np.int32], start: int, end: int) -> int:
-    """Where the first largest word lies."""
-    top = words[start]
+def _argmax(words: int, start: int, end: int) -> int:
+    """Where the first largest of the int32 words start to end lies."""
+    top = int_at(words, start)
     for i in range(start, end):
-        top = max(top, words[i])
-    for i in range(start, end):
-        if words[i] == top:
-            return i
-    return start
+        top = max(top, int_at(words, i))
+    place = start
+    while int_at(words, place) != top:
+        place += 1
+    return place
 
 
 @serial
-def descend(weight: NDArray[np.float32], first_row: NDArray[np.int64], bounds: Bounds, table: int) -> None:
+def descend(arena: Arena, bounds: Bounds, table: int) -> None:
     """Lowers the largest bounds to the truth until one is tight: that is the table's maximum."""
-    dim = weight.shape[1]
+    dim, first_row = arena.dim, long_at(arena.first_row, table)
     while True:
-        group = _argmax(bounds.group, bounds.group_start[table], bounds.group_start[table + 1])
-        first = bounds.block_start[table] + ((group - bounds.group_start[table]) << 6)
-        block = _argmax(bounds.block, first, min(first + 64, bounds.block_start[table + 1]))
-        if bounds.block[block] < bounds.group[group]:
-            bounds.group[group] = bounds.block[block]
+        group = _argmax(bounds.group, long_at(bounds.group_start, table), long_at(bounds.group_start, table + 1))
+        first = _first_block(bounds, table, group)
+        end = min(first + _BLOCKS_PER_GROUP, long_at(bounds.block_start, table + 1))
+        block = _argmax(bounds.block, first, end)
+        of_block = int_at(bounds.block, block)
+        if of_block < int_at(bounds.group, group):
+            set_int(bounds.group, group, of_block)
             continue
-        row = first_row[table] + ((block - bounds.block_start[table]) << BLOCK_SHIFT)
-        row_end = min(row + (1 << BLOCK_SHIFT), first_row[table + 1])
-        bits = largest_magnitude(weight, row * dim, row_end * dim)
-        if bits < bounds.block[block]:
-            bounds.block[block] = bits
+        bits = _block_magnitude(arena, bounds, table, block)
+        if bits < of_block:
+            set_int(bounds.block, block, bits)
             continue
-        while largest_magnitude(weight, row * dim, (row + 1) * dim) < bits:
+        row = first_row + ((block - long_at(bounds.block_start, table)) << BLOCK_SHIFT)
+        while largest_magnitude(arena.weight, row * dim, (row + 1) * dim) < bits:
             row += 1
-        bounds.top[table] = bits
-        bounds.witness[table] = row - first_row[table]
+        set_int(bounds.top, table, bits)
+        set_long(bounds.witness, table, row - first_row)
         return
 
 
-@serial
-def note_row(bounds: Bounds, table: int, row: int, words: object, sighting: Sighting) -> Sighting:
+@inlined
+def note_row(bounds: Bounds, table: int, row: int, words: Any, sighting: int) -> None:
     """Raises the bounds above a row that was just written; `words` are the magnitudes of its elements, folded."""
-    block = bounds.block_start[table] + (row >> BLOCK_SHIFT)
-    is_witness = row == bounds.witness[table]
-    if not (is_witness or any_above(words, bounds.block[block])):
-        return sighting
-    bits, top = largest(words), bounds.top[table]
-    if bits > bounds.block[block]:
-        bounds.block[block] = bits
-        group = bounds.group_start[table] + (row >> _GROUP_SHIFT)
-        if bits > bounds.group[group]:
-            # Blocks of one group may belong to several threads.
-            raise_to(bounds.group, group, bits)
-    shrunk = sighting.shrunk or (is_witness and bits < top)
-    if bits >= top and bits > sighting.best:
-        return Sighting(bits, row, shrunk)
-    return Sighting(sighting.best, sighting.best_row, shrunk)
+    block = long_at(bounds.block_start, table) + (row >> BLOCK_SHIFT)
+    if row == long_at(bounds.witness, table) or any_above(words, int_at(bounds.block, block)):
+        _raise_bounds(bounds, table, row, block, largest(words), sighting)
 
 
 @serial
-def settle_table(
-    weight: NDArray[np.float32],
-    first_row: NDArray[np.int64],
-    bounds: Bounds,
-    table: int,
-    sightings: Sightings,
-    start: int,
-    end: int,
-) -> None:
-    """Brings a table's top and witness up to date from sightings start to end."""
-    best, best_row, shrunk = np.int32(-1), np.int64(0), False
+def _raise_bounds(bounds: Bounds, table: int, row: int, block: int, bits: int, sighting: int) -> None:
+    top = int_at(bounds.top, table)
+    if bits > int_at(bounds.block, block):
+        set_int(bounds.block, block, bits)
+        group = long_at(bounds.group_start, table) + (row >> GROUP_SHIFT)
+        if bits > int_at(bounds.group, group):
+            # Blocks of one group may belong to several threads.
+            raise_int(bounds.group, group, bits)
+    if bits >= top:
+        if bits > long_at(sighting, 0):
+            set_long(sighting, 0, bits)
+            set_long(sighting, 1, row)
+    elif row == long_at(bounds.witness, table):
+        set_long(sighting, 2, 1)
+
+
+@inlined
+def clear_sighting(sighting: int) -> None:
+    set_long(sighting, 0, -1)
+    set_long(sighting, 2, 0)
+
+
+@serial
+def settle_table(arena: Arena, bounds: Bounds, table: int, sightings: int, start: int, end: int) -> None:
+    """Brings a table's top and witness up to date from sightings number start to end."""
+    best, best_row, shrunk = -1, 0, 0
     for i in range(start, end):
-        shrunk = shrunk or sightings.shrunk[i]
-        if sightings.best[i] > best:
-            best, best_row = sightings.best[i], sightings.best_row[i]
+        sighting = sightings + 8 * SIGHTING_LONGS * i
+        shrunk |= long_at(sighting, 2)
+        if long_at(sighting, 0) > best:
+            best, best_row = long_at(sighting, 0), long_at(sighting, 1)
     if best >= 0:
-        bounds.top[table] = best
-        bounds.witness[table] = best_row
+        set_int(bounds.top, table, best)
+        set_long(bounds.witness, table, best_row)
     elif shrunk:
-        descend(weight, first_row, bounds, table)
+        descend(arena, bounds, table)

@@ -3,62 +3,76 @@
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .bounds import BLOCK_SHIFT
-from .compiled import serial
+from .compiled import inlined, serial
+from .memory import int_at, set_int
 
 
 class Chains(NamedTuple):
-    """Scratch memory of one thread, for up to L lookups."""
+    """Addresses of one thread's scratch memory, all int32, for up to L lookups."""
 
-    position: NDArray[np.int32]  # [L], which ids belong to the shard
-    following: NDArray[np.int32]  # [L], the next lookup of the same row, or -1
-    head: NDArray[np.int32]  # [L], per unique row: its first lookup
-    row: NDArray[np.int32]  # [L], per unique row
-    slot: NDArray[np.int32]  # [at least 2 L, a power of two]
+    position: int  # [L], which ids belong to the shard
+    following: int  # [L], the next lookup of the same row, or -1
+    head: int  # [L], per unique row: its first lookup
+    row: int  # [L], per unique row
+    slot: int  # [at least 2 L, a power of two]
 
 
-@serial
-def shard_of(row: int, shard_bits: int) -> int:
+@inlined
+def _shard_of(row: int, shard_bits: int) -> np.int64:
     """Rows of one block of bounds share a shard, so that no two threads write the same bound."""
-    if shard_bits == 0:
-        return 0
     return np.int64(np.uint32(np.uint32(row >> BLOCK_SHIFT) * np.uint32(0x85EBCA6B)) >> np.uint32(32 - shard_bits))
 
 
-@serial
-def chain_shard(
-    ids: NDArray[np.int32], start: int, end: int, shard: int, shard_bits: int, num_rows: int, chains: Chains
-) -> int:
-    """Chains the lookups start to end that fall into the shard; returns the number of unique rows."""
+@inlined
+def _spread(row: int, shift: np.uint32) -> np.int64:
+    """A slot for a row of a large table."""
+    return np.int64(np.uint32(np.uint32(row) * np.uint32(0x9E3779B1)) >> shift)
+
+
+@inlined
+def _select(ids: int, start: int, end: int, shard: int, shard_bits: int, position: int) -> int:
+    """Writes which of the ids start to end fall into the shard; returns how many."""
+    if shard_bits == 0:
+        for i in range(start, end):
+            set_int(position, i - start, i)
+        return end - start
     count = 0
     for i in range(start, end):
-        chains.position[count] = i
-        count += 1 if shard_of(ids[i], shard_bits) == shard else 0
+        set_int(position, count, i)
+        count += 1 if _shard_of(int_at(ids, i), shard_bits) == shard else 0
+    return count
+
+
+@serial
+def chain_shard(ids: int, start: int, end: int, shard: int, shard_bits: int, num_rows: int, chains: Chains) -> int:
+    """Chains the lookups start to end that fall into the shard; returns the number of unique rows."""
+    count = _select(ids, start, end, shard, shard_bits, chains.position)
     slot_bits = 1
     while (1 << slot_bits) < 2 * count:
         slot_bits += 1
     mask = (1 << slot_bits) - 1
-    chains.slot[: mask + 1] = -1
+    for i in range(mask + 1):
+        set_int(chains.slot, i, -1)
     direct = num_rows <= mask + 1
-    num_unique = 0
+    shift, num_unique = np.uint32(32 - slot_bits), 0
     # Backwards: putting each lookup at the head of its chain leaves the chain in the order of the samples.
     for i in range(count - 1, -1, -1):
-        row = ids[chains.position[i]]
-        spread = np.uint32(np.uint32(row) * np.uint32(0x9E3779B1)) >> np.uint32(32 - slot_bits)
-        place = np.int64(row) if direct else np.int64(spread)
-        unique = chains.slot[place]
-        while unique >= 0 and chains.row[unique] != row:
+        row = int_at(ids, int_at(chains.position, i))
+        # A table with fewer rows than slots needs no hash.
+        place = np.int64(row) if direct else _spread(row, shift)
+        unique = int_at(chains.slot, place)
+        while unique >= 0 and int_at(chains.row, unique) != row:
             place = (place + 1) & mask
-            unique = chains.slot[place]
+            unique = int_at(chains.slot, place)
         if unique < 0:
-            chains.slot[place] = num_unique
-            chains.row[num_unique] = row
-            chains.following[i] = -1
-            chains.head[num_unique] = i
+            unique = num_unique
             num_unique += 1
+            set_int(chains.slot, place, unique)
+            set_int(chains.row, unique, row)
+            set_int(chains.following, i, -1)
         else:
-            chains.following[i] = chains.head[unique]
-            chains.head[unique] = i
+            set_int(chains.following, i, int_at(chains.head, unique))
+        set_int(chains.head, unique, i)
     return num_unique

@@ -4,117 +4,113 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import prange
-from numpy.typing import NDArray
 
+from .arena import Arena
 from .compiled import parallel, serial
 from .lookups import Lookups, bag_length, sample_of
+from .memory import int_at, long_at, set_int, set_long
 from .vector import LANES, add, divide, load_part, splat, store_part
 
 _RADIX_BITS = 8
+_DIGITS = 1 << _RADIX_BITS
 _ROWS_PER_ITEM = 256
 
 
 class Sorted(NamedTuple):
-    """The lookups of every table sorted by row, stably; the part of a table lies where its ids do."""
+    """Addresses: the lookups of every table sorted by row, stably; the part of a table lies where its ids do."""
 
-    row: NDArray[np.int32]  # [N]
-    position: NDArray[np.int32]  # [N], into the ids
-    start: NDArray[np.int64]  # [N]: per unique row of the table, where its lookups begin
-    num_unique: NDArray[np.int64]  # [T]
+    row: int  # int32[N]
+    position: int  # int32[N], into the ids
+    spare_row: int  # int32[N], scratch
+    spare_position: int  # int32[N], scratch
+    start: int  # int64[N]: per unique row of the table, where its lookups begin
+    num_unique: int  # int64[T]
+    digits: int  # int64[T, 256], scratch
 
 
 @parallel
-def sort_lookups(first_row: NDArray[np.int64], lookups: Lookups, result: Sorted, spare: Sorted) -> None:
-    """Fills `result`; `spare` is scratch memory of the same shape."""
-    for table in prange(first_row.size - 1):
-        _sort_table(table, first_row[table + 1] - first_row[table] - 1, lookups, result, spare)
+def sort_lookups(arena: Arena, lookups: Lookups, ordered: Sorted) -> None:
+    """Fills `ordered`."""
+    for table in prange(arena.num_tables):
+        _sort_table(arena, lookups, ordered, table)
 
 
 @serial
-def _sort_table(table: int, largest_row: int, lookups: Lookups, result: Sorted, spare: Sorted) -> None:
-    start, end = lookups.table_start[table], lookups.table_start[table + 1]
-    row, position = result.row[start:end], result.position[start:end]
-    row[:] = lookups.ids[start:end]
+def _sort_table(arena: Arena, lookups: Lookups, ordered: Sorted, table: int) -> None:
+    start, end = long_at(lookups.table_start, table), long_at(lookups.table_start, table + 1)
     for i in range(start, end):
-        position[i - start] = i
-    _radix_sort(row, position, spare.row[start:end], spare.position[start:end], largest_row)
+        set_int(ordered.row, i, int_at(lookups.ids, i))
+        set_int(ordered.position, i, i)
+    largest_row = long_at(arena.first_row, table + 1) - long_at(arena.first_row, table) - 1
+    _radix_sort(ordered, start, end, largest_row, ordered.digits + 8 * _DIGITS * table)
     count = 0
-    for i in range(row.size):
-        if i == 0 or row[i] != row[i - 1]:
-            result.start[start + count] = start + i
+    for i in range(start, end):
+        if i == start or int_at(ordered.row, i) != int_at(ordered.row, i - 1):
+            set_long(ordered.start, start + count, i)
             count += 1
-    result.num_unique[table] = count
+    set_long(ordered.num_unique, table, count)
 
 
 @serial
-def _radix_sort(
-    keys: NDArray[np.int32],
-    values: NDArray[np.int32],
-    spare_keys: NDArray[np.int32],
-    spare_values: NDArray[np.int32],
-    largest_key: int,
-) -> None:
-    """Stable; sorts keys of 0 to largest_key in place and carries values along."""
-    count = np.empty(1 << _RADIX_BITS, np.int64)
-    shift = 0
-    while shift == 0 or largest_key >> shift:
-        count[:] = 0
-        for key in keys:
-            count[(key >> shift) & ((1 << _RADIX_BITS) - 1)] += 1
-        at = 0
-        for digit in range(count.size):
-            count[digit], at = at, at + count[digit]
-        for i in range(keys.size):
-            digit = (keys[i] >> shift) & ((1 << _RADIX_BITS) - 1)
-            spare_keys[count[digit]] = keys[i]
-            spare_values[count[digit]] = values[i]
-            count[digit] += 1
-        keys[:] = spare_keys
-        values[:] = spare_values
-        shift += _RADIX_BITS
+def _radix_sort(ordered: Sorted, start: int, end: int, largest_row: int, digits: int) -> None:
+    """Stable; sorts entries start to end, whose rows are 0 to largest_row. `digits`: scratch int64[256]."""
+    for shift in range(0, 32, _RADIX_BITS):
+        if largest_row >> shift == 0:
+            return
+        for digit in range(_DIGITS):
+            set_long(digits, digit, 0)
+        for i in range(start, end):
+            digit = (int_at(ordered.row, i) >> shift) & (_DIGITS - 1)
+            set_long(digits, digit, long_at(digits, digit) + 1)
+        place = start
+        for digit in range(_DIGITS):
+            count = long_at(digits, digit)
+            set_long(digits, digit, place)
+            place += count
+        for i in range(start, end):
+            digit = (int_at(ordered.row, i) >> shift) & (_DIGITS - 1)
+            place = long_at(digits, digit)
+            set_long(digits, digit, place + 1)
+            set_int(ordered.spare_row, place, int_at(ordered.row, i))
+            set_int(ordered.spare_position, place, int_at(ordered.position, i))
+        for i in range(start, end):
+            set_int(ordered.row, i, int_at(ordered.spare_row, i))
+            set_int(ordered.position, i, int_at(ordered.spare_position, i))
 
 
 @parallel
 def sum_sorted(
-    lookups: Lookups,
-    ordered: Sorted,
-    grad_features: NDArray[np.float32],
-    table_ptr: NDArray[np.int64],
-    rows: NDArray[np.int32],
-    values: NDArray[np.float32],
+    arena: Arena, lookups: Lookups, ordered: Sorted, grad_features: int, table_ptr: int, rows: int, values: int
 ) -> None:
-    """Writes rows [N'] and values [N', D] of the sparse gradient."""
-    num_items = (rows.size + _ROWS_PER_ITEM - 1) // _ROWS_PER_ITEM
-    for item in prange(num_items):
-        first = item * _ROWS_PER_ITEM
-        table = np.searchsorted(table_ptr, first, side="right") - 1
-        for entry in range(first, min(rows.size, first + _ROWS_PER_ITEM)):
-            while entry >= table_ptr[table + 1]:
+    """Writes rows int32[N'] and values f32[N', D] of the sparse gradient; table_ptr: int64[T + 1]."""
+    num_rows = long_at(table_ptr, arena.num_tables)
+    for item in prange((num_rows + _ROWS_PER_ITEM - 1) // _ROWS_PER_ITEM):
+        first, table = item * _ROWS_PER_ITEM, 0
+        for entry in range(first, min(num_rows, first + _ROWS_PER_ITEM)):
+            while entry >= long_at(table_ptr, table + 1):
                 table += 1
-            begin = lookups.table_start[table]
-            unique = entry - table_ptr[table]
-            start, end = ordered.start[begin + unique], lookups.table_start[table + 1]
-            if unique + 1 < ordered.num_unique[table]:
-                end = ordered.start[begin + unique + 1]
-            rows[entry] = ordered.row[start]
-            _sum_lookups(lookups, table, ordered.position[start:end], grad_features, values[entry])
+            begin = long_at(lookups.table_start, table)
+            unique = entry - long_at(table_ptr, table)
+            start, end = long_at(ordered.start, begin + unique), long_at(lookups.table_start, table + 1)
+            if unique + 1 < long_at(ordered.num_unique, table):
+                end = long_at(ordered.start, begin + unique + 1)
+            set_int(rows, entry, int_at(ordered.row, start))
+            target = values + 4 * entry * arena.dim
+            _sum_lookups(arena, lookups, table, ordered.position, start, end, grad_features, target)
 
 
 @serial
 def _sum_lookups(
-    lookups: Lookups,
-    table: int,
-    positions: NDArray[np.int32],
-    grad_features: NDArray[np.float32],
-    result: NDArray[np.float32],
+    arena: Arena, lookups: Lookups, table: int, positions: int, start: int, end: int, grad_features: int, target: int
 ) -> None:
-    num_features, dim = grad_features.shape[1], grad_features.shape[2]
+    """target f32[D] = the sum of the gradients of positions start to end."""
+    dim = arena.dim
     for k in range(0, dim, LANES):
         summed = splat(np.float32(-0.0))  # the one that changes nothing, not even -0
-        for position in positions:
-            sample = sample_of(lookups, table, position)
-            g = load_part(grad_features, (sample * num_features + 1 + table) * dim + k, dim - k)
+        for i in range(start, end):
+            sample = sample_of(lookups, table, int_at(positions, i))
+            g = load_part(grad_features, (sample * (1 + arena.num_tables) + 1 + table) * dim + k, dim - k)
             if lookups.mean:
                 g = divide(g, splat(np.float32(bag_length(lookups, table, sample))))
             summed = add(summed, g)
-        store_part(result, k, summed, dim - k)
+        store_part(target, k, summed, dim - k)

@@ -1,4 +1,4 @@
-"""How the numba kernels are compiled: cached on disk, one thread or all, numerics as written.
+"""How the numba kernels are compiled: numerics as written, what Python calls cached on disk.
 
 No fastmath: its reordering would make sums depend on the width of the machine's vectors.
 """
@@ -6,23 +6,40 @@ No fastmath: its reordering would make sums depend on the width of the machine's
 from collections.abc import Callable
 from typing import Any
 
-from numba import njit
+from numba import njit as numba_njit
 
 Kernel = Callable[..., Any]
 """numba types the arguments when it compiles; it takes NumPy integers for int and int for NumPy integers."""
 
+# Its published types leave out the options that skip wrappers.
+njit: Callable[..., Kernel] = numba_njit
+
 
 def serial(function: Kernel) -> Kernel:
-    """A function that other kernels call, or that has no work for several threads."""
-    compiled: Kernel = njit(function, cache=True, nogil=True, error_model="numpy")
-    return compiled
+    """A function that only kernels call: it needs no way in from Python, which takes longest to compile."""
+    return njit(function, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+
+def inlined(function: Kernel) -> Kernel:
+    """A `serial` function that becomes part of each caller, so that vectors stay in registers."""
+    return njit(
+        function,
+        nogil=True,
+        error_model="numpy",
+        forceinline=True,
+        no_cpython_wrapper=True,
+        no_cfunc_wrapper=True,
+    )
+
+
+def single(function: Kernel) -> Kernel:
+    """A kernel that Python calls and that runs on the calling thread."""
+    return njit(function, cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True)
 
 
 def parallel(function: Kernel) -> Kernel:
-    """A kernel whose `prange` runs on all threads.
+    """A kernel that Python calls and whose `prange` runs on all threads.
 
     The body of a `prange` must not write through a field of a NamedTuple: numba drops such writes without a word.
-    Give the tuple to a serial function instead, or name the array outside of the loop.
     """
-    compiled: Kernel = njit(function, cache=True, nogil=True, error_model="numpy", parallel=True)
-    return compiled
+    return njit(function, cache=True, nogil=True, error_model="numpy", parallel=True, no_cfunc_wrapper=True)

@@ -1,141 +1,100 @@
 """Looks up rows, fake-quantizes and pools them (paper 3.1: only what was looked up is quantized)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import prange
-from numpy.typing import NDArray
 
-from .compiled import parallel, serial
-from .vector import (
-    LANES,
-    add,
-    divide,
-    load_part,
-    multiply,
-    prefetch,
-    round_clamp,
-    splat,
-    store_part,
-)
+from .arena import Arena, prefetch_row
+from .compiled import inlined, parallel, serial
+from .memory import float_at, int_at, long_at
+from .vector import LANES, add, divide, load_part, multiply, round_clamp, splat, store_part
 
-_SAMPLES_PER_ITEM = 64
+_SAMPLES_PER_ITEM = 32
 _AHEAD = 16
 
 
 class Quantizer(NamedTuple):
-    """One step per table; codes from low to high; not enabled: FP32."""
+    """One step per table; codes from low to high."""
 
-    step: NDArray[np.float32]  # [T]
+    step: int  # address of f32[T]
     low: np.float32
     high: np.float32
-    enabled: bool
+    enabled: int  # 0: FP32
 
 
-@serial
-def prefetch_row(weight: NDArray[np.float32], row: int) -> None:
-    """All cache lines of a row, if they are few; the hardware follows long ones by itself."""
-    dim = weight.shape[1]
-    for k in range(0, min(dim, 128), 16):
-        prefetch(weight, row * dim + k)
+@inlined
+def _quantized(values: Any, quantizer: Quantizer, inverse: np.float32, step: np.float32) -> Any:
+    if quantizer.enabled:
+        codes = round_clamp(multiply(values, splat(inverse)), quantizer.low, quantizer.high)
+        values = multiply(codes, splat(step))
+    return values
 
 
 @parallel
-def gather_one_hot(
-    weight: NDArray[np.float32],
-    first_row: NDArray[np.int64],
-    ids: NDArray[np.int32],
-    quantizer: Quantizer,
-    out: NDArray[np.float32],
-) -> None:
-    """ids [T, B]; out [B, F, D], slots 1 and up are written."""
-    num_tables, batch = ids.shape
-    num_chunks = (batch + _SAMPLES_PER_ITEM - 1) // _SAMPLES_PER_ITEM
-    # Chunks outside, tables inside: every thread meets large and small tables alike.
-    for item in prange(num_chunks * num_tables):
-        chunk, table = item // num_tables, item % num_tables
-        start = chunk * _SAMPLES_PER_ITEM
-        end = min(batch, start + _SAMPLES_PER_ITEM)
-        _gather_run(weight, first_row[table], ids[table], start, end, quantizer, table, out)
+def gather_one_hot(arena: Arena, ids: int, batch: int, quantizer: Quantizer, out: int) -> None:
+    """ids: int32[T, B]; out: f32[B, 1 + T, D], slots 1 and up are written."""
+    for item in prange((batch + _SAMPLES_PER_ITEM - 1) // _SAMPLES_PER_ITEM):
+        start = item * _SAMPLES_PER_ITEM
+        _gather_samples(arena, ids, batch, start, min(batch, start + _SAMPLES_PER_ITEM), quantizer, out)
 
 
 @serial
-def _gather_run(
-    weight: NDArray[np.float32],
-    first_row: int,
-    ids: NDArray[np.int32],
-    start: int,
-    end: int,
-    quantizer: Quantizer,
-    table: int,
-    out: NDArray[np.float32],
-) -> None:
-    """Samples start to end of one table."""
-    dim, num_features = weight.shape[1], out.shape[1]
-    step = quantizer.step[table]
-    inverse = np.float32(1) / step
-    for b in range(start, min(start + _AHEAD, end)):
-        prefetch_row(weight, first_row + ids[b])
+def _gather_samples(arena: Arena, ids: int, batch: int, start: int, end: int, quantizer: Quantizer, out: int) -> None:
+    """A few samples of all tables: what they write stays in the core's own cache until it is whole."""
+    dim, num_tables = arena.dim, arena.num_tables
+    stride = (1 + num_tables) * dim
     for b in range(start, end):
-        if b + _AHEAD < end:
-            prefetch_row(weight, first_row + ids[b + _AHEAD])
-        source, target = (first_row + ids[b]) * dim, (b * num_features + 1 + table) * dim
-        for k in range(0, dim, LANES):
-            row = load_part(weight, source + k, dim - k)
-            if quantizer.enabled:
-                codes = round_clamp(multiply(row, splat(inverse)), quantizer.low, quantizer.high)
-                row = multiply(codes, splat(step))
-            store_part(out, target + k, row, dim - k)
+        prefetch_row(arena.weight, long_at(arena.first_row, 0) + int_at(ids, b), dim)
+    for table in range(num_tables):
+        step = float_at(quantizer.step, table)
+        inverse = np.float32(1) / step
+        first_row, of_table = long_at(arena.first_row, table), table * batch
+        ahead = min(table + 1, num_tables - 1)
+        first_ahead, of_ahead = long_at(arena.first_row, ahead), ahead * batch
+        for b in range(start, end):
+            prefetch_row(arena.weight, first_ahead + int_at(ids, of_ahead + b), dim)
+            source = arena.weight + 4 * (first_row + int_at(ids, of_table + b)) * dim
+            target = out + 4 * (b * stride + (1 + table) * dim)
+            for k in range(0, dim, LANES):
+                values = _quantized(load_part(source, k, dim - k), quantizer, inverse, step)
+                store_part(target, k, values, dim - k)
 
 
 @parallel
 def gather_multi_hot(
-    weight: NDArray[np.float32],
-    first_row: NDArray[np.int64],
-    ids: NDArray[np.int32],
-    offsets: NDArray[np.int64],
-    mean: bool,
-    quantizer: Quantizer,
-    out: NDArray[np.float32],
+    arena: Arena, ids: int, offsets: int, batch: int, mean: int, quantizer: Quantizer, out: int
 ) -> None:
-    """ids [N], offsets [T * B + 1]; out [B, F, D], slots 1 and up are written."""
-    batch, num_tables = out.shape[0], out.shape[1] - 1
+    """ids: int32[N]; offsets: int64[T * B + 1]; out: f32[B, 1 + T, D], slots 1 and up are written."""
     num_chunks = (batch + _SAMPLES_PER_ITEM - 1) // _SAMPLES_PER_ITEM
-    for item in prange(num_chunks * num_tables):
-        chunk, table = item // num_tables, item % num_tables
-        start = table * batch + chunk * _SAMPLES_PER_ITEM
-        end = table * batch + min(batch, (chunk + 1) * _SAMPLES_PER_ITEM)
-        for bag in range(start, end):
-            for i in range(offsets[bag] + _AHEAD, min(offsets[bag + 1] + _AHEAD, offsets[end])):
-                prefetch_row(weight, first_row[table] + ids[i])
-            bag_ids = ids[offsets[bag] : offsets[bag + 1]]
-            _pool_bag(weight, first_row[table], bag_ids, mean, quantizer, table, out, bag - table * batch)
+    for item in prange(num_chunks * arena.num_tables):
+        chunk, table = item // arena.num_tables, item % arena.num_tables
+        first_row = long_at(arena.first_row, table)
+        start = chunk * _SAMPLES_PER_ITEM
+        end = min(batch, start + _SAMPLES_PER_ITEM)
+        last = long_at(offsets, table * batch + end)
+        for sample in range(start, end):
+            bag = table * batch + sample
+            begin, stop = long_at(offsets, bag), long_at(offsets, bag + 1)
+            for i in range(begin + _AHEAD, min(stop + _AHEAD, last)):
+                prefetch_row(arena.weight, first_row + int_at(ids, i), arena.dim)
+            _pool_bag(arena, ids + 4 * begin, stop - begin, mean, quantizer, table, out, sample)
 
 
 @serial
 def _pool_bag(
-    weight: NDArray[np.float32],
-    first_row: int,
-    ids: NDArray[np.int32],
-    mean: bool,
-    quantizer: Quantizer,
-    table: int,
-    out: NDArray[np.float32],
-    sample: int,
+    arena: Arena, ids: int, length: int, mean: int, quantizer: Quantizer, table: int, out: int, sample: int
 ) -> None:
     """The rows of one bag: each quantized, then summed in the order of the ids."""
-    dim = weight.shape[1]
-    target = (sample * out.shape[1] + 1 + table) * dim
-    step = quantizer.step[table]
+    dim, first_row = arena.dim, long_at(arena.first_row, table)
+    target = (sample * (1 + arena.num_tables) + 1 + table) * dim
+    step = float_at(quantizer.step, table)
     inverse = np.float32(1) / step
     for k in range(0, dim, LANES):
         pooled = splat(np.float32(0))
-        for row_id in ids:
-            row = load_part(weight, (first_row + row_id) * dim + k, dim - k)
-            if quantizer.enabled:
-                codes = round_clamp(multiply(row, splat(inverse)), quantizer.low, quantizer.high)
-                row = multiply(codes, splat(step))
-            pooled = add(pooled, row)
-        if mean and ids.size > 0:
-            pooled = divide(pooled, splat(np.float32(ids.size)))
+        for i in range(length):
+            values = load_part(arena.weight, (first_row + int_at(ids, i)) * dim + k, dim - k)
+            pooled = add(pooled, _quantized(values, quantizer, inverse, step))
+        if mean and length > 0:
+            pooled = divide(pooled, splat(np.float32(length)))
         store_part(out, target + k, pooled, dim - k)

@@ -1,49 +1,54 @@
 """Pairwise dot products of a sample's feature vectors, and their gradient; a sample stays in the L1 cache."""
 
+from typing import Any
+
 import numpy as np
 from numba import prange
-from numpy.typing import NDArray
 
-from .compiled import parallel, serial
-from .vector import LANES, add, load_part, multiply_add, splat, store_part
+from .compiled import inlined, parallel, serial
+from .memory import float_at
+from .vector import LANES, add, load, load_part, multiply_add, splat, store_part, transpose
 
-_SAMPLES_PER_ITEM = 8
 _ROWS = 4
 """Feature vectors worked on at once: as many sums in registers hide the latency of a multiply-add."""
 
 
+def columns_floats(num_features: int, dim: int) -> int:
+    """Scratch memory of one thread."""
+    return -(-num_features // LANES) * LANES * -(-dim // LANES) * LANES
+
+
 @parallel
-def interaction_forward(features: NDArray[np.float32], out: NDArray[np.float32]) -> None:
-    """features [B, F, D] to out [B, D + F (F - 1) / 2]."""
-    batch, num_features, dim = features.shape
-    padded = (num_features + LANES - 1) // LANES * LANES
-    for item in prange((batch + _SAMPLES_PER_ITEM - 1) // _SAMPLES_PER_ITEM):
-        columns = np.zeros((dim, padded), np.float32)
-        for b in range(item * _SAMPLES_PER_ITEM, min(batch, (item + 1) * _SAMPLES_PER_ITEM)):
-            sample, result = features[b], out[b]
-            for k in range(0, dim, LANES):
-                store_part(result, k, load_part(sample, k, dim - k), dim - k)
-            for i in range(num_features):
-                for k in range(dim):
-                    columns[k, i] = sample[i, k]
-            _lower_dots(sample, columns, result)
+def interaction_forward(
+    features: int, batch: int, num_features: int, dim: int, out: int, scratch: int, threads: int
+) -> None:
+    """features f32[B, F, D] to out f32[B, D + F (F - 1) / 2]; scratch: f32[threads, columns_floats]."""
+    width, padded = dim + num_features * (num_features - 1) // 2, (num_features + LANES - 1) // LANES * LANES
+    size = padded * ((dim + LANES - 1) // LANES * LANES)
+    for worker in prange(threads):
+        columns = scratch + 4 * worker * size
+        for b in range(batch * worker // threads, batch * (worker + 1) // threads):
+            _dots(features + 4 * b * num_features * dim, num_features, dim, columns, padded, out + 4 * b * width)
 
 
 @serial
-def _lower_dots(sample: NDArray[np.float32], columns: NDArray[np.float32], result: NDArray[np.float32]) -> None:
-    """result[D + i (i - 1) / 2 + j] = sample[i] . sample[j] for j < i; `columns` is sample transposed."""
-    num_features, dim = sample.shape
-    padded = columns.shape[1]
+def _dots(sample: int, num_features: int, dim: int, columns: int, padded: int, result: int) -> None:
+    """result[D + i (i - 1) / 2 + j] = sample[i] . sample[j] for j < i; `columns`: scratch for sample transposed."""
+    for k in range(0, dim, LANES):
+        store_part(result, k, load_part(sample, k, dim - k), dim - k)
+        for i in range(0, num_features, LANES):
+            tile, target = sample + 4 * (i * dim + k), columns + 4 * (k * padded + i)
+            transpose(tile, dim, num_features - i, dim - k, target, padded)
     for start in range(0, num_features - 1, LANES):
         i = start + 1
         while i + _ROWS <= num_features:
             s0 = s1 = s2 = s3 = splat(np.float32(0))
             for k in range(dim):
-                column = load_part(columns, k * padded + start, LANES)
-                s0 = multiply_add(splat(sample[i, k]), column, s0)
-                s1 = multiply_add(splat(sample[i + 1, k]), column, s1)
-                s2 = multiply_add(splat(sample[i + 2, k]), column, s2)
-                s3 = multiply_add(splat(sample[i + 3, k]), column, s3)
+                column = load(columns, k * padded + start)
+                s0 = multiply_add(splat(float_at(sample, i * dim + k)), column, s0)
+                s1 = multiply_add(splat(float_at(sample, (i + 1) * dim + k)), column, s1)
+                s2 = multiply_add(splat(float_at(sample, (i + 2) * dim + k)), column, s2)
+                s3 = multiply_add(splat(float_at(sample, (i + 3) * dim + k)), column, s3)
             at = dim + i * (i - 1) // 2 + start
             store_part(result, at, s0, i - start)
             store_part(result, at + i, s1, i + 1 - start)
@@ -53,49 +58,71 @@ def _lower_dots(sample: NDArray[np.float32], columns: NDArray[np.float32], resul
         while i < num_features:
             s0 = splat(np.float32(0))
             for k in range(dim):
-                s0 = multiply_add(splat(sample[i, k]), load_part(columns, k * padded + start, LANES), s0)
+                s0 = multiply_add(splat(float_at(sample, i * dim + k)), load(columns, k * padded + start), s0)
             store_part(result, dim + i * (i - 1) // 2 + start, s0, i - start)
             i += 1
 
 
 @parallel
 def interaction_backward(
-    features: NDArray[np.float32], grad_out: NDArray[np.float32], grad_features: NDArray[np.float32]
+    features: int, batch: int, num_features: int, dim: int, grad_out: int, grad_features: int
 ) -> None:
-    """grad_out [B, D + F (F - 1) / 2] to grad_features [B, F, D]."""
-    batch, num_features, dim = features.shape
-    for item in prange((batch + _SAMPLES_PER_ITEM - 1) // _SAMPLES_PER_ITEM):
-        square = np.zeros((num_features + _ROWS, num_features), np.float32)
-        for b in range(item * _SAMPLES_PER_ITEM, min(batch, (item + 1) * _SAMPLES_PER_ITEM)):
-            grad = grad_out[b]
-            pair = dim
-            for i in range(num_features):
-                for j in range(i):
-                    square[i, j] = square[j, i] = grad[pair]
-                    pair += 1
-            _spread(features[b], square, grad_features[b])
-            for k in range(0, dim, LANES):
-                direct = load_part(grad, k, dim - k)
-                store_part(grad_features[b], k, add(load_part(grad_features[b], k, dim - k), direct), dim - k)
+    """grad_out f32[B, D + F (F - 1) / 2] to grad_features f32[B, F, D]."""
+    width, size = dim + num_features * (num_features - 1) // 2, num_features * dim
+    for b in prange(batch):
+        _spread(features + 4 * b * size, num_features, dim, grad_out + 4 * b * width, grad_features + 4 * b * size)
+
+
+@inlined
+def _of_pair(grad: int, i: int, j: int, num_features: int) -> Any:
+    """Gradient of the dot of i and j; `grad` points to the first pair. 0: itself, or beyond the last."""
+    if i == j or i >= num_features:
+        return np.float32(0)
+    low, high = min(i, j), max(i, j)
+    return float_at(grad, high * (high - 1) // 2 + low)
 
 
 @serial
-def _spread(sample: NDArray[np.float32], square: NDArray[np.float32], result: NDArray[np.float32]) -> None:
-    """result = square @ sample; square has _ROWS rows to spare."""
-    num_features, dim = sample.shape
+def _spread(sample: int, num_features: int, dim: int, grad: int, result: int) -> None:
+    """result[i] = sum over j of the gradient of (i, j) times sample[j]; the first vector also has its own."""
+    pairs = grad + 4 * dim
     for k in range(0, dim, LANES):
-        for i in range(0, num_features, _ROWS):
-            s0 = s1 = s2 = s3 = splat(np.float32(0))
-            for j in range(num_features):
-                row = load_part(sample, j * dim + k, dim - k)
-                s0 = multiply_add(splat(square[i, j]), row, s0)
-                s1 = multiply_add(splat(square[i + 1, j]), row, s1)
-                s2 = multiply_add(splat(square[i + 2, j]), row, s2)
-                s3 = multiply_add(splat(square[i + 3, j]), row, s3)
-            store_part(result, i * dim + k, s0, dim - k)
-            if i + 1 < num_features:
-                store_part(result, (i + 1) * dim + k, s1, dim - k)
-            if i + 2 < num_features:
-                store_part(result, (i + 2) * dim + k, s2, dim - k)
-            if i + 3 < num_features:
-                store_part(result, (i + 3) * dim + k, s3, dim - k)
+        count = dim - k
+        for block in range(0, num_features, _ROWS):
+            # The last block goes back to be whole; what it computes again comes out the same.
+            i = max(min(block, num_features - _ROWS), 0)
+            _spread_rows(sample + 4 * k, num_features, dim, count, pairs, i, result + 4 * k)
+        own = load_part(grad, k, count)
+        store_part(result, k, add(own, load_part(result, k, count)), count)
+
+
+@inlined
+def _spread_rows(sample: int, num_features: int, dim: int, count: int, pairs: int, i: int, result: int) -> None:
+    """Rows i to i + 3 of one vector's width."""
+    s0 = s1 = s2 = s3 = splat(np.float32(0))
+    lower = i * (i - 1) // 2
+    for j in range(i):
+        row = load_part(sample, j * dim, count)
+        s0 = multiply_add(splat(float_at(pairs, lower + j)), row, s0)
+        s1 = multiply_add(splat(float_at(pairs, lower + i + j)), row, s1)
+        s2 = multiply_add(splat(float_at(pairs, lower + 2 * i + 1 + j)), row, s2)
+        s3 = multiply_add(splat(float_at(pairs, lower + 3 * i + 3 + j)), row, s3)
+    for j in range(i, min(i + _ROWS, num_features)):
+        row = load_part(sample, j * dim, count)
+        s0 = multiply_add(splat(_of_pair(pairs, i, j, num_features)), row, s0)
+        s1 = multiply_add(splat(_of_pair(pairs, i + 1, j, num_features)), row, s1)
+        s2 = multiply_add(splat(_of_pair(pairs, i + 2, j, num_features)), row, s2)
+        s3 = multiply_add(splat(_of_pair(pairs, i + 3, j, num_features)), row, s3)
+    for j in range(i + _ROWS, num_features):
+        row, at = load_part(sample, j * dim, count), j * (j - 1) // 2 + i
+        s0 = multiply_add(splat(float_at(pairs, at)), row, s0)
+        s1 = multiply_add(splat(float_at(pairs, at + 1)), row, s1)
+        s2 = multiply_add(splat(float_at(pairs, at + 2)), row, s2)
+        s3 = multiply_add(splat(float_at(pairs, at + 3)), row, s3)
+    store_part(result, i * dim, s0, count)
+    if i + 1 < num_features:
+        store_part(result, (i + 1) * dim, s1, count)
+    if i + 2 < num_features:
+        store_part(result, (i + 2) * dim, s2, count)
+    if i + 3 < num_features:
+        store_part(result, (i + 3) * dim, s3, count)

@@ -1,22 +1,22 @@
-"""The fast CPU kernels behind the interface: unpacks tensors into arrays and calls what numba compiled."""
+"""The fast CPU kernels behind the interface: hands addresses of tensors to what numba compiled."""
 
 from collections.abc import Sequence
 
+import numba
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..interface import Tracker
 from ..types import UNQUANTIZED, Bags, SparseGrad, Tables
-from . import coalesce, gather, init, interaction, merge, pack, scan, update
-from .bounds import Bounds, no_bounds
+from . import apply, coalesce, gather, init, interaction, layer, merge, pack, scan, update
+from .arena import arena_of
+from .bounds import NO_BOUNDS, SIGHTING_LONGS, Bounds
 from .rule import Rule
 from .tracker import BoundsTracker
 from .workspace import Workspace, shard_bits
 
 _SMALLEST_STEP = np.float32(1e-8)
-_NO_ACCUMULATOR = np.empty(0, np.float32)
-_NO_BOUNDS = no_bounds()
 
 
 class ForeignTrackerError(TypeError):
@@ -30,71 +30,79 @@ class NumbaKernels:
 
     def __init__(self) -> None:
         self._workspace = Workspace()
+        threads = torch.get_num_threads()
+        numba.get_num_threads()  # starts numba's threads, which changes what torch uses: they share a runtime
+        torch.set_num_threads(threads)
 
     def init_uniform_(self, tables: Tables, seed: int) -> None:
-        first_row = tables.row_offset.numpy()
-        scale = ((1 / np.maximum(np.diff(first_row), 1)) ** 0.5 / 2**23).astype(np.float32)
+        num_rows = np.maximum(tables.row_offset.diff().numpy(), 1)
+        scale = torch.from_numpy(((1 / num_rows) ** 0.5 / 2**23).astype(np.float32))
         seed_word = np.uint64((seed * 0xD1342543DE82EF95 + 1) % 2**64)
-        init.init_uniform(tables.weight.numpy(), first_row, scale, seed_word)
+        init.init_uniform(arena_of(tables), scale.data_ptr(), seed_word)
 
     def gather_quantize_pool(self, tables: Tables, bags: Bags, step: Tensor, bits: int, out: Tensor) -> None:
         half = np.float32(1 << (bits - 1))
-        quantizer = gather.Quantizer(step.numpy(), -half, half - np.float32(1), bits != UNQUANTIZED)
-        weight, first_row = tables.weight.numpy(), tables.row_offset.numpy()
+        quantizer = gather.Quantizer(step.data_ptr(), -half, half - np.float32(1), int(bits != UNQUANTIZED))
+        arena, ids, batch, result = arena_of(tables), bags.ids.data_ptr(), out.shape[0], out.data_ptr()
         if bags.offsets is None:
-            gather.gather_one_hot(weight, first_row, bags.ids.numpy(), quantizer, out.numpy())
+            gather.gather_one_hot(arena, ids, batch, quantizer, result)
         else:
-            ids, offsets = bags.ids.numpy(), bags.offsets.numpy()
-            gather.gather_multi_hot(weight, first_row, ids, offsets, bags.mean, quantizer, out.numpy())
+            offsets = bags.offsets.data_ptr()
+            gather.gather_multi_hot(arena, ids, offsets, batch, int(bags.mean), quantizer, result)
 
     def interaction_forward(self, features: Tensor, out: Tensor) -> None:
-        interaction.interaction_forward(features.numpy(), out.numpy())
+        batch, num_features, dim = features.shape
+        threads = numba.get_num_threads()
+        scratch = self._workspace.floats(threads * interaction.columns_floats(num_features, dim))
+        interaction.interaction_forward(features.data_ptr(), batch, num_features, dim, out.data_ptr(), scratch, threads)
 
     def interaction_backward(self, features: Tensor, grad_out: Tensor, grad_features: Tensor) -> None:
-        interaction.interaction_backward(features.numpy(), grad_out.numpy(), grad_features.numpy())
+        batch, num_features, dim = features.shape
+        interaction.interaction_backward(
+            features.data_ptr(), batch, num_features, dim, grad_out.data_ptr(), grad_features.data_ptr()
+        )
 
     def coalesce(self, tables: Tables, bags: Bags, grad_features: Tensor) -> SparseGrad:
         lookups, _ = self._workspace.lookups(tables, bags)
-        size = lookups.table_start[-1]
-        ordered, spare = (
-            coalesce.Sorted(
-                np.empty(size, np.int32),
-                np.empty(size, np.int32),
-                np.empty(size, np.int64),
-                np.empty(tables.num_tables, np.int64),
-            )
-            for _ in range(2)
+        arena, size, num_tables = arena_of(tables), bags.ids.numel(), tables.num_tables
+        words = torch.empty(4, size, dtype=torch.int32)
+        start, digits = torch.empty(size, dtype=torch.int64), torch.empty(num_tables, 256, dtype=torch.int64)
+        table_ptr = torch.zeros(num_tables + 1, dtype=torch.int64)
+        num_unique = torch.empty(num_tables, dtype=torch.int64)
+        row, position, spare_row, spare_position = (words[i].data_ptr() for i in range(4))
+        ordered = coalesce.Sorted(
+            row, position, spare_row, spare_position, start.data_ptr(), num_unique.data_ptr(), digits.data_ptr()
         )
-        coalesce.sort_lookups(tables.row_offset.numpy(), lookups, ordered, spare)
-        table_ptr = torch.zeros(tables.num_tables + 1, dtype=torch.int64)
-        np.cumsum(ordered.num_unique, out=table_ptr.numpy()[1:])
+        coalesce.sort_lookups(arena, lookups, ordered)
+        torch.cumsum(num_unique, 0, out=table_ptr[1:])
         rows = torch.empty(int(table_ptr[-1]), dtype=torch.int32)
         values = torch.empty(rows.numel(), tables.dim)
-        coalesce.sum_sorted(lookups, ordered, grad_features.numpy(), table_ptr.numpy(), rows.numpy(), values.numpy())
+        grad, result = grad_features.data_ptr(), (rows.data_ptr(), values.data_ptr())
+        coalesce.sum_sorted(arena, lookups, ordered, grad, table_ptr.data_ptr(), *result)
         return SparseGrad(table_ptr, rows, values)
 
     def merge_sparse(self, grads: Sequence[SparseGrad]) -> SparseGrad:
-        first = np.cumsum([0, *(grad.rows.numel() for grad in grads)])[:-1]
-        values = [grad.values.contiguous() for grad in grads]  # held until their addresses have been read
-        ranks = merge.RankGrads(
-            np.concatenate([grad.rows.numpy() for grad in grads]),
-            np.stack([grad.table_ptr.numpy() for grad in grads]) + first[:, None],
-            np.array([value.data_ptr() for value in values], np.int64),
-        )
-        num_tables = grads[0].table_ptr.numel() - 1
-        first_entry = np.zeros(num_tables * merge.PARTS + 1, np.int64)
-        merge.count_merged(ranks, first_entry[1:])
-        np.cumsum(first_entry, out=first_entry)
-        rows = torch.empty(int(first_entry[-1]), dtype=torch.int32)
-        merged = torch.empty(rows.numel(), values[0].shape[1])
-        merge.write_merged(ranks, first_entry, rows.numpy(), merged.numpy())
-        return SparseGrad(torch.from_numpy(first_entry[:: merge.PARTS].copy()), rows, merged)
+        rows = [grad.rows.contiguous() for grad in grads]
+        values = [grad.values.contiguous() for grad in grads]
+        pointer = torch.stack([grad.table_ptr for grad in grads])
+        num_ranks, num_tables, dim = len(grads), pointer.shape[1] - 1, values[0].shape[1]
+        row_places = torch.tensor([part.data_ptr() for part in rows])
+        value_places = torch.tensor([part.data_ptr() for part in values])
+        cursors = torch.empty(num_tables * merge.PARTS, 2, num_ranks, dtype=torch.int64)
+        places = (row_places.data_ptr(), pointer.data_ptr(), value_places.data_ptr(), cursors.data_ptr())
+        ranks = merge.RankGrads(*places, num_ranks, num_tables, dim)
+        first_entry = torch.zeros(num_tables * merge.PARTS + 1, dtype=torch.int64)
+        merge.count_merged(ranks, first_entry[1:].data_ptr())
+        torch.cumsum(first_entry, 0, out=first_entry)
+        merged = torch.empty(int(first_entry[-1]), dtype=torch.int32)
+        summed = torch.empty(merged.numel(), dim)
+        merge.write_merged(ranks, first_entry.data_ptr(), merged.data_ptr(), summed.data_ptr())
+        return SparseGrad(first_entry[:: merge.PARTS].clone(), merged, summed)
 
     def update_sgd_(
         self, tables: Tables, bags: Bags, grad_features: Tensor, lr: float, weight_decay: float, tracker: Tracker | None
     ) -> None:
-        rule = Rule(np.float32(lr), np.float32(weight_decay), np.float32(0), _NO_ACCUMULATOR)
-        self._update(tables, bags, grad_features, rule, tracker)
+        self._update(tables, bags, grad_features, _sgd(lr, weight_decay), tracker)
 
     def update_rowwise_adagrad_(
         self,
@@ -107,13 +115,12 @@ class NumbaKernels:
         weight_decay: float,
         tracker: Tracker | None,
     ) -> None:
-        rule = Rule(np.float32(lr), np.float32(weight_decay), np.float32(eps), accumulator.numpy())
-        self._update(tables, bags, grad_features, rule, tracker)
+        self._update(tables, bags, grad_features, _adagrad(accumulator, lr, eps, weight_decay), tracker)
 
     def apply_sgd_(
         self, tables: Tables, grad: SparseGrad, lr: float, weight_decay: float, tracker: Tracker | None
     ) -> None:
-        _apply(tables, grad, Rule(np.float32(lr), np.float32(weight_decay), np.float32(0), _NO_ACCUMULATOR), tracker)
+        _apply(tables, grad, _sgd(lr, weight_decay), tracker)
 
     def apply_rowwise_adagrad_(
         self,
@@ -125,20 +132,18 @@ class NumbaKernels:
         weight_decay: float,
         tracker: Tracker | None,
     ) -> None:
-        rule = Rule(np.float32(lr), np.float32(weight_decay), np.float32(eps), accumulator.numpy())
-        _apply(tables, grad, rule, tracker)
+        _apply(tables, grad, _adagrad(accumulator, lr, eps, weight_decay), tracker)
 
     def _update(self, tables: Tables, bags: Bags, grad_features: Tensor, rule: Rule, tracker: Tracker | None) -> None:
         lookups, longest = self._workspace.lookups(tables, bags)
         bits = shard_bits(longest)
         scratch = self._workspace.scratch(longest, tables.dim, tables.num_tables << bits)
-        weight, first_row, grad = tables.weight.numpy(), tables.row_offset.numpy(), grad_features.numpy()
-        update.update(weight, first_row, lookups, grad, rule, _bounds_of(tracker), scratch, bits)
+        update.update(arena_of(tables), lookups, grad_features.data_ptr(), rule, _bounds_of(tracker), scratch, bits)
 
     def scan_absmax(self, tables: Tables) -> Tensor:
-        bits = torch.empty(tables.num_tables, dtype=torch.int32)
-        scan.scan_tables(tables.weight.numpy(), tables.row_offset.numpy(), bits.numpy())
-        return bits.view(torch.float32)
+        absmax = torch.empty(tables.num_tables)
+        scan.scan_tables(arena_of(tables), absmax.data_ptr())
+        return absmax
 
     def make_tracker(self, tables: Tables) -> Tracker:
         return BoundsTracker(tables)
@@ -148,12 +153,12 @@ class NumbaKernels:
             out.copy_(weight)
             return
         limit = np.float32((1 << (bits - 1)) - 1)
-        scan.fake_quantize_rows(weight.numpy(), limit, _SMALLEST_STEP, out.numpy())
+        layer.fake_quantize_rows(weight.data_ptr(), *weight.shape, limit, _SMALLEST_STEP, out.data_ptr())
 
     def quantize_rows(self, weight: Tensor, step: float, bits: int) -> Tensor:
         codes = torch.empty(weight.shape, dtype=torch.int8 if bits <= 8 else torch.int16)
-        limit = np.float32((1 << (bits - 1)) - 1)
-        scan.quantize_rows(weight.numpy(), np.float32(step), limit, codes.numpy())
+        limit, place, size = np.float32((1 << (bits - 1)) - 1), codes.data_ptr(), codes.element_size()
+        layer.quantize_rows(weight.data_ptr(), *weight.shape, np.float32(step), limit, place, size)
         return codes
 
     def pack_int4(self, codes: Tensor) -> Tensor:
@@ -167,21 +172,28 @@ class NumbaKernels:
         return codes
 
 
+def _sgd(lr: float, weight_decay: float) -> Rule:
+    return Rule(np.float32(lr), np.float32(weight_decay), np.float32(0), 0)
+
+
+def _adagrad(accumulator: Tensor, lr: float, eps: float, weight_decay: float) -> Rule:
+    return Rule(np.float32(lr), np.float32(weight_decay), np.float32(eps), accumulator.data_ptr())
+
+
 def _apply(tables: Tables, grad: SparseGrad, rule: Rule, tracker: Tracker | None) -> None:
-    update.apply_sparse(
-        tables.weight.numpy(),
-        tables.row_offset.numpy(),
-        grad.table_ptr.numpy(),
-        grad.rows.numpy(),
-        grad.values.contiguous().numpy(),
-        rule,
-        _bounds_of(tracker),
-    )
+    first_item = torch.zeros(tables.num_tables + 1, dtype=torch.int64)
+    items = (grad.table_ptr.diff() + apply.ENTRIES_PER_ITEM - 1) // apply.ENTRIES_PER_ITEM
+    torch.cumsum(items, 0, out=first_item[1:])
+    sightings = torch.empty(int(first_item[-1]), SIGHTING_LONGS, dtype=torch.int64)
+    # Named, so that a copy that had to be made lives until the kernel is done.
+    arrays = (grad.table_ptr, grad.rows.contiguous(), grad.values.contiguous(), first_item, sightings)
+    entries = apply.Entries(*(array.data_ptr() for array in arrays))
+    apply.apply_sparse(arena_of(tables), entries, rule, _bounds_of(tracker))
 
 
 def _bounds_of(tracker: Tracker | None) -> Bounds:
     if tracker is None:
-        return _NO_BOUNDS
+        return NO_BOUNDS
     if not isinstance(tracker, BoundsTracker):
         raise ForeignTrackerError(f"{type(tracker).__name__} is not a tracker of the numba kernels; use make_tracker")
     return tracker.bounds

@@ -4,89 +4,59 @@ Work is cut into (table, shard of rows) whose number depends on the batch only, 
 every row belongs to one item, so the result is the same for any number of threads.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import prange
-from numpy.typing import NDArray
 
-from .atomic import claim
-from .bounds import BLOCK_SHIFT, Bounds, Sighting, Sightings, note_row, settle_table
+from .arena import Arena, prefetch_row
+from .bounds import BLOCK_SHIFT, SIGHTING_LONGS, Bounds, clear_sighting, note_row, settle_table
 from .chains import Chains, chain_shard
-from .compiled import parallel, serial
-from .gather import prefetch_row
+from .compiled import inlined, parallel, serial
 from .lookups import Lookups, bag_length, sample_of
+from .memory import claim, int_at, long_at
 from .rule import Rule, step_row
-from .vector import LANES, add, address, divide, load_part, prefetch, splat, store
+from .vector import LANES, add, divide, load_part, prefetch, splat, store
 
 _AHEAD = 16
-_ENTRIES_PER_ITEM = 512
 
 
 class Scratch(NamedTuple):
-    """Working memory of the update, one row per thread; `allocate_scratch` sizes it."""
+    """Addresses of working memory; the int32 and f32 parts have one stretch per thread."""
 
-    position: NDArray[np.int32]
-    following: NDArray[np.int32]
-    head: NDArray[np.int32]
-    row: NDArray[np.int32]
-    slot: NDArray[np.int32]
-    gradient: NDArray[np.float32]
-    counter: NDArray[np.int64]  # [1], the next item to claim
-    best: NDArray[np.int32]  # one per item, as the two below
-    best_row: NDArray[np.int64]
-    shrunk: NDArray[np.bool_]
-
-
-def allocate_scratch(threads: int, lookups_per_table: int, dim: int, num_items: int) -> Scratch:
-    """Room for tables with up to that many lookups, and that many items."""
-    length = max(lookups_per_table, 1)
-    position, following, head, row = (np.empty((threads, length), np.int32) for _ in range(4))
-    slots = np.empty((threads, 1 << max(2 * length - 1, 2).bit_length()), np.int32)
-    gradient = np.zeros((threads, (dim + LANES - 1) // LANES * LANES), np.float32)
-    items = max(num_items, 1)
-    return Scratch(
-        position,
-        following,
-        head,
-        row,
-        slots,
-        gradient,
-        np.zeros(1, np.int64),
-        np.zeros(items, np.int32),
-        np.zeros(items, np.int64),
-        np.zeros(items, np.bool_),
-    )
+    chains: int  # int32[threads, 4 length + slots]
+    length: int
+    slots: int
+    gradient: int  # f32[threads, D rounded up to LANES]
+    counter: int  # int64[1], the next item to claim
+    sightings: int  # int64[items, SIGHTING_LONGS]
+    threads: int
 
 
 @parallel
 def update(
-    weight: NDArray[np.float32],
-    first_row: NDArray[np.int64],
+    arena: Arena,
     lookups: Lookups,
-    grad_features: NDArray[np.float32],
+    grad_features: int,
     rule: Rule,
     bounds: Bounds,
     scratch: Scratch,
     shard_bits: int,
 ) -> None:
-    """grad_features [B, F, D]; slots 1 and up belong to the tables."""
-    counter = scratch.counter
-    counter[0] = 0
-    for worker in prange(scratch.position.shape[0]):
-        _work(weight, first_row, lookups, grad_features, rule, bounds, scratch, shard_bits, worker)
-    if bounds.top.size:
-        sightings = Sightings(scratch.best, scratch.best_row, scratch.shrunk)
-        for table in range(first_row.size - 1):
-            settle_table(weight, first_row, bounds, table, sightings, table << shard_bits, (table + 1) << shard_bits)
+    """grad_features: f32[B, 1 + T, D]; slots 1 and up belong to the tables."""
+    for worker in prange(scratch.threads):
+        _work(arena, lookups, grad_features, rule, bounds, scratch, shard_bits, worker)
+    if bounds.top:
+        for table in range(arena.num_tables):
+            first = table << shard_bits
+            settle_table(arena, bounds, table, scratch.sightings, first, first + (1 << shard_bits))
 
 
 @serial
 def _work(
-    weight: NDArray[np.float32],
-    first_row: NDArray[np.int64],
+    arena: Arena,
     lookups: Lookups,
-    grad_features: NDArray[np.float32],
+    grad_features: int,
     rule: Rule,
     bounds: Bounds,
     scratch: Scratch,
@@ -94,166 +64,79 @@ def _work(
     worker: int,
 ) -> None:
     """What one thread does: items until none is left."""
-    chains = Chains(
-        scratch.position[worker],
-        scratch.following[worker],
-        scratch.head[worker],
-        scratch.row[worker],
-        scratch.slot[worker],
-    )
-    shards = 1 << shard_bits
+    step = 4 * scratch.length
+    base = scratch.chains + worker * (4 * step + 4 * scratch.slots)
+    chains = Chains(base, base + step, base + 2 * step, base + 3 * step, base + 4 * step)
+    buffer = scratch.gradient + 4 * worker * ((arena.dim + LANES - 1) // LANES * LANES)
     item = claim(scratch.counter)
-    while item < (first_row.size - 1) * shards:
-        table, shard = item >> shard_bits, item & (shards - 1)
-        start, end = lookups.table_start[table], lookups.table_start[table + 1]
-        num_rows = first_row[table + 1] - first_row[table]
+    while item < arena.num_tables << shard_bits:
+        table, shard = item >> shard_bits, item & ((1 << shard_bits) - 1)
+        start, end = long_at(lookups.table_start, table), long_at(lookups.table_start, table + 1)
+        num_rows = long_at(arena.first_row, table + 1) - long_at(arena.first_row, table)
         num_unique = chain_shard(lookups.ids, start, end, shard, shard_bits, num_rows, chains)
-        sighting = _update_chains(
-            weight,
-            first_row[table],
-            table,
-            lookups,
-            grad_features,
-            rule,
-            bounds,
-            chains,
-            num_unique,
-            scratch.gradient[worker],
-        )
-        scratch.best[item], scratch.best_row[item] = sighting.best, sighting.best_row
-        scratch.shrunk[item] = sighting.shrunk
+        sighting = scratch.sightings + 8 * SIGHTING_LONGS * item
+        clear_sighting(sighting)
+        _update_chains(arena, table, lookups, grad_features, rule, bounds, chains, num_unique, buffer, sighting)
         item = claim(scratch.counter)
 
 
-@serial
-def _gradient_index(lookups: Lookups, table: int, position: int, num_features: int, dim: int) -> int:
-    """Where the gradient of ids[position] starts in grad_features."""
-    return (sample_of(lookups, table, position) * num_features + 1 + table) * dim
+@inlined
+def _gradient_of(arena: Arena, lookups: Lookups, table: int, position: int, grad_features: int) -> Any:
+    """Address of the gradient of id number `position`."""
+    sample = sample_of(lookups, table, position)
+    return grad_features + 4 * (sample * (1 + arena.num_tables) + 1 + table) * arena.dim
 
 
 @serial
 def _update_chains(
-    weight: NDArray[np.float32],
-    first_row: int,
+    arena: Arena,
     table: int,
     lookups: Lookups,
-    grad_features: NDArray[np.float32],
+    grad_features: int,
     rule: Rule,
     bounds: Bounds,
     chains: Chains,
     num_unique: int,
-    buffer: NDArray[np.float32],
-) -> Sighting:
+    buffer: int,
+    sighting: int,
+) -> None:
     """Updates every unique row once."""
-    num_features, dim = grad_features.shape[1], grad_features.shape[2]
-    sighting = Sighting(np.int32(-1), np.int64(0), False)
+    dim, first_row = arena.dim, long_at(arena.first_row, table)
     for u in range(num_unique):
         if u + _AHEAD < num_unique:
-            ahead = np.int64(chains.row[u + _AHEAD])
-            prefetch_row(weight, first_row + ahead)
-            position = chains.position[chains.head[u + _AHEAD]]
-            prefetch(grad_features, _gradient_index(lookups, table, position, num_features, dim))
-            if bounds.top.size:
-                prefetch(bounds.block, bounds.block_start[table] + (ahead >> BLOCK_SHIFT))
-            if rule.accumulator.size:
+            ahead = int_at(chains.row, u + _AHEAD)
+            prefetch_row(arena.weight, first_row + ahead, dim)
+            position = int_at(chains.position, int_at(chains.head, u + _AHEAD))
+            prefetch_row(_gradient_of(arena, lookups, table, position, grad_features), 0, dim)
+            if bounds.top:
+                prefetch(bounds.block, long_at(bounds.block_start, table) + (ahead >> BLOCK_SHIFT))
+            if rule.accumulator:
                 prefetch(rule.accumulator, first_row + ahead)
-        row, lookup = np.int64(chains.row[u]), chains.head[u]
-        if chains.following[lookup] < 0 and not lookups.mean:
-            index = _gradient_index(lookups, table, chains.position[lookup], num_features, dim)
-            gradient = address(grad_features, index)
+        row, lookup = int_at(chains.row, u), int_at(chains.head, u)
+        gradient = buffer
+        if int_at(chains.following, lookup) < 0 and not lookups.mean:
+            gradient = _gradient_of(arena, lookups, table, int_at(chains.position, lookup), grad_features)
         else:
-            _sum_chain(lookups, table, grad_features, chains, lookup, buffer)
-            gradient = address(buffer, 0)
-        words = step_row(rule, weight, first_row + row, gradient)
-        if bounds.top.size:
-            sighting = note_row(bounds, table, row, words, sighting)
-    return sighting
+            _sum_chain(arena, table, lookups, grad_features, chains, lookup, buffer)
+        words = step_row(rule, arena.weight, first_row + row, dim, gradient)
+        if bounds.top:
+            note_row(bounds, table, row, words, sighting)
 
 
 @serial
 def _sum_chain(
-    lookups: Lookups,
-    table: int,
-    grad_features: NDArray[np.float32],
-    chains: Chains,
-    first_lookup: int,
-    buffer: NDArray[np.float32],
+    arena: Arena, table: int, lookups: Lookups, grad_features: int, chains: Chains, first_lookup: int, buffer: int
 ) -> None:
     """buffer = the sum of the gradients of a chain, in the order of the samples."""
-    num_features, dim = grad_features.shape[1], grad_features.shape[2]
-    for k in range(0, dim, LANES):
+    for k in range(0, arena.dim, LANES):
         summed = splat(np.float32(-0.0))  # the one that changes nothing, not even -0
         lookup = first_lookup
         while lookup >= 0:
-            sample = sample_of(lookups, table, chains.position[lookup])
-            g = load_part(grad_features, (sample * num_features + 1 + table) * dim + k, dim - k)
+            position = int_at(chains.position, lookup)
+            g = load_part(_gradient_of(arena, lookups, table, position, grad_features), k, arena.dim - k)
             if lookups.mean:
-                g = divide(g, splat(np.float32(bag_length(lookups, table, sample))))
+                length = bag_length(lookups, table, sample_of(lookups, table, position))
+                g = divide(g, splat(np.float32(length)))
             summed = add(summed, g)
-            lookup = chains.following[lookup]
+            lookup = int_at(chains.following, lookup)
         store(buffer, k, summed)
-
-
-@parallel
-def apply_sparse(
-    weight: NDArray[np.float32],
-    first_row: NDArray[np.int64],
-    table_ptr: NDArray[np.int64],
-    rows: NDArray[np.int32],
-    values: NDArray[np.float32],
-    rule: Rule,
-    bounds: Bounds,
-) -> None:
-    """Updates with a gradient whose rows are unique and sorted within their table."""
-    num_tables = first_row.size - 1
-    first_item = np.zeros(num_tables + 1, np.int64)
-    for t in range(num_tables):
-        entries = table_ptr[t + 1] - table_ptr[t]
-        first_item[t + 1] = first_item[t] + (entries + _ENTRIES_PER_ITEM - 1) // _ENTRIES_PER_ITEM
-    num_items = first_item[num_tables]
-    best, best_row = np.empty(num_items, np.int32), np.empty(num_items, np.int64)
-    shrunk = np.empty(num_items, np.bool_)
-    for item in prange(num_items):
-        table = np.searchsorted(first_item, item, side="right") - 1
-        start = table_ptr[table] + (item - first_item[table]) * _ENTRIES_PER_ITEM
-        end = _block_end(rows, start + _ENTRIES_PER_ITEM, table_ptr[table], table_ptr[table + 1])
-        start = _block_end(rows, start, table_ptr[table], table_ptr[table + 1])
-        sighting = _apply_run(weight, first_row[table], table, rows, values, start, end, rule, bounds)
-        best[item], best_row[item], shrunk[item] = sighting.best, sighting.best_row, sighting.shrunk
-    if bounds.top.size:
-        sightings = Sightings(best, best_row, shrunk)
-        for table in range(num_tables):
-            settle_table(weight, first_row, bounds, table, sightings, first_item[table], first_item[table + 1])
-
-
-@serial
-def _apply_run(
-    weight: NDArray[np.float32],
-    first_row: int,
-    table: int,
-    rows: NDArray[np.int32],
-    values: NDArray[np.float32],
-    start: int,
-    end: int,
-    rule: Rule,
-    bounds: Bounds,
-) -> Sighting:
-    """Entries start to end of one table."""
-    sighting = Sighting(np.int32(-1), np.int64(0), False)
-    for i in range(start, end):
-        if i + _AHEAD < end:
-            prefetch_row(weight, first_row + rows[i + _AHEAD])
-        words = step_row(rule, weight, first_row + rows[i], address(values, i * weight.shape[1]))
-        if bounds.top.size:
-            sighting = note_row(bounds, table, np.int64(rows[i]), words, sighting)
-    return sighting
-
-
-@serial
-def _block_end(rows: NDArray[np.int32], entry: int, first: int, last: int) -> int:
-    """The first entry from `entry` on that starts a block of bounds: no block is cut, so no two threads share one."""
-    if entry >= last:
-        return last
-    while entry > first and entry < last and rows[entry] >> BLOCK_SHIFT == rows[entry - 1] >> BLOCK_SHIFT:
-        entry += 1
-    return entry

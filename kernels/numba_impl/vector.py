@@ -1,8 +1,8 @@
 """LLVM vectors of floats for numba kernels: its own loops are several times slower than explicit vectors here.
 
-A `Floats` holds LANES f32, a `Words` as many int32. Memory is named by an array (or the address of its first element,
-int64) and a flat element index; nothing is bounds-checked. `*_part` touch only the first `count` lanes, so that any
-dimension works: lanes beyond it read as 0 and are never written.
+A `Floats` holds LANES f32, a `Words` as many int32. Memory is named by the address of an array's first element (int64)
+and an element index; nothing is bounds-checked. `*_part` touch only the first `count` lanes, so that any dimension
+works: lanes beyond it read as 0 and are never written.
 """
 
 from collections.abc import Callable
@@ -42,16 +42,10 @@ def _call(builder: ir.IRBuilder, name: str, result: ir.Type, args: list[Any]) ->
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
 
 
-def _pointer(context: Any, builder: ir.IRBuilder, kind: Any, place: Any, index: Any, to: ir.Type) -> Any:
-    """Address of element `index` of an array, or of what starts at an integer address, as a pointer to `to`."""
-    if isinstance(kind, types.Integer):
-        base = place
-        width = _FLOAT_BYTES
-    else:
-        base = builder.ptrtoint(context.make_array(kind)(context, builder, place).data, _I64)
-        width = kind.dtype.bitwidth // 8
-    bytes_in = builder.mul(index, ir.Constant(_I64, width))
-    return builder.inttoptr(builder.add(base, bytes_in), to.as_pointer())
+def _pointer(builder: ir.IRBuilder, place: Any, index: Any, to: ir.Type) -> Any:
+    """Address of a 4-byte element, as a pointer to `to`."""
+    bytes_in = builder.mul(index, ir.Constant(_I64, _FLOAT_BYTES))
+    return builder.inttoptr(builder.add(place, bytes_in), to.as_pointer())
 
 
 def _cast_index(context: Any, builder: ir.IRBuilder, kind: Any, value: Any) -> Any:
@@ -76,9 +70,9 @@ def load(typing: Any, place: Any, index: Any) -> tuple[Any, Codegen]:
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         at = _cast_index(context, builder, signature.args[1], args[1])
-        return builder.load(_pointer(context, builder, signature.args[0], args[0], at, _FLOATS), align=_FLOAT_BYTES)
+        return builder.load(_pointer(builder, args[0], at, _FLOATS), align=_FLOAT_BYTES)
 
-    return FLOATS(place, index), codegen
+    return FLOATS(types.int64, index), codegen
 
 
 @intrinsic
@@ -88,12 +82,12 @@ def load_part(typing: Any, place: Any, index: Any, count: Any) -> tuple[Any, Cod
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         at = _cast_index(context, builder, signature.args[1], args[1])
         mask = _mask(builder, _cast_index(context, builder, signature.args[2], args[2]))
-        pointer = _pointer(context, builder, signature.args[0], args[0], at, _FLOATS)
+        pointer = _pointer(builder, args[0], at, _FLOATS)
         zeros = ir.Constant(_FLOATS, [0.0] * LANES)
         name = f"llvm.masked.load.v{LANES}f32.p0"
         return _call(builder, name, _FLOATS, [pointer, ir.Constant(_I32, _FLOAT_BYTES), mask, zeros])
 
-    return FLOATS(place, index, count), codegen
+    return FLOATS(types.int64, index, count), codegen
 
 
 @intrinsic
@@ -102,11 +96,11 @@ def store(typing: Any, place: Any, index: Any, value: Any) -> tuple[Any, Codegen
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         at = _cast_index(context, builder, signature.args[1], args[1])
-        pointer = _pointer(context, builder, signature.args[0], args[0], at, _FLOATS)
+        pointer = _pointer(builder, args[0], at, _FLOATS)
         builder.store(args[2], pointer, align=_FLOAT_BYTES)
         return context.get_dummy_value()
 
-    return types.void(place, index, FLOATS), codegen
+    return types.void(types.int64, index, FLOATS), codegen
 
 
 @intrinsic
@@ -116,12 +110,12 @@ def store_part(typing: Any, place: Any, index: Any, value: Any, count: Any) -> t
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         at = _cast_index(context, builder, signature.args[1], args[1])
         mask = _mask(builder, _cast_index(context, builder, signature.args[3], args[3]))
-        pointer = _pointer(context, builder, signature.args[0], args[0], at, _FLOATS)
+        pointer = _pointer(builder, args[0], at, _FLOATS)
         name = f"llvm.masked.store.v{LANES}f32.p0"
         _call(builder, name, ir.VoidType(), [args[2], pointer, ir.Constant(_I32, _FLOAT_BYTES), mask])
         return context.get_dummy_value()
 
-    return types.void(place, index, FLOATS, count), codegen
+    return types.void(types.int64, index, FLOATS, count), codegen
 
 
 @intrinsic
@@ -271,23 +265,12 @@ def prefetch(typing: Any, place: Any, index: Any) -> tuple[Any, Codegen]:
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         at = _cast_index(context, builder, signature.args[1], args[1])
-        pointer = _pointer(context, builder, signature.args[0], args[0], at, ir.IntType(8))
+        pointer = _pointer(builder, args[0], at, ir.IntType(8))
         read, keep, data = (ir.Constant(_I32, value) for value in (0, 3, 1))
         _call(builder, "llvm.prefetch.p0", ir.VoidType(), [pointer, read, keep, data])
         return context.get_dummy_value()
 
-    return types.void(place, index), codegen
-
-
-@intrinsic
-def address(typing: Any, array: Any, index: Any) -> tuple[Any, Codegen]:
-    """Where flat element `index` of a contiguous array lies (int64), for the functions of this module."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        at = _cast_index(context, builder, signature.args[1], args[1])
-        return builder.ptrtoint(_pointer(context, builder, signature.args[0], args[0], at, ir.IntType(8)), _I64)
-
-    return types.int64(array, index), codegen
+    return types.void(types.int64, index), codegen
 
 
 @intrinsic
@@ -298,3 +281,60 @@ def as_float(typing: Any, bits: Any) -> tuple[Any, Codegen]:
         return builder.bitcast(args[0], _F32)
 
     return types.float32(types.int32), codegen
+
+
+def _interleave(builder: ir.IRBuilder, a: Any, b: Any, first: int) -> Any:
+    """a[first], b[first], a[first + 1], b[first + 1], ..."""
+    order = [first + lane // 2 + LANES * (lane % 2) for lane in range(LANES)]
+    return builder.shuffle_vector(a, b, ir.Constant(_WORDS, order))
+
+
+@intrinsic
+def transpose(
+    typing: Any, source: Any, stride: Any, rows: Any, columns: Any, target: Any, target_stride: Any
+) -> tuple[Any, Codegen]:
+    """target[c, r] = source[r, c] for r, c < LANES; zeros where r >= rows or c >= columns. Strides in floats."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        source, stride, rows, columns, target, target_stride = args
+        nothing = ir.Constant(_I64, 0)
+        zeros = ir.Constant(_FLOATS, [0.0] * LANES)
+        tile = []
+        for r in range(LANES):
+            number = ir.Constant(_I64, r)
+            count = builder.select(builder.icmp_signed("<", number, rows), columns, nothing)
+            pointer = _pointer(builder, source, builder.mul(number, stride), _FLOATS)
+            arguments = [pointer, ir.Constant(_I32, _FLOAT_BYTES), _mask(builder, count), zeros]
+            tile.append(_call(builder, f"llvm.masked.load.v{LANES}f32.p0", _FLOATS, arguments))
+        # Each round is a perfect shuffle of the tile; log2(LANES) of them transpose it.
+        for _ in range(LANES.bit_length() - 1):
+            pairs = [(tile[i], tile[i + LANES // 2]) for i in range(LANES // 2)]
+            tile = [_interleave(builder, a, b, first) for a, b in pairs for first in (0, LANES // 2)]
+        for c, column in enumerate(tile):
+            at = builder.mul(ir.Constant(_I64, c), target_stride)
+            builder.store(column, _pointer(builder, target, at, _FLOATS), align=_FLOAT_BYTES)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 6), codegen
+
+
+@intrinsic
+def store_codes(typing: Any, place: Any, index: Any, value: Any, count: Any, code_bytes: Any) -> tuple[Any, Codegen]:
+    """Writes the first `count` lanes as int8 or int16 (code_bytes 1 or 2), which hold them; NaN becomes 0."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        place, index, value, count, code_bytes = args
+        number = builder.select(builder.fcmp_ordered("==", value, value), value, ir.Constant(_FLOATS, [0.0] * LANES))
+        words, mask = builder.fptosi(number, _WORDS), _mask(builder, count)
+        is_byte = builder.icmp_signed("==", code_bytes, ir.Constant(_I64, 1))
+        with builder.if_else(is_byte) as branches:
+            for branch, width in zip(branches, (1, 2), strict=True):
+                with branch:
+                    kind = ir.VectorType(ir.IntType(8 * width), LANES)
+                    at = builder.add(place, builder.mul(index, ir.Constant(_I64, width)))
+                    pointer = builder.inttoptr(at, kind.as_pointer())
+                    arguments = [builder.trunc(words, kind), pointer, ir.Constant(_I32, width), mask]
+                    _call(builder, f"llvm.masked.store.v{LANES}i{8 * width}.p0", ir.VoidType(), arguments)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, FLOATS, types.int64, types.int64), codegen

@@ -1,52 +1,91 @@
-"""Scratch memory of the updates, kept from step to step and made larger when a batch needs it."""
+"""Scratch memory of the kernels, kept from step to step and made larger when a batch needs it."""
+
+from typing import NamedTuple
 
 import numba
-import numpy as np
+import torch
+from torch import Tensor
 
 from ..types import Bags, Tables
+from .bounds import SIGHTING_LONGS
 from .lookups import Lookups, fill_samples
-from .update import Scratch, allocate_scratch
+from .update import Scratch
+from .vector import LANES
 
-_LOOKUPS_PER_SHARD = 512
+_LOOKUPS_PER_SHARD = 1024
 _MOST_SHARD_BITS = 6
+_CHAIN_LISTS = 4
 
-_NO_SAMPLES, _NO_OFFSETS = np.empty(0, np.int32), np.empty(0, np.int64)
+
+class _Size(NamedTuple):
+    """What the scratch memory of the updates has room for."""
+
+    threads: int
+    lookups_per_table: int
+    dim: int
+    items: int
 
 
 class Workspace:
     """Belongs to one set of kernels, which one thread uses at a time."""
 
     def __init__(self) -> None:
-        self._scratch: Scratch | None = None
-        self._size = (0, 0, 0, 0)
-        self._samples = _NO_SAMPLES
-        self._one_hot_start = _NO_OFFSETS
+        self._size = _Size(0, 0, 0, 0)
+        self._scratch = Scratch(0, 0, 0, 0, 0, 0, 0)
+        self._memory: tuple[Tensor, ...] = ()
+        self._counter = torch.zeros(1, dtype=torch.int64)
+        self._samples = torch.empty(1, dtype=torch.int32)
+        self._table_start = torch.zeros(1, dtype=torch.int64)
+        self._one_hot = (0, 0)  # tables and batch of table_start
+        self._floats = torch.empty(0)
 
     def lookups(self, tables: Tables, bags: Bags) -> tuple[Lookups, int]:
-        """The bags as the kernels read them, and the most lookups that a table has."""
-        ids, num_tables = bags.ids.numpy(), tables.num_tables
+        """The bags as the kernels read them, valid until the next call; and the most lookups that a table has."""
+        num_tables = tables.num_tables
         if bags.offsets is None:
-            batch = ids.shape[1]
-            start = self._one_hot_start
-            if start.size != num_tables + 1 or start[-1] != num_tables * batch:
-                start = self._one_hot_start = np.arange(num_tables + 1, dtype=np.int64) * batch
-            return Lookups(ids.reshape(-1), start, _NO_SAMPLES, _NO_OFFSETS, batch, False), batch
-        offsets = bags.offsets.numpy()
-        batch = (offsets.size - 1) // num_tables
-        if self._samples.size < ids.size or not self._samples.size:
-            self._samples = np.empty(max(ids.size, 1), np.int32)
-        fill_samples(offsets, batch, self._samples)
-        start = offsets[::batch].copy() if batch else np.zeros(num_tables + 1, np.int64)
-        return Lookups(ids, start, self._samples, offsets, batch, bags.mean), int(np.diff(start).max())
+            batch = bags.ids.shape[1]
+            if self._one_hot != (num_tables, batch):
+                self._table_start = torch.arange(num_tables + 1) * batch
+                self._one_hot = (num_tables, batch)
+            return Lookups(bags.ids.data_ptr(), self._table_start.data_ptr(), 0, 0, batch, 0), batch
+        offsets, num_bags = bags.offsets, bags.offsets.numel() - 1
+        batch = num_bags // num_tables
+        if self._samples.numel() < bags.ids.numel():
+            self._samples = torch.empty(bags.ids.numel(), dtype=torch.int32)
+        fill_samples(offsets.data_ptr(), num_bags, batch, self._samples.data_ptr())
+        start = offsets[::batch].contiguous() if batch else torch.zeros(num_tables + 1, dtype=torch.int64)
+        self._table_start, self._one_hot = start, (0, 0)
+        places = (bags.ids.data_ptr(), start.data_ptr(), self._samples.data_ptr(), offsets.data_ptr())
+        return Lookups(*places, batch, int(bags.mean)), int(start.diff().max())
 
-    def scratch(self, lookups_per_table: int, dim: int, num_items: int) -> Scratch:
+    def scratch(self, lookups_per_table: int, dim: int, items: int) -> Scratch:
         """At least that large; the same memory as before if it was."""
-        wanted = (numba.get_num_threads(), lookups_per_table, dim, num_items)
-        fits = wanted[0] == self._size[0] and all(a <= b for a, b in zip(wanted, self._size, strict=True))
-        if self._scratch is None or not fits:
-            self._size = wanted
-            self._scratch = allocate_scratch(*wanted)
+        wanted = _Size(numba.get_num_threads(), lookups_per_table, dim, items)
+        have = self._size
+        if have.threads != wanted.threads or any(a < b for a, b in zip(have, wanted, strict=True)):
+            self._allocate(wanted)
+        self._counter.zero_()
         return self._scratch
+
+    def _allocate(self, size: _Size) -> None:
+        length = max(size.lookups_per_table, 1)
+        slots = 1 << max(2 * length - 1, 2).bit_length()
+        padded = -(-size.dim // LANES) * LANES
+        self._size = size
+        self._memory = (
+            torch.empty(size.threads * (_CHAIN_LISTS * length + slots), dtype=torch.int32),
+            torch.empty(size.threads * padded),
+            torch.empty(max(size.items, 1) * SIGHTING_LONGS, dtype=torch.int64),
+        )
+        chains, gradient, sightings = (part.data_ptr() for part in self._memory)
+        counter = self._counter.data_ptr()
+        self._scratch = Scratch(chains, length, slots, gradient, counter, sightings, size.threads)
+
+    def floats(self, count: int) -> int:
+        """Address of f32[count], for one call."""
+        if self._floats.numel() < count:
+            self._floats = torch.empty(count)
+        return self._floats.data_ptr()
 
 
 def shard_bits(lookups_per_table: int) -> int:
