@@ -8,7 +8,7 @@ EXTRAS := test,mpi
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-quick lint clean
+.PHONY: help install train test test-quick test-ipex lint clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -29,6 +29,16 @@ test: $(STAMP) ## Run all tests
 
 test-quick: $(STAMP) ## Run the tests that are not marked slow
 	$(BIN)/pytest -q -m 'not slow' $(ARGS)
+
+test-ipex: .venv-ipex/.installed ## Run the tests of --kernels ipex in .venv-ipex (7 GB; docs/ipex.md)
+	.venv-ipex/bin/pytest -q tests/ipex $(ARGS)
+	ATEN_CPU_CAPABILITY=avx2 .venv-ipex/bin/pytest -q tests/ipex/test_ipex_update.py $(ARGS)
+
+.venv-ipex/.installed: setup.cfg constraints-ipex.txt
+	test -x .venv-ipex/bin/python || $(PYTHON) -m venv .venv-ipex
+	.venv-ipex/bin/python -m pip install --quiet --constraint constraints-ipex.txt --editable . \
+		intel-extension-for-pytorch pytest pytest-timeout hypothesis
+	@touch $@
 
 lint: $(STAMP) ## ruff, mypy, shellcheck
 	$(BIN)/ruff check .

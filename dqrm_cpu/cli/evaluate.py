@@ -59,10 +59,11 @@ def _evaluate(config: "Config", args: argparse.Namespace, transport: "Transport"
     from dqrm_cpu.data.source import open_data
     from dqrm_cpu.train.checkpoint import find_checkpoint
     from dqrm_cpu.train.run_folder import checkpoints_folder
-    from dqrm_cpu.train.session import build_session, load_weights
+    from dqrm_cpu.train.session import build_session, load_kernels, load_weights
 
     path = find_checkpoint(checkpoints_folder(args.run_dir), args.checkpoint)
-    session = build_session(config, open_data(config), transport, torch.device(config.device))
+    device = torch.device(config.device)
+    session = build_session(config, load_kernels(config, device), open_data(config), transport, device)
     load_weights(session, path)
     loader = session.loaders.test if args.part == "test" else session.loaders.validation
     return path, session.evaluate(loader)

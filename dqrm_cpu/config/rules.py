@@ -68,10 +68,10 @@ def _decay_follows_warmup(config: Config) -> Conflict | None:
 
 
 def _kernels_fit_device(config: Config) -> Conflict | None:
-    if config.device == "cpu" or config.kernels != "numba":
+    if config.device == "cpu" or config.kernels not in ("numba", "ipex"):
         return None
     return Conflict(
-        ("kernels", "device"), "kernels numba run on a CPU only, set kernels auto or torch with device cuda"
+        ("kernels", "device"), f"kernels {config.kernels} run on a CPU only, set kernels auto or torch with device cuda"
     )
 
 

@@ -130,8 +130,8 @@ class Config:
     device: str = setting("cpu", "where the model lives", choices=("cpu", "cuda"))
     kernels: str = setting(
         "auto",
-        "implementation of the table kernels; auto: numba on a CPU, torch on a GPU",
-        choices=("auto", "numba", "torch"),
+        "implementation of the table kernels; auto: numba on a CPU, torch on a GPU; ipex: see docs/ipex.md",
+        choices=("auto", "numba", "torch", "ipex"),
     )
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()

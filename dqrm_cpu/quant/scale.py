@@ -50,7 +50,7 @@ class TableScales:
         self.tables_loaded()
 
     def tables_loaded(self) -> None:
-        """Must follow any change of the tables that did not go through the update kernels: the tracker saw none of it."""
+        """Must follow any change of the tables beside the update kernels: the tracker saw none of it."""
         if self.tracker is not None:
             self.tracker.rebuild(self._tables)
 

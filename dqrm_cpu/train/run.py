@@ -21,7 +21,7 @@ from dqrm_cpu.train.loop import Surroundings, TrainingLoop, total_steps
 from dqrm_cpu.train.progress import NoProgress, Progress, open_progress
 from dqrm_cpu.train.result import Interrupted, Result
 from dqrm_cpu.train.run_folder import NoRunLog, RunFolder, RunLog, checkpoints_folder, holds_run
-from dqrm_cpu.train.session import Session, build_session, load_session, restore_scales
+from dqrm_cpu.train.session import Session, build_session, load_kernels, load_session, restore_scales
 from dqrm_cpu.train.state import RunState
 
 
@@ -37,6 +37,8 @@ class RunRequest:
 
 def train(config: Config, request: RunRequest, transport: Transport) -> Result | Interrupted:
     """Runs or resumes; every rank calls it."""
+    device = torch.device(config.device)
+    kernels = load_kernels(config, device)
     data = open_data(config)
     facts: dict[str, Json] = {
         "config": tomllib.loads(config.to_toml()),
@@ -48,8 +50,7 @@ def train(config: Config, request: RunRequest, transport: Transport) -> Result |
     resume = bool(transport.broadcast_json(request.resume and holds_run(request.run_dir)))
     # A new run's folder comes first: whatever is wrong with it is said before gigabytes are allocated.
     new_log = NoRunLog() if resume else _open_log(config, request, transport, step=None)
-    device = torch.device(config.device)
-    session = build_session(config, data, transport, device)
+    session = build_session(config, kernels, data, transport, device)
     store = CheckpointStore(checkpoints_folder(request.run_dir), config.train.keep_checkpoints)
     state = _resumed_state(session, store, transport, request) if resume else RunState()
     log = _open_log(config, request, transport, state.step) if resume else new_log

@@ -12,6 +12,8 @@ from dqrm_cpu.config import Config
 from dqrm_cpu.data.loader import Loader
 from dqrm_cpu.data.shards import shards_of
 from dqrm_cpu.data.source import DataSet, Part
+from dqrm_cpu.errors import DeviceError
+from dqrm_cpu.kernels.interface import Kernels, KernelsUnavailableError
 from dqrm_cpu.kernels.select import select_kernels
 from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.model.memory import DATA_CACHE_BYTES
@@ -50,6 +52,14 @@ class Session:
         return {**self.model.weights(), **scales, **self.optimizer.state()}
 
 
+def load_kernels(config: Config, device: torch.device) -> Kernels:
+    """The implementation that the configuration names; fails before anything is allocated or written."""
+    try:
+        return select_kernels(config.kernels, device)
+    except KernelsUnavailableError as error:
+        raise DeviceError(str(error)) from error
+
+
 def load_session(session: Session, path: Path) -> RunState:
     """Fills the session from the checkpoint at `path`; returns where that run stood."""
     tensors = session.tensors()
@@ -70,10 +80,12 @@ def restore_scales(session: Session, tensors: Mapping[str, Tensor], state: RunSt
     session.scales.restore(ScaleState(absmax, step, state.scale_refreshed_at))
 
 
-def build_session(config: Config, data: DataSet, transport: Transport, device: torch.device) -> Session:
+def build_session(
+    config: Config, kernels: Kernels, data: DataSet, transport: Transport, device: torch.device
+) -> Session:
     """Allocates and initializes the model; the same on every rank."""
     shards = shards_of(transport.rank, transport.size, config.comm.simulated_ranks)
-    model = Dlrm(config, select_kernels(config.kernels, device), device)
+    model = Dlrm(config, kernels, device)
     model.initialize_(config.seed)
     scales = TableScales(config.quant, model.kernels, model.tables)
     optimizer = select_optimizer(config.train, model)

@@ -91,6 +91,7 @@ def test_what_is_not_there_is_said(finished: Path, tmp_path: Path) -> None:
         (("train", "--data", tmp_path / "criteo"), "criteo"),
         (("train", "--quant.scale-perod", "200"), "scale-period"),
         (("train", "--device", "cuda"), "GPU"),
+        (("train", *SMALL, "--kernels", "ipex", "--run-dir", tmp_path / "ipex"), "make test-ipex"),
         (("train", "--model.table-rows", "2000000000", "--run-dir", tmp_path / "big"), "GB"),
     ):
         done = dqrm(*arguments)
@@ -99,6 +100,7 @@ def test_what_is_not_there_is_said(finished: Path, tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
         assert done.stdout == ""
     assert not (tmp_path / "big").exists()
+    assert not (tmp_path / "ipex").exists()
 
 
 @pytest.mark.mpi

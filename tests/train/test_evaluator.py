@@ -8,13 +8,13 @@ from dqrm_cpu.config import Config
 from dqrm_cpu.data.source import open_data
 from dqrm_cpu.errors import TrainingError
 from dqrm_cpu.train.metrics import ClickAccumulator
-from dqrm_cpu.train.session import Session, build_session
+from dqrm_cpu.train.session import Session, build_session, load_kernels
 from plain_dlrm import PlainDlrm
 from tiny import CPU, tiny_config
 
 
 def session_of(config: Config) -> Session:
-    return build_session(config, open_data(config), SingleTransport(), CPU)
+    return build_session(config, load_kernels(config, CPU), open_data(config), SingleTransport(), CPU)
 
 
 def test_metrics_are_those_of_the_plain_model() -> None:
