@@ -15,7 +15,7 @@ from typing import Any
 _RUNTIME = "libgomp.so.1.0.0"
 _CLAIM = "DQRM_CPU_CACHE_CLAIM"
 _MOST_SLOTS = 1024
-_KERNEL_SOURCES = Path(__file__).parent / "kernels" / "numba_impl"
+_COMPILED_SOURCES = tuple(Path(__file__).parent / part for part in ("kernels", "data/synthetic"))
 
 
 def prepare_openmp() -> None:
@@ -87,9 +87,9 @@ def _lock(path: Path) -> bool:
 
 
 def _fingerprint() -> str:
-    """Changes with Python and with any kernel source: numba does not see that a function called by another changed."""
+    """Changes with Python and with any source that numba compiles: it does not see that a called function changed."""
     stamp = hashlib.sha256(sys.version.encode())
-    for path in sorted(_KERNEL_SOURCES.glob("*.py")):
+    for path in sorted(path for folder in _COMPILED_SOURCES for path in folder.rglob("*.py")):
         status = path.stat()
         stamp.update(f"{path} {status.st_mtime_ns} {status.st_size}".encode())
     return stamp.hexdigest()[:16]

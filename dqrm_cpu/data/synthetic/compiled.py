@@ -1,7 +1,7 @@
 """How the generator's functions are compiled, with their static types kept.
 
-A cached compilation is thrown away when the file of its function changes, not when that of a function it calls does:
-after an edit of `draws.py` delete the cache, or the old draws stay inside the kernels.
+numba keeps a cached function although a function that it calls has changed; `openmp.py` therefore gives every state of
+these sources a cache folder of its own.
 """
 
 from collections.abc import Callable
