@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from dqrm_cpu.kernels.select import select_kernels
 
+from dqrm_cpu.kernels.select import select_kernels
 from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.train.optimizers import select_optimizer
 from tiny import CPU, tiny_config
