@@ -47,6 +47,12 @@ def set_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
+def must_compile() -> bool:
+    """Whether nothing is compiled yet for this machine and these sources: the first steps then take longer."""
+    folder = os.environ.get("NUMBA_CACHE_DIR")
+    return folder is not None and next(Path(folder).rglob("*.nbi"), None) is None
+
+
 def claim_cache_folder(roots: Iterator[Path]) -> Path | None:
     """A folder for compiled kernels that no other living process uses, in the first root that can be written to.
 

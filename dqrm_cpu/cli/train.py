@@ -63,6 +63,7 @@ def _configuration(args: argparse.Namespace) -> "Config":
 
 def _train(config: "Config", args: argparse.Namespace, transport: "Transport") -> int:
     from dqrm_cpu.cli.ranks import gathered_environment
+    from dqrm_cpu.openmp import must_compile
     from dqrm_cpu.train.result import Interrupted
     from dqrm_cpu.train.run import RunRequest, train
 
@@ -71,6 +72,8 @@ def _train(config: "Config", args: argparse.Namespace, transport: "Transport") -
     environment = gathered_environment(transport)
     if transport.rank == 0:
         print(_headline(config, transport, run_dir), file=sys.stderr, flush=True)
+        if must_compile():
+            print("compiling the kernels, once for this machine: about 20 s before the first step", file=sys.stderr)
     request = RunRequest(run_dir, args.resume == "auto", environment, sys.stderr)
     outcome = train(config, request, transport)
     if isinstance(outcome, Interrupted):

@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dqrm_cpu.openmp import claim_cache_folder
+import pytest
+
+from dqrm_cpu.openmp import claim_cache_folder, must_compile
 
 PREPARE = "from dqrm_cpu.openmp import prepare_openmp; prepare_openmp()\n"
 
@@ -112,3 +114,13 @@ def test_kernels_leave_the_threads_of_torch_alone(tmp_path: Path) -> None:
     set_one = "import torch; torch.set_num_threads(1)\n"
     lines = output(start(PREPARE + set_one + RUN_A_KERNEL + THREADS, tmp_path)).splitlines()
     assert lines[-1].startswith("1 ")
+
+
+def test_an_empty_cache_is_told_from_a_filled_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    assert must_compile()
+    (tmp_path / "gather").mkdir()
+    (tmp_path / "gather" / "gather_one_hot.nbi").touch()
+    assert not must_compile()
+    monkeypatch.delenv("NUMBA_CACHE_DIR")
+    assert not must_compile()
