@@ -8,7 +8,7 @@ from dqrm_cpu.model.dlrm import mlp_shapes
 _FLOAT = 4
 _MIB = 1024**2
 RUNTIME_BYTES = 420 * _MIB
-"""Python, torch, numba and the compiled kernels of one process, before the model (measured)."""
+"""Python, torch, numba and the compiled kernels of one process, before the model (measured, nothing to compile)."""
 DATA_CACHE_BYTES = 1024 * _MIB
 """Rows of a part that are kept in memory between epochs at most."""
 
