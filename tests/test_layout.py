@@ -15,6 +15,7 @@ LAYERS = {
     "model": {"config", "data", "kernels", "quant"},
     "comm": {"config", "kernels"},
     "train": {"comm", "config", "data", "kernels", "model", "profile", "quant"},
+    "bench": {"comm", "config", "data", "kernels", "model", "profile", "quant", "train"},
     "doctor": {"config", "data", "kernels", "model", "profile"},
 }
 """What each part may import beside errors, openmp and the version; cli may import everything."""

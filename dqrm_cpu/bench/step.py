@@ -1,0 +1,101 @@
+"""`bench step`: whole training steps, ours and others'."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from dqrm_cpu.bench.arena import Arenas
+from dqrm_cpu.bench.benchmark import Amortized, Benchmark, Group, Ratio
+from dqrm_cpu.bench.cases import CASES, Case
+from dqrm_cpu.bench.contestant import Contestant
+from dqrm_cpu.bench.fbgemm import FbgemmStep
+from dqrm_cpu.bench.ours_step import NEVER_AGAIN, OursStep
+from dqrm_cpu.bench.torch_dlrm import indexed_interaction
+from dqrm_cpu.bench.torch_step import Recipe, TorchStep
+from dqrm_cpu.config import Config
+
+_PERIODS = (200, 1000)
+
+
+def step_groups(case: Case, arenas: Arenas) -> list[Group]:
+    """One group: everything is compared with everything."""
+    return [Group("step", [*_ours(case, arenas), *_torch(case, arenas), *_libraries(case, arenas)], "torch_fp32")]
+
+
+def _settings(case: Case, method: str, finder: str = "scan", period: int = 1, precision: str = "fp32") -> Config:
+    config = case.config
+    quant = replace(config.quant, method=method, scale_finder=finder, scale_period=period)
+    return replace(config, quant=quant, train=replace(config.train, precision=precision))
+
+
+def _ours(case: Case, arenas: Arenas) -> Iterator[Contestant]:
+    exact = "INT4 tables and MLPs, scales exact at every step from the tracker"
+    for name, about, config in (
+        ("ours_fp32", "not quantized", _settings(case, "none")),
+        ("ours_bf16", "not quantized, BF16 products", _settings(case, "none", precision="bf16")),
+        ("ours_int4_exact", exact, _settings(case, "dqrm", "track")),
+        ("ours_int4_exact_bf16", f"{exact}, BF16 products", _settings(case, "dqrm", "track", precision="bf16")),
+        ("ours_int4_scan_every", "INT4, tables scanned at every step", _settings(case, "dqrm")),
+        ("ours_int4_scan_kept", "INT4, tables never scanned again", _settings(case, "dqrm", period=NEVER_AGAIN)),
+    ):
+        yield OursStep(name, about, config, arenas)
+
+
+def _torch(case: Case, arenas: Arenas) -> Iterator[Contestant]:
+    plain = "plain PyTorch: sparse EmbeddingBag per table, Linear, autograd, SGD"
+    quantized = f"{plain}; lookup, then quantize; MLPs per row"
+    recipes = [
+        ("torch_fp32", f"{plain}; interaction Z[:, i, j]", Recipe(indexed_interaction)),
+        ("torch_fp32_flat", f"{plain}; interaction by index_select", Recipe()),
+        ("torch_bf16_flat", f"{plain}; the same under autocast to BF16", Recipe(autocast=True)),
+        ("torch_qat_scan_every", f"{quantized}; aminmax over each table at every step", Recipe(scale_period=1)),
+        ("torch_qat_scan_kept", f"{quantized}; scale never found again", Recipe(scale_period=NEVER_AGAIN)),
+    ]
+    if case.whole_table:
+        about = f"{plain}; every table quantized as a whole at every step"
+        recipes.append(("torch_qat_whole_table", about, Recipe(scale_period=1, whole_table=True)))
+    for name, about, recipe in recipes:
+        yield TorchStep(name, about, case, arenas, recipe)
+
+
+def _libraries(case: Case, arenas: Arenas) -> Iterator[Contestant]:
+    yield FbgemmStep("fbgemm_fp32", "FBGEMM table-batched embeddings (EXACT_SGD), MLPs of PyTorch", case, arenas)
+    config = replace(_settings(case, "dqrm", "track"), kernels="ipex")
+    yield OursStep("ours_int4_exact_ipex", "ours_int4_exact with IPEX's fused update", config, arenas)
+
+
+def _amortized() -> Iterator[Amortized]:
+    for side in ("ours_int4", "torch_qat"):
+        for period in _PERIODS:
+            about = f"scale found every {period} steps"
+            yield Amortized(f"{side}_scan_{period}", about, f"{side}_scan_kept", f"{side}_scan_every", period)
+
+
+def _ratios() -> Iterator[Ratio]:
+    for key, denominator in (
+        ("torch_fp32", "torch_fp32"),
+        ("torch_fp32_flat", "torch_fp32_flat"),
+        ("torch_bf16_flat", "torch_bf16_flat"),
+        ("fbgemm_fp32", "fbgemm_fp32"),
+    ):
+        yield Ratio(f"int4_exact_over_{key}", "fp32", "ours_int4_exact", denominator)
+        yield Ratio(f"int4_exact_over_{key}", "bf16", "ours_int4_exact_bf16", denominator)
+        yield Ratio(f"fp32_over_{key}", "fp32", "ours_fp32", denominator)
+        yield Ratio(f"fp32_over_{key}", "bf16", "ours_bf16", denominator)
+    yield Ratio("int4_exact_over_ours_fp32", "fp32", "ours_int4_exact", "ours_fp32")
+    yield Ratio("int4_exact_over_ours_fp32", "bf16", "ours_int4_exact_bf16", "ours_bf16")
+    for period in ("every", *_PERIODS):
+        yield Ratio(f"int4_exact_over_torch_qat_scan_{period}", "fp32", "ours_int4_exact", f"torch_qat_scan_{period}")
+        yield Ratio(
+            f"int4_scan_{period}_over_torch_qat_scan_{period}",
+            "fp32",
+            f"ours_int4_scan_{period}",
+            f"torch_qat_scan_{period}",
+        )
+        yield Ratio(f"int4_exact_over_int4_scan_{period}", "fp32", "ours_int4_exact", f"ours_int4_scan_{period}")
+        yield Ratio(f"torch_qat_scan_{period}_over_torch_fp32", "fp32", f"torch_qat_scan_{period}", "torch_fp32")
+    yield Ratio("int4_exact_over_torch_qat_whole_table", "fp32", "ours_int4_exact", "torch_qat_whole_table")
+    yield Ratio("fbgemm_fp32_over_torch_fp32", "fp32", "fbgemm_fp32", "torch_fp32")
+    yield Ratio("int4_exact_ipex_over_int4_exact", "fp32", "ours_int4_exact_ipex", "ours_int4_exact")
+
+
+STEP = Benchmark("step", tuple(CASES), step_groups, tuple(_amortized()), tuple(_ratios()))

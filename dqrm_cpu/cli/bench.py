@@ -1,0 +1,162 @@
+"""`dqrm-cpu bench`: times training steps or kernels against other ways to do the same, on this machine."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dqrm_cpu.cli.parser import Subparsers, UsageError
+
+if TYPE_CHECKING:
+    from dqrm_cpu.bench.benchmark import Benchmark
+    from dqrm_cpu.bench.cases import Case
+    from dqrm_cpu.bench.document import Circumstances
+    from dqrm_cpu.bench.result import CaseResult, Comparison, DerivedEntry, Entry
+    from dqrm_cpu.bench.run import Progress
+
+_KINDS = ("step", "kernels")
+_ROUNDS, _QUICK_ROUNDS = 15, 3
+_TURN_S, _QUICK_TURN_S = 0.15, 0.005
+
+_EPILOG = """\
+examples:
+  dqrm-cpu bench step --cases kaggle_128          one training step, ours and others'
+  dqrm-cpu bench kernels --json kernels.json      every kernel, figures kept
+  dqrm-cpu bench step --quick                     a minute's look whether all of it works
+
+Contestants take turns within one process; those that are not installed say so. What to make of the figures:
+docs/benchmarks.md."""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """The command's options."""
+    about = "time steps and kernels against PyTorch, FBGEMM and others"
+    parser = subparsers.add_parser("bench", help=about, description=f"{about[0].upper()}{about[1:]}.", epilog=_EPILOG)
+    parser.add_argument("what", metavar="WHAT", choices=_KINDS, help="step: whole training steps; kernels: one by one")
+    parser.add_argument("--cases", metavar="NAME,...", help="demo_128, kaggle_128, kaggle_2048, terabyte_2048")
+    parser.add_argument(
+        "--rounds",
+        metavar="N",
+        type=_positive,
+        help=f"turns of each contestant (default: {_ROUNDS}, quick: {_QUICK_ROUNDS})",
+    )
+    parser.add_argument("--threads", metavar="N", type=_positive, help="threads (default: every core it may use)")
+    parser.add_argument("--quick", action="store_true", help="small tables, few rounds; times mean nothing")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures, machine and versions")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints a table per case; the exit status does not judge."""
+    if args.json is not None and not args.json.parent.is_dir():
+        raise UsageError(f"--json {args.json}: there is no folder {args.json.parent}; make it first")
+    from dqrm_cpu.bench.document import benchmark_document
+    from dqrm_cpu.bench.run import run_case
+
+    benchmark, around = _benchmark(args.what), _circumstances(args)
+    results = []
+    for case in _cases(args, benchmark):
+        results.append(run_case(benchmark, case, around.plan, _show))
+        print(format_case(benchmark, results[-1]), flush=True)
+        if args.json is not None:
+            # After each case: what is measured is not lost when a later one is interrupted.
+            args.json.write_text(json.dumps(benchmark_document(benchmark, around, results), indent=1) + "\n")
+    return 0
+
+
+def _benchmark(what: str) -> "Benchmark":
+    from dqrm_cpu.bench.kernels import KERNELS
+    from dqrm_cpu.bench.step import STEP
+
+    return {"step": STEP, "kernels": KERNELS}[what]
+
+
+def _circumstances(args: argparse.Namespace) -> "Circumstances":
+    from dqrm_cpu.bench.document import Circumstances
+    from dqrm_cpu.bench.timing import Plan
+    from dqrm_cpu.openmp import set_threads
+    from dqrm_cpu.profile.hardware import fingerprint
+
+    machine = fingerprint()
+    threads = args.threads or machine.usable_cores
+    set_threads(threads)
+    rounds = args.rounds or (_QUICK_ROUNDS if args.quick else _ROUNDS)
+    plan = Plan(rounds, _QUICK_TURN_S if args.quick else _TURN_S)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return Circumstances(now, args.quick, plan, threads, os.getloadavg(), machine)
+
+
+def _cases(args: argparse.Namespace, benchmark: "Benchmark") -> "list[Case]":
+    from dqrm_cpu.bench.cases import CASES, quick
+
+    names = benchmark.cases if args.cases is None else [name.strip() for name in args.cases.split(",")]
+    for name in names:
+        if name not in CASES:
+            raise UsageError(f"--cases {name}: no such case; there are {', '.join(CASES)}")
+    cases = [CASES[name]() for name in names]
+    return [quick(case) for case in cases] if args.quick else cases
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+def _show(progress: "Progress") -> None:
+    """One line that changes on a terminal; in a file, one line per group."""
+    line = f"{progress.case}, {progress.group}: round {progress.done} of {progress.total}"
+    if not sys.stderr.isatty():
+        if progress.done == 0:
+            print(f"{progress.case}, {progress.group}: {progress.total} rounds", file=sys.stderr, flush=True)
+        return
+    print(f"\r\x1b[K{line}" if progress.done < progress.total else "\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def format_case(benchmark: "Benchmark", result: "CaseResult") -> str:
+    """A table of all contestants, each against the baseline of its group, and the ratios of the benchmark."""
+    from dqrm_cpu.bench.result import compare
+
+    lines = [f"{result.case.name}: {result.case.about}"]
+    names = [*result.medians_s(), *(name for group in result.groups for name in group.absent)]
+    width = max(map(len, names), default=0)
+    medians = result.medians_s()
+    for group in result.groups:
+        baseline_s = medians.get(group.baseline)
+        heading = f"over {group.baseline}" if baseline_s else ""
+        lines += ["", f"  {group.name:<{width}}  {'median':>10}  {'quartiles':>21}  {heading}".rstrip()]
+        lines += [f"  {_row(entry, width, baseline_s)}" for entry in group.entries]
+        if group is result.groups[-1]:
+            lines += [f"  {_derived_row(entry, width, baseline_s)}" for entry in result.derived]
+        lines += [f"  {name:<{width}}  absent: {reason}" for name, reason in group.absent.items()]
+    compared = compare(benchmark.ratios, medians)
+    return "\n".join([*lines, "", *_ratio_lines(compared), ""])
+
+
+def _ratio_lines(compared: "Sequence[Comparison]") -> list[str]:
+    width = max((len(comparison.ratio.key) for comparison in compared), default=0)
+    return [f"  {found.ratio.key:<{width}}  {found.ratio.variant}  {found.value:6.2f}" for found in compared]
+
+
+def _row(entry: "Entry", width: int, baseline_s: float | None) -> str:
+    lower_s, upper_s = entry.timing.quartiles_s
+    quartiles = f"{_time(lower_s)} -{_time(upper_s)}"
+    return f"{entry.name:<{width}}  {_time(entry.median_s)}  {quartiles}  {_over(entry.median_s, baseline_s)}".rstrip()
+
+
+def _derived_row(entry: "DerivedEntry", width: int, baseline_s: float | None) -> str:
+    return (
+        f"{entry.name:<{width}}  {_time(entry.median_s)}  {'derived':>21}  {_over(entry.median_s, baseline_s)}".rstrip()
+    )
+
+
+def _over(median_s: float, baseline_s: float | None) -> str:
+    return f"{median_s / baseline_s:.2f}" if baseline_s else ""
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds * 1e3:>7.3f} ms"

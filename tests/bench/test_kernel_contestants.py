@@ -1,0 +1,84 @@
+"""Contestants of `bench kernels` that are compared with each other compute the same arrays."""
+
+import pytest
+import torch
+from bench_cases import BATCH, make_contestant, tiny_case, usable
+
+from dqrm_cpu.bench.arena import CPU, Arenas
+from dqrm_cpu.bench.kernels import kernel_groups
+from dqrm_cpu.bench.pool import make_pool
+from dqrm_cpu.bench.step import step_groups
+from dqrm_cpu.kernels.select import select_kernels
+
+STEPS = 4
+
+
+def outcome(name: str) -> torch.Tensor:
+    """What the contestant's last of a few steps returns, from tables of its own."""
+    contestant = make_contestant(name)
+    contestant.setup()
+    pool = make_pool(tiny_case().config.model, BATCH, STEPS, seed=3)
+    result = torch.empty(0)
+    for _ in range(STEPS):
+        result = contestant.step(pool.next())
+    contestant.teardown()
+    return result.detach().clone()
+
+
+@pytest.mark.parametrize(
+    ("name", "peer"),
+    [
+        ("ours_lookup", "torch_lookup"),
+        ("ours_sgd", "torch_sgd"),
+        ("ours_sgd_tracked", "torch_sgd"),
+        ("ours_adagrad", "torch_adagrad"),
+        ("ours_adagrad_tracked", "torch_adagrad"),
+        ("ours_interaction", "torch_interaction"),
+        ("ours_interaction", "torch_interaction_flat"),
+        ("ours_scan", "torch_aminmax"),
+        *(("ours_embedding_fp32", peer) for peer in usable("torch_embedding", "fbgemm_embedding")),
+        ("ours_embedding_int4", "torch_embedding"),  # straight-through: the gradient given is the same
+    ],
+)
+def test_peers_compute_the_same(name: str, peer: str) -> None:
+    torch.testing.assert_close(outcome(name), outcome(peer), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ours_sgd", "ours_adagrad", "ours_embedding_fp32"])
+def test_updates_change_the_tables(name: str) -> None:
+    """Else equal tables would prove nothing."""
+    assert not torch.equal(outcome(name), Arenas(tiny_case()).shared().weight)
+
+
+def test_the_shared_tracker_stays_exact_while_several_use_it() -> None:
+    case = tiny_case()
+    arenas = Arenas(case)
+    tables, tracker = arenas.tracked()
+    pool = make_pool(case.config.model, BATCH, STEPS, seed=3)
+    groups = [*step_groups(case, arenas), *kernel_groups(case, arenas)]
+    names = {
+        "ours_int4_exact",
+        "ours_sgd_tracked",
+        "ours_adagrad_tracked",
+        "ours_embedding_int4",
+        "ours_fp32",
+        "torch_fp32",
+    }
+    chosen = [contestant for group in groups for contestant in group.contestants if contestant.name in names]
+    for contestant in chosen:
+        contestant.setup()
+    for _ in range(STEPS):
+        for contestant in chosen:
+            contestant.step(pool.next())
+    assert torch.equal(tracker.absmax(), select_kernels("torch", CPU).scan_absmax(tables))
+
+
+def test_floors_read_what_they_say() -> None:
+    case = tiny_case()
+    tables = Arenas(case).shared()
+    pool = make_pool(case.config.model, BATCH, STEPS, seed=3)
+    for _ in range(STEPS):
+        work = pool.next()
+    rows = (work.long_ids + tables.row_offset[:-1, None]).view(-1)
+    assert outcome("read_floor") == tables.weight.view(torch.int64).sum()
+    torch.testing.assert_close(outcome("lookup_floor"), tables.weight[rows].sum(), check_dtype=False)
