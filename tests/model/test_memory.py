@@ -12,10 +12,14 @@ from dqrm_cpu.model.memory import estimate_memory
 from launching import clean_environ
 
 MEASURE = """
-import json, resource, sys
+import json, sys
+from pathlib import Path
 from dqrm_cpu.cli.main import main
 status = main(sys.argv[1:])
-print(json.dumps({"status": status, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+# Not getrusage: its maximum is inherited from the process that started this one, which may be larger.
+lines = Path("/proc/self/status").read_text().splitlines()
+peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+print(json.dumps({"status": status, "peak": peak * 1024}))
 """
 
 
