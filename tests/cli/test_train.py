@@ -70,10 +70,12 @@ def test_evaluate_repeats_what_training_reported(finished: Path) -> None:
         assert {name: found[name] for name in result[part][which]} == result[part][which]
 
 
-def test_evaluate_quantizes_after_training(finished: Path) -> None:
-    done = dqrm("evaluate", "--run-dir", finished, "--quant.method", "none")
-    assert done.returncode == 0
-    assert "AUC" in done.stdout
+def test_evaluate_uses_the_quantization_asked_for(finished: Path) -> None:
+    found = {}
+    for method in ("none", "dqrm"):
+        done = dqrm("evaluate", "--run-dir", finished, "--quant.method", method, "--json")
+        found[method] = json.loads(done.stdout)["log_loss"]
+    assert found["none"] != found["dqrm"]
 
 
 def test_a_second_run_does_not_overwrite_the_first(finished: Path) -> None:
