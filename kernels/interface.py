@@ -1,16 +1,21 @@
 """What every implementation of the kernels offers; `select` in this package chooses one.
 
 Shapes: T tables, B samples in the batch, D embedding dimension, F = 1 + T feature vectors per sample (the bottom MLP's
-output, then one pooled vector per table), R rows of all tables. Arguments are checked by the caller (`validate_bags`):
-an implementation trusts them. A name that ends in `_` or an argument called `out` is written in place.
+output, then one pooled vector per table), R rows of all tables. Feature vectors, what the interaction makes of them,
+and the gradients of both are FP32, or all of them BF16; tables, sums and sparse gradients are FP32. Arguments are
+checked by the caller (`validate_bags`): an implementation trusts them. A name that ends in `_` or an argument called
+`out` is written in place.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from torch import Tensor
 
-from .types import Bags, SparseGrad, Tables
+from .types import Bags, RowCopy, SparseGrad, Tables
+
+TILE = 16
+"""What the shape of a transposed matrix is rounded up to."""
 
 
 class KernelsUnavailableError(Exception):
@@ -36,13 +41,13 @@ class Kernels(Protocol):
         """Table t becomes uniform in +-sqrt(1 / rows of t); the same values for the same seed, whatever the threads."""
 
     def gather_quantize_pool(self, tables: Tables, bags: Bags, step: Tensor, bits: int, out: Tensor) -> None:
-        """Looks up, fake-quantizes each row with its table's step f32[T], pools into out[:, 1:, :] of f32[B, F, D]."""
+        """Looks up, fake-quantizes each row with its table's step f32[T], pools into out[:, 1:, :] of [B, F, D]."""
 
     def interaction_forward(self, features: Tensor, out: Tensor) -> None:
-        """out f32[B, D + F (F - 1) / 2]: features[:, 0, :], then the dot of each pair i > j in row-major order."""
+        """out [B, D + F (F - 1) / 2]: features[:, 0, :], then the dot of each pair i > j in row-major order."""
 
     def interaction_backward(self, features: Tensor, grad_out: Tensor, grad_features: Tensor) -> None:
-        """Writes all of grad_features f32[B, F, D]."""
+        """From grad_out [B, D + F (F - 1) / 2]; writes all of grad_features [B, F, D]."""
 
     def coalesce(self, tables: Tables, bags: Bags, grad_features: Tensor) -> SparseGrad:
         """Sums the gradients of equal rows in the order of their samples; straight-through, so no step is needed."""
@@ -91,8 +96,17 @@ class Kernels(Protocol):
     def make_tracker(self, tables: Tables) -> Tracker:
         """A tracker built from a full scan of the tables."""
 
-    def fake_quantize_rows(self, weight: Tensor, bits: int, out: Tensor) -> None:
-        """Per output row of weight f32[O, I]: symmetric scale from the row's max|w|, quantized and back, into out."""
+    def row_copier(self, copies: Sequence[RowCopy]) -> Callable[[], None]:
+        """What makes every target follow its source, called once per step; the tensors must stay where they are."""
+
+    def rectify_backward_(
+        self, grad: Tensor, activation: Tensor | None, bias: Tensor, transposed: Tensor | None
+    ) -> None:
+        """grad [B, O] becomes 0 where activation [B, O] is; bias f32[O] = its sum over the batch.
+
+        transposed: f32, for FP32 gradients; its first O rows and B columns become that of grad. It has a multiple of
+        TILE rows and columns, whose contents are undefined afterwards where they are beyond those.
+        """
 
     def quantize_rows(self, weight: Tensor, step: float, bits: int) -> Tensor:
         """Integer codes of weight f32[N, D] under one step: int8 up to 8 bits, int16 above."""

@@ -1,7 +1,7 @@
 """NumPy oracle of every kernel: slow, short, obviously right; tests compare the other implementations with it."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .interface import Tracker
-from .types import UNQUANTIZED, Bags, SparseGrad, Tables
+from .types import UNQUANTIZED, Bags, RowCopy, SparseGrad, Tables
 
 Floats = NDArray[np.float32]
 
@@ -108,29 +108,29 @@ class ReferenceKernels:
                 pooled += row
             if bags.mean and len(ids):
                 pooled /= np.float32(len(ids))
-            out.numpy()[b, 1 + t] = pooled
+            out[b, 1 + t] = torch.from_numpy(pooled)
 
     def interaction_forward(self, features: Tensor, out: Tensor) -> None:
-        x, dim = features.numpy().astype(np.float64), features.shape[2]
-        out.numpy()[:, :dim] = x[:, 0]
+        x, dim = features.double().numpy(), features.shape[2]
+        out[:, :dim] = features[:, 0]
         pairs = [(i, j) for i in range(x.shape[1]) for j in range(i)]
         for p, (i, j) in enumerate(pairs):
-            out.numpy()[:, dim + p] = (x[:, i] * x[:, j]).sum(1)
+            out[:, dim + p] = torch.from_numpy((x[:, i] * x[:, j]).sum(1))
 
     def interaction_backward(self, features: Tensor, grad_out: Tensor, grad_features: Tensor) -> None:
-        x, g, dim = features.numpy().astype(np.float64), grad_out.numpy(), features.shape[2]
+        x, g, dim = features.double().numpy(), grad_out.float().numpy(), features.shape[2]
         total = np.zeros_like(x)
         total[:, 0] = g[:, :dim]
         pairs = [(i, j) for i in range(x.shape[1]) for j in range(i)]
         for p, (i, j) in enumerate(pairs):
             total[:, i] += g[:, dim + p, None] * x[:, j]
             total[:, j] += g[:, dim + p, None] * x[:, i]
-        grad_features.numpy()[:] = total
+        grad_features.copy_(torch.from_numpy(total))
 
     def coalesce(self, tables: Tables, bags: Bags, grad_features: Tensor) -> SparseGrad:
         sums: list[dict[int, Floats]] = [{} for _ in range(tables.num_tables)]
         for t, b, ids in bags_of(bags, tables.num_tables):
-            grad = grad_features.numpy()[b, 1 + t]
+            grad = grad_features.float().numpy()[b, 1 + t]
             if bags.mean and len(ids):
                 grad = grad / np.float32(len(ids))
             for row in ids.tolist():
@@ -202,10 +202,23 @@ class ReferenceKernels:
     def make_tracker(self, tables: Tables) -> Tracker:
         return ScanTracker(tables)
 
-    def fake_quantize_rows(self, weight: Tensor, bits: int, out: Tensor) -> None:
-        for o, row in enumerate(weight.numpy()):
-            step = max(np.abs(row).max(initial=0) / np.float32(2 ** (bits - 1) - 1), _SMALLEST_STEP)
-            out.numpy()[o] = fake_quantize(row, step, bits)
+    def row_copier(self, copies: Sequence[RowCopy]) -> Callable[[], None]:
+        def copy() -> None:
+            for source, target, bits in copies:
+                for o, row in enumerate(source.numpy()):
+                    step = max(np.abs(row).max(initial=0) / np.float32(2 ** (bits - 1) - 1), _SMALLEST_STEP)
+                    target[o] = torch.from_numpy(fake_quantize(row, step, bits))
+
+        return copy
+
+    def rectify_backward_(
+        self, grad: Tensor, activation: Tensor | None, bias: Tensor, transposed: Tensor | None
+    ) -> None:
+        if activation is not None:
+            grad[activation <= 0] = 0
+        bias.copy_(grad.double().sum(0))
+        if transposed is not None:
+            transposed[: grad.shape[1], : grad.shape[0]] = grad.t()
 
     def quantize_rows(self, weight: Tensor, step: float, bits: int) -> Tensor:
         inverse = np.float32(1) / np.float32(step)

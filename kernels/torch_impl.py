@@ -4,7 +4,7 @@ Sums over equal rows go through the forward of an embedding bag over stably sort
 the result is the same at every run on a CPU and on a GPU, where index_add_ uses atomics.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .interface import Tracker
-from .types import UNQUANTIZED, Bags, SparseGrad, Tables
+from .types import UNQUANTIZED, Bags, RowCopy, SparseGrad, Tables
 
 _SMALLEST_STEP = 1e-8
 _INIT_CHUNK_ELEMENTS = 1 << 22
@@ -155,7 +155,7 @@ class TorchKernels:
 
     def interaction_backward(self, features: Tensor, grad_out: Tensor, grad_features: Tensor) -> None:
         batch, num_features, dim = features.shape
-        gram = torch.zeros(batch, num_features * num_features, device=features.device)
+        gram = torch.zeros(batch, num_features * num_features, dtype=features.dtype, device=features.device)
         gram[:, self._pair_positions(num_features, features.device)] = grad_out[:, dim:]
         square = gram.view(batch, num_features, num_features)
         torch.bmm(square + square.transpose(1, 2), features, out=grad_features)
@@ -219,12 +219,25 @@ class TorchKernels:
     def make_tracker(self, tables: Tables) -> Tracker:
         return TorchTracker(tables)
 
-    def fake_quantize_rows(self, weight: Tensor, bits: int, out: Tensor) -> None:
-        if bits == UNQUANTIZED:
-            out.copy_(weight)
-            return
-        step = (weight.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)).clamp_(min=_SMALLEST_STEP)
-        out.copy_(_fake_quantize(weight, step, bits))
+    def row_copier(self, copies: Sequence[RowCopy]) -> Callable[[], None]:
+        def copy() -> None:
+            for source, target, bits in copies:
+                if bits == UNQUANTIZED:
+                    target.copy_(source)
+                    continue
+                step = (source.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)).clamp_(min=_SMALLEST_STEP)
+                target.copy_(_fake_quantize(source, step, bits))
+
+        return copy
+
+    def rectify_backward_(
+        self, grad: Tensor, activation: Tensor | None, bias: Tensor, transposed: Tensor | None
+    ) -> None:
+        if activation is not None:
+            torch.ops.aten.threshold_backward.grad_input(grad, activation, 0, grad_input=grad)
+        torch.sum(grad, 0, dtype=torch.float32, out=bias)
+        if transposed is not None:
+            transposed[: grad.shape[1], : grad.shape[0]] = grad.t()
 
     def quantize_rows(self, weight: Tensor, step: float, bits: int) -> Tensor:
         codes = torch.round(weight * torch.reciprocal(torch.tensor(step, dtype=torch.float32, device=weight.device)))
@@ -242,7 +255,7 @@ class TorchKernels:
 def _row_gradients(tables: Tables, bags: Bags, grad_features: Tensor) -> tuple[Tensor, Tensor]:
     """Unique rows of the arena, sorted, and the sum of their gradients."""
     lookups, num_features = _lookups(tables, bags), grad_features.shape[1]
-    values = grad_features.reshape(-1, tables.dim)[lookups.sample * num_features + 1 + lookups.table]
+    values = grad_features.reshape(-1, tables.dim)[lookups.sample * num_features + 1 + lookups.table].float()
     if bags.mean and lookups.bag_length is not None:
         values = values / lookups.bag_length.repeat_interleave(lookups.bag_length)[:, None]
     return _sum_equal(lookups.rows, values)

@@ -36,6 +36,17 @@ class Bags(NamedTuple):
     mean: bool = False
 
 
+class RowCopy(NamedTuple):
+    """A matrix and what must follow it: each row fake-quantized with a scale of its own, rounded to BF16 if that is so.
+
+    UNQUANTIZED bits: only rounded.
+    """
+
+    source: Tensor  # f32[O, I]
+    target: Tensor  # f32 or bf16[O, I]
+    bits: int
+
+
 class SparseGrad(NamedTuple):
     """Gradients of all tables: unique rows, sorted within each table.
 

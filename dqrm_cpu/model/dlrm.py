@@ -76,7 +76,7 @@ class Dlrm:
         self.shapes = mlp_shapes(config)
         self.tables: Tables = allocate_tables(model.table_rows, model.embedding_dim, device)
         self.dense = torch.zeros(self.shapes.num_parameters, device=device)
-        gemm = select_gemm(config.train.precision, device)
+        self._gemm = gemm = select_gemm(config.train.precision, device)
         self._bottom = Mlp(self.shapes.bottom, self.dense, mlp_bits, kernels, gemm)
         self._top = Mlp(self.shapes.top, self.dense[self.shapes.bottom_parameters :], mlp_bits, kernels, gemm)
         self._interaction: Interaction = select_interaction(
@@ -107,7 +107,7 @@ class Dlrm:
     def workspace(self, batch: int) -> Workspace:
         """Buffers for batches of up to `batch` examples."""
         return allocate_workspace(
-            batch, 1 + self.tables.num_tables, self.tables.dim, self._interaction.width, self.device
+            batch, 1 + self.tables.num_tables, self.tables.dim, self._interaction.width, self._gemm.dtype, self.device
         )
 
     def gradients(self) -> DenseGradients:
@@ -140,7 +140,5 @@ class Dlrm:
         """From the gradient of the logits f32[B] to `gradients` and workspace.grad_features (of the latest forward)."""
         grad = self._top.backward(grad_logits.view(-1, 1), gradients.top, needs_grad_input=True)
         assert grad is not None
-        self._interaction.backward(workspace.features, grad.float(), workspace.grad_features)
-        # oneDNN and BLAS want a dense matrix: slot 0 is strided.
-        grad_bottom = workspace.grad_features[:, 0, :].contiguous()
-        self._bottom.backward(grad_bottom, gradients.bottom, needs_grad_input=False)
+        self._interaction.backward(workspace.features, grad, workspace.grad_features)
+        self._bottom.backward(workspace.grad_features[:, 0, :], gradients.bottom, needs_grad_input=False)

@@ -7,19 +7,20 @@ from torch import Tensor
 
 
 class Gemm(Protocol):
-    """y = x W^T + b and its gradients: x [B, I], weight [O, I], grad [B, O], all of `dtype`."""
+    """y = x W^T + b and its gradients: x [B, I], weight [O, I], bias [O], grad [B, O], all of `dtype`."""
 
     name: str
     dtype: torch.dtype
+    takes_transposed: bool  # its grad_weight is faster from the transpose of grad
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
-        """[B, O], rectified where asked; bias is FP32."""
+        """[B, O], rectified where asked."""
 
     def grad_input(self, grad: Tensor, weight: Tensor) -> Tensor:
         """[B, I]."""
 
-    def grad_weight(self, grad: Tensor, x: Tensor, out: Tensor) -> None:
-        """Writes f32[O, I]."""
+    def grad_weight(self, transposed: Tensor, x: Tensor, out: Tensor) -> None:
+        """Writes [O, I]; transposed [O, B] is grad's transpose, contiguous or only a view of it."""
 
 
 class TorchGemm:
@@ -27,6 +28,7 @@ class TorchGemm:
 
     name = "torch"
     dtype = torch.float32
+    takes_transposed = False
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
         y = torch.addmm(bias, x, weight.t())
@@ -35,8 +37,8 @@ class TorchGemm:
     def grad_input(self, grad: Tensor, weight: Tensor) -> Tensor:
         return torch.mm(grad, weight)
 
-    def grad_weight(self, grad: Tensor, x: Tensor, out: Tensor) -> None:
-        torch.mm(grad.t(), x, out=out)
+    def grad_weight(self, transposed: Tensor, x: Tensor, out: Tensor) -> None:
+        torch.mm(transposed, x, out=out)
 
 
 class OneDnnGemm:
@@ -44,6 +46,7 @@ class OneDnnGemm:
 
     name = "onednn"
     dtype = torch.float32
+    takes_transposed = True
 
     def __init__(self) -> None:
         self._linear = torch.ops.mkldnn._linear_pointwise
@@ -56,25 +59,39 @@ class OneDnnGemm:
         x: Tensor = self._linear(grad, weight.t(), None, "none", [], "")
         return x
 
-    def grad_weight(self, grad: Tensor, x: Tensor, out: Tensor) -> None:
-        out.copy_(self._linear(grad.t(), x.t(), None, "none", [], ""))
+    def grad_weight(self, transposed: Tensor, x: Tensor, out: Tensor) -> None:
+        out.copy_(self._linear(transposed, x.t(), None, "none", [], ""))
 
 
 class Bf16Gemm:
-    """BF16 factors, FP32 sums: the CPU's BF16 units through oneDNN, which torch's own products reach by themselves."""
+    """BF16 factors, FP32 sums: the units of a GPU, and of a CPU through oneDNN, as torch's own products reach them."""
 
     name = "bf16"
     dtype = torch.bfloat16
+    takes_transposed = False
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
-        y = torch.addmm(bias.to(self.dtype), x, weight.t())
+        y = torch.addmm(bias, x, weight.t())
         return y.relu_() if relu else y
 
     def grad_input(self, grad: Tensor, weight: Tensor) -> Tensor:
         return torch.mm(grad, weight)
 
-    def grad_weight(self, grad: Tensor, x: Tensor, out: Tensor) -> None:
-        out.copy_(torch.mm(grad.t(), x))
+    def grad_weight(self, transposed: Tensor, x: Tensor, out: Tensor) -> None:
+        torch.mm(transposed, x, out=out)
+
+
+class OneDnnBf16Gemm(Bf16Gemm):
+    """BF16 on a CPU, with bias and rectifier fused into the product."""
+
+    name = "onednn-bf16"
+
+    def __init__(self) -> None:
+        self._linear = torch.ops.mkldnn._linear_pointwise
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
+        y: Tensor = self._linear(x, weight, bias, "relu" if relu else "none", [], "")
+        return y
 
 
 def select_gemm(precision: str, device: torch.device) -> Gemm:
@@ -82,8 +99,8 @@ def select_gemm(precision: str, device: torch.device) -> Gemm:
 
     Never chosen by timing: a resumed run must repeat its bits.
     """
-    if precision == "bf16":
-        return Bf16Gemm()
     built_in = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     usable = device.type == "cpu" and built_in and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    if precision == "bf16":
+        return OneDnnBf16Gemm() if usable else Bf16Gemm()
     return OneDnnGemm() if usable else TorchGemm()

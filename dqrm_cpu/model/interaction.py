@@ -8,7 +8,7 @@ from dqrm_cpu.kernels.interface import Kernels
 
 
 class Interaction(Protocol):
-    """features f32[B, F, D] to f32[B, width] and back."""
+    """features [B, F, D] to [B, width] and back."""
 
     width: int
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dqrm_cpu.kernels.interface import Kernels
-from dqrm_cpu.kernels.types import UNQUANTIZED
+from dqrm_cpu.kernels.interface import TILE, Kernels
+from dqrm_cpu.kernels.types import UNQUANTIZED, RowCopy
 from dqrm_cpu.model.gemm import Gemm
 
 
@@ -71,46 +71,67 @@ class Mlp:
     ) -> None:
         self.shapes = tuple(shapes)
         self.layers = split_parameters(parameters, shapes)
-        self._weight_bits = weight_bits
+        self._parameters = parameters
         self._kernels = kernels
         self._gemm = gemm
-        self._quantized = None if weight_bits == UNQUANTIZED else [torch.empty_like(x.weight) for x in self.layers]
-        self._used = self._weights_in_use()
+        self._used = self._parameters_in_use(weight_bits)
+        self.quantize_weights = kernels.row_copier(list(self._copies(weight_bits)))
+        """Makes the weights in use follow the parameters; once per step, before any forward of it."""
+        self._lower_gradients = self._lower_precision_gradients()
+        self._transposed = torch.empty(0)
         self._activations: list[Tensor] = []
 
-    def _weights_in_use(self) -> list[Tensor]:
-        """What the products read: the parameters themselves, their quantized copies, or lower precision copies."""
-        exact = self._quantized or [layer.weight for layer in self.layers]
-        return exact if self._gemm.dtype == torch.float32 else [weight.to(self._gemm.dtype) for weight in exact]
-
-    def quantize_weights(self) -> None:
-        """Makes the weights in use follow the parameters; once per step, before any forward of it."""
-        exact = [layer.weight for layer in self.layers]
-        if self._quantized is not None:
-            for weight, quantized in zip(exact, self._quantized, strict=True):
-                self._kernels.fake_quantize_rows(weight, self._weight_bits, quantized)
-            exact = self._quantized
+    def _parameters_in_use(self, weight_bits: int) -> tuple[LayerParameters, ...]:
+        """What the products read: the parameters themselves, or copies, quantized or of lower precision."""
         if self._gemm.dtype != torch.float32:
-            torch._foreach_copy_(self._used, exact)
+            lower = torch.empty_like(self._parameters, dtype=self._gemm.dtype)
+            return split_parameters(lower, self.shapes)
+        if weight_bits == UNQUANTIZED:
+            return self.layers
+        return tuple(LayerParameters(torch.empty_like(layer.weight), layer.bias) for layer in self.layers)
+
+    def _lower_precision_gradients(self) -> list[Tensor]:
+        """Where the products leave the weights' gradients if not in FP32."""
+        if self._gemm.dtype == torch.float32:
+            return []
+        return [torch.empty_like(used.weight) for used in self._used]
+
+    def _copies(self, weight_bits: int) -> Iterator[RowCopy]:
+        for layer, used in zip(self.layers, self._used, strict=True):
+            if used.weight is not layer.weight:
+                yield RowCopy(layer.weight, used.weight, weight_bits)
+            if used.bias is not layer.bias:
+                yield RowCopy(layer.bias.view(-1, 1), used.bias.view(-1, 1), UNQUANTIZED)
 
     def forward(self, x: Tensor) -> Tensor:
         """x f32[B, inputs] to [B, outputs] in the products' precision."""
         x = x.to(self._gemm.dtype)
         self._activations = [x]
-        for shape, layer, used in zip(self.shapes, self.layers, self._used, strict=True):
-            x = self._gemm.linear(x, used, layer.bias, shape.relu)
+        for shape, used in zip(self.shapes, self._used, strict=True):
+            x = self._gemm.linear(x, used.weight, used.bias, shape.relu)
             self._activations.append(x)
         return x
 
     def backward(self, grad: Tensor, gradients: Sequence[LayerParameters], needs_grad_input: bool) -> Tensor | None:
         """Writes the parameters' gradients (straight through the quantizer); returns that of the input where needed."""
-        grad = grad.to(self._gemm.dtype)
+        grad = grad.to(self._gemm.dtype, memory_format=torch.contiguous_format, copy=True)
+        weights = [gradient.weight for gradient in gradients]
+        products = self._lower_gradients or weights
         for i in reversed(range(len(self.shapes))):
-            if self.shapes[i].relu:
-                grad = torch.ops.aten.threshold_backward(grad, self._activations[i + 1], 0)
-            self._gemm.grad_weight(grad, self._activations[i], gradients[i].weight)
-            torch.sum(grad, 0, dtype=torch.float32, out=gradients[i].bias)
-            if i == 0 and not needs_grad_input:
-                return None
-            grad = self._gemm.grad_input(grad, self._used[i])
-        return grad
+            activation = self._activations[i + 1] if self.shapes[i].relu else None
+            transposed = self._room_for_transpose(grad) if self._gemm.takes_transposed else None
+            self._kernels.rectify_backward_(grad, activation, gradients[i].bias, transposed)
+            turned = grad.t() if transposed is None else transposed[: grad.shape[1], : grad.shape[0]]
+            self._gemm.grad_weight(turned, self._activations[i], products[i])
+            if i > 0 or needs_grad_input:
+                grad = self._gemm.grad_input(grad, self._used[i].weight)
+        if self._lower_gradients:
+            torch._foreach_copy_(weights, self._lower_gradients)
+        return grad if needs_grad_input else None
+
+    def _room_for_transpose(self, grad: Tensor) -> Tensor:
+        """f32 [O, B], both rounded up."""
+        columns, rows = (-(-size // TILE) * TILE for size in grad.shape)
+        if self._transposed.numel() < rows * columns:
+            self._transposed = torch.empty(rows * columns, device=grad.device)
+        return self._transposed[: rows * columns].view(rows, columns)

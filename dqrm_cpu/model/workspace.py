@@ -8,11 +8,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Workspace:
-    """F = 1 + T feature vectors per example; slot 0 is the bottom MLP's output."""
+    """F = 1 + T feature vectors per example; slot 0 is the bottom MLP's output. FP32 or BF16, as the MLPs' products."""
 
-    features: Tensor  # f32[B, F, D]
-    interaction: Tensor  # f32[B, W]: the top MLP's input
-    grad_features: Tensor  # f32[B, F, D]
+    features: Tensor  # [B, F, D]
+    interaction: Tensor  # [B, W]: the top MLP's input
+    grad_features: Tensor  # [B, F, D]
 
     def first(self, size: int) -> "Workspace":
         """The same buffers for a batch of `size` examples; still contiguous."""
@@ -21,10 +21,12 @@ class Workspace:
         return Workspace(self.features[:size], self.interaction[:size], self.grad_features[:size])
 
 
-def allocate_workspace(batch: int, num_features: int, dim: int, width: int, device: torch.device) -> Workspace:
+def allocate_workspace(
+    batch: int, num_features: int, dim: int, width: int, dtype: torch.dtype, device: torch.device
+) -> Workspace:
     """A workspace for batches of up to `batch` examples."""
     return Workspace(
-        torch.zeros(batch, num_features, dim, device=device),
-        torch.zeros(batch, width, device=device),
-        torch.zeros(batch, num_features, dim, device=device),
+        torch.zeros(batch, num_features, dim, dtype=dtype, device=device),
+        torch.zeros(batch, width, dtype=dtype, device=device),
+        torch.zeros(batch, num_features, dim, dtype=dtype, device=device),
     )

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,12 +11,14 @@ from dqrm_cpu.errors import TrainingError
 from dqrm_cpu.kernels.interface import Kernels, Tracker
 from dqrm_cpu.kernels.types import Tables
 
-_SMALLEST_STEP = 1e-8
+_SMALLEST_STEP = np.float32(1e-8)
 
 
 def quantization_step(absmax: Tensor, bits: int) -> Tensor:
     """step = max|W| / (2^(bits - 1) - 1), never below 1e-8: an all-zero table must not divide by zero."""
-    return torch.clamp(absmax / (2 ** (bits - 1) - 1), min=_SMALLEST_STEP)
+    # NumPy: at a small batch the step of training would notice what torch takes for a few numbers.
+    step = np.maximum(absmax.cpu().numpy() / np.float32(2 ** (bits - 1) - 1), _SMALLEST_STEP)
+    return torch.from_numpy(step).to(absmax.device)
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,8 @@ class TableScales:
 
     def _find(self) -> Tensor:
         absmax = self.tracker.absmax() if self.tracker is not None else self._kernels.scan_absmax(self._tables)
-        if not bool(torch.isfinite(absmax).all()):
-            finite = torch.isfinite(absmax).tolist()
+        finite = np.isfinite(absmax.cpu().numpy())
+        if not finite.all():
             bad = ", ".join(f"C{t + 1}" for t, fine in enumerate(finite) if not fine)
             raise TrainingError(
                 f"table {bad} holds NaN or infinite weights: training has diverged; "

@@ -4,9 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .arena import Arena
 from .bounds import BLOCK_SHIFT
 from .compiled import inlined, serial
-from .memory import int_at, set_int
+from .lookups import Lookups, Pooled, pooled_element, prefetch_pooled
+from .memory import int_at, long_at, set_int
 
 
 class Chains(NamedTuple):
@@ -46,8 +48,15 @@ def _select(ids: int, start: int, end: int, shard: int, shard_bits: int, positio
 
 
 @serial
-def chain_shard(ids: int, start: int, end: int, shard: int, shard_bits: int, num_rows: int, chains: Chains) -> int:
-    """Chains the lookups start to end that fall into the shard; returns the number of unique rows."""
+def chain_shard(
+    arena: Arena, lookups: Lookups, table: int, pooled: Pooled, shard: int, shard_bits: int, chains: Chains
+) -> int:
+    """Chains the lookups of a table that fall into the shard; returns the number of unique rows.
+
+    Asks for their gradients meanwhile, which are not in the cache.
+    """
+    ids, start, end = lookups.ids, long_at(lookups.table_start, table), long_at(lookups.table_start, table + 1)
+    num_rows = long_at(arena.first_row, table + 1) - long_at(arena.first_row, table)
     count = _select(ids, start, end, shard, shard_bits, chains.position)
     slot_bits = 1
     while (1 << slot_bits) < 2 * count:
@@ -59,7 +68,9 @@ def chain_shard(ids: int, start: int, end: int, shard: int, shard_bits: int, num
     shift, num_unique = np.uint32(32 - slot_bits), 0
     # Backwards: putting each lookup at the head of its chain leaves the chain in the order of the samples.
     for i in range(count - 1, -1, -1):
-        row = int_at(ids, int_at(chains.position, i))
+        position = int_at(chains.position, i)
+        prefetch_pooled(pooled, pooled_element(arena, lookups, table, position), arena.dim)
+        row = int_at(ids, position)
         # A table with fewer rows than slots needs no hash.
         place = np.int64(row) if direct else _spread(row, shift)
         unique = int_at(chains.slot, place)

@@ -6,10 +6,11 @@ import numpy as np
 from numba import prange
 
 from .arena import Arena
+from .bfloat import load_number
 from .compiled import parallel, serial
-from .lookups import Lookups, bag_length, sample_of
+from .lookups import Lookups, Pooled, bag_length, sample_of
 from .memory import int_at, long_at, set_int, set_long
-from .vector import LANES, add, divide, load_part, splat, store_part
+from .vector import LANES, add, divide, splat, store_part
 
 _RADIX_BITS = 8
 _DIGITS = 1 << _RADIX_BITS
@@ -80,7 +81,7 @@ def _radix_sort(ordered: Sorted, start: int, end: int, largest_row: int, digits:
 
 @parallel
 def sum_sorted(
-    arena: Arena, lookups: Lookups, ordered: Sorted, grad_features: int, table_ptr: int, rows: int, values: int
+    arena: Arena, lookups: Lookups, ordered: Sorted, pooled: Pooled, table_ptr: int, rows: int, values: int
 ) -> None:
     """Writes rows int32[N'] and values f32[N', D] of the sparse gradient; table_ptr: int64[T + 1]."""
     num_rows = long_at(table_ptr, arena.num_tables)
@@ -96,12 +97,12 @@ def sum_sorted(
                 end = long_at(ordered.start, begin + unique + 1)
             set_int(rows, entry, int_at(ordered.row, start))
             target = values + 4 * entry * arena.dim
-            _sum_lookups(arena, lookups, table, ordered.position, start, end, grad_features, target)
+            _sum_lookups(arena, lookups, table, ordered.position, start, end, pooled, target)
 
 
 @serial
 def _sum_lookups(
-    arena: Arena, lookups: Lookups, table: int, positions: int, start: int, end: int, grad_features: int, target: int
+    arena: Arena, lookups: Lookups, table: int, positions: int, start: int, end: int, pooled: Pooled, target: int
 ) -> None:
     """target f32[D] = the sum of the gradients of positions start to end."""
     dim = arena.dim
@@ -109,7 +110,8 @@ def _sum_lookups(
         summed = splat(np.float32(-0.0))  # the one that changes nothing, not even -0
         for i in range(start, end):
             sample = sample_of(lookups, table, int_at(positions, i))
-            g = load_part(grad_features, (sample * (1 + arena.num_tables) + 1 + table) * dim + k, dim - k)
+            at = (sample * (1 + arena.num_tables) + 1 + table) * dim + k
+            g = load_number(pooled.place, at, dim - k, pooled.is_bf16)
             if lookups.mean:
                 g = divide(g, splat(np.float32(bag_length(lookups, table, sample))))
             summed = add(summed, g)

@@ -6,9 +6,11 @@ import numpy as np
 from numba import prange
 
 from .arena import Arena, prefetch_row
+from .bfloat import store_number
 from .compiled import inlined, parallel, serial
+from .lookups import Pooled
 from .memory import float_at, int_at, long_at
-from .vector import LANES, add, divide, load_part, multiply, round_clamp, splat, store_part
+from .vector import LANES, add, divide, load_part, multiply, round_clamp, splat
 
 _SAMPLES_PER_ITEM = 32
 _AHEAD = 16
@@ -32,15 +34,17 @@ def _quantized(values: Any, quantizer: Quantizer, inverse: np.float32, step: np.
 
 
 @parallel
-def gather_one_hot(arena: Arena, ids: int, batch: int, quantizer: Quantizer, out: int) -> None:
-    """ids: int32[T, B]; out: f32[B, 1 + T, D], slots 1 and up are written."""
+def gather_one_hot(arena: Arena, ids: int, batch: int, quantizer: Quantizer, out: Pooled) -> None:
+    """ids: int32[T, B]; out [B, 1 + T, D], slots 1 and up are written."""
     for item in prange((batch + _SAMPLES_PER_ITEM - 1) // _SAMPLES_PER_ITEM):
         start = item * _SAMPLES_PER_ITEM
         _gather_samples(arena, ids, batch, start, min(batch, start + _SAMPLES_PER_ITEM), quantizer, out)
 
 
 @serial
-def _gather_samples(arena: Arena, ids: int, batch: int, start: int, end: int, quantizer: Quantizer, out: int) -> None:
+def _gather_samples(
+    arena: Arena, ids: int, batch: int, start: int, end: int, quantizer: Quantizer, out: Pooled
+) -> None:
     """A few samples of all tables: what they write stays in the core's own cache until it is whole."""
     dim, num_tables = arena.dim, arena.num_tables
     stride = (1 + num_tables) * dim
@@ -55,17 +59,17 @@ def _gather_samples(arena: Arena, ids: int, batch: int, start: int, end: int, qu
         for b in range(start, end):
             prefetch_row(arena.weight, first_ahead + int_at(ids, of_ahead + b), dim)
             source = arena.weight + 4 * (first_row + int_at(ids, of_table + b)) * dim
-            target = out + 4 * (b * stride + (1 + table) * dim)
+            target = b * stride + (1 + table) * dim
             for k in range(0, dim, LANES):
                 values = _quantized(load_part(source, k, dim - k), quantizer, inverse, step)
-                store_part(target, k, values, dim - k)
+                store_number(out.place, target + k, values, dim - k, out.is_bf16)
 
 
 @parallel
 def gather_multi_hot(
-    arena: Arena, ids: int, offsets: int, batch: int, mean: int, quantizer: Quantizer, out: int
+    arena: Arena, ids: int, offsets: int, batch: int, mean: int, quantizer: Quantizer, out: Pooled
 ) -> None:
-    """ids: int32[N]; offsets: int64[T * B + 1]; out: f32[B, 1 + T, D], slots 1 and up are written."""
+    """ids: int32[N]; offsets: int64[T * B + 1]; out [B, 1 + T, D], slots 1 and up are written."""
     num_chunks = (batch + _SAMPLES_PER_ITEM - 1) // _SAMPLES_PER_ITEM
     for item in prange(num_chunks * arena.num_tables):
         chunk, table = item // arena.num_tables, item % arena.num_tables
@@ -83,7 +87,7 @@ def gather_multi_hot(
 
 @serial
 def _pool_bag(
-    arena: Arena, ids: int, length: int, mean: int, quantizer: Quantizer, table: int, out: int, sample: int
+    arena: Arena, ids: int, length: int, mean: int, quantizer: Quantizer, table: int, out: Pooled, sample: int
 ) -> None:
     """The rows of one bag: each quantized, then summed in the order of the ids."""
     dim, first_row = arena.dim, long_at(arena.first_row, table)
@@ -97,4 +101,4 @@ def _pool_bag(
             pooled = add(pooled, _quantized(values, quantizer, inverse, step))
         if mean and length > 0:
             pooled = divide(pooled, splat(np.float32(length)))
-        store_part(out, target + k, pooled, dim - k)
+        store_number(out.place, target + k, pooled, dim - k, out.is_bf16)

@@ -1,6 +1,6 @@
 """The fast CPU kernels behind the interface: hands addresses of tensors to what numba compiled."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numba
 import numpy as np
@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 from ..interface import Tracker
-from ..types import UNQUANTIZED, Bags, SparseGrad, Tables
-from . import apply, coalesce, gather, init, interaction, layer, merge, pack, scan, update
+from ..types import UNQUANTIZED, Bags, RowCopy, SparseGrad, Tables
+from . import apply, coalesce, gather, init, interaction, layer, merge, pack, rectify, scan, update
 from .arena import arena_of
 from .bounds import NO_BOUNDS, SIGHTING_LONGS, Bounds
+from .lookups import Pooled
 from .rule import Rule
 from .tracker import BoundsTracker
 from .workspace import Workspace, shard_bits
 
-_SMALLEST_STEP = np.float32(1e-8)
+_FLOATS_PER_COPY = 1 << 13
 
 
 class ForeignTrackerError(TypeError):
@@ -43,7 +44,7 @@ class NumbaKernels:
     def gather_quantize_pool(self, tables: Tables, bags: Bags, step: Tensor, bits: int, out: Tensor) -> None:
         half = np.float32(1 << (bits - 1))
         quantizer = gather.Quantizer(step.data_ptr(), -half, half - np.float32(1), int(bits != UNQUANTIZED))
-        arena, ids, batch, result = arena_of(tables), bags.ids.data_ptr(), out.shape[0], out.data_ptr()
+        arena, ids, batch, result = arena_of(tables), bags.ids.data_ptr(), out.shape[0], _pooled(out)
         if bags.offsets is None:
             gather.gather_one_hot(arena, ids, batch, quantizer, result)
         else:
@@ -51,16 +52,20 @@ class NumbaKernels:
             gather.gather_multi_hot(arena, ids, offsets, batch, int(bags.mean), quantizer, result)
 
     def interaction_forward(self, features: Tensor, out: Tensor) -> None:
-        batch, num_features, dim = features.shape
-        threads = numba.get_num_threads()
-        scratch = self._workspace.floats(threads * interaction.columns_floats(num_features, dim))
-        interaction.interaction_forward(features.data_ptr(), batch, num_features, dim, out.data_ptr(), scratch, threads)
+        shape, scratch = self._interaction(features)
+        interaction.interaction_forward(features.data_ptr(), shape, out.data_ptr(), scratch)
 
     def interaction_backward(self, features: Tensor, grad_out: Tensor, grad_features: Tensor) -> None:
+        shape, scratch = self._interaction(features)
+        places = (grad_out.data_ptr(), grad_features.data_ptr())
+        interaction.interaction_backward(features.data_ptr(), shape, *places, scratch)
+
+    def _interaction(self, features: Tensor) -> tuple[interaction.Shape, interaction.Scratch]:
         batch, num_features, dim = features.shape
-        interaction.interaction_backward(
-            features.data_ptr(), batch, num_features, dim, grad_out.data_ptr(), grad_features.data_ptr()
-        )
+        threads, (sample, width) = numba.get_num_threads(), interaction.scratch_sizes(num_features, dim)
+        place = self._workspace.floats(threads * (2 * sample + width))
+        scratch = interaction.Scratch(place, sample, width, threads)
+        return interaction.Shape(batch, num_features, dim, _is_bf16(features)), scratch
 
     def coalesce(self, tables: Tables, bags: Bags, grad_features: Tensor) -> SparseGrad:
         lookups, _ = self._workspace.lookups(tables, bags)
@@ -77,7 +82,7 @@ class NumbaKernels:
         torch.cumsum(num_unique, 0, out=table_ptr[1:])
         rows = torch.empty(int(table_ptr[-1]), dtype=torch.int32)
         values = torch.empty(rows.numel(), tables.dim)
-        grad, result = grad_features.data_ptr(), (rows.data_ptr(), values.data_ptr())
+        grad, result = _pooled(grad_features), (rows.data_ptr(), values.data_ptr())
         coalesce.sum_sorted(arena, lookups, ordered, grad, table_ptr.data_ptr(), *result)
         return SparseGrad(table_ptr, rows, values)
 
@@ -138,7 +143,7 @@ class NumbaKernels:
         lookups, longest = self._workspace.lookups(tables, bags)
         bits = shard_bits(longest)
         scratch = self._workspace.scratch(longest, tables.dim, tables.num_tables << bits)
-        update.update(arena_of(tables), lookups, grad_features.data_ptr(), rule, _bounds_of(tracker), scratch, bits)
+        update.update(arena_of(tables), lookups, _pooled(grad_features), rule, _bounds_of(tracker), scratch, bits)
 
     def scan_absmax(self, tables: Tables) -> Tensor:
         absmax = torch.empty(tables.num_tables)
@@ -148,12 +153,18 @@ class NumbaKernels:
     def make_tracker(self, tables: Tables) -> Tracker:
         return BoundsTracker(tables)
 
-    def fake_quantize_rows(self, weight: Tensor, bits: int, out: Tensor) -> None:
-        if bits == UNQUANTIZED:
-            out.copy_(weight)
-            return
-        limit = np.float32((1 << (bits - 1)) - 1)
-        layer.fake_quantize_rows(weight.data_ptr(), *weight.shape, limit, _SMALLEST_STEP, out.data_ptr())
+    def row_copier(self, copies: Sequence[RowCopy]) -> Callable[[], None]:
+        return _RowCopier(copies)
+
+    def rectify_backward_(
+        self, grad: Tensor, activation: Tensor | None, bias: Tensor, transposed: Tensor | None
+    ) -> None:
+        batch, width = grad.shape
+        gate = 0 if activation is None else activation.data_ptr()
+        target, stride = (0, 0) if transposed is None else (transposed.data_ptr(), transposed.shape[1])
+        places = (grad.data_ptr(), gate, target, bias.data_ptr())
+        partial = self._workspace.floats(rectify.partial_floats(batch, width))
+        rectify.rectify_backward(rectify.Layer(*places, batch, width, stride, _is_bf16(grad)), partial)
 
     def quantize_rows(self, weight: Tensor, step: float, bits: int) -> Tensor:
         codes = torch.empty(weight.shape, dtype=torch.int8 if bits <= 8 else torch.int16)
@@ -170,6 +181,35 @@ class NumbaKernels:
         codes = torch.empty(packed.shape[0], dim, dtype=torch.int8)
         pack.unpack_int4(packed.numpy(), codes.numpy())
         return codes
+
+
+class _RowCopier:
+    """Holds the tensors whose addresses it knows."""
+
+    def __init__(self, copies: Sequence[RowCopy]) -> None:
+        self._copies = tuple(copies)
+        self._items = torch.tensor(list(_copy_items(copies)), dtype=torch.int64)
+
+    def __call__(self) -> None:
+        layer.copy_rows(self._items.data_ptr(), self._items.shape[0], UNQUANTIZED)
+
+
+def _is_bf16(tensor: Tensor) -> int:
+    return int(tensor.dtype == torch.bfloat16)
+
+
+def _pooled(features: Tensor) -> Pooled:
+    return Pooled(features.data_ptr(), _is_bf16(features))
+
+
+def _copy_items(copies: Sequence[RowCopy]) -> Iterator[tuple[int, ...]]:
+    """Stretches of whole rows, of about the same size, as `layer.copy_rows` takes them."""
+    for source, target, bits in copies:
+        columns = max(source.shape[1], 1)
+        at_once = max(_FLOATS_PER_COPY // columns, 1)
+        for row in range(0, source.shape[0], at_once):
+            places = (source[row:].data_ptr(), target[row:].data_ptr())
+            yield *places, min(at_once, source.shape[0] - row), columns, bits, _is_bf16(target)
 
 
 def _sgd(lr: float, weight_decay: float) -> Rule:

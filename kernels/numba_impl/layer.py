@@ -1,28 +1,52 @@
-"""Quantizes matrices row by row: the weights of a layer with a scale per output row (paper 4.2), tables to codes."""
+"""Quantizes matrices row by row: the weights of layers with a scale per output row (paper 4.2), tables to codes."""
+
+from typing import Any
 
 import numpy as np
 from numba import prange
 
-from .compiled import parallel
+from .bfloat import store_number
+from .compiled import inlined, parallel, serial
+from .memory import long_at
 from .scan import largest_magnitude
-from .vector import LANES, as_float, load_part, multiply, round_clamp, splat, store_codes, store_part
+from .vector import LANES, as_float, load_part, multiply, round_clamp, splat, store_codes
+
+COPY_LONGS = 6
+"""Of one item of `copy_rows`, as int64: source f32[rows, columns], target, rows, columns, bits, target is BF16."""
+
+_SMALLEST_STEP = np.float32(1e-8)
 
 
 @parallel
-def fake_quantize_rows(
-    weight: int, rows: int, columns: int, limit: np.float32, smallest_step: np.float32, out: int
-) -> None:
-    """Per row of weight f32[O, I]: step = max|w| / limit, codes from -limit - 1 to limit, times step."""
-    for row in prange(rows):
-        source, target = weight + 4 * row * columns, out + 4 * row * columns
-        step = as_float(largest_magnitude(source, 0, columns)) / limit
-        if step < smallest_step:  # false for NaN, which stays
-            step = smallest_step
-        inverse = np.float32(1) / step
+def copy_rows(items: int, num_items: int, unquantized: int) -> None:
+    """items: int64[num_items, COPY_LONGS], of about the same size; `unquantized`: the bits that mean so."""
+    for item in prange(num_items):
+        _copy_item(items + 8 * COPY_LONGS * item, unquantized)
+
+
+@serial
+def _copy_item(item: int, unquantized: int) -> None:
+    source, target = long_at(item, 0), long_at(item, 1)
+    rows, columns, bits, is_bf16 = long_at(item, 2), long_at(item, 3), long_at(item, 4), long_at(item, 5)
+    if bits == unquantized:
+        for k in range(0, rows * columns, LANES):
+            count = rows * columns - k
+            store_number(target, k, load_part(source, k, count), count, is_bf16)
+        return
+    limit = np.float32((1 << (bits - 1)) - 1)
+    for row in range(rows):
+        first = row * columns
+        step = as_float(largest_magnitude(source, first, first + columns)) / limit
+        if step < _SMALLEST_STEP:  # false for NaN, which stays
+            step = _SMALLEST_STEP
         for k in range(0, columns, LANES):
-            scaled = multiply(load_part(source, k, columns - k), splat(inverse))
-            codes = round_clamp(scaled, -limit - np.float32(1), limit)
-            store_part(target, k, multiply(codes, splat(step)), columns - k)
+            codes = _codes(source, first + k, columns - k, np.float32(1) / step, limit)
+            store_number(target, first + k, multiply(codes, splat(step)), columns - k, is_bf16)
+
+
+@inlined
+def _codes(source: int, at: int, count: int, inverse: np.float32, limit: np.float32) -> Any:
+    return round_clamp(multiply(load_part(source, at, count), splat(inverse)), -limit - np.float32(1), limit)
 
 
 @parallel
@@ -34,5 +58,4 @@ def quantize_rows(
     for row in prange(rows):
         for k in range(0, columns, LANES):
             at = row * columns + k
-            scaled = multiply(load_part(weight, at, columns - k), splat(inverse))
-            store_codes(codes, at, round_clamp(scaled, -limit - np.float32(1), limit), columns - k, code_bytes)
+            store_codes(codes, at, _codes(weight, at, columns - k, inverse, limit), columns - k, code_bytes)

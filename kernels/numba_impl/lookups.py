@@ -1,9 +1,10 @@
 """A batch's ids as the numba kernels read them: one flat list, one-hot or not."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from numba import prange
 
+from .arena import Arena, prefetch_row
 from .compiled import inlined, parallel
 from .memory import int_at, long_at, set_int
 
@@ -17,6 +18,13 @@ class Lookups(NamedTuple):
     offsets: int  # int64[T * B + 1]; 0: one-hot
     batch: int
     mean: int  # 1: gradients are divided by the length of their bag
+
+
+class Pooled(NamedTuple):
+    """What was pooled, or its gradient."""
+
+    place: int  # address of [B, 1 + T, D]; slots 1 and up belong to the tables
+    is_bf16: int  # 0: f32
 
 
 @parallel
@@ -33,6 +41,19 @@ def sample_of(lookups: Lookups, table: int, position: int) -> int:
     if lookups.samples:
         return int(int_at(lookups.samples, position))
     return position - int(long_at(lookups.table_start, table))
+
+
+@inlined
+def pooled_element(arena: Arena, lookups: Lookups, table: int, position: int) -> Any:
+    """The first element of what was pooled for id number `position`."""
+    return (sample_of(lookups, table, position) * (1 + arena.num_tables) + 1 + table) * arena.dim
+
+
+@inlined
+def prefetch_pooled(pooled: Pooled, element: int, dim: int) -> None:
+    """The cache lines of the gradient that starts at an element."""
+    width = 2 if pooled.is_bf16 else 4
+    prefetch_row(pooled.place + width * element, 0, dim * width // 4)
 
 
 @inlined

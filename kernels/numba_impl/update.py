@@ -4,19 +4,20 @@ Work is cut into (table, shard of rows) whose number depends on the batch only, 
 every row belongs to one item, so the result is the same for any number of threads.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import prange
 
 from .arena import Arena, prefetch_row
+from .bfloat import load_number
 from .bounds import BLOCK_SHIFT, SIGHTING_LONGS, Bounds, clear_sighting, note_row, settle_table
 from .chains import Chains, chain_shard
-from .compiled import inlined, parallel, serial
-from .lookups import Lookups, bag_length, sample_of
+from .compiled import parallel, serial
+from .lookups import Lookups, Pooled, bag_length, pooled_element, sample_of
 from .memory import claim, int_at, long_at
 from .rule import Rule, step_row
-from .vector import LANES, add, divide, load_part, prefetch, splat, store
+from .vector import LANES, add, divide, prefetch, splat, store
 
 _AHEAD = 16
 
@@ -37,15 +38,15 @@ class Scratch(NamedTuple):
 def update(
     arena: Arena,
     lookups: Lookups,
-    grad_features: int,
+    pooled: Pooled,
     rule: Rule,
     bounds: Bounds,
     scratch: Scratch,
     shard_bits: int,
 ) -> None:
-    """grad_features: f32[B, 1 + T, D]; slots 1 and up belong to the tables."""
+    """Brings the tables, and the bounds if there are any, up to date."""
     for worker in prange(scratch.threads):
-        _work(arena, lookups, grad_features, rule, bounds, scratch, shard_bits, worker)
+        _work(arena, lookups, pooled, rule, bounds, scratch, shard_bits, worker)
     if bounds.top:
         for table in range(arena.num_tables):
             first = table << shard_bits
@@ -56,7 +57,7 @@ def update(
 def _work(
     arena: Arena,
     lookups: Lookups,
-    grad_features: int,
+    pooled: Pooled,
     rule: Rule,
     bounds: Bounds,
     scratch: Scratch,
@@ -71,20 +72,11 @@ def _work(
     item = claim(scratch.counter)
     while item < arena.num_tables << shard_bits:
         table, shard = item >> shard_bits, item & ((1 << shard_bits) - 1)
-        start, end = long_at(lookups.table_start, table), long_at(lookups.table_start, table + 1)
-        num_rows = long_at(arena.first_row, table + 1) - long_at(arena.first_row, table)
-        num_unique = chain_shard(lookups.ids, start, end, shard, shard_bits, num_rows, chains)
+        num_unique = chain_shard(arena, lookups, table, pooled, shard, shard_bits, chains)
         sighting = scratch.sightings + 8 * SIGHTING_LONGS * item
         clear_sighting(sighting)
-        _update_chains(arena, table, lookups, grad_features, rule, bounds, chains, num_unique, buffer, sighting)
+        _update_chains(arena, table, lookups, pooled, rule, bounds, chains, num_unique, buffer, sighting)
         item = claim(scratch.counter)
-
-
-@inlined
-def _gradient_of(arena: Arena, lookups: Lookups, table: int, position: int, grad_features: int) -> Any:
-    """Address of the gradient of id number `position`."""
-    sample = sample_of(lookups, table, position)
-    return grad_features + 4 * (sample * (1 + arena.num_tables) + 1 + table) * arena.dim
 
 
 @serial
@@ -92,7 +84,7 @@ def _update_chains(
     arena: Arena,
     table: int,
     lookups: Lookups,
-    grad_features: int,
+    pooled: Pooled,
     rule: Rule,
     bounds: Bounds,
     chains: Chains,
@@ -106,18 +98,16 @@ def _update_chains(
         if u + _AHEAD < num_unique:
             ahead = int_at(chains.row, u + _AHEAD)
             prefetch_row(arena.weight, first_row + ahead, dim)
-            position = int_at(chains.position, int_at(chains.head, u + _AHEAD))
-            prefetch_row(_gradient_of(arena, lookups, table, position, grad_features), 0, dim)
             if bounds.top:
                 prefetch(bounds.block, long_at(bounds.block_start, table) + (ahead >> BLOCK_SHIFT))
             if rule.accumulator:
                 prefetch(rule.accumulator, first_row + ahead)
         row, lookup = int_at(chains.row, u), int_at(chains.head, u)
         gradient = buffer
-        if int_at(chains.following, lookup) < 0 and not lookups.mean:
-            gradient = _gradient_of(arena, lookups, table, int_at(chains.position, lookup), grad_features)
+        if int_at(chains.following, lookup) < 0 and not lookups.mean and not pooled.is_bf16:
+            gradient = pooled.place + 4 * pooled_element(arena, lookups, table, int_at(chains.position, lookup))
         else:
-            _sum_chain(arena, table, lookups, grad_features, chains, lookup, buffer)
+            _sum_chain(arena, table, lookups, pooled, chains, lookup, buffer)
         words = step_row(rule, arena.weight, first_row + row, dim, gradient)
         if bounds.top:
             note_row(bounds, table, row, words, sighting)
@@ -125,7 +115,7 @@ def _update_chains(
 
 @serial
 def _sum_chain(
-    arena: Arena, table: int, lookups: Lookups, grad_features: int, chains: Chains, first_lookup: int, buffer: int
+    arena: Arena, table: int, lookups: Lookups, pooled: Pooled, chains: Chains, first_lookup: int, buffer: int
 ) -> None:
     """buffer = the sum of the gradients of a chain, in the order of the samples."""
     for k in range(0, arena.dim, LANES):
@@ -133,7 +123,8 @@ def _sum_chain(
         lookup = first_lookup
         while lookup >= 0:
             position = int_at(chains.position, lookup)
-            g = load_part(_gradient_of(arena, lookups, table, position, grad_features), k, arena.dim - k)
+            at = pooled_element(arena, lookups, table, position) + k
+            g = load_number(pooled.place, at, arena.dim - k, pooled.is_bf16)
             if lookups.mean:
                 length = bag_length(lookups, table, sample_of(lookups, table, position))
                 g = divide(g, splat(np.float32(length)))

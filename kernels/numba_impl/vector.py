@@ -192,6 +192,17 @@ def round_clamp(typing: Any, value: Any, low: Any, high: Any) -> tuple[Any, Code
 
 
 @intrinsic
+def where_positive(typing: Any, gate: Any, value: Any) -> tuple[Any, Codegen]:
+    """`value` where `gate` is above 0 or NaN, else 0."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        zeros = ir.Constant(_FLOATS, [0.0] * LANES)
+        return builder.select(builder.fcmp_unordered(">", args[0], zeros), args[1], zeros)
+
+    return FLOATS(FLOATS, FLOATS), codegen
+
+
+@intrinsic
 def total(typing: Any, value: Any) -> tuple[Any, Codegen]:
     """The sum of all lanes, pairwise."""
 

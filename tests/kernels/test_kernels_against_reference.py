@@ -129,22 +129,6 @@ def test_initial_values(kernels: Kernels, case: Case, seed: int) -> None:
 
 
 @EXAMPLES
-@given(
-    rows=st.sampled_from([0, 1, 2, 16, 33]),
-    columns=st.sampled_from([1, 3, 13, 16, 31, 130, 479]),
-    bits=BITS,
-    seed=st.integers(0, 2**31),
-)
-def test_rows_of_a_layer_are_quantized(kernels: Kernels, rows: int, columns: int, bits: int, seed: int) -> None:
-    weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
-    weight[:1] = 0
-    actual, expected = torch.full_like(weight, 7.0), torch.full_like(weight, 7.0)
-    kernels.fake_quantize_rows(weight, bits, actual)
-    ORACLE.fake_quantize_rows(weight, bits, expected)
-    assert torch.equal(actual, expected)
-
-
-@EXAMPLES
 @given(case=CASES, bits=st.integers(2, 16), step=st.sampled_from([1e-8, 0.02, 0.3, 1.0]))
 def test_codes_are_exact(kernels: Kernels, case: Case, bits: int, step: float) -> None:
     actual = kernels.quantize_rows(case.tables.weight, step, bits)
