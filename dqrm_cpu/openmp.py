@@ -15,7 +15,7 @@ from typing import Any
 _RUNTIME = "libgomp.so.1.0.0"
 _CLAIM = "DQRM_CPU_CACHE_CLAIM"
 _MOST_SLOTS = 1024
-_COMPILED_SOURCES = tuple(Path(__file__).parent / part for part in ("kernels", "data/synthetic"))
+_COMPILED_SOURCES = tuple(Path(__file__).parent / part for part in ("kernels", "data"))
 
 
 def prepare_openmp() -> None:

@@ -23,9 +23,11 @@ _GROUPS = (
 
 _COMPARED = (
     ("lookup_over_torch", "ours_lookup", "torch_lookup"),
+    ("lookup_over_torch_at_once", "ours_lookup", "torch_lookup_at_once"),
     ("lookup_over_floor", "ours_lookup", "lookup_floor"),
     ("sgd_over_torch", "ours_sgd", "torch_sgd"),
     ("sgd_tracked_over_torch", "ours_sgd_tracked", "torch_sgd"),
+    ("sgd_tracked_over_torch_alone", "ours_sgd_tracked", "torch_sgd_alone"),
     ("adagrad_over_torch", "ours_adagrad", "torch_adagrad"),
     ("adagrad_tracked_over_torch", "ours_adagrad_tracked", "torch_adagrad"),
     ("interaction_over_torch", "ours_interaction", "torch_interaction"),

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from dqrm_cpu.bench.contestant import Contestant
+from dqrm_cpu.bench.fake_quant import fake_quantize
 from dqrm_cpu.bench.kernel_material import Material, views
 from dqrm_cpu.bench.pool import Work
 from dqrm_cpu.bench.prepared import Prepared, Step
@@ -18,7 +19,9 @@ from dqrm_cpu.kernels.types import Bags
 def lookup_contestants(material: Material) -> Iterator[Contestant]:
     """Those that quantize return f32[B, T, D]."""
     yield Prepared("ours_lookup", "gather, quantize and pool in one kernel", lambda: _ours(material))
-    yield Prepared("torch_lookup", "EmbeddingBag per table, stack, quantize", lambda: _torch(material))
+    yield Prepared("torch_lookup", "per table EmbeddingBag, then quantize; stack", lambda: _torch(material))
+    about = "EmbeddingBag per table, stack, all quantized at once in place"
+    yield Prepared("torch_lookup_at_once", about, lambda: _torch_at_once(material))
     yield Prepared("lookup_floor", "reads the same rows and adds them up", lambda: _floor(material))
 
 
@@ -35,6 +38,23 @@ def _ours(material: Material) -> Step:
 
 
 def _torch(material: Material) -> Step:
+    tables = material.arenas.shared()
+    weights, bits = list(views(tables)), material.bits
+    steps, offsets = material.quantization_step(tables).unbind(), torch.arange(material.case.batch_size)
+
+    def step(work: Work) -> Tensor:
+        return torch.stack(
+            [
+                fake_quantize(embedding_bag(ids, weight, offsets, mode="sum"), step, bits)
+                for weight, ids, step in zip(weights, work.long_ids, steps, strict=True)
+            ],
+            dim=1,
+        )
+
+    return step
+
+
+def _torch_at_once(material: Material) -> Step:
     tables = material.arenas.shared()
     weights, limit = list(views(tables)), 1 << (material.bits - 1)
     quantization_step = material.quantization_step(tables)[:, None]

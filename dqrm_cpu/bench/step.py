@@ -10,7 +10,7 @@ from dqrm_cpu.bench.contestant import Contestant
 from dqrm_cpu.bench.fbgemm import FbgemmStep
 from dqrm_cpu.bench.ours_step import NEVER_AGAIN, OursStep
 from dqrm_cpu.bench.torch_dlrm import indexed_interaction
-from dqrm_cpu.bench.torch_step import Recipe, TorchStep
+from dqrm_cpu.bench.torch_step import Recipe, TorchStep, column_extremes
 from dqrm_cpu.config import Config
 
 _PERIODS = (200, 1000)
@@ -50,6 +50,10 @@ def _torch(case: Case, arenas: Arenas) -> Iterator[Contestant]:
         ("torch_qat_scan_every", f"{quantized}; aminmax over each table at every step", Recipe(scale_period=1)),
         ("torch_qat_scan_kept", f"{quantized}; scale never found again", Recipe(scale_period=NEVER_AGAIN)),
     ]
+    if case.from_paper:
+        about = f"{quantized}; min and max along the rows of each table at every step, as the authors' code does"
+        recipe = Recipe(scale_period=1, extremes=column_extremes)
+        recipes.append(("torch_qat_columns_every", about, recipe))
     if case.whole_table:
         about = f"{plain}; every table quantized as a whole at every step"
         recipes.append(("torch_qat_whole_table", about, Recipe(scale_period=1, whole_table=True)))
@@ -93,6 +97,7 @@ def _ratios() -> Iterator[Ratio]:
         )
         yield Ratio(f"int4_exact_over_int4_scan_{period}", "fp32", "ours_int4_exact", f"ours_int4_scan_{period}")
         yield Ratio(f"torch_qat_scan_{period}_over_torch_fp32", "fp32", f"torch_qat_scan_{period}", "torch_fp32")
+    yield Ratio("int4_exact_over_torch_qat_columns_every", "fp32", "ours_int4_exact", "torch_qat_columns_every")
     yield Ratio("int4_exact_over_torch_qat_whole_table", "fp32", "ours_int4_exact", "torch_qat_whole_table")
     yield Ratio("fbgemm_fp32_over_torch_fp32", "fp32", "fbgemm_fp32", "torch_fp32")
     yield Ratio("int4_exact_ipex_over_int4_exact", "fp32", "ours_int4_exact_ipex", "ours_int4_exact")

@@ -17,6 +17,20 @@ from dqrm_cpu.bench.weights import initial_mlps
 from dqrm_cpu.kernels.types import UNQUANTIZED
 from dqrm_cpu.model.dlrm import mlp_shapes
 
+Extremes = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""The smallest and the largest weight of a table."""
+
+
+def aminmax_of(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """One pass: PyTorch's fastest."""
+    extremes = torch.aminmax(weight)
+    return extremes.min, extremes.max
+
+
+def column_extremes(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each column, then of those: two passes along the rows, as the paper's authors look for them."""
+    return weight.min(0).values.min(), weight.max(0).values.max()
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -26,6 +40,7 @@ class Recipe:
     autocast: bool = False
     scale_period: int = 0  # iterations between looks at the whole tables; 0: not quantized
     whole_table: bool = False  # quantizes every row at every step, before the lookup
+    extremes: Extremes = aminmax_of
 
 
 class TorchStep:
@@ -42,7 +57,7 @@ class TorchStep:
         pooled: Callable[[Work], Sequence[Tensor]] = bags
         if self._recipe.scale_period:
             kind = WholeTableBags if self._recipe.whole_table else QuantizedBags
-            pooled = kind(bags, self._case, self._recipe.scale_period)
+            pooled = kind(bags, self._case, self._recipe)
         self._model = make_dlrm(self._case, pooled, self._recipe)
         parameters = [*self._model.parameters(), *bags.weights()]
         self._optimizer = torch.optim.SGD(parameters, lr=self._case.config.train.learning_rate)
@@ -63,10 +78,10 @@ class TorchStep:
 class QuantizedBags:
     """The paper's order: look up, then quantize what was looked up; the scale is found every `period` calls."""
 
-    def __init__(self, bags: Bags, case: Case, period: int) -> None:
+    def __init__(self, bags: Bags, case: Case, recipe: Recipe) -> None:
         self._bags = bags
         self._bits = case.config.quant.embedding_bits
-        self._finder = StepFinder(bags, self._bits, period)
+        self._finder = StepFinder(bags, self._bits, recipe)
 
     def __call__(self, work: Work) -> Sequence[Tensor]:
         step = self._finder.next()
@@ -77,10 +92,10 @@ class QuantizedBags:
 class WholeTableBags:
     """The order of general quantization libraries: quantize every table as a whole, then look up."""
 
-    def __init__(self, bags: Bags, case: Case, period: int) -> None:
+    def __init__(self, bags: Bags, case: Case, recipe: Recipe) -> None:
         self._weights = bags.weights()
         self._bits = case.config.quant.embedding_bits
-        self._finder = StepFinder(bags, self._bits, period)
+        self._finder = StepFinder(bags, self._bits, recipe)
         self._offsets = torch.arange(case.batch_size)
 
     def __call__(self, work: Work) -> Sequence[Tensor]:
@@ -94,17 +109,15 @@ class WholeTableBags:
 class StepFinder:
     """The quantization step f32[T], from the extremes of each table."""
 
-    def __init__(self, bags: Bags, bits: int, period: int) -> None:
-        self._weights, self._bits, self._period = bags.weights(), bits, period
+    def __init__(self, bags: Bags, bits: int, recipe: Recipe) -> None:
+        self._weights, self._bits, self._recipe = bags.weights(), bits, recipe
         self._iteration = 0
         self._step = torch.empty(0)
 
     def next(self) -> Tensor:
-        if self._iteration % self._period == 0:
-            extremes = [torch.aminmax(weight.detach()) for weight in self._weights]
-            low = torch.stack([extreme.min for extreme in extremes])
-            high = torch.stack([extreme.max for extreme in extremes])
-            self._step = step_of(low, high, self._bits)
+        if self._iteration % self._recipe.scale_period == 0:
+            lows, highs = zip(*(self._recipe.extremes(weight.detach()) for weight in self._weights), strict=True)
+            self._step = step_of(torch.stack(lows), torch.stack(highs), self._bits)
         self._iteration += 1
         return self._step
 

@@ -1,6 +1,6 @@
 """Updating the rows that were looked up, with and without the tracker, against plain PyTorch's sparse gradients."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from dqrm_cpu.kernels.types import Bags, Tables
 
 ADAGRAD_EPS = 1e-8
 
+Gradient = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""From a table, its ids int64[B] and the gradient of its pooled vectors f32[B, D] to a sparse one, not coalesced."""
+
 
 def sgd_contestants(material: Material) -> Iterator[Contestant]:
     """Each returns the tables f32[R, D]."""
@@ -22,7 +25,10 @@ def sgd_contestants(material: Material) -> Iterator[Contestant]:
     yield Prepared(
         "ours_sgd_tracked", f"{about}, max|W| tracked", lambda: _ours_sgd(material, *material.arenas.tracked())
     )
-    yield Prepared("torch_sgd", "sparse gradient per table, torch.optim.SGD", lambda: _torch_sgd(material))
+    about = "backward of a sparse EmbeddingBag per table, torch.optim.SGD"
+    yield Prepared("torch_sgd", about, lambda: _torch_sgd(material, bag_backward))
+    about = "torch.optim.SGD alone, sparse gradients given"
+    yield Prepared("torch_sgd_alone", about, lambda: _torch_sgd(material, sparse_gradient))
 
 
 def adagrad_contestants(material: Material) -> Iterator[Contestant]:
@@ -32,9 +38,8 @@ def adagrad_contestants(material: Material) -> Iterator[Contestant]:
     yield Prepared(
         "ours_adagrad_tracked", f"{about}, max|W| tracked", lambda: _ours_adagrad(material, *material.arenas.tracked())
     )
-    yield Prepared(
-        "torch_adagrad", "sparse gradient per table, coalesced; index_add_", lambda: _torch_adagrad(material)
-    )
+    about = "backward of a sparse EmbeddingBag per table, coalesced; index_add_"
+    yield Prepared("torch_adagrad", about, lambda: _torch_adagrad(material))
 
 
 def _ours_sgd(material: Material, tables: Tables, tracker: Tracker | None) -> Step:
@@ -47,14 +52,14 @@ def _ours_sgd(material: Material, tables: Tables, tracker: Tracker | None) -> St
     return step
 
 
-def _torch_sgd(material: Material) -> Step:
+def _torch_sgd(material: Material, gradient: Gradient) -> Step:
     tables, grads = material.arenas.shared(), material.grad_tables()
     weights = [nn.Parameter(view) for view in views(tables)]
     optimizer = torch.optim.SGD(weights, lr=material.lr)
 
     def step(work: Work) -> Tensor:
         for weight, ids, grad in zip(weights, work.long_ids, grads, strict=True):
-            weight.grad = sparse_gradient(weight, ids, grad)
+            weight.grad = gradient(weight, ids, grad)
         optimizer.step()
         return tables.weight
 
@@ -79,7 +84,7 @@ def _torch_adagrad(material: Material) -> Step:
 
     def step(work: Work) -> Tensor:
         for weight, total, ids, grad in zip(weights, sums, work.long_ids, grads, strict=True):
-            unique = sparse_gradient(weight, ids, grad).coalesce()
+            unique = bag_backward(weight, ids, grad).coalesce()
             rows, values = unique.indices()[0], unique.values()
             total.index_add_(0, rows, values.square().mean(1))
             weight.index_add_(0, rows, values / (total[rows].sqrt() + ADAGRAD_EPS)[:, None], alpha=-material.lr)
@@ -88,6 +93,16 @@ def _torch_adagrad(material: Material) -> Step:
     return step
 
 
+def bag_backward(weight: Tensor, ids: Tensor, grad: Tensor) -> Tensor:
+    """What autograd calls for a sparse EmbeddingBag with one id per bag."""
+    bags = torch.arange(ids.numel())
+    lengths = torch.ones_like(bags)
+    gradient: Tensor = torch.ops.aten._embedding_bag_sparse_backward(
+        grad, ids, bags, bags, lengths, weight.shape[0], False, 0, None, -1
+    )
+    return gradient
+
+
 def sparse_gradient(weight: Tensor, ids: Tensor, grad: Tensor) -> Tensor:
-    """What the backward of a sparse EmbeddingBag with one id per bag leaves: not coalesced."""
+    """The same without a copy of `grad`."""
     return torch.sparse_coo_tensor(ids[None], grad, weight.shape, check_invariants=False)

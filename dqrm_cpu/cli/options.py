@@ -4,10 +4,11 @@ import argparse
 from pathlib import Path
 
 from dqrm_cpu.cli.parser import Parser
-from dqrm_cpu.config.load import load_config
+from dqrm_cpu.config.load import load_given_config
 from dqrm_cpu.config.presets import PRESETS, preset_config
 from dqrm_cpu.config.schema import ENTRIES, SECTIONS, Config, flatten
 from dqrm_cpu.config.setting import Entry, Kind, Value, value_text
+from dqrm_cpu.data.store.follow import follow_data
 
 _LONGEST_DEFAULT = 40
 
@@ -29,10 +30,10 @@ def add_config_options(parser: Parser) -> None:
 
 
 def config_from_args(args: argparse.Namespace) -> Config:
-    """The configuration that the options of `add_config_options` name."""
+    """The configuration that the options of `add_config_options` name; a prepared data set fills in its sizes."""
     given = vars(args)
     overrides = {key: given[key] for key in ENTRIES if key != "preset" and given.get(key) is not None}
-    return load_config(args.preset, args.config, overrides)
+    return follow_data(*load_given_config(args.preset, args.config, overrides))
 
 
 def _common_entries() -> dict[str, Entry]:

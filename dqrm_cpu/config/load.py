@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import tomli_w
 
@@ -18,8 +19,20 @@ from dqrm_cpu.errors import ConfigError
 _DEFAULT_PRESET = "demo"
 
 
+class LoadedConfig(NamedTuple):
+    """A configuration, and the dotted keys that file or options set: the others are the preset's."""
+
+    config: Config
+    given: frozenset[str]
+
+
 def load_config(preset: str | None, config_file: Path | None, overrides: Mapping[str, str]) -> Config:
     """The resolved configuration; overrides map dotted keys to option texts. ConfigError names every mistake."""
+    return load_given_config(preset, config_file, overrides).config
+
+
+def load_given_config(preset: str | None, config_file: Path | None, overrides: Mapping[str, str]) -> LoadedConfig:
+    """The same, and what was set by file or options."""
     loading = _Loading()
     source = read_toml(config_file) if config_file is not None else None
     values = flatten(_chosen_preset(overrides.get("preset", preset), source, loading))
@@ -33,7 +46,7 @@ def load_config(preset: str | None, config_file: Path | None, overrides: Mapping
     config = unflatten(values)
     loading.take_conflicts(config)
     loading.raise_mistakes()
-    return config
+    return LoadedConfig(config, frozenset(loading.origins))
 
 
 def check_config(config: Config) -> None:

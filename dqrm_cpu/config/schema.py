@@ -24,12 +24,22 @@ _LARGEST_SEED = 2**32 - 1
 class DataConfig:
     """Which rows are read, and how many."""
 
-    source: str = setting("synthetic", "where rows come from: synthetic (generated clicks, no files needed)")
-    train_rows: int = setting(60_000, "rows of the training part", minimum=1)
+    source: str = setting(
+        "synthetic",
+        "where rows come from: synthetic (generated clicks, no files needed), or the folder of a prepared data set",
+    )
+    train_rows: int = setting(60_000, "rows of the training part; of prepared data all of them, unless set", minimum=1)
     validation_rows: int = setting(20_000, "rows that choose the best checkpoint", minimum=1)
     test_rows: int = setting(20_000, "rows of the test part, scored once a checkpoint is chosen", minimum=1)
     max_bag_size: int = setting(
-        1, "1: one id per feature (one-hot); above: 0 to that many ids per feature", minimum=1, maximum=1024
+        1,
+        "of generated rows; 1: one id per feature (one-hot); above: 0 to that many ids per feature",
+        minimum=1,
+        maximum=1024,
+    )
+    reshuffle: bool = setting(False, "of prepared rows: another order of the training rows in every epoch")
+    sub_sample_rate: float = setting(
+        0.0, "of prepared rows: the share of the training rows without a click that is left out", minimum=0, maximum=1
     )
 
 

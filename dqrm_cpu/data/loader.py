@@ -5,21 +5,29 @@ import torch
 from dqrm_cpu.data.batch import Batch
 from dqrm_cpu.data.shards import Shards, shard_bounds
 from dqrm_cpu.data.source import Part
+from dqrm_cpu.data.store.ahead import ReadAhead
+from dqrm_cpu.data.store.stream import Stream
 
 _BYTES_OF_A_CELL = 4
 
 
 class Loader:
-    """Batches by number; a part that fits in `cache_bytes` is made once and kept for later epochs."""
+    """Batches by number, which runs on from epoch to epoch: `num_batches` is the first batch of the second epoch.
+
+    Prepared rows are read ahead on a thread, into memory that is used again: a batch stays as it is until the next but
+    one is asked for. Generated rows are made when they are asked for; a part of them that fits in `cache_bytes` is made
+    once and kept for later epochs.
+    """
 
     def __init__(self, part: Part, batch_size: int, shards: Shards, device: torch.device, cache_bytes: int = 0) -> None:
         self._part = part
         self._batch_size = batch_size
         self._shards = shards
         self._device = device
-        self._keep = part.num_rows > 0 and self.cached_bytes(part, shards) <= cache_bytes
-        self._kept: dict[int, list[Batch]] = {}
         self.num_batches = -(-part.num_rows // batch_size)
+        self._ahead = _read_ahead(part, batch_size, shards)
+        self._keep = self._ahead is None and part.num_rows > 0 and self.cached_bytes(part, shards) <= cache_bytes
+        self._kept: dict[int, list[Batch]] = {}
 
     @staticmethod
     def cached_bytes(part: Part, shards: Shards) -> int:
@@ -30,22 +38,33 @@ class Loader:
 
     def global_size(self, number: int) -> int:
         """Examples in global batch `number`; the last one of an epoch may be smaller."""
-        return min(self._batch_size, self._part.num_rows - number * self._batch_size)
+        return min(self._batch_size, self._part.num_rows - number % self.num_batches * self._batch_size)
 
     def batches(self, number: int) -> list[Batch]:
         """This process' shares of global batch `number`, in the order of their ranks; a share may be empty."""
-        kept = self._kept.get(number)
+        epoch, within = divmod(number, self.num_batches)
+        if self._ahead is not None:
+            return [self._placed(batch) for batch in self._ahead.batches(epoch, within)]
+        kept = self._kept.get(within)
         if kept is None:
-            kept = [self._read(number, shard) for shard in self._shards.mine]
+            kept = [self._made(within, shard) for shard in self._shards.mine]
             if self._keep:
-                self._kept[number] = kept
+                self._kept[within] = kept
         return kept
 
-    def _read(self, number: int, shard: int) -> Batch:
+    def _made(self, number: int, shard: int) -> Batch:
         start = number * self._batch_size
         low, high = shard_bounds(self.global_size(number), shard, self._shards.total)
-        batch = self._part.rows(start + low, start + high)
+        return self._placed(self._part.rows(start + low, start + high))
+
+    def _placed(self, batch: Batch) -> Batch:
         return batch if self._device.type == "cpu" else _to_device(batch, self._device)
+
+
+def _read_ahead(part: Part, batch_size: int, shards: Shards) -> ReadAhead | None:
+    if not isinstance(part.source, Stream) or not part.num_rows:
+        return None
+    return ReadAhead(part.source, part.num_rows, batch_size, shards)
 
 
 def _to_device(batch: Batch, device: torch.device) -> Batch:

@@ -5,8 +5,12 @@ from typing import Protocol
 
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.batch import Batch
+from dqrm_cpu.data.store.open import Store
 from dqrm_cpu.data.synthetic import SyntheticClicks
 from dqrm_cpu.errors import DataError
+
+SYNTHETIC = "synthetic"
+"""The data source that needs no files."""
 
 
 class RowSource(Protocol):
@@ -41,9 +45,14 @@ class DataSet:
 
 def open_data(config: Config) -> DataSet:
     """The data set that the configuration names."""
+    return _generated(config) if config.data.source == SYNTHETIC else _prepared(config)
+
+
+def _generated(config: Config) -> DataSet:
     data, model = config.data, config.model
-    if data.source != "synthetic":
-        raise DataError(f"data source {data.source!r} is not known; what this version reads: --data synthetic")
+    for key, given in {"data.reshuffle": data.reshuffle, "data.sub_sample_rate": data.sub_sample_rate}.items():
+        if given:
+            raise DataError(f"{key} works on prepared rows, not on generated ones; leave it out or give --data DIR")
     source = SyntheticClicks(model.table_rows, model.num_dense, config.seed, data.max_bag_size)
     test_at = data.train_rows + data.validation_rows
     return DataSet(
@@ -52,3 +61,9 @@ def open_data(config: Config) -> DataSet:
         Part(source, test_at, data.test_rows),
         fingerprint=f"synthetic seed {config.seed} rows {test_at + data.test_rows}",
     )
+
+
+def _prepared(config: Config) -> DataSet:
+    store = Store(config)
+    train, validation, test = (Part(part, 0, part.num_rows) for part in (store.train, store.validation, store.test))
+    return DataSet(train, validation, test, store.fingerprint)

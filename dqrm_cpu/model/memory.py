@@ -65,6 +65,8 @@ def _forward_bytes(config: Config, batch: int) -> int:
 
 def _data_bytes(config: Config, world_size: int) -> int:
     data, model = config.data, config.model
+    if data.source != "synthetic":
+        return 0  # read from the files' own pages, batch by batch
     row = (model.num_dense + len(model.table_rows) * data.max_bag_size + 1) * _FLOAT
     kept = (rows * row // world_size for rows in (data.train_rows, data.validation_rows, data.test_rows))
     return sum(size for size in kept if size <= DATA_CACHE_BYTES)

@@ -70,7 +70,7 @@ class TrainingLoop:
 
     def _one_step(self) -> bool:
         state, loader, transport = self._state, self._session.loaders.train, self._around.transport
-        number = state.step % self._batches_per_epoch
+        number = state.step
         rate = self._learning_rate.at(state.step + 1)
         start, sent = time.perf_counter(), transport.bytes_sent
         shares = loader.batches(number)

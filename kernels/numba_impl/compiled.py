@@ -1,12 +1,17 @@
 """How the numba kernels are compiled: numerics as written, what Python calls cached on disk.
 
-No fastmath: its reordering would make sums depend on the width of the machine's vectors.
+No fastmath: its reordering would make sums depend on the width of the machine's vectors. LLVM optimizes little: the
+kernels are written in vectors, and run no faster for the third of the compilation time that more of it takes.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from numba import config
 from numba import njit as numba_njit
+
+_LEVEL = 1
 
 Kernel = Callable[..., Any]
 """numba types the arguments when it compiles; it takes NumPy integers for int and int for NumPy integers."""
@@ -34,7 +39,7 @@ def inlined(function: Kernel) -> Kernel:
 
 def single(function: Kernel) -> Kernel:
     """A kernel that Python calls and that runs on the calling thread."""
-    return njit(function, cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True)
+    return _quick_to_compile(njit(function, cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True))
 
 
 def parallel(function: Kernel) -> Kernel:
@@ -42,4 +47,28 @@ def parallel(function: Kernel) -> Kernel:
 
     The body of a `prange` must not write through a field of a NamedTuple: numba drops such writes without a word.
     """
-    return njit(function, cache=True, nogil=True, error_model="numpy", parallel=True, no_cfunc_wrapper=True)
+    options = {"cache": True, "nogil": True, "error_model": "numpy", "parallel": True, "no_cfunc_wrapper": True}
+    return _quick_to_compile(njit(function, **options))
+
+
+def _quick_to_compile(kernel: Any) -> Kernel:
+    """Compiles this kernel, and what it calls, at a level of its own: the process may run other numba code."""
+    compile_for_types = kernel.compile
+
+    def compile_quickly(types: Any) -> Any:
+        with _optimization_level(_LEVEL):
+            return compile_for_types(types)
+
+    kernel.compile = compile_quickly
+    return kernel  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def _optimization_level(level: int) -> Iterator[None]:
+    settings: Any = config
+    usual = settings.OPT
+    settings.OPT = type(usual)(level)
+    try:
+        yield
+    finally:
+        settings.OPT = usual

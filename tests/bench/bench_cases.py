@@ -16,7 +16,7 @@ def tiny_case() -> Case:
     """FBGEMM takes dims that are multiples of 4 only; a large learning rate makes max|W| move."""
     model = {"table_rows": (40, 3, 500), "embedding_dim": 8, "bottom_mlp": (9, 8), "top_mlp": (11, 1)}
     config = tiny_config(model=model, train={"batch_size": BATCH, "learning_rate": 2.0})
-    return replace(Case("tiny", "for tests", config), whole_table=True)
+    return replace(Case("tiny", "for tests", config), whole_table=True, from_paper=True)
 
 
 def make_contestant(name: str) -> Contestant:

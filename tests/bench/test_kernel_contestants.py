@@ -29,7 +29,9 @@ def outcome(name: str) -> torch.Tensor:
     ("name", "peer"),
     [
         ("ours_lookup", "torch_lookup"),
+        ("ours_lookup", "torch_lookup_at_once"),
         ("ours_sgd", "torch_sgd"),
+        ("ours_sgd", "torch_sgd_alone"),
         ("ours_sgd_tracked", "torch_sgd"),
         ("ours_adagrad", "torch_adagrad"),
         ("ours_adagrad_tracked", "torch_adagrad"),

@@ -8,7 +8,13 @@ from dqrm_cpu.bench.pool import make_pool
 
 STEPS = 6
 FP32_PEERS = usable("torch_fp32", "torch_fp32_flat", "fbgemm_fp32")
-EXACT_PEERS = usable("ours_int4_scan_every", "torch_qat_scan_every", "torch_qat_whole_table", "ours_int4_exact_ipex")
+EXACT_PEERS = usable(
+    "ours_int4_scan_every",
+    "torch_qat_scan_every",
+    "torch_qat_columns_every",
+    "torch_qat_whole_table",
+    "ours_int4_exact_ipex",
+)
 
 
 def losses(name: str) -> torch.Tensor:

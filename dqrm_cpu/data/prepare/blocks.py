@@ -1,0 +1,188 @@
+"""The text of all sources in blocks of whole lines, read ahead on a thread."""
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+from isal import isal_zlib
+from numpy.typing import NDArray
+
+from dqrm_cpu.data.prepare.raw_files import RawFile, open_raw
+from dqrm_cpu.data.prepare.words import PADDING
+from dqrm_cpu.errors import DataError
+
+_LONGEST_LINE = 1 << 20
+_PIECE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Place:
+    """A point between two lines of a source."""
+
+    source: int = 0  # number of the file
+    offset: int = 0  # bytes of text before it
+    crc32: int = 0  # of the text before it
+
+
+@dataclass(frozen=True)
+class Block:
+    """Whole lines; the last one ends with a newline even where the file does not."""
+
+    text: NDArray[np.uint8]  # with PADDING beyond the end
+    size: int
+    before: Place
+    after: Place
+    ends_source: bool
+
+
+class BlockReader:
+    """Iterates over blocks of the sources from a place on; use as a context, so that the thread ends."""
+
+    def __init__(
+        self, sources: Sequence[RawFile], start: Place, block_bytes: int, num_buffers: int, stdin: BinaryIO
+    ) -> None:
+        self._sources, self._start, self._stdin = sources, start, stdin
+        self._block_bytes = block_bytes
+        self._free: queue.SimpleQueue[NDArray[np.uint8] | None] = queue.SimpleQueue()
+        for _ in range(num_buffers):
+            self._free.put(np.zeros(block_bytes + _LONGEST_LINE + PADDING, np.uint8))
+        self._full: queue.SimpleQueue[Block | BaseException | None] = queue.SimpleQueue()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="dqrm-read", daemon=True)
+
+    def __enter__(self) -> "BlockReader":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping = True
+        self._free.put(None)
+        if all(source.kind != "stdin" for source in self._sources):  # a read from a pipe may never end
+            self._thread.join()
+
+    def __iter__(self) -> Iterator[Block]:
+        while True:
+            block = self._full.get()
+            if block is None:
+                return
+            if isinstance(block, BaseException):
+                raise block
+            yield block
+
+    def give_back(self, block: Block) -> None:
+        """The block has been read; its buffer may be filled again."""
+        self._free.put(block.text)
+
+    def _run(self) -> None:
+        try:
+            place = self._start
+            for number in range(self._start.source, len(self._sources)):
+                if number != place.source:
+                    place = Place(number)
+                stream = open_raw(self._sources[number], self._stdin)
+                try:
+                    if not self._read_source(stream, number, place):
+                        return
+                finally:
+                    if stream is not self._stdin:
+                        stream.close()
+            self._full.put(None)
+        except BaseException as error:  # told by the thread that iterates
+            self._full.put(error)
+
+    def _read_source(self, stream: BinaryIO, number: int, place: Place) -> bool:
+        """Blocks of one source; False when nobody wants them any more."""
+        source = self._sources[number]
+        try:
+            self._skip(stream, source, place)
+            rest = b""
+            while True:
+                text = self._free.get()
+                if text is None or self._stopping:
+                    return False
+                view = text.data
+                view[: len(rest)] = rest
+                size, ended = _fill(stream, view, len(rest), self._block_bytes)
+                if not ended and 10 not in text[:size]:
+                    size, ended = _fill(stream, view, size, self._block_bytes + _LONGEST_LINE)
+                cut = size if ended else _last_newline(text, size, source, place)
+                rest = text[cut:size].tobytes()
+                crc32 = isal_zlib.crc32(view[:cut], place.crc32)
+                after = Place(number, place.offset + cut, crc32)
+                if ended and cut and text[cut - 1] != 10:
+                    text[cut] = 10
+                    cut += 1
+                text[cut : cut + PADDING] = 0
+                self._full.put(Block(text, cut, place, after, ended))
+                place = after
+                if ended:
+                    return True
+        except (OSError, EOFError, ValueError, MemoryError) as error:
+            raise _damaged(source, place, error) from error
+        except Exception as error:
+            if type(error).__name__ in ("ZstdError", "IsalError", "BadGzipFile"):
+                raise _damaged(source, place, error) from error
+            raise
+
+    def _skip(self, stream: BinaryIO, source: RawFile, place: Place) -> None:
+        """Goes to the place; what cannot be sought is read again, and must be what it was."""
+        if place.offset == 0:
+            return
+        if source.is_seekable:
+            stream.seek(place.offset)
+            return
+        left, crc32 = place.offset, 0
+        while left and not self._stopping:
+            piece = stream.read(min(left, _PIECE_BYTES))
+            if not piece:
+                break
+            crc32 = isal_zlib.crc32(piece, crc32)
+            left -= len(piece)
+        if not self._stopping and (left or crc32 != place.crc32):
+            raise DataError(
+                f"{source.path} begins otherwise than when the preparation was interrupted; "
+                "give the same data, or begin anew with --restart"
+            )
+
+
+def _fill(stream: BinaryIO, view: memoryview, size: int, limit: int) -> tuple[int, bool]:
+    """Adds text behind the first `size` bytes, up to the limit: (bytes, whether the source ended)."""
+    while size < limit:
+        taken = _read_into(stream, view[size : size + min(_PIECE_BYTES * 4, limit - size)])
+        if taken == 0:
+            return size, True
+        size += taken
+    return size, False
+
+
+def _read_into(stream: BinaryIO, view: memoryview) -> int:
+    readinto = getattr(stream, "readinto", None)
+    if readinto is not None:
+        return int(readinto(view) or 0)
+    piece = stream.read(len(view))
+    view[: len(piece)] = piece
+    return len(piece)
+
+
+def _last_newline(text: NDArray[np.uint8], size: int, source: RawFile, place: Place) -> int:
+    """Where the last whole line ends."""
+    tail = text[max(0, size - _LONGEST_LINE) : size].tobytes()
+    found = tail.rfind(b"\n")
+    if found < 0:
+        raise DataError(
+            f"{source.path}, after byte {place.offset:,}: a line of more than {_LONGEST_LINE:,} bytes; "
+            "is it a text file with one row a line?"
+        )
+    return size - len(tail) + found + 1
+
+
+def _damaged(source: RawFile, place: Place, error: BaseException) -> DataError:
+    if isinstance(error, DataError):
+        return error
+    return DataError(
+        f"{source.path} cannot be read beyond byte {place.offset:,} of its text: {error}; "
+        "is it damaged, or still being written?"
+    )

@@ -1,0 +1,73 @@
+"""Categories that are too rare for a row of their own: counted over the training rows, then sent to row 0."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dqrm_cpu.data.prepare.compiled import kernel
+from dqrm_cpu.data.prepare.order import NUM_BINS, place_rows
+from dqrm_cpu.data.prepare.spool import Step, read_records
+from dqrm_cpu.data.store.schema import Schema
+
+
+@dataclass(frozen=True)
+class Remap:
+    """New ids of the ids given while reading; None for a column in which all stay."""
+
+    new_id: tuple[NDArray[np.int32] | None, ...]
+    rare_cells: tuple[int, ...]  # per column, over all rows
+
+    def kept(self, column: int, keys: NDArray[Any]) -> NDArray[Any]:
+        """The keys that keep a row, of those with ids 1, 2, ..."""
+        new_id = self.new_id[column]
+        return keys if new_id is None else keys[new_id[1:] > 0]
+
+
+def keep_all(num_tables: int) -> Remap:
+    """What a threshold of 1 means."""
+    return Remap((None,) * num_tables, (0,) * num_tables)
+
+
+def find_rare(
+    steps: Sequence[Step], schema: Schema, num_keys: list[int], num_train: int, seed: int, min_count: int
+) -> Remap:
+    """Keeps the categories that at least min_count training rows have, in the order of their ids."""
+    starts = np.cumsum([0, *(keys + 1 for keys in num_keys)])
+    train = np.zeros(int(starts[-1]), np.uint32)
+    held_out = np.zeros(int(starts[-1]), np.uint32)
+    for step in steps:
+        records = np.empty((step.header.rows, step.header.width), np.uint32)
+        read_records(step, 0, records)
+        places = np.empty(step.header.rows, np.int32)
+        place_rows(np.uint64(seed), step.header.first_row, np.zeros(NUM_BINS + 1, np.int64), places)
+        inside = max(0, min(step.header.rows, num_train - step.header.first_row))
+        count_ids(records, places[:inside], schema.num_dense, starts, train)
+        count_ids(records, places[inside:], schema.num_dense, starts, held_out)
+    new_ids: list[NDArray[np.int32] | None] = []
+    rare_cells = []
+    for low, high in pairwise(starts.tolist()):
+        keep = train[low:high] >= min_count
+        keep[0] = False
+        rare = ~keep
+        rare[0] = False
+        rare_cells.append(int(train[low:high][rare].sum(dtype=np.int64) + held_out[low:high][rare].sum(dtype=np.int64)))
+        new_ids.append(np.where(keep, np.cumsum(keep), 0).astype(np.int32))
+    return Remap(tuple(new_ids), tuple(rare_cells))
+
+
+@kernel
+def count_ids(
+    records: NDArray[np.uint32],
+    rows: NDArray[np.int32],
+    first_column: int,
+    starts: NDArray[np.int64],
+    counts: NDArray[np.uint32],
+) -> None:
+    """Adds the ids of some records, table by table, to the counts that begin at starts[t]."""
+    for i in range(rows.shape[0]):
+        for t in range(starts.shape[0] - 1):
+            counts[starts[t] + np.int64(records[rows[i], first_column + t])] += np.uint32(1)

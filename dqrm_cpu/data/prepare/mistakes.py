@@ -1,0 +1,30 @@
+"""What can be wrong with a line."""
+
+from enum import IntEnum
+
+
+class Mistake(IntEnum):
+    """Why a line is not a row; the parser returns their negatives."""
+
+    TOO_FEW_FIELDS = 1
+    TOO_MANY_FIELDS = 2
+    BAD_LABEL = 3
+    BAD_INTEGER = 4
+    LARGE_INTEGER = 5
+    BAD_DECIMAL = 6
+    BAD_HEX = 7
+    LONG_HEX = 8
+    EMPTY_LINE = 9
+
+
+MEANING = {
+    Mistake.TOO_FEW_FIELDS: "the line ends here, but more fields are expected",
+    Mistake.TOO_MANY_FIELDS: "the line goes on behind its last field",
+    Mistake.BAD_LABEL: "the label is neither 0 nor 1",
+    Mistake.BAD_INTEGER: "not a whole number",
+    Mistake.LARGE_INTEGER: "a number that does not fit into 32 bits",
+    Mistake.BAD_DECIMAL: "not a number",
+    Mistake.BAD_HEX: "not a hexadecimal hash",
+    Mistake.LONG_HEX: "a hash of more than 8 digits",
+    Mistake.EMPTY_LINE: "an empty line",
+}

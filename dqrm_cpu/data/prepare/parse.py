@@ -1,0 +1,132 @@
+"""Blocks of text to rows, with the lines that are none."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dqrm_cpu.data.prepare.blocks import Block
+from dqrm_cpu.data.prepare.layout import Layout, runs_of
+from dqrm_cpu.data.prepare.rows import LOG_TABLE, BadLines, RowArrays, count_lines, parse_lines
+
+_BAD_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class BadLine:
+    """A line that is no row."""
+
+    line: int  # within the block, from 0
+    field: int  # from 0
+    mistake: int
+    text: bytes  # with its end
+
+
+@dataclass(frozen=True)
+class ParsedBlock:
+    """What a block held; the rows stand in the buffers."""
+
+    block: Block
+    rows: int
+    lines: int
+    bad: tuple[BadLine, ...]
+    header: bytes  # the line that names the fields, where there is one
+    missing: NDArray[np.int64]
+    clamped: NDArray[np.int64]
+    buffers: "RowBuffers"
+
+
+class RowBuffers:
+    """Memory for the rows of one block, used again for later ones."""
+
+    def __init__(self, layout: Layout) -> None:
+        schema = layout.schema
+        self.num_dense, self.num_tables = schema.num_dense, schema.num_tables
+        self.width = self.num_dense + self.num_tables + 1
+        self._key_type = np.dtype(np.uint64 if layout.has_text else np.uint32)
+        self._capacity = -1
+
+    def reserve(self, rows: int) -> None:
+        """Makes place for so many rows."""
+        if rows <= self._capacity:
+            return
+        rows += rows // 8
+        self.label = np.empty(rows, np.uint32)
+        self.dense = np.empty((rows, self.num_dense), np.float32)
+        self.keys: NDArray[Any] = np.empty((self.num_tables, rows), self._key_type)
+        self.ids = np.empty((self.num_tables, rows), np.int32)
+        self.places = np.empty(rows, np.int32)
+        self.records = np.empty((rows, self.width), np.uint32)
+        self._capacity = rows
+
+
+class Parser:
+    """Parses blocks of one layout; any number of threads may call it."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._runs = runs_of(layout)
+        self._delimiter = ord(layout.delimiter)
+
+    def parse(self, block: Block, buffers: RowBuffers) -> ParsedBlock:
+        """Rows into the buffers."""
+        lines = int(count_lines(block.text, block.size))
+        buffers.reserve(lines)
+        place = np.zeros(4, np.int64)
+        header = self._header(block)
+        place[0], place[2] = len(header), bool(header)
+        missing = np.zeros(buffers.num_dense + buffers.num_tables, np.int64)
+        clamped = np.zeros(buffers.num_dense, np.int64)
+        step = np.ones(1, np.int64)
+        out = self._addresses(buffers, missing, clamped, step)
+        bad: list[BadLine] = []
+        address = block.text.ctypes.data
+        while place[0] < block.size:
+            found = BadLines(*(np.zeros(_BAD_AT_ONCE, np.int64) for _ in BadLines._fields))
+            place[3] = 0
+            parse_lines(address, block.size, place, out, found)
+            bad += [_bad_line(block, found, k) for k in range(place[3])]
+        return ParsedBlock(block, int(place[1]), int(place[2]), tuple(bad), header, missing, clamped, buffers)
+
+    def _addresses(
+        self, buffers: RowBuffers, missing: NDArray[np.int64], clamped: NDArray[np.int64], step: NDArray[np.int64]
+    ) -> RowArrays:
+        arrays = (buffers.label, buffers.dense, buffers.keys, missing, clamped, step, self._runs, LOG_TABLE)
+        label, dense, keys, missing_at, clamped_at, step_at, runs, logs = (array.ctypes.data for array in arrays)
+        return RowArrays(
+            label=label,
+            dense=dense,
+            keys=keys,
+            missing=missing_at,
+            clamped=clamped_at,
+            step=step_at,
+            runs=runs,
+            logs=logs,
+            num_runs=self._runs.shape[0],
+            num_dense=buffers.num_dense,
+            stride=buffers.keys.shape[1],
+            wide_keys=int(buffers.keys.itemsize == 8),
+            delimiter=self._delimiter,
+        )
+
+    def _header(self, block: Block) -> bytes:
+        if not self._layout.header or block.before.offset or not block.size:
+            return b""
+        return _line_from(block, 0)
+
+
+def _line_from(block: Block, start: int) -> bytes:
+    """The line that starts here, with its newline."""
+    length = 1024
+    while True:
+        text = block.text[start : min(block.size, start + length)].tobytes()
+        end = text.find(b"\n")
+        if end >= 0 or start + length >= block.size:
+            return text[: end + 1]
+        length *= 4
+
+
+def _bad_line(block: Block, found: BadLines, k: int) -> BadLine:
+    text = _line_from(block, int(found.start[k]))
+    return BadLine(int(found.line[k]), int(found.field[k]), int(found.mistake[k]), text)

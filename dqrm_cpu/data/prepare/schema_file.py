@@ -1,0 +1,96 @@
+"""Layouts of other data sets, described by a small TOML file.
+
+    delimiter = ","
+    header = true
+    label = "click"
+    integers = ["hour"]
+    decimals = ["price"]
+    hashes = []
+    categories = ["site_id", "app_id"]
+
+With a header, columns are named as in the first line of the files; without one, or from standard input, `fields` lists
+the names of all fields in their order. Those that nothing mentions are ignored.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from dqrm_cpu.config.names import nearest
+from dqrm_cpu.data.prepare.layout import Field, Layout, Role
+from dqrm_cpu.errors import ConfigError
+
+_ROLE_KEYS = {
+    "integers": Role.INTEGER,
+    "decimals": Role.DECIMAL,
+    "hashes": Role.HEX,
+    "categories": Role.TEXT,
+}
+_KEYS = ("delimiter", "header", "label", "fields", *_ROLE_KEYS)
+
+
+def read_schema(path: Path, first_line: str) -> Layout:
+    """The layout that a file describes, for sources whose first line is this."""
+    try:
+        said = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from None
+    for key in said:
+        if key not in _KEYS:
+            near = nearest(key, _KEYS)
+            hint = f"; nearest is {near}" if near else ""
+            raise ConfigError(f"{path}: unknown key {key!r}{hint}; there are {', '.join(_KEYS)}")
+    delimiter, header = _value(path, said, "delimiter", str, "\t"), _value(path, said, "header", bool, False)
+    names = _field_names(path, said, first_line, delimiter, header)
+    roles = _roles(path, said)
+    for name in roles:
+        if name not in names:
+            near = nearest(name, names)
+            hint = f"; nearest is {near!r}" if near else ""
+            raise ConfigError(f"{path} speaks of a column {name!r} that is no field{hint}")
+    fields = tuple(Field(roles.get(name, Role.IGNORED), name if name in roles else "") for name in names)
+    return Layout(fields, delimiter, header)
+
+
+def _field_names(path: Path, said: dict[str, Any], first_line: str, delimiter: str, header: bool) -> list[str]:
+    if header and "fields" not in said:
+        if not first_line:
+            raise ConfigError(f"{path}: the header cannot be read ahead here; list the names of all fields in `fields`")
+        names = [name.strip().strip('"') for name in first_line.rstrip("\r\n").split(delimiter)]
+    else:
+        names = _names(path, said, "fields")
+        if not names:
+            raise ConfigError(f"{path}: without a header, `fields` must list the names of all fields in their order")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"{path}: two fields are called {twice[0]!r}; give every field a name of its own")
+    return names
+
+
+def _roles(path: Path, said: dict[str, Any]) -> dict[str, Role]:
+    label = _value(path, said, "label", str, "")
+    if not label:
+        raise ConfigError(f'{path} names no label; add a line such as label = "click"')
+    roles = {label: Role.LABEL}
+    for key, role in _ROLE_KEYS.items():
+        for name in _names(path, said, key):
+            if name in roles:
+                raise ConfigError(f"{path}: column {name!r} stands in two places; leave it in one")
+            roles[name] = role
+    return roles
+
+
+def _names(path: Path, said: dict[str, Any], key: str) -> list[str]:
+    names = said.get(key, [])
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise ConfigError(f'{path}: {key} must be a list of names, such as ["a", "b"]')
+    return names
+
+
+def _value(path: Path, said: dict[str, Any], key: str, kind: type, default: Any) -> Any:
+    value = said.get(key, default)
+    if type(value) is not kind:
+        raise ConfigError(f"{path}: {key} must be {'true or false' if kind is bool else 'text'}, not {value!r}")
+    return value

@@ -1,0 +1,62 @@
+"""Second pass: shards out of the spool, several at a time; a shard that is done is noted and not done again."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict
+from pathlib import Path
+
+from dqrm_cpu.data.prepare.collect import Collector
+from dqrm_cpu.data.prepare.frequency import Remap
+from dqrm_cpu.data.prepare.split import ShardJob
+from dqrm_cpu.data.store.manifest import PART_NAMES, ShardFile
+from dqrm_cpu.data.store.schema import Schema
+from dqrm_cpu.data.store.writer import write_shard
+
+
+def write_shards(
+    out: Path,
+    notes: Path,
+    schema: Schema,
+    jobs: Sequence[ShardJob],
+    collector: Collector,
+    remap: Remap,
+    workers: int,
+    advance: Callable[[int], None],
+) -> dict[str, tuple[ShardFile, ...]]:
+    """All shards of all parts; `advance` hears of the rows of each."""
+    notes.mkdir(exist_ok=True)
+
+    def write(job: ShardJob) -> ShardFile:
+        rows = collector.collect(job)
+        for column, new_id in zip(rows.ids, remap.new_id, strict=True):
+            if new_id is not None:
+                column[:] = new_id[column]
+        shard = write_shard(out, job.name, schema, rows.label, rows.dense, rows.ids)
+        (notes / f"{job.name}.json").write_text(json.dumps(asdict(shard)))
+        return shard
+
+    done = dict(_finished(out, notes, jobs))
+    advance(sum(shard.rows for shard in done.values()))
+    with ThreadPoolExecutor(workers, "dqrm-prepare") as pool:
+        left = [pool.submit(write, job) for job in jobs if job.name not in done]
+        try:
+            for future in as_completed(left):
+                shard = future.result()
+                done[shard.name] = shard
+                advance(shard.rows)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return {part: tuple(done[job.name] for job in jobs if job.part == part) for part in PART_NAMES}
+
+
+def _finished(out: Path, notes: Path, jobs: Sequence[ShardJob]) -> Iterator[tuple[str, ShardFile]]:
+    """Shards of an earlier attempt: noted, there, and of the size that was noted."""
+    for job in jobs:
+        try:
+            shard = ShardFile(**json.loads((notes / f"{job.name}.json").read_text()))
+            if (out / job.name).stat().st_size == shard.bytes:
+                yield job.name, shard
+        except (OSError, ValueError, TypeError):
+            continue

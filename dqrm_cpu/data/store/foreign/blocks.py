@@ -1,0 +1,77 @@
+"""Rows of a data set that another program prepared, in the order of its files."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dqrm_cpu.data.store.manifest import SourceFile
+from dqrm_cpu.errors import DataError
+
+BLOCK_ROWS = 1 << 19
+"""Rows that are converted at a time: about 250 MB."""
+
+
+class ForeignBlock(NamedTuple):
+    """n rows of one part."""
+
+    part: str
+    label: NDArray[np.uint8]
+    dense: NDArray[np.float32]  # [n, num_dense] log(x + 1)
+    clamped: NDArray[np.int64]  # [num_dense] negative numbers that were taken as 0
+    ids: NDArray[np.integer]  # [T, n] as found
+
+
+@dataclass(frozen=True)
+class Span:
+    """Rows start to stop - 1 of a file belong to one part."""
+
+    part: str
+    start: int
+    stop: int
+
+
+class Foreign(Protocol):
+    """A data set of another program."""
+
+    description: str
+    sources: tuple[SourceFile, ...]
+    num_rows: int
+    num_dense: int
+    num_tables: int
+    table_rows: tuple[int, ...] | None  # where its files say
+
+    def blocks(self) -> Iterator[ForeignBlock]:
+        """Every row once, part by part or not, at most BLOCK_ROWS at a time."""
+
+
+def split(span: Span) -> Iterator[Span]:
+    """A span in pieces of at most BLOCK_ROWS."""
+    for start in range(span.start, span.stop, BLOCK_ROWS):
+        yield Span(span.part, start, min(start + BLOCK_ROWS, span.stop))
+
+
+def held_out(start: int, stop: int) -> tuple[Span, Span]:
+    """The last day's halves as DLRM's loader names them: the first is the test part, the second validates."""
+    middle = start + -(-(stop - start) // 2)
+    return Span("test", start, middle), Span("validation", middle, stop)
+
+
+def labels_of(values: NDArray[np.generic], where: str) -> NDArray[np.uint8]:
+    """Labels of any type; DataError unless each is 0 or 1."""
+    wrong = (values != 0) & (values != 1)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise DataError(
+            f"{where}: label {values[row]} at row {row} of a block; labels are 0 or 1: is the layout right?"
+        )
+    return values.astype(np.uint8)
+
+
+def log_of_counts(values: NDArray[np.integer]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """log(x + 1) of integers [n, num_dense], negative ones taken as 0, and how many of those each column has."""
+    negative = values < 0
+    logs = np.log(np.where(negative, 0, values).astype(np.float32) + np.float32(1))
+    return logs, negative.sum(axis=0, dtype=np.int64)

@@ -1,0 +1,80 @@
+"""`dqrm-cpu prepare` from the command line."""
+
+from pathlib import Path
+
+import pytest
+
+from dqrm_cpu.cli.main import main
+from dqrm_cpu.data.prepare.progress import PrepareProgress
+from dqrm_cpu.data.prepare.request import Advance
+from dqrm_cpu.data.store.manifest import read_manifest
+from preparing import criteo_text
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> str:
+    (tmp_path / "train.txt").write_text(criteo_text(700))
+    return str(tmp_path / "train.txt")
+
+
+def test_it_prepares_and_says_what_came_out(raw: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert main(["prepare", raw, "--format", "kaggle", "--out", str(out), "--min-count", "2"]) == 0
+    manifest = read_manifest(out)
+    assert [manifest.num_rows(part) for part in ("train", "validation", "test")] == [600, 50, 50]
+    said = capsys.readouterr().out
+    assert "700 rows in " in said
+    assert "negative numbers were taken as 0" in said
+    assert "too rare for a row of its own" in said
+
+
+def test_once_more_it_only_says_so(raw: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["prepare", raw, "--format", "kaggle", "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    capsys.readouterr()
+    assert main(command) == 0
+    assert "is prepared already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "give either --format"),
+        (["--format", "kaggle", "--schema", "x.toml"], "give either --format"),
+        (["--format", "terabyte"], "there is only one"),
+        (["--format", "tsv", "--vocabulary", "hash"], "belong together"),
+        (["--format", "tsv", "--hash-rows", "100"], "belong together"),
+        (["--format", "tsv", "--vocabulary", "nowhere"], "holds no vocabulary"),
+        (["--format", "tsv", "--vocabulary", "hash", "--hash-rows", "9", "--min-count", "2"], "--min-count chooses"),
+        (["--format", "tsv", "--memory-budget", "much"], "no number of bytes"),
+        (["--format", "tsv", "--min-count", "0"], "out of range"),
+        (["--format", "tsv", "--schema", "missing.toml"], "give either"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_written(
+    raw: str, tmp_path: Path, options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["prepare", raw, "--out", str(tmp_path / "out"), *options]) in (1, 2)
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bad_row_is_one_line_of_error(raw: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Path(raw).open("a") as file:
+        file.write("oops\n")
+    command = ["prepare", raw, "--format", "kaggle", "--out", str(tmp_path / "out")]
+    assert main(command) == 1
+    assert f"{raw}, line 701, field 1: the label is neither 0 nor 1 ('oops')" in capsys.readouterr().err
+    assert main([*command, "--bad-rows", "skip", "--restart"]) == 0
+    assert "1 left out" in capsys.readouterr().out
+
+
+def test_progress_in_a_log_is_a_line_with_speed_and_time_left() -> None:
+    import io
+
+    clock = iter([0.0, 0.0, 5.0, 20.0, 20.0, 20.0, 20.0])
+    stream = io.StringIO()
+    progress = PrepareProgress(stream, lambda: next(clock))
+    progress.advance(Advance("reading", 0, 0, 4 * 10**9))
+    progress.advance(Advance("reading", 2_000_000, 10**9, 4 * 10**9))
+    assert stream.getvalue() == "reading 2,000,000 rows, 1.00 GB (25.0%)  100,000 rows/s  ETA 0:01:00\n"
