@@ -1,4 +1,4 @@
-"""`dqrm-cpu data`: looks at prepared data sets, checks them, and converts those of other programs."""
+"""`dqrm-cpu data`: looks at prepared data sets, checks them, converts those of other programs, generates raw ones."""
 
 import argparse
 import json
@@ -17,15 +17,17 @@ _EPILOG = """examples:
   dqrm-cpu data verify data/kaggle               read all of it and compare it with its checksums
   dqrm-cpu data head data/kaggle --rows 3        the first rows
   dqrm-cpu data convert kaggleAdDisplayChallenge_processed.npz data/kaggle
+  dqrm-cpu data generate train.txt.gz --rows 1000000   raw clicks like Criteo's, to try `prepare` on
 
 The format: docs/data-format.md."""
 
 _MOST_HEAD_ROWS = 20
+_LAST_SEED = 2**32 - 1
 
 
 def add_parser(subparsers: Subparsers) -> None:
     """The actions and their options."""
-    about = "look at prepared data, check or convert it"
+    about = "look at prepared data, check or convert it, generate raw data"
     parser = subparsers.add_parser("data", help=about, description=f"{about[0].upper()}{about[1:]}.", epilog=_EPILOG)
     actions = parser.add_subparsers(dest="action", metavar="COMMAND", title="commands")
     show = _add_action(actions, "show", "describe a data set: rows, columns, where it came from")
@@ -41,13 +43,18 @@ def add_parser(subparsers: Subparsers) -> None:
     convert.add_argument(
         "--max-ind-range", metavar="N", type=int, default=0, help="take ids modulo N; 0 (default): as they are"
     )
+    generate = actions.add_parser("generate", help="write generated clicks as a raw Criteo file, for `prepare`")
+    generate.add_argument("file", metavar="FILE", type=Path, help="the file to write; NAME.gz is compressed")
+    generate.add_argument("--rows", metavar="N", type=int, required=True, help="lines to write")
+    generate.add_argument("--seed", metavar="N", type=int, default=1, help="the same seed, the same rows (default: 1)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Does one of them; the exit status is 1 for damaged data."""
+    actions = {"show": _show, "verify": _verify, "head": _head, "convert": _convert, "generate": _generate}
     if args.action is None:
-        raise UsageError("what to do with the data? show, verify, head or convert; dqrm-cpu data --help says more")
-    return {"show": _show, "verify": _verify, "head": _head, "convert": _convert}[args.action](args)
+        raise UsageError(f"what to do with the data? {', '.join(actions)}; dqrm-cpu data --help says more")
+    return actions[args.action](args)
 
 
 def _add_action(actions: Subparsers, name: str, about: str) -> Parser:
@@ -121,6 +128,36 @@ def _convert(args: argparse.Namespace) -> int:
         manifest = convert(foreign, args.out, args.max_ind_range, lambda count: _advance(bar, count))
     print(_converted(args.out, manifest))
     return 0
+
+
+def _generate(args: argparse.Namespace) -> int:
+    _check_generate(args)
+    from tqdm import tqdm
+
+    from dqrm_cpu.config.schema import KAGGLE_TABLE_ROWS
+    from dqrm_cpu.data.prepare.layout import CRITEO_LAYOUT
+    from dqrm_cpu.data.prepare.write_tsv import write_tsv
+    from dqrm_cpu.data.synthetic import SyntheticClicks
+
+    clicks = SyntheticClicks(KAGGLE_TABLE_ROWS, CRITEO_LAYOUT.schema.num_dense, args.seed)
+    with tqdm(total=args.rows, unit=" rows", unit_scale=True, delay=1, file=sys.stderr, disable=None) as bar:
+        size = write_tsv(clicks, 0, args.rows, args.file, lambda count: _advance(bar, count))
+    print(
+        f"{args.file} holds {args.rows:,} generated rows, {size:,} bytes of text. Prepare them with:\n"
+        f"  dqrm-cpu prepare {args.file} --format kaggle --out DIR"
+    )
+    return 0
+
+
+def _check_generate(args: argparse.Namespace) -> None:
+    if args.rows < 1:
+        raise UsageError(f"--rows {args.rows}: at least one")
+    if not 0 <= args.seed <= _LAST_SEED:
+        raise UsageError(f"--seed {args.seed}: 0 to {_LAST_SEED:,}")
+    if not args.file.parent.is_dir():
+        raise UsageError(f"{args.file}: there is no folder {args.file.parent}; make it first")
+    if args.file.exists():
+        raise UsageError(f"{args.file} is there already, perhaps with clicks that are real; give another name")
 
 
 def _advance(bar: object, count: int) -> None:

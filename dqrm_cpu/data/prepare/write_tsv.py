@@ -1,36 +1,59 @@
 """Generated clicks as a raw Criteo file: what `prepare` can be tried and timed on without Criteo's data."""
 
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
+from isal import isal_zlib
 from numpy.typing import NDArray
 
 from dqrm_cpu.data.prepare.compiled import kernel
 from dqrm_cpu.data.prepare.fields import mix
+from dqrm_cpu.data.store.atomic import replace_file
 from dqrm_cpu.data.synthetic import SyntheticClicks
 from dqrm_cpu.data.synthetic.kernel import MISSING
 from dqrm_cpu.data.synthetic.stream import RawRows
 
 _ROWS_AT_ONCE = 20_000
 _LONGEST_FIELD = 12
+_GZIP_BITS = 31  # a window of 32 KiB, with gzip's header
 _DIGITS = np.frombuffer(b"0123456789abcdef", np.uint8)
 
 
-def write_tsv(clicks: SyntheticClicks, first: int, num_rows: int, path: Path) -> int:
-    """Rows first to first + num_rows - 1 as lines of text; returns the bytes written."""
-    with path.open("wb") as file:
-        return sum(
-            _write(file, clicks.raw_rows(start, min(start + _ROWS_AT_ONCE, first + num_rows)))
-            for start in range(first, first + num_rows, _ROWS_AT_ONCE)
-        )
+def write_tsv(
+    clicks: SyntheticClicks, first: int, num_rows: int, path: Path, advance: Callable[[int], None] | None = None
+) -> int:
+    """Rows first to first + num_rows - 1 as lines of text, as gzip where the name ends with .gz.
+
+    `advance` hears of rows that are written. Returns the bytes of the text.
+    """
+    size = 0
+
+    def lines() -> Iterator[memoryview]:
+        nonlocal size
+        for start in range(first, first + num_rows, _ROWS_AT_ONCE):
+            rows = clicks.raw_rows(start, min(start + _ROWS_AT_ONCE, first + num_rows))
+            text = _text(rows)
+            size += len(text)
+            yield text
+            if advance is not None:
+                advance(rows.label.size)
+
+    replace_file(path, _packed(lines()) if path.suffix == ".gz" else lines())
+    return size
 
 
-def _write(file: BinaryIO, rows: RawRows) -> int:
+def _packed(pieces: Iterable[memoryview]) -> Iterator[bytes]:
+    packer = isal_zlib.compressobj(wbits=_GZIP_BITS)
+    for piece in pieces:
+        yield packer.compress(piece)
+    yield packer.flush()
+
+
+def _text(rows: RawRows) -> memoryview:
     num_fields = 1 + rows.integers.shape[1] + rows.ranks.shape[0]
     text = np.empty(rows.label.size * num_fields * _LONGEST_FIELD, np.uint8)
-    size = format_rows(rows.label, rows.integers, rows.ranks, MISSING, _DIGITS, text)
-    return file.write(text[:size].data)
+    return text[: format_rows(rows.label, rows.integers, rows.ranks, MISSING, _DIGITS, text)].data
 
 
 @kernel
