@@ -1,7 +1,7 @@
 """How the numba kernels are compiled: numerics as written, what Python calls cached on disk.
 
-No fastmath: its reordering would make sums depend on the width of the machine's vectors. LLVM optimizes little: the
-kernels are written in vectors, and run no faster for the third of the compilation time that more of it takes.
+No fastmath: its reordering would make sums depend on the width of the machine's vectors. LLVM optimizes parallel kernels
+little: they are written in vectors, and run no faster for the third of the compilation time that more of it takes.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ def inlined(function: Kernel) -> Kernel:
 
 def single(function: Kernel) -> Kernel:
     """A kernel that Python calls and that runs on the calling thread."""
-    return _quick_to_compile(njit(function, cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True))
+    return njit(function, cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True)
 
 
 def parallel(function: Kernel) -> Kernel:

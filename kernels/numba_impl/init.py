@@ -1,13 +1,21 @@
 """Initial weights from a counter-based hash: the same for any number of threads, which also place the pages."""
 
+from typing import Any
+
 import numpy as np
+from llvmlite import ir
 from numba import prange
+from numba.core import types
 
 from .arena import Arena
 from .compiled import inlined, parallel, serial
-from .memory import float_at, long_at, set_float
+from .memory import float_at, intrinsic, long_at
+from .vector import FLOATS, LANES, Codegen, multiply, splat, store_part
 
 _ROWS_PER_ITEM = 1 << 12
+
+_I32 = ir.IntType(32)
+_WORDS = ir.VectorType(_I32, LANES)
 
 
 @inlined
@@ -19,17 +27,41 @@ def _row_key(seed_word: np.uint64, row: int) -> np.uint64:
     return z ^ (z >> np.uint64(31))
 
 
+@intrinsic
+def _odd_numbers(typing: Any, low: Any, high: Any, column: Any) -> tuple[Any, Codegen]:
+    """Odd numbers between -2^23 and 2^23, as floats, of LANES columns of the row whose keys are low and high."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        def everywhere(value: Any) -> Any:
+            single = builder.insert_element(ir.Constant(_WORDS, ir.Undefined), value, ir.Constant(_I32, 0))
+            return builder.shuffle_vector(single, ir.Constant(_WORDS, ir.Undefined), ir.Constant(_WORDS, [0] * LANES))
+
+        def folded(value: Any, shift: int) -> Any:
+            return builder.xor(value, builder.lshr(value, ir.Constant(_WORDS, [shift] * LANES)))
+
+        def times(value: Any, factor: int) -> Any:
+            return builder.mul(value, ir.Constant(_WORDS, [factor] * LANES))
+
+        low, high = everywhere(args[0]), everywhere(args[1])
+        first = builder.trunc(context.cast(builder, args[2], signature.args[2], types.int64), _I32)
+        columns = builder.add(everywhere(first), ir.Constant(_WORDS, list(range(LANES))))
+        x = builder.xor(low, times(columns, 0x9E3779B9))
+        x = builder.xor(times(folded(x, 16), 0x21F0AAAD), high)
+        x = folded(times(folded(x, 15), 0x735A2D97), 15)
+        upper = builder.lshr(x, ir.Constant(_WORDS, [9] * LANES))
+        odd = builder.add(
+            builder.shl(upper, ir.Constant(_WORDS, [1] * LANES)), ir.Constant(_WORDS, [1 - 2**23] * LANES)
+        )
+        return builder.sitofp(odd, ir.VectorType(ir.FloatType(), LANES))
+
+    return FLOATS(types.uint32, types.uint32, column), codegen
+
+
 @inlined
 def _fill_row(key: np.uint64, scale: np.float32, place: int, dim: int) -> None:
     low, high = np.uint32(key & np.uint64(0xFFFFFFFF)), np.uint32(key >> np.uint64(32))
-    for c in range(dim):
-        x = low ^ np.uint32(np.uint32(c) * np.uint32(0x9E3779B9))
-        x = np.uint32(np.uint32(x ^ (x >> np.uint32(16))) * np.uint32(0x21F0AAAD))
-        x = np.uint32(x ^ high)
-        x = np.uint32(np.uint32(x ^ (x >> np.uint32(15))) * np.uint32(0x735A2D97))
-        x = np.uint32(x ^ (x >> np.uint32(15)))
-        odd = np.int32(2 * np.int32(x >> np.uint32(9)) + 1 - 8388608)
-        set_float(place, c, np.float32(odd) * scale)
+    for c in range(0, dim, LANES):
+        store_part(place, c, multiply(_odd_numbers(low, high, c), splat(scale)), dim - c)
 
 
 @parallel
