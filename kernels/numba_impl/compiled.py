@@ -1,7 +1,7 @@
 """How the numba kernels are compiled: numerics as written, what Python calls cached on disk.
 
-No fastmath: its reordering would make sums depend on the width of the machine's vectors. LLVM optimizes parallel kernels
-little: they are written in vectors, and run no faster for the third of the compilation time that more of it takes.
+No fastmath: its reordering would make sums depend on the width of the machine's vectors. LLVM optimizes parallel
+kernels little: most are written in vectors, and run no faster for the third of the time to compile that more takes.
 """
 
 import contextlib
@@ -47,8 +47,12 @@ def parallel(function: Kernel) -> Kernel:
 
     The body of a `prange` must not write through a field of a NamedTuple: numba drops such writes without a word.
     """
-    options = {"cache": True, "nogil": True, "error_model": "numpy", "parallel": True, "no_cfunc_wrapper": True}
-    return _quick_to_compile(njit(function, **options))
+    return _quick_to_compile(thoroughly_parallel(function))
+
+
+def thoroughly_parallel(function: Kernel) -> Kernel:
+    """The same for a kernel whose innermost loops have branches that LLVM should take out of them."""
+    return njit(function, cache=True, nogil=True, error_model="numpy", parallel=True, no_cfunc_wrapper=True)
 
 
 def _quick_to_compile(kernel: Any) -> Kernel:

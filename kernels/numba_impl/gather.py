@@ -7,7 +7,7 @@ from numba import prange
 
 from .arena import Arena, prefetch_row
 from .bfloat import store_number
-from .compiled import inlined, parallel, serial
+from .compiled import inlined, serial, thoroughly_parallel
 from .lookups import Pooled
 from .memory import float_at, int_at, long_at
 from .vector import LANES, add, divide, load_part, multiply, round_clamp, splat
@@ -33,7 +33,7 @@ def _quantized(values: Any, quantizer: Quantizer, inverse: np.float32, step: np.
     return values
 
 
-@parallel
+@thoroughly_parallel
 def gather_one_hot(arena: Arena, ids: int, batch: int, quantizer: Quantizer, out: Pooled) -> None:
     """ids: int32[T, B]; out [B, 1 + T, D], slots 1 and up are written."""
     for item in prange((batch + _SAMPLES_PER_ITEM - 1) // _SAMPLES_PER_ITEM):
@@ -46,26 +46,37 @@ def _gather_samples(
     arena: Arena, ids: int, batch: int, start: int, end: int, quantizer: Quantizer, out: Pooled
 ) -> None:
     """A few samples of all tables: what they write stays in the core's own cache until it is whole."""
+    for b in range(start, end):
+        prefetch_row(arena.weight, long_at(arena.first_row, 0) + int_at(ids, b), arena.dim)
+    for table in range(arena.num_tables):
+        # A copy of the loops for each precision: they are too short for a decision at every store.
+        if out.is_bf16:
+            _gather_table(arena, table, ids, batch, start, end, quantizer, out.place, 1)
+        else:
+            _gather_table(arena, table, ids, batch, start, end, quantizer, out.place, 0)
+
+
+@inlined
+def _gather_table(
+    arena: Arena, table: int, ids: int, batch: int, start: int, end: int, quantizer: Quantizer, out: int, is_bf16: int
+) -> None:
     dim, num_tables = arena.dim, arena.num_tables
     stride = (1 + num_tables) * dim
+    step = float_at(quantizer.step, table)
+    inverse = np.float32(1) / step
+    first_row, of_table = long_at(arena.first_row, table), table * batch
+    ahead = min(table + 1, num_tables - 1)
+    first_ahead, of_ahead = long_at(arena.first_row, ahead), ahead * batch
     for b in range(start, end):
-        prefetch_row(arena.weight, long_at(arena.first_row, 0) + int_at(ids, b), dim)
-    for table in range(num_tables):
-        step = float_at(quantizer.step, table)
-        inverse = np.float32(1) / step
-        first_row, of_table = long_at(arena.first_row, table), table * batch
-        ahead = min(table + 1, num_tables - 1)
-        first_ahead, of_ahead = long_at(arena.first_row, ahead), ahead * batch
-        for b in range(start, end):
-            prefetch_row(arena.weight, first_ahead + int_at(ids, of_ahead + b), dim)
-            source = arena.weight + 4 * (first_row + int_at(ids, of_table + b)) * dim
-            target = b * stride + (1 + table) * dim
-            for k in range(0, dim, LANES):
-                values = _quantized(load_part(source, k, dim - k), quantizer, inverse, step)
-                store_number(out.place, target + k, values, dim - k, out.is_bf16)
+        prefetch_row(arena.weight, first_ahead + int_at(ids, of_ahead + b), dim)
+        source = arena.weight + 4 * (first_row + int_at(ids, of_table + b)) * dim
+        target = b * stride + (1 + table) * dim
+        for k in range(0, dim, LANES):
+            values = _quantized(load_part(source, k, dim - k), quantizer, inverse, step)
+            store_number(out, target + k, values, dim - k, is_bf16)
 
 
-@parallel
+@thoroughly_parallel
 def gather_multi_hot(
     arena: Arena, ids: int, offsets: int, batch: int, mean: int, quantizer: Quantizer, out: Pooled
 ) -> None:
