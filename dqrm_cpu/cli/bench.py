@@ -1,4 +1,4 @@
-"""`dqrm-cpu bench`: times training steps or kernels against other ways to do the same, on this machine."""
+"""`dqrm-cpu bench`: times steps, kernels or preparation against other ways to do the same, on this machine."""
 
 import argparse
 import json
@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dqrm_cpu.cli.bench_data import DATA_ROUNDS, run_bench_data
 from dqrm_cpu.cli.parser import Subparsers, UsageError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from dqrm_cpu.bench.result import CaseResult, Comparison, DerivedEntry, Entry
     from dqrm_cpu.bench.run import Progress
 
-_KINDS = ("step", "kernels")
+_KINDS = ("step", "kernels", "data")
 _ROUNDS, _QUICK_ROUNDS = 15, 3
 _TURN_S, _QUICK_TURN_S = 0.15, 0.005
 
@@ -26,23 +27,28 @@ _EPILOG = """\
 examples:
   dqrm-cpu bench step --cases kaggle_128          one training step, ours and others'
   dqrm-cpu bench kernels --json kernels.json      every kernel, figures kept
+  dqrm-cpu bench data --cases rows_1m             preparing raw clicks, beside polars
   dqrm-cpu bench step --quick                     a minute's look whether all of it works
 
-Contestants take turns within one process; those that are not installed say so. What to make of the figures:
+Contestants take turns; those that are not installed say so. What to make of the figures:
 docs/benchmarks.md."""
 
 
 def add_parser(subparsers: Subparsers) -> None:
     """The command's options."""
-    about = "time steps and kernels against PyTorch, FBGEMM and others"
+    about = "time steps, kernels and preparation against other programs"
     parser = subparsers.add_parser("bench", help=about, description=f"{about[0].upper()}{about[1:]}.", epilog=_EPILOG)
-    parser.add_argument("what", metavar="WHAT", choices=_KINDS, help="step: whole training steps; kernels: one by one")
-    parser.add_argument("--cases", metavar="NAME,...", help="demo_128, kaggle_128, kaggle_2048, terabyte_2048")
+    parser.add_argument(
+        "what", metavar="WHAT", choices=_KINDS, help="step: whole training steps; kernels: one by one; data: prepare"
+    )
+    parser.add_argument(
+        "--cases", metavar="NAME,...", help="demo_128, kaggle_128, kaggle_2048, terabyte_2048; data: rows_1m, rows_8m"
+    )
     parser.add_argument(
         "--rounds",
         metavar="N",
         type=_positive,
-        help=f"turns of each contestant (default: {_ROUNDS}, quick: {_QUICK_ROUNDS})",
+        help=f"turns of each contestant (default: {_ROUNDS}, data: {DATA_ROUNDS}, quick: {_QUICK_ROUNDS})",
     )
     parser.add_argument("--threads", metavar="N", type=_positive, help="threads (default: every core it may use)")
     parser.add_argument("--quick", action="store_true", help="small tables, few rounds; times mean nothing")
@@ -53,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
     """Prints a table per case; the exit status does not judge."""
     if args.json is not None and not args.json.parent.is_dir():
         raise UsageError(f"--json {args.json}: there is no folder {args.json.parent}; make it first")
+    if args.what == "data":
+        return run_bench_data(args, _circumstances(args))
     from dqrm_cpu.bench.document import benchmark_document
     from dqrm_cpu.bench.run import run_case
 
@@ -83,7 +91,8 @@ def _circumstances(args: argparse.Namespace) -> "Circumstances":
     machine = fingerprint()
     threads = args.threads or machine.usable_cores
     set_threads(threads)
-    rounds = args.rounds or (_QUICK_ROUNDS if args.quick else _ROUNDS)
+    usual = DATA_ROUNDS if args.what == "data" else _ROUNDS
+    rounds = args.rounds or (_QUICK_ROUNDS if args.quick else usual)
     plan = Plan(rounds, _QUICK_TURN_S if args.quick else _TURN_S)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return Circumstances(now, args.quick, plan, threads, os.getloadavg(), machine)

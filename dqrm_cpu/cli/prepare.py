@@ -184,13 +184,17 @@ def _result(manifest: "Manifest", out: Path, elapsed_s: float) -> str:
     for part in ("train", "validation", "test"):
         count = manifest.num_rows(part)
         rate = f", {manifest.num_clicks(part) / count:.2%} clicks" if count else ""
-        lines.append(f"{part:<12}{count:>14,} rows in {len(manifest.parts[part]):,} shards{rate}")
+        lines.append(f"{part:<12}{count:>14,} rows in {_shards(len(manifest.parts[part]))}{rate}")
     lines.append(
         f"{'tables':<12}{sum(manifest.table_rows):>14,} rows in {len(manifest.table_rows)}; largest {largest:,}"
     )
     lines += _counted(manifest)
     lines.append(f"{'data set':<12}{out}")
     return "\n".join(lines)
+
+
+def _shards(count: int) -> str:
+    return f"{count:,} shard{'' if count == 1 else 's'}"
 
 
 def _counted(manifest: "Manifest") -> list[str]:

@@ -32,4 +32,8 @@ def require_space(request: Request, text_bytes: int) -> None:
             f"preparing {text_bytes / 1e9:,.1f} GB of text takes up to {needed / 1e9:,.1f} GB on the disk of "
             f"{request.out}, and {free / 1e9:,.1f} GB are free; make room or give an --out elsewhere"
         )
-    request.note(f"up to {needed / 1e9:,.1f} GB of disk while it runs, {free / 1e9:,.1f} GB are free")
+    request.note(f"up to {_size(needed)} of disk while it runs, {free / 1e9:,.1f} GB are free")
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.0f} MB"

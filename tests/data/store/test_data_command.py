@@ -77,7 +77,7 @@ def test_a_folder_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_an_action_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data"]) == 2
-    assert "show, verify, head or convert" in capsys.readouterr().err
+    assert "show, verify, head, convert, generate" in capsys.readouterr().err
 
 
 def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
