@@ -112,7 +112,7 @@ def test_ranks_train_the_model_of_one(transport: str, ranks: int, finished: Path
     """FP32 sums in another order: equal to rounding, which INT4 codes may amplify a little."""
     folder = tmp_path / "run"
     arguments = ["-m", "dqrm_cpu", "train", *SMALL, "--run-dir", folder, "--comm.transport", transport]
-    world = run_world(transport, arguments, ranks, timeout_s=120).check()
+    world = run_world(transport, arguments, ranks, timeout_s=280).check()
     assert "AUC" in world.ranks[0].stdout
     assert [rank.stdout + rank.stderr for rank in world.ranks[1:]] == [""] * (ranks - 1)
     result = json.loads((folder / "result.json").read_text())
