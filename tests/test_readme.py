@@ -23,13 +23,17 @@ def readme_commands() -> list[str]:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tracked files with the times they have (make looks at them), and the same virtual environment."""
+    """The tracked files and the same virtual environment, into which `make` must not install the copy.
+
+    What it is made from is given a time before any installation: `make` finds nothing to do.
+    """
     copy = tmp_path_factory.mktemp("readme") / "dqrm-cpu"
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, tracked.split("\0")):
         source, target = ROOT / name, copy / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source, target, follow_symlinks=False)
+        os.utime(target, (0, 0), follow_symlinks=False)
     (copy / ".venv").symlink_to(ROOT / ".venv")
     return copy
 

@@ -1,73 +1,120 @@
-"""How a sparse gradient becomes the bytes of one message, and back; knows nothing of ranks and transports."""
+"""How a sparse gradient becomes the bytes of one message for all tables, and how the ranks' messages become one sum.
 
-from typing import Protocol
+Counts and abs-max of every rank travel beforehand in one small gather: both sides know the shape of each message.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from dqrm_cpu.comm.buffers import Bytes, align
-from dqrm_cpu.errors import CommError
+from dqrm_cpu.comm.scales import Floats, ScaleRule
 from dqrm_cpu.kernels.types import SparseGrad
 
 PART_ALIGNMENT_BYTES = 16
 
+Longs = npt.NDArray[np.int64]
+Merge = Callable[[Sequence[SparseGrad]], SparseGrad]
+
+
+class Layout(NamedTuple):
+    """rows int32[N], then values [N, D] of `value_bytes` each; both parts begin and end on 16 bytes."""
+
+    num_rows: int
+    dim: int
+    value_bytes: int
+
+    @property
+    def index_bytes(self) -> int:
+        return self.num_rows * 4
+
+    @property
+    def all_value_bytes(self) -> int:
+        return self.num_rows * self.dim * self.value_bytes
+
+    @property
+    def values_start(self) -> int:
+        return align(self.index_bytes, PART_ALIGNMENT_BYTES)
+
+    @property
+    def message_bytes(self) -> int:
+        return self.values_start + align(self.all_value_bytes, PART_ALIGNMENT_BYTES)
+
+    def rows(self, message: Bytes) -> npt.NDArray[np.int32]:
+        return message[: self.index_bytes].view(np.int32)
+
+    def values(self, message: Bytes) -> Bytes:
+        return message[self.values_start : self.values_start + self.all_value_bytes]
+
+    def clear_padding(self, message: Bytes) -> None:
+        """Memory of an earlier message never travels."""
+        message[self.index_bytes : self.values_start] = 0
+        message[self.values_start + self.all_value_bytes :] = 0
+
 
 class Codec(Protocol):
-    """One message for all tables. The table count and the dimension are known on both sides and do not travel."""
+    """One form of table gradients. The steps are f32[T]; codecs without a scale rule do not look at them."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
-    def encoded_bytes(self, grad: SparseGrad) -> int:
-        """Length of the message of `grad`."""
+    @property
+    def value_bytes(self) -> int:
+        """Of one value on the wire."""
 
-    def encode(self, grad: SparseGrad, out: Bytes) -> None:
-        """Fills `out`, which is `encoded_bytes(grad)` long."""
+    @property
+    def scale_rule(self) -> ScaleRule | None: ...
 
-    def decode(self, message: Bytes, num_tables: int, dim: int) -> SparseGrad:
-        """The gradient in `message`; may be views into it. Raises CommError when the lengths do not fit."""
+    def absmax(self, grad: SparseGrad) -> Floats | None:
+        """The largest magnitude in each table f32[T], NaN where a value is; None without a scale rule."""
+
+    def encode(self, grad: SparseGrad, steps: Floats, out: Bytes) -> None:
+        """Fills `out`, a message of the gradient's Layout."""
+
+    def sent(self, grad: SparseGrad, steps: Floats, message: Bytes) -> Floats:
+        """The values f32[N, D] that the others will understand."""
+
+    def merge(self, messages: Sequence[Bytes], pointers: Longs, dim: int, steps: Floats) -> SparseGrad:
+        """The sum of all messages in rank order, in memory of its own; pointers int64[ranks, T + 1]."""
 
 
 class Fp32Codec:
-    """table counts int64[T] | rows int32[N] | values f32[N, D], each part on 16 bytes; decoded without a copy."""
+    """Values as they are."""
 
-    name = "fp32"
+    name = "sparse"
+    value_bytes = 4
+    scale_rule = None
 
-    def encoded_bytes(self, grad: SparseGrad) -> int:
-        return _layout(grad.table_ptr.numel() - 1, grad.rows.numel(), grad.values.shape[1])[-1]
+    def __init__(self, merge: Merge) -> None:
+        self._merge = merge
 
-    def encode(self, grad: SparseGrad, out: Bytes) -> None:
-        num_tables, num_rows = grad.table_ptr.numel() - 1, grad.rows.numel()
-        rows_start, values_start, end = _layout(num_tables, num_rows, grad.values.shape[1])
-        if out.size != end:
-            raise ValueError(f"the message takes {end} bytes, not {out.size}")
-        out[: num_tables * 8].view(np.int64)[:] = np.diff(grad.table_ptr.numpy())
-        out[num_tables * 8 : rows_start] = 0
-        out[rows_start : rows_start + num_rows * 4].view(np.int32)[:] = grad.rows.numpy()
-        out[rows_start + num_rows * 4 : values_start] = 0
-        values = out[values_start : values_start + grad.values.numel() * 4].view(np.float32)
-        values.reshape(grad.values.shape)[:] = grad.values.numpy()
-        out[values_start + grad.values.numel() * 4 :] = 0
+    def absmax(self, grad: SparseGrad) -> Floats | None:
+        return None
 
-    def decode(self, message: Bytes, num_tables: int, dim: int) -> SparseGrad:
-        if message.size < num_tables * 8:
-            raise CommError(f"a gradient message of {message.size} bytes is too short for {num_tables} tables")
-        counts = message[: num_tables * 8].view(np.int64)
-        num_rows = int(counts.sum())
-        rows_start, values_start, end = _layout(num_tables, num_rows, dim)
-        if (counts < 0).any() or message.size != end:
-            raise CommError(
-                f"a gradient message of {message.size} bytes does not fit its {num_rows} rows of {num_tables} tables, "
-                f"dimension {dim}, which take {end}"
-            )
-        table_ptr = np.zeros(num_tables + 1, dtype=np.int64)
-        np.cumsum(counts, out=table_ptr[1:])
-        rows = message[rows_start : rows_start + num_rows * 4].view(np.int32)
-        values = message[values_start : values_start + num_rows * dim * 4].view(np.float32).reshape(num_rows, dim)
-        return SparseGrad(torch.from_numpy(table_ptr), torch.from_numpy(rows), torch.from_numpy(values))
+    def encode(self, grad: SparseGrad, steps: Floats, out: Bytes) -> None:
+        layout = layout_of(grad, self.value_bytes)
+        layout.rows(out)[:] = grad.rows.numpy()
+        layout.values(out).view(np.float32)[:] = grad.values.numpy().reshape(-1)
+        layout.clear_padding(out)
+
+    def sent(self, grad: SparseGrad, steps: Floats, message: Bytes) -> Floats:
+        return grad.values.numpy()
+
+    def merge(self, messages: Sequence[Bytes], pointers: Longs, dim: int, steps: Floats) -> SparseGrad:
+        return self._merge(
+            [_decoded(message, pointer, dim) for message, pointer in zip(messages, pointers, strict=True)]
+        )
 
 
-def _layout(num_tables: int, num_rows: int, dim: int) -> tuple[int, int, int]:
-    """Where the rows start, where the values start, and the length of it all, in bytes."""
-    rows_start = align(num_tables * 8, PART_ALIGNMENT_BYTES)
-    values_start = align(rows_start + num_rows * 4, PART_ALIGNMENT_BYTES)
-    return rows_start, values_start, align(values_start + num_rows * dim * 4, PART_ALIGNMENT_BYTES)
+def layout_of(grad: SparseGrad, value_bytes: int) -> Layout:
+    return Layout(grad.rows.numel(), grad.values.shape[1], value_bytes)
+
+
+def _decoded(message: Bytes, pointer: Longs, dim: int) -> SparseGrad:
+    """Views into the message."""
+    layout = Layout(int(pointer[-1]), dim, Fp32Codec.value_bytes)
+    values = layout.values(message).view(np.float32).reshape(layout.num_rows, dim)
+    return SparseGrad(*(torch.from_numpy(part) for part in (pointer, layout.rows(message), values)))

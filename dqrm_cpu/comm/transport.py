@@ -98,17 +98,20 @@ class Transport(ABC):
             self.bytes_sent += array.nbytes * (self.size - 1)
         return gathered
 
-    def allgatherv(self, payload: Bytes) -> list[Bytes]:
-        """The payload of each rank, by rank; lengths may differ.
+    def allgatherv(self, payload: Bytes, lengths: Sequence[int] | None = None) -> list[Bytes]:
+        """The payload of each rank, by rank; lengths may differ, and are exchanged unless every rank knows them all.
 
         The result are views that start on a cache line each, into memory that the next call overwrites.
         """
         if payload.dtype != np.uint8 or payload.ndim != 1 or not payload.flags.c_contiguous:
             raise ValueError(f"allgatherv moves contiguous bytes, not {payload.dtype}{list(payload.shape)}")
+        if lengths is not None and (len(lengths) != self.size or lengths[self.rank] != payload.size):
+            raise ValueError(f"rank {self.rank} sends {payload.size} bytes, but the lengths are {list(lengths)}")
         if self.size == 1:
             return [payload]
-        counts = [int(count) for count in self.allgather_small(np.array([payload.size], dtype=np.int64))[:, 0]]
-        starts = [0]
+        if lengths is None:
+            lengths = self.allgather_small(np.array([payload.size], dtype=np.int64))[:, 0].tolist()
+        counts, starts = list(lengths), [0]
         for count in counts:
             starts.append(starts[-1] + align(count))
         received = self.buffers.take("allgatherv", starts.pop())
@@ -116,6 +119,20 @@ class Transport(ABC):
             self._allgatherv(payload, received, counts, starts)
         self.bytes_sent += payload.nbytes * (self.size - 1)
         return [received[start : start + count] for start, count in zip(starts, counts, strict=True)]
+
+    def alltoall(self, parts: Array) -> Array:
+        """parts[size, n]: row r goes to rank r; the result holds in row r what rank r had for this one.
+
+        The result is a view into memory that the next call overwrites.
+        """
+        if parts.shape[0] != self.size or not parts.flags.c_contiguous:
+            raise ValueError(f"an all-to-all of {self.size} ranks takes as many contiguous parts, not {parts.shape[0]}")
+        if self.size == 1:
+            return parts
+        received = self.buffers.take("alltoall", parts.nbytes).view(parts.dtype).reshape(parts.shape)
+        self._alltoall(parts.reshape(-1), received.reshape(-1))
+        self.bytes_sent += parts[0].nbytes * (self.size - 1)
+        return received
 
     def _reduce_at_destination(self, flat: Array) -> None:
         """Rank r receives every rank's part r, sums it, and hands the sum to all."""

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from dqrm_cpu.config.schema import Config
 
+DENSE_WIRE_LIMIT_BYTES = 256 << 20
+"""The largest tables whose whole gradient is sent: a step moves about twice their size."""
+
 
 @dataclass(frozen=True)
 class Conflict:
@@ -75,6 +78,65 @@ def _kernels_fit_device(config: Config) -> Conflict | None:
     )
 
 
+def _dense_tables_are_small(config: Config) -> Conflict | None:
+    num_bytes = sum(config.model.table_rows) * config.model.embedding_dim * 4
+    if config.comm.wire != "dense" or num_bytes <= DENSE_WIRE_LIMIT_BYTES:
+        return None
+    return Conflict(
+        ("comm.wire", "model.table_rows", "model.embedding_dim"),
+        f"comm.wire dense would send the tables' whole gradient, {num_bytes / 2**30:.2f} GiB, at every step, it is "
+        f"made for up to {DENSE_WIRE_LIMIT_BYTES / 2**30:.2f} GiB; set it to sparse or int8",
+    )
+
+
+def _feedback_has_a_source(config: Config) -> Conflict | None:
+    comm = config.comm
+    if comm.error_feedback == "none":
+        return None
+    if comm.mlp_gradients == "fp32":
+        return Conflict(
+            ("comm.error_feedback", "comm.mlp_gradients"),
+            f"comm.error_feedback {comm.error_feedback} has nothing to give back, comm.mlp_gradients fp32 loses "
+            "nothing, set that to int8 or bf16",
+        )
+    if comm.error_feedback == "all" and not _integer_wire(config):
+        return Conflict(
+            ("comm.error_feedback", "comm.wire"),
+            f"comm.error_feedback all has nothing to give back to tables, comm.wire {comm.wire} loses nothing, "
+            "set that to int8, or comm.error_feedback to mlp",
+        )
+    return None
+
+
+def _scales_are_used(config: Config) -> Conflict | None:
+    comm = config.comm
+    if _integer_wire(config) or comm.mlp_gradients == "int8":
+        return None
+    chosen = {"comm.scale_reduce": comm.scale_reduce != "max", "comm.simulated_scale": comm.simulated_scale != "all"}
+    for key, is_chosen in chosen.items():
+        if is_chosen:
+            return Conflict(
+                (key, "comm.wire", "comm.mlp_gradients"),
+                f"{key} chooses a scale, but comm.wire {comm.wire} and comm.mlp_gradients {comm.mlp_gradients} have "
+                "none, set one of them to int8",
+            )
+    return None
+
+
+def _first_scale_is_simulated(config: Config) -> Conflict | None:
+    comm = config.comm
+    if comm.simulated_scale == "all" or comm.simulated_ranks > 1:
+        return None
+    return Conflict(
+        ("comm.simulated_scale", "comm.simulated_ranks"),
+        "comm.simulated_scale first is about simulated ranks, set comm.simulated_ranks to 2 or more",
+    )
+
+
+def _integer_wire(config: Config) -> bool:
+    return config.comm.wire.startswith("int")
+
+
 _RULES: tuple[Callable[[Config], Conflict | None], ...] = (
     _bottom_ends_in_embedding_dim,
     _top_ends_in_one,
@@ -82,4 +144,8 @@ _RULES: tuple[Callable[[Config], Conflict | None], ...] = (
     _decay_has_length,
     _decay_follows_warmup,
     _kernels_fit_device,
+    _dense_tables_are_small,
+    _feedback_has_a_source,
+    _scales_are_used,
+    _first_scale_is_simulated,
 )

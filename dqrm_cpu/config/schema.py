@@ -121,10 +121,27 @@ class CommConfig:
 
     transport: str = setting("auto", "auto: mpi under mpirun, gloo under torchrun", choices=("auto", "mpi", "gloo"))
     wire: str = setting(
-        "sparse", "form of table gradients between ranks; sparse: FP32 values and rows", choices=("sparse",)
+        "sparse",
+        "form of table gradients between ranks; sparse: rows looked up, in FP32; dense: whole tables; "
+        "int8, int16: rows as integers; with -fp32: those in FP32 containers (the paper's wire)",
+        choices=("dense", "sparse", "int8", "int8-fp32", "int16", "int16-fp32"),
+    )
+    scale_reduce: str = setting(
+        "max", "of the ranks' largest gradients; mean saturates where a rank is above it", choices=("max", "mean")
+    )
+    mlp_gradients: str = setting("fp32", "form of the MLPs' gradients between ranks", choices=("fp32", "bf16", "int8"))
+    error_feedback: str = setting(
+        "none",
+        "add what rounding took from a gradient to the next one; mlp: of the MLPs; all: of the tables too",
+        choices=("none", "mlp", "all"),
     )
     simulated_ranks: int = setting(
         1, "data-parallel ranks played one after another in each process (paper, Algorithm 1)", minimum=1, maximum=1024
+    )
+    simulated_scale: str = setting(
+        "all",
+        "scale of integer gradients of simulated ranks; all: as real ranks; first: that of the first serves the others",
+        choices=("all", "first"),
     )
     timeout: float = setting(300.0, "seconds to wait for the other processes before giving up", above=0)
 

@@ -34,6 +34,7 @@ def estimate_memory(config: Config, world_size: int = 1) -> MemoryEstimate:
         "optimizer": rows * _FLOAT if adagrad else 0,
         "scale tracker": _tracker_bytes(config),
         "MLPs": _mlp_bytes(config, adagrad),
+        "gradient exchange": _exchange_bytes(config, world_size),
         "batches": 2 * _forward_bytes(config, train.batch_size // world_size)
         + _forward_bytes(config, train.test_batch_size // world_size),
         "data": _data_bytes(config, world_size),
@@ -53,6 +54,17 @@ def _mlp_bytes(config: Config, adagrad: bool) -> int:
     # Parameters, the fake-quantized copy, a gradient per simulated rank, the accumulator.
     copies = 2 + config.comm.simulated_ranks + int(adagrad)
     return mlp_shapes(config).num_parameters * _FLOAT * copies
+
+
+def _exchange_bytes(config: Config, world_size: int) -> int:
+    """What stays from step to step: what rounding took (error feedback), and the dense wire's copies of all tables."""
+    comm = config.comm
+    ranks = world_size * comm.simulated_ranks
+    tables = sum(config.model.table_rows) * config.model.embedding_dim * _FLOAT
+    dense = (1 + comm.simulated_ranks) * tables if comm.wire == "dense" else 0
+    of_mlps = (ranks + 1) * mlp_shapes(config).num_parameters * _FLOAT if comm.error_feedback != "none" else 0
+    of_tables = ranks * tables if comm.error_feedback == "all" else 0
+    return dense + of_mlps + of_tables
 
 
 def _forward_bytes(config: Config, batch: int) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from dqrm_cpu.comm.accounting import NOTHING_SENT
 from dqrm_cpu.comm.first_rank import on_first_rank
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config import Config
@@ -72,7 +73,7 @@ class TrainingLoop:
         state, loader, transport = self._state, self._session.loaders.train, self._around.transport
         number = state.step
         rate = self._learning_rate.at(state.step + 1)
-        start, sent = time.perf_counter(), transport.bytes_sent
+        start, sent, parts = time.perf_counter(), transport.bytes_sent, self._session.step.sent
         shares = loader.batches(number)
         outcome = self._session.step(state.step, shares, loader.global_size(number), rate, self._around.stop.requested)
         self._step_seconds.append(time.perf_counter() - start)
@@ -80,6 +81,7 @@ class TrainingLoop:
         state.step += 1
         state.window_loss += outcome.loss
         state.window_steps += 1
+        state.window_sent = state.window_sent.plus(self._session.step.sent.minus(parts))
         self._around.progress.update(state.step, outcome.loss)
         if self._due(self._config.train.log_every):
             self._log_training(rate)
@@ -106,8 +108,12 @@ class TrainingLoop:
             examples_per_second=self._config.train.batch_size / seconds,
             ms_per_step=seconds * 1e3,
             learning_rate=rate,
+            index_bytes=state.window_sent.indices / state.window_steps,
+            value_bytes=state.window_sent.values / state.window_steps,
+            scale_bytes=state.window_sent.scales / state.window_steps,
+            mlp_bytes=state.window_sent.mlp / state.window_steps,
         )
-        state.window_loss, state.window_steps = 0.0, 0
+        state.window_loss, state.window_steps, state.window_sent = 0.0, 0, NOTHING_SENT
         self._around.log.log(row)
 
     def _epoch(self) -> int:
@@ -140,6 +146,7 @@ class TrainingLoop:
         """Rank 0 writes, the others wait."""
         session, state, around = self._session, self._state, self._around
         session.model.require_finite_mlps()
+        session.gather()
         state.scale_refreshed_at = session.scales.state.refreshed_at
         state.saved_step = state.step
 

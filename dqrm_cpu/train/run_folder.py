@@ -34,6 +34,11 @@ class MetricsRow:
     ms_per_step: float
     learning_rate: float
     metrics: ClickMetrics | None = None
+    # Handed over by rank 0 for the other ranks, mean per step since the row before: see comm.accounting.
+    index_bytes: float = math.nan
+    value_bytes: float = math.nan
+    scale_bytes: float = math.nan
+    mlp_bytes: float = math.nan
 
     def to_json(self) -> dict[str, JSON]:
         """Flat; NaN and infinities become null."""

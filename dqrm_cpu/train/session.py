@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dqrm_cpu.comm.settings import WireSettings
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.loader import Loader
@@ -46,10 +47,14 @@ class Session:
     loaders: Loaders
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint stores, by name; the tensors themselves, to be read or filled."""
+        """What a checkpoint stores, by name; the tensors themselves, to be read (after `gather`) or filled."""
         state = self.scales.state
         scales = {"scales.absmax": state.absmax, "scales.step": state.step}
-        return {**self.model.weights(), **scales, **self.optimizer.state()}
+        return {**self.model.weights(), **scales, **self.optimizer.state(), **self.step.state()}
+
+    def gather(self) -> None:
+        """Brings together what only other ranks hold of `tensors`; all ranks call it."""
+        self.step.gather_state()
 
 
 def load_kernels(config: Config, device: torch.device) -> Kernels:
@@ -101,7 +106,9 @@ def build_session(
         model,
         scales,
         optimizer,
-        TrainingStep(model, scales, optimizer, transport, len(shards.mine), largest_share(train.batch_size)),
+        TrainingStep(
+            model, scales, optimizer, transport, len(shards.mine), largest_share(train.batch_size), _wires(config)
+        ),
         Evaluator(model, scales, transport, largest_share(train.test_batch_size)),
         Loaders(
             loader(data.train, train.batch_size),
@@ -109,3 +116,8 @@ def build_session(
             loader(data.test, train.test_batch_size),
         ),
     )
+
+
+def _wires(config: Config) -> WireSettings:
+    comm = config.comm
+    return WireSettings(comm.wire, comm.scale_reduce, comm.mlp_gradients, comm.error_feedback, comm.simulated_scale)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from dqrm_cpu.comm.accounting import NOTHING_SENT, SentBytes
 from dqrm_cpu.train.metrics import ClickMetrics
 
 _METRICS = ("best_validation", "last_validation")
@@ -23,6 +24,7 @@ class RunState:
     evaluations_without_better: int = 0
     window_loss: float = 0.0  # sum of the step losses since the last logged row
     window_steps: int = 0
+    window_sent: SentBytes = NOTHING_SENT  # by this rank since then; that of rank 0 in a checkpoint
 
     def as_dict(self) -> dict[str, Any]:
         """The form in a checkpoint."""
@@ -32,4 +34,5 @@ class RunState:
     def from_dict(cls, values: Mapping[str, Any]) -> "RunState":
         """The state that `as_dict` wrote."""
         metrics = {name: values[name] and ClickMetrics(**values[name]) for name in _METRICS}
-        return cls(**{**values, **metrics})
+        sent = SentBytes(*values.get("window_sent", ()))  # absent from checkpoints of earlier versions
+        return cls(**{**values, **metrics, "window_sent": sent})

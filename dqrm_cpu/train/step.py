@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dqrm_cpu.comm.exchange import exchange_dense_, exchange_sparse
+from dqrm_cpu.comm.accounting import SentBytes
+from dqrm_cpu.comm.settings import WireSettings
 from dqrm_cpu.comm.transport import Transport
+from dqrm_cpu.comm.wires import Shape, open_exchange
 from dqrm_cpu.data.batch import Batch
 from dqrm_cpu.errors import TrainingError
 from dqrm_cpu.kernels.types import Bags, SparseGrad
@@ -27,6 +29,9 @@ class StepOutcome:
     stop_requested: bool  # on any rank
 
 
+_DEFAULT_WIRES = WireSettings()
+
+
 class TrainingStep:
     """Runs steps on preallocated buffers. `micro_batch` is the largest share of a global batch."""
 
@@ -38,14 +43,30 @@ class TrainingStep:
         transport: Transport,
         num_shares: int,
         micro_batch: int,
+        wires: WireSettings = _DEFAULT_WIRES,
     ) -> None:
         self._model = model
         self._scales = scales
         self._optimizer = optimizer
-        self._transport = transport
+        shape = Shape(model.tables.row_offset, model.tables.dim, model.shapes.num_parameters)
+        self._exchange = open_exchange(wires, transport, num_shares, shape, model.kernels.merge_sparse)
         self._workspace = model.workspace(micro_batch)
         self._gradients = [model.gradients() for _ in range(num_shares)]
-        self._alone = transport.size == 1 and num_shares == 1
+        # A single rank that is to round its gradient does so: that is how its effect is seen by itself.
+        self._alone = transport.size == 1 and num_shares == 1 and self._exchange.exact
+
+    @property
+    def sent(self) -> SentBytes:
+        """What this rank handed over for others since the step was built."""
+        return self._exchange.sent
+
+    def gather_state(self) -> None:
+        """Completes `state` on every rank; all call it, before a checkpoint."""
+        self._exchange.gather_state()
+
+    def state(self) -> dict[str, Tensor]:
+        """What the step remembers from one call to the next, as a checkpoint holds it."""
+        return self._exchange.state()
 
     def __call__(
         self, iteration: int, shares: Sequence[Batch], global_batch: int, lr: float, stop_requested: bool
@@ -77,8 +98,8 @@ class TrainingStep:
             self._forward_backward(batch, bags, global_batch, step, gradients)
             grad_features = self._workspace.first(batch.size).grad_features
             sparse.append(model.kernels.coalesce(model.tables, bags, grad_features))
-        merged = exchange_sparse(self._transport, sparse, model.kernels.merge_sparse)
-        exchange_dense_(self._transport, [gradients.flat.numpy() for gradients in self._gradients])
+        merged = self._exchange.tables(sparse)
+        self._exchange.mlp([gradients.flat for gradients in self._gradients])
         outcome = _outcome(iteration, total)
         self._optimizer.apply_tables(merged, lr, self._scales.tracker)
         self._optimizer.update_dense(total.parameters, lr)

@@ -64,7 +64,7 @@ def merge(grads: Sequence[SparseGrad]) -> SparseGrad:
             sums[key] = sums[key] + value if key in sums else value.copy()
     keys = sorted(sums)
     counts = [sum(table == t for table, _ in keys) for t in range(NUM_TABLES)]
-    values = np.array([sums[key] for key in keys], dtype=np.float32).reshape(-1, DIM)
+    values = np.array([sums[key] for key in keys], dtype=np.float32).reshape(len(keys), grads[0].values.shape[1])
     return SparseGrad(
         torch.tensor(np.cumsum([0, *counts])),
         torch.tensor([row for _, row in keys], dtype=torch.int32),

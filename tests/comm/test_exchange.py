@@ -5,11 +5,9 @@ import pytest
 import torch
 
 from comm_oracle import dense_input, merge, ordered_sum, same_bits, sparse_input
-from dqrm_cpu.comm.codec import Fp32Codec
 from dqrm_cpu.comm.exchange import exchange_dense_, exchange_sparse
 from dqrm_cpu.comm.single import SingleTransport
 from dqrm_cpu.comm.transport import sum_in_order
-from dqrm_cpu.errors import CommError
 
 
 def test_sparse_merges_in_rank_order() -> None:
@@ -45,15 +43,6 @@ def test_a_sum_of_negative_zeros_stays_negative() -> None:
 def test_no_gradient_is_refused(exchange: object) -> None:
     with pytest.raises(ValueError, match="0 gradients"):
         exchange(SingleTransport(), [])  # type: ignore[operator]
-
-
-def test_a_damaged_message_names_its_rank() -> None:
-    class Damaging(Fp32Codec):
-        def decode(self, message, num_tables, dim):  # type: ignore[no-untyped-def]
-            return super().decode(message, num_tables, dim + 1)
-
-    with pytest.raises(CommError, match="the gradient of rank 0"):
-        exchange_sparse(SingleTransport(), [sparse_input(0)], merge, Damaging())
 
 
 @pytest.mark.parametrize(

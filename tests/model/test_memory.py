@@ -70,3 +70,18 @@ def test_ranks_share_batches_but_not_tables() -> None:
     one, four = estimate_memory(config, 1).parts, estimate_memory(config, 4).parts
     assert four["tables"] == one["tables"]
     assert four["batches"] < one["batches"] / 3
+
+
+def with_settings(**settings: str) -> int:
+    given = {key.replace("__", "."): value for key, value in settings.items()}
+    return estimate_memory(load_config("demo", None, given), world_size=2).parts["gradient exchange"]
+
+
+def test_error_feedback_and_the_dense_wire_are_counted() -> None:
+    config = load_config("demo", None, {})
+    tables = sum(config.model.table_rows) * config.model.embedding_dim * 4
+    mlps = with_settings(comm__mlp_gradients="int8", comm__error_feedback="mlp")
+    assert with_settings() == 0
+    assert mlps > 0
+    assert with_settings(comm__wire="int8", comm__mlp_gradients="int8", comm__error_feedback="all") == mlps + 2 * tables
+    assert with_settings(comm__wire="dense") == 2 * tables

@@ -60,7 +60,9 @@ def test_a_row_is_flat_and_undefined_figures_are_null(tmp_path: Path) -> None:
     one_class = ClickMetrics(math.nan, 1.0, 0.1, math.nan, math.inf, 5)
     _log(folder, _row(10), MetricsRow(10, 1, "validation", 0.1, 1e6, 2.0, 0.1, one_class))
     train, validation = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
-    assert list(train) == ["step", "epoch", "phase", "loss", "examples_per_second", "ms_per_step", "learning_rate"]
+    times = ["examples_per_second", "ms_per_step"]
+    sent = ["index_bytes", "value_bytes", "scale_bytes", "mlp_bytes"]
+    assert list(train) == ["step", "epoch", "phase", "loss", *times, "learning_rate", *sent]
     assert (validation["auc"], validation["calibration"], validation["accuracy"]) == (None, None, 1.0)
     assert validation["examples"] == 5
     folder.close()

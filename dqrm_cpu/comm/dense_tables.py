@@ -1,0 +1,54 @@
+"""The wire that compression is measured against: the whole gradient of every table, also where no row was looked up."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dqrm_cpu.comm.accounting import SentBytes
+from dqrm_cpu.comm.exchange import check_count, exchange_dense_
+from dqrm_cpu.comm.scales import Floats
+from dqrm_cpu.comm.transport import Transport
+from dqrm_cpu.config.rules import DENSE_WIRE_LIMIT_BYTES
+from dqrm_cpu.errors import ConfigError
+from dqrm_cpu.kernels.types import SparseGrad
+
+
+class DenseTableExchange:
+    """All-reduces f32[R, D]. A row whose sum is 0 everywhere counts as not looked up: weight decay passes it over."""
+
+    def __init__(self, transport: Transport, row_offset: Tensor, dim: int) -> None:
+        num_bytes = int(row_offset[-1]) * dim * 4
+        if num_bytes > DENSE_WIRE_LIMIT_BYTES:
+            raise ConfigError(
+                f"comm.wire dense sends the whole gradient of all tables, {num_bytes / 2**30:.2f} GiB at every step; "
+                f"it is made for up to {DENSE_WIRE_LIMIT_BYTES / 2**20:.0f} MiB: set it to sparse, int8 or int16"
+            )
+        self._transport = transport
+        self._row_offset = row_offset
+        self._dim = dim
+        self.sent = SentBytes()
+
+    def __call__(self, local: Sequence[SparseGrad]) -> SparseGrad:
+        """The sum in rank order; `local` as in `SparseExchange`."""
+        check_count(self._transport, len(local))
+        before = self._transport.bytes_sent
+        whole = exchange_dense_(self._transport, [self._whole(slot, grad) for slot, grad in enumerate(local)])
+        self.sent = self.sent.plus(SentBytes(values=self._transport.bytes_sent - before))
+        return self._sparse(whole.reshape(-1, self._dim))
+
+    def _whole(self, slot: int, grad: SparseGrad) -> Floats:
+        num_rows, offsets = int(self._row_offset[-1]), self._row_offset.numpy()[:-1]
+        buffer = self._transport.buffers.take(f"dense.{slot}", num_rows * self._dim * 4).view(np.float32)
+        buffer[:] = 0
+        rows = grad.rows.numpy() + np.repeat(offsets, np.diff(grad.table_ptr.numpy()))
+        buffer.reshape(num_rows, self._dim)[rows] = grad.values.numpy()
+        return buffer
+
+    def _sparse(self, whole: Floats) -> SparseGrad:
+        rows = np.flatnonzero((whole != 0).any(axis=1))
+        offsets = self._row_offset.numpy()
+        pointer = np.searchsorted(rows, offsets)
+        within = (rows - np.repeat(offsets[:-1], np.diff(pointer))).astype(np.int32)
+        return SparseGrad(torch.from_numpy(pointer), torch.from_numpy(within), torch.from_numpy(whole[rows]))

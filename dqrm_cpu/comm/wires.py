@@ -1,0 +1,118 @@
+"""The exchange that a run's settings ask for, with whatever it must remember from step to step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from dqrm_cpu.comm.accounting import SentBytes
+from dqrm_cpu.comm.codec import Codec, Fp32Codec, Merge
+from dqrm_cpu.comm.dense_tables import DenseTableExchange
+from dqrm_cpu.comm.exchange import SparseExchange
+from dqrm_cpu.comm.mlp import Fp32Mlp, MlpExchange, Parts, ShortMlp
+from dqrm_cpu.comm.mlp_forms import Bf16Form, Form, Int8Form
+from dqrm_cpu.comm.residuals import Residuals, TableResiduals
+from dqrm_cpu.comm.scales import ScaleRule
+from dqrm_cpu.comm.settings import WireSettings
+from dqrm_cpu.comm.transport import Transport
+from dqrm_cpu.kernels.types import SparseGrad
+
+
+class TableExchange(Protocol):
+    """Gradients of all tables, one for each rank that this process stands for, to their sum over all ranks."""
+
+    sent: SentBytes
+
+    def __call__(self, local: Sequence[SparseGrad]) -> SparseGrad: ...
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a model the wires must know."""
+
+    row_offset: Tensor  # int64[T + 1], of the tables
+    dim: int
+    num_parameters: int  # of both MLPs
+
+
+class GradientExchange:
+    """Everything that ranks tell each other in a step."""
+
+    def __init__(
+        self, tables: TableExchange, mlp: MlpExchange, exact: bool, residuals: dict[str, Residuals] | None = None
+    ) -> None:
+        self.tables = tables
+        self.mlp = mlp
+        self.exact = exact
+        """Whether one rank alone would get back what it gave."""
+        self._residuals = residuals or {}
+
+    @property
+    def sent(self) -> SentBytes:
+        """Since it was built."""
+        return self.tables.sent.plus(self.mlp.sent)
+
+    def gather_state(self) -> None:
+        """Completes `state` on every rank; all call it."""
+        for residuals in self._residuals.values():
+            residuals.gather()
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint holds, of all ranks: the tensors themselves, to be read after `gather_state` or filled."""
+        return {name: residuals.of_all for name, residuals in self._residuals.items()}
+
+
+def open_exchange(
+    settings: WireSettings, transport: Transport, num_local: int, shape: Shape, merge: Merge
+) -> GradientExchange:
+    """For `num_local` gradients in this process: 1 of a real rank, or all that are simulated."""
+    residuals: dict[str, Residuals] = {}
+    tables = _table_exchange(settings, transport, num_local, shape, merge, residuals)
+    mlp = _mlp_exchange(settings, transport, num_local, shape.num_parameters, residuals)
+    return GradientExchange(tables, mlp, settings.exact, residuals)
+
+
+def _table_exchange(
+    settings: WireSettings,
+    transport: Transport,
+    num_local: int,
+    shape: Shape,
+    merge: Merge,
+    residuals: dict[str, Residuals],
+) -> TableExchange:
+    if settings.wire == "dense":
+        return DenseTableExchange(transport, shape.row_offset, shape.dim)
+    kept = None
+    if settings.error_feedback == "all":
+        kept = TableResiduals(transport, num_local, shape.row_offset, shape.dim)
+        residuals["feedback.tables"] = kept
+    return SparseExchange(transport, _codec(settings, merge), kept)
+
+
+def _codec(settings: WireSettings, merge: Merge) -> Codec:
+    if settings.wire == "sparse":
+        return Fp32Codec(merge)
+    # Here, because it loads numba.
+    from dqrm_cpu.comm.integer_codec import IntegerCodec
+
+    width, _, container = settings.wire.partition("-")
+    return IntegerCodec(width, container == "fp32", ScaleRule.of(settings, width), merge)
+
+
+def _mlp_exchange(
+    settings: WireSettings,
+    transport: Transport,
+    num_local: int,
+    num_parameters: int,
+    residuals: dict[str, Residuals],
+) -> MlpExchange:
+    if settings.mlp_gradients == "fp32":
+        return Fp32Mlp(transport)
+    form: Form = Bf16Form() if settings.mlp_gradients == "bf16" else Int8Form(ScaleRule.of(settings, "int8"))
+    parts = Parts(num_parameters, transport.size * num_local)
+    feedback = None
+    if settings.error_feedback != "none":
+        feedback = Residuals(transport, num_local, parts.padded), Residuals(transport, num_local, parts.part)
+        residuals |= {"feedback.mlp": feedback[0], "feedback.mlp_sum": feedback[1]}
+    return ShortMlp(transport, form, parts, feedback)

@@ -1,0 +1,207 @@
+"""Gradients as small integers on a wire (paper 3.3, B.1): quantized per table, summed over the ranks in int32.
+
+Codes are int8, int16, or integers in FP32 containers (the paper's wire); `code_bytes` 1, 2 or 4 tells which. Every
+container holds the same integers, so that what is summed does not depend on it.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numba import prange
+from numba.core import types
+
+from .compiled import inlined, parallel, serial
+from .memory import float_at, int_at, long_at, set_long
+from .vector import (
+    FLOATS,
+    LANES,
+    WORDS,
+    Codegen,
+    divide,
+    intrinsic,
+    load_part,
+    multiply,
+    no_words,
+    round_clamp,
+    splat,
+    store_codes,
+    store_part,
+)
+
+FP32_CODE_BYTES = 4
+
+ROWS_PER_ITEM = 512
+_I32, _I64, _F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
+_WORD_VECTOR, _FLOAT_VECTOR = ir.VectorType(_I32, LANES), ir.VectorType(_F32, LANES)
+
+
+class RankCodes(NamedTuple):
+    """Addresses of what K ranks sent. Rows ascend within each table."""
+
+    rows: int  # int64[K]: addresses of int32[N_k]
+    codes: int  # int64[K]: addresses of the codes [N_k, D]
+    pointer: int  # int64[K, T + 1], into each rank's rows
+    cursors: int  # int64[items, K], scratch; an item is ROWS_PER_ITEM rows
+    num_ranks: int
+    num_tables: int
+    dim: int
+    code_bytes: int
+
+
+@intrinsic
+def load_codes(typing: Any, place: Any, index: Any, count: Any, code_bytes: Any) -> tuple[Any, Codegen]:
+    """The `count` codes from element `index` on as int32, zeros above."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        place, index, count, code_bytes = args
+        limit = builder.trunc(count, _I32)
+        single = builder.insert_element(ir.Constant(_WORD_VECTOR, ir.Undefined), limit, ir.Constant(_I32, 0))
+        limits = builder.shuffle_vector(
+            single, ir.Constant(_WORD_VECTOR, ir.Undefined), ir.Constant(_WORD_VECTOR, [0] * LANES)
+        )
+        mask = builder.icmp_signed("<", ir.Constant(_WORD_VECTOR, list(range(LANES))), limits)
+        blocks = {width: builder.append_basic_block(f"code_bytes_{width}") for width in (1, 2, FP32_CODE_BYTES)}
+        done = builder.append_basic_block("loaded")
+        switch = builder.switch(code_bytes, blocks[FP32_CODE_BYTES])
+        loaded = []
+        for width, block in blocks.items():
+            if width != FP32_CODE_BYTES:
+                switch.add_case(ir.Constant(_I64, width), block)
+            with builder.goto_block(block):
+                loaded.append((_masked_codes(builder, place, index, mask, width), block))
+                builder.branch(done)
+        builder.position_at_end(done)
+        result = builder.phi(_WORD_VECTOR)
+        for words, block in loaded:
+            result.add_incoming(words, block)
+        return result
+
+    return WORDS(types.int64, types.int64, types.int64, types.int64), codegen
+
+
+def _masked_codes(builder: ir.IRBuilder, place: Any, index: Any, mask: Any, width: int) -> Any:
+    element = _F32 if width == FP32_CODE_BYTES else ir.IntType(8 * width)
+    kind = ir.VectorType(element, LANES)
+    at = builder.add(place, builder.mul(index, ir.Constant(_I64, width)))
+    arguments = [
+        builder.inttoptr(at, kind.as_pointer()),
+        ir.Constant(_I32, width),
+        mask,
+        ir.Constant(kind, [0] * LANES),
+    ]
+    name = f"llvm.masked.load.v{LANES}{'f32' if width == FP32_CODE_BYTES else f'i{8 * width}'}.p0"
+    signature = ir.FunctionType(kind, [argument.type for argument in arguments])
+    function = builder.module.globals.get(name) or ir.Function(builder.module, signature, name)
+    loaded = builder.call(function, arguments)
+    return builder.fptosi(loaded, _WORD_VECTOR) if width == FP32_CODE_BYTES else builder.sext(loaded, _WORD_VECTOR)
+
+
+@intrinsic
+def add_words(typing: Any, a: Any, b: Any) -> tuple[Any, Codegen]:
+    """a + b in int32."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.add(*args)
+
+    return WORDS(WORDS, WORDS), codegen
+
+
+@intrinsic
+def to_floats(typing: Any, words: Any) -> tuple[Any, Codegen]:
+    """The nearest f32 of each int32."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.sitofp(args[0], _FLOAT_VECTOR)
+
+    return FLOATS(WORDS), codegen
+
+
+@parallel
+def quantize_tables(
+    values: int, pointer: int, num_tables: int, dim: int, steps: int, limit: np.float32, codes: int, code_bytes: int
+) -> None:
+    """codes [N, D] = values f32[N, D] over their table's step f32[T], kept within +-limit; pointer int64[T + 1].
+
+    The values are finite and the steps above 0.
+    """
+    num_rows = long_at(pointer, num_tables)
+    for item in prange((num_rows + ROWS_PER_ITEM - 1) // ROWS_PER_ITEM):
+        start, stop = item * ROWS_PER_ITEM, min(num_rows, (item + 1) * ROWS_PER_ITEM)
+        for table in range(num_tables):
+            first, last = max(start, long_at(pointer, table)), min(stop, long_at(pointer, table + 1))
+            _quantize(values, first * dim, last * dim, float_at(steps, table), limit, codes, code_bytes)
+
+
+@serial
+def _quantize(
+    values: int, start: int, end: int, step: np.float32, limit: np.float32, codes: int, code_bytes: int
+) -> None:
+    for k in range(start, end, LANES):
+        # Divided, not multiplied by the inverse: the error stays within half a step.
+        rounded = round_clamp(divide(load_part(values, k, end - k), splat(step)), -limit, limit)
+        if code_bytes == FP32_CODE_BYTES:
+            store_part(codes, k, rounded, end - k)
+        else:
+            store_codes(codes, k, rounded, end - k, code_bytes)
+
+
+@inlined
+def _lower_bound(rows: int, start: int, end: int, row: int) -> int:
+    while start < end:
+        middle = (start + end) // 2
+        if int_at(rows, middle) < row:
+            start = middle + 1
+        else:
+            end = middle
+    return start
+
+
+@parallel
+def sum_codes(ranks: RankCodes, steps: int, rows: int, pointer: int, values: int) -> None:
+    """values f32[N, D] = sums of the ranks' codes in int32, times their table's step f32[T].
+
+    rows int32[N] by table (pointer int64[T + 1]), ascending, hold every row that some rank has.
+    """
+    num_rows = long_at(pointer, ranks.num_tables)
+    for item in prange((num_rows + ROWS_PER_ITEM - 1) // ROWS_PER_ITEM):
+        start, stop = item * ROWS_PER_ITEM, min(num_rows, (item + 1) * ROWS_PER_ITEM)
+        cursors = ranks.cursors + 8 * ranks.num_ranks * item
+        for table in range(ranks.num_tables):
+            first, last = max(start, long_at(pointer, table)), min(stop, long_at(pointer, table + 1))
+            if first < last:
+                _sum_stretch(ranks, table, rows, first, last, cursors, float_at(steps, table), values)
+
+
+@serial
+def _sum_stretch(
+    ranks: RankCodes, table: int, rows: int, first: int, last: int, cursors: int, step: np.float32, values: int
+) -> None:
+    """Entries first to last of the result, all of one table."""
+    for rank in range(ranks.num_ranks):
+        start, end = _part(ranks, rank, table), _part(ranks, rank, table + 1)
+        set_long(cursors, rank, _lower_bound(long_at(ranks.rows, rank), start, end, int_at(rows, first)))
+    for entry in range(first, last):
+        row, dim = int_at(rows, entry), ranks.dim
+        for k in range(0, dim, LANES):
+            summed = no_words()
+            for rank in range(ranks.num_ranks):
+                if _has(ranks, cursors, rank, table, row):
+                    at = long_at(cursors, rank) * dim + k
+                    summed = add_words(summed, load_codes(long_at(ranks.codes, rank), at, dim - k, ranks.code_bytes))
+            store_part(values, entry * dim + k, multiply(to_floats(summed), splat(step)), dim - k)
+        for rank in range(ranks.num_ranks):
+            if _has(ranks, cursors, rank, table, row):
+                set_long(cursors, rank, long_at(cursors, rank) + 1)
+
+
+@inlined
+def _part(ranks: RankCodes, rank: int, table: int) -> int:
+    return int(long_at(ranks.pointer, rank * (ranks.num_tables + 1) + table))
+
+
+@inlined
+def _has(ranks: RankCodes, cursors: int, rank: int, table: int, row: int) -> bool:
+    """Whether `row` is what the rank has next in the table."""
+    place = long_at(cursors, rank)
+    return bool(place < _part(ranks, rank, table + 1) and int_at(long_at(ranks.rows, rank), place) == row)

@@ -1,0 +1,127 @@
+"""Whole runs over the wires: settings reach the step, feedback survives an interruption, bytes are in the rows."""
+
+import io
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dqrm_cpu.comm import settings
+from dqrm_cpu.comm.single import SingleTransport
+from dqrm_cpu.config import Config
+from dqrm_cpu.config.rules import conflicts
+from dqrm_cpu.config.schema import ENTRIES
+from dqrm_cpu.errors import CheckpointError
+from dqrm_cpu.train.result import Result
+from dqrm_cpu.train.run import RunRequest, train
+from launching import run_world
+from tiny import tiny_config
+
+CHOICES = {
+    "comm.wire": settings.WIRES,
+    "comm.scale_reduce": settings.SCALE_REDUCTIONS,
+    "comm.mlp_gradients": settings.MLP_FORMS,
+    "comm.error_feedback": settings.ERROR_FEEDBACKS,
+    "comm.simulated_scale": settings.SIMULATED_SCALES,
+}
+SMALL = ["--model.table-rows", "40,3,500", "--data.train-rows", "1000", "--train.batch-size", "50"]
+SMALL += ["--data.validation-rows", "200", "--data.test-rows", "200", "--train.epochs", "1", "--train.log-every", "5"]
+
+
+def config_with(max_steps: int, **comm: object) -> Config:
+    config = tiny_config(train={"max_steps": max_steps, "checkpoint_every": 7})
+    return replace(config, comm=replace(config.comm, **comm))
+
+
+def run(config: Config, folder: Path, resume: bool = False) -> Result:
+    result = train(config, RunRequest(folder, resume, {}, io.StringIO()), SingleTransport())
+    assert isinstance(result, Result)
+    return result
+
+
+def rows(folder: Path, phase: str) -> list[dict[str, float | None]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["phase"] == phase]
+
+
+def losses(folder: Path) -> dict[float | None, float | None]:
+    return {row["step"]: row["loss"] for row in rows(folder, "train")}
+
+
+@pytest.mark.parametrize("key", CHOICES)
+def test_settings_offer_what_wires_know(key: str) -> None:
+    assert ENTRIES[key].setting.choices == CHOICES[key]
+
+
+FEEDBACK = {"mlp_gradients": "int8", "error_feedback": "mlp"}
+
+
+@pytest.mark.parametrize(
+    "comm", [{"wire": "int8"}, {"wire": "dense"}, FEEDBACK, {"wire": "int8", **FEEDBACK, "error_feedback": "all"}]
+)
+def test_a_run_that_stopped_goes_on_to_the_bit(comm: dict[str, str], tmp_path: Path) -> None:
+    run(config_with(30, simulated_ranks=3, **comm), tmp_path / "whole")
+    run(config_with(13, simulated_ranks=3, **comm), tmp_path / "cut")
+    run(config_with(30, simulated_ranks=3, **comm), tmp_path / "cut", resume=True)
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+
+
+def test_feedback_of_another_number_of_ranks_is_refused(tmp_path: Path) -> None:
+    run(config_with(8, simulated_ranks=2, **FEEDBACK), tmp_path / "run")
+    with pytest.raises(CheckpointError, match=r"feedback\.mlp is float32"):
+        run(config_with(20, simulated_ranks=3, **FEEDBACK), tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("comm", "key"),
+    [
+        ({"error_feedback": "mlp"}, "comm.error_feedback"),
+        ({"error_feedback": "all", "mlp_gradients": "int8"}, "comm.error_feedback"),
+        ({"scale_reduce": "mean"}, "comm.scale_reduce"),
+        ({"simulated_scale": "first", "simulated_ranks": 2, "mlp_gradients": "bf16"}, "comm.simulated_scale"),
+        ({"simulated_scale": "first", "wire": "int8"}, "comm.simulated_scale"),
+    ],
+)
+def test_settings_without_effect_are_refused(comm: dict[str, object], key: str) -> None:
+    (conflict,) = conflicts(config_with(1, **comm))
+    assert conflict.keys[0] == key
+
+
+def test_dense_gradients_of_large_tables_are_refused() -> None:
+    config = replace(tiny_config(model={"table_rows": (2**31 - 1,)}), comm=replace(Config().comm, wire="dense"))
+    (conflict,) = conflicts(config)
+    assert conflict.keys[0] == "comm.wire"
+
+
+def test_one_process_sends_nothing(tmp_path: Path) -> None:
+    run(config_with(10, simulated_ranks=2, wire="int8"), tmp_path / "run")
+    assert all(
+        row["value_bytes"] == row["index_bytes"] == row["mlp_bytes"] == 0 for row in rows(tmp_path / "run", "train")
+    )
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("transport", ["mpi", "gloo"])
+def test_real_ranks_log_bytes_by_part_and_resume_to_the_bit(transport: str, tmp_path: Path) -> None:
+    wires = ["--comm.wire", "int8", "--comm.mlp-gradients", "int8", "--comm.error-feedback", "mlp"]
+    command = ["-m", "dqrm_cpu", "train", *SMALL, *wires, "--train.checkpoint-every", "4"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    run_world(transport, [*command, "--run-dir", whole], 2, timeout_s=120).check()
+    run_world(transport, [*command, "--run-dir", cut, "--train.max-steps", "8"], 2, timeout_s=120).check()
+    resumed = ["--run-dir", cut, "--resume", "auto", "--train.max-steps", "20"]
+    run_world(transport, [*command, *resumed], 2, timeout_s=120).check()
+    assert losses(cut) == losses(whole)
+    simulated = tmp_path / "simulated"
+    run_world("mpi", [*command, "--run-dir", simulated, "--comm.simulated-ranks", "2"], 1, timeout_s=120).check()
+    assert losses(simulated) == losses(whole)
+    for row in rows(whole, "train"):
+        index_bytes, value_bytes = row["index_bytes"], row["value_bytes"]
+        assert index_bytes is not None
+        assert value_bytes == index_bytes * 16 / 4, "16 values of a byte for each row of 4"
+        assert 0 < row["scale_bytes"] < 2 * 4 * 3 + 3 * 16  # type: ignore[operator]
+        assert row["mlp_bytes"] > 0  # type: ignore[operator]
+    total = rows(whole, "validation")[0]
+    assert total["index_bytes"] is None
+    assert not math.isnan(json.loads((whole / "result.json").read_text())["bytes_per_step"])
