@@ -9,6 +9,7 @@ from dqrm_cpu.bench.contestant import Contestant
 from dqrm_cpu.bench.kernel_material import Material
 from dqrm_cpu.bench.pool import Work
 from dqrm_cpu.bench.prepared import Prepared, Step
+from dqrm_cpu.bench.reading import read_and_write
 from dqrm_cpu.bench.torch_dlrm import Interact, flat_interaction, indexed_interaction
 
 
@@ -22,6 +23,7 @@ def interaction_contestants(material: Material) -> Iterator[Contestant]:
     yield Prepared(
         "torch_interaction_flat", "bmm, index_select; autograd", lambda: _torch(material, flat_interaction(number))
     )
+    yield Prepared("interaction_floor", "reads and writes as much, computes nothing", lambda: _floor(material))
 
 
 def _ours(material: Material) -> Step:
@@ -42,6 +44,19 @@ def _torch(material: Material, interact: Interact) -> Step:
     def step(work: Work) -> Tensor:
         out = torch.cat([features[:, 0], interact(features)], dim=1)
         (grad,) = torch.autograd.grad(out, features, grad_out)
+        return grad
+
+    return step
+
+
+def _floor(material: Material) -> Step:
+    features, grad_out = material.features(), material.grad_interaction()
+    out, grad = torch.empty_like(grad_out), torch.empty_like(features)
+    forward, backward = ((features, out), (torch.cat([features.flatten(), grad_out.flatten()]), grad))
+
+    def step(work: Work) -> Tensor:
+        for source, target in (forward, backward):
+            read_and_write(source.data_ptr(), source.numel(), target.data_ptr(), target.numel())
         return grad
 
     return step

@@ -9,7 +9,9 @@ from dqrm_cpu.bench.contestant import Contestant
 from dqrm_cpu.bench.kernel_material import Material, views
 from dqrm_cpu.bench.pool import Work
 from dqrm_cpu.bench.prepared import Prepared, Step
+from dqrm_cpu.bench.reading import rewrite_rows
 from dqrm_cpu.kernels.interface import Tracker
+from dqrm_cpu.kernels.numba_impl.arena import arena_of
 from dqrm_cpu.kernels.types import Bags, Tables
 
 ADAGRAD_EPS = 1e-8
@@ -29,6 +31,8 @@ def sgd_contestants(material: Material) -> Iterator[Contestant]:
     yield Prepared("torch_sgd", about, lambda: _torch_sgd(material, bag_backward))
     about = "torch.optim.SGD alone, sparse gradients given"
     yield Prepared("torch_sgd_alone", about, lambda: _torch_sgd(material, sparse_gradient))
+    about = "reads the gradient, reads and writes the same rows, computes nothing"
+    yield Prepared("update_floor", about, lambda: _floor(material))
 
 
 def adagrad_contestants(material: Material) -> Iterator[Contestant]:
@@ -61,6 +65,16 @@ def _torch_sgd(material: Material, gradient: Gradient) -> Step:
         for weight, ids, grad in zip(weights, work.long_ids, grads, strict=True):
             weight.grad = gradient(weight, ids, grad)
         optimizer.step()
+        return tables.weight
+
+    return step
+
+
+def _floor(material: Material) -> Step:
+    tables, grad = material.arenas.shared(), material.grad_features()
+
+    def step(work: Work) -> Tensor:
+        rewrite_rows(arena_of(tables), work.batch.ids.data_ptr(), work.batch.size, grad.data_ptr())
         return tables.weight
 
     return step

@@ -7,7 +7,9 @@ from bench_cases import BATCH, make_contestant, tiny_case, usable
 from dqrm_cpu.bench.arena import CPU, Arenas
 from dqrm_cpu.bench.kernels import kernel_groups
 from dqrm_cpu.bench.pool import make_pool
+from dqrm_cpu.bench.reading import read_and_write, rewrite_rows
 from dqrm_cpu.bench.step import step_groups
+from dqrm_cpu.kernels.numba_impl.arena import arena_of
 from dqrm_cpu.kernels.select import select_kernels
 
 STEPS = 4
@@ -84,3 +86,24 @@ def test_floors_read_what_they_say() -> None:
     rows = (work.long_ids + tables.row_offset[:-1, None]).view(-1)
     assert outcome("read_floor") == tables.weight.view(torch.int64).sum()
     torch.testing.assert_close(outcome("lookup_floor"), tables.weight[rows].sum(), check_dtype=False)
+
+
+def test_the_floor_of_an_update_reads_gradient_and_rows_and_leaves_them() -> None:
+    case = tiny_case()
+    arenas = Arenas(case)
+    tables, before = arenas.shared(), arenas.shared().weight.clone()
+    ids = make_pool(case.config.model, BATCH, STEPS, seed=3).next().batch.ids
+    grad = torch.randn(BATCH, 1 + tables.num_tables, tables.dim)
+    total = rewrite_rows(arena_of(tables), ids.data_ptr(), BATCH, grad.data_ptr())
+    rows = ids.long() + tables.row_offset[:-1, None]
+    assert total == pytest.approx(float(before[rows].sum() + grad[:, 1:].sum()), rel=1e-4, abs=1e-4)
+    assert torch.equal(tables.weight, before)
+
+
+@pytest.mark.parametrize(("size", "written"), [(5, 3), (100_000, 7_001), (4_099, 70_000)])
+def test_the_floor_of_an_interaction_writes_every_number_and_none_beyond(size: int, written: int) -> None:
+    """It fills with the sum of what the same stretch read: of ones, never 0."""
+    source, target = torch.ones(size), torch.zeros(written + 1)
+    read_and_write(source.data_ptr(), size, target.data_ptr(), written)
+    assert bool((target[:-1] > 0).all())
+    assert target[-1] == 0
