@@ -19,7 +19,8 @@ from .numba_impl.compiled import parallel, serial
 from .numba_impl.kernels import ForeignTrackerError, NumbaKernels
 from .numba_impl.memory import int_at, long_at
 from .numba_impl.tracker import BoundsTracker
-from .numba_impl.vector import LANES, larger, load_part, magnitude, no_words, prefetch
+from .numba_impl.vector import LANES, load_part, prefetch
+from .numba_impl.words import larger, magnitude, no_words
 from .types import Bags, SparseGrad, Tables
 
 _PACKAGE = "intel-extension-for-pytorch"

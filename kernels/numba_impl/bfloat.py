@@ -3,30 +3,20 @@
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
 
 from .compiled import inlined
 from .memory import intrinsic
-from .vector import FLOATS, LANES, Codegen, load_part, store_part
+from .vector import FLOATS, LANES, Codegen, as_index, call, first_lanes, load_part, store_part
 
 _I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _HALVES, _WORDS = ir.VectorType(_I16, LANES), ir.VectorType(_I32, LANES)
-_FLOATS, _MASK = ir.VectorType(ir.FloatType(), LANES), ir.VectorType(ir.IntType(1), LANES)
+_FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _HALF_BYTES = 2
 
 
 def _words(value: int) -> Any:
     return ir.Constant(_WORDS, [value] * LANES)
-
-
-def _masked(builder: ir.IRBuilder, name: str, result: ir.Type, args: list[Any], count: Any) -> Any:
-    """Calls a masked intrinsic on the first `count` lanes; the mask goes where None stands."""
-    limit = builder.insert_element(ir.Constant(_WORDS, ir.Undefined), builder.trunc(count, _I32), ir.Constant(_I32, 0))
-    everywhere = builder.shuffle_vector(limit, ir.Constant(_WORDS, ir.Undefined), _words(0))
-    mask = builder.icmp_signed("<", ir.Constant(_WORDS, list(range(LANES))), everywhere)
-    values = [mask if arg is None else arg for arg in args]
-    kind = ir.FunctionType(result, [value.type for value in values])
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), values)
 
 
 def _pointer(builder: ir.IRBuilder, place: Any, index: Any) -> Any:
@@ -39,10 +29,10 @@ def load_bf16(typing: Any, place: Any, index: Any, count: Any) -> tuple[Any, Cod
     """The `count` BF16 numbers from `index` on, zeros above."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        at, size = (context.cast(builder, args[i], signature.args[i], types.int64) for i in (1, 2))
+        at, size = (as_index(context, builder, signature.args[i], args[i]) for i in (1, 2))
         pointer, zeros = _pointer(builder, args[0], at), ir.Constant(_HALVES, [0] * LANES)
-        arguments = [pointer, ir.Constant(_I32, _HALF_BYTES), None, zeros]
-        halves = _masked(builder, f"llvm.masked.load.v{LANES}i16.p0", _HALVES, arguments, size)
+        arguments = [pointer, ir.Constant(_I32, _HALF_BYTES), first_lanes(builder, size), zeros]
+        halves = call(builder, f"llvm.masked.load.v{LANES}i16.p0", _HALVES, arguments)
         return builder.bitcast(builder.shl(builder.zext(halves, _WORDS), _words(16)), _FLOATS)
 
     return FLOATS(types.int64, index, count), codegen
@@ -53,14 +43,15 @@ def store_bf16(typing: Any, place: Any, index: Any, value: Any, count: Any) -> t
     """Writes the first `count` lanes from `index` on, rounded half to even; NaN stays NaN."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        at, size = (context.cast(builder, args[i], signature.args[i], types.int64) for i in (1, 3))
+        at, size = (as_index(context, builder, signature.args[i], args[i]) for i in (1, 3))
         value, bits = args[2], builder.bitcast(args[2], _WORDS)
         odd = builder.and_(builder.lshr(bits, _words(16)), _words(1))
         rounded = builder.lshr(builder.add(bits, builder.add(odd, _words(0x7FFF))), _words(16))
         number = builder.fcmp_ordered("==", value, value)
         halves = builder.trunc(builder.select(number, rounded, _words(0x7FC0)), _HALVES)
-        arguments = [halves, _pointer(builder, args[0], at), ir.Constant(_I32, _HALF_BYTES), None]
-        _masked(builder, f"llvm.masked.store.v{LANES}i16.p0", ir.VoidType(), arguments, size)
+        pointer, width = _pointer(builder, args[0], at), ir.Constant(_I32, _HALF_BYTES)
+        arguments = [halves, pointer, width, first_lanes(builder, size)]
+        call(builder, f"llvm.masked.store.v{LANES}i16.p0", ir.VoidType(), arguments)
         return context.get_dummy_value()
 
     return types.void(types.int64, index, FLOATS, count), codegen

@@ -17,7 +17,7 @@ from .arena import Arena
 from .compiled import inlined, parallel, serial
 from .memory import int_at, long_at, raise_int, set_int, set_long
 from .scan import largest_magnitude
-from .vector import any_above, largest
+from .words import any_above, largest
 
 BLOCK_SHIFT = 6
 GROUP_SHIFT = 12

@@ -22,12 +22,11 @@ from .vector import (
     intrinsic,
     load_part,
     multiply,
-    no_words,
     round_clamp,
     splat,
-    store_codes,
     store_part,
 )
+from .words import no_words, store_codes
 
 FP32_CODE_BYTES = 4
 

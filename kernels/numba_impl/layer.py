@@ -9,7 +9,8 @@ from .bfloat import store_number
 from .compiled import inlined, parallel, serial
 from .memory import long_at
 from .scan import largest_magnitude
-from .vector import LANES, as_float, load_part, multiply, round_clamp, splat, store_codes
+from .vector import LANES, load_part, multiply, round_clamp, splat
+from .words import as_float, store_codes
 
 COPY_LONGS = 6
 """Of one item of `copy_rows`, as int64: source f32[rows, columns], target, rows, columns, bits, target is BF16."""

@@ -6,20 +6,8 @@ import numpy as np
 
 from .compiled import inlined
 from .memory import float_at, set_float
-from .vector import (
-    LANES,
-    add,
-    larger,
-    load_part,
-    magnitude,
-    multiply,
-    multiply_add,
-    no_words,
-    splat,
-    store_part,
-    subtract,
-    total,
-)
+from .vector import LANES, add, load_part, multiply, multiply_add, splat, store_part, subtract, total
+from .words import larger, magnitude, no_words
 
 
 class Rule(NamedTuple):

@@ -5,7 +5,8 @@ from numba import prange
 from .arena import Arena
 from .compiled import parallel, serial
 from .memory import long_at, raise_int, set_int
-from .vector import LANES, larger, largest, load, load_part, magnitude, no_words, prefetch
+from .vector import LANES, load, load_part, prefetch
+from .words import larger, largest, magnitude, no_words
 
 _FLOATS_PER_ITEM = 1 << 18
 _AHEAD_FLOATS = 1024

@@ -37,7 +37,8 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(manager, kind, _FLOATS if kind == FLOATS else _WORDS)
 
 
-def _call(builder: ir.IRBuilder, name: str, result: ir.Type, args: list[Any]) -> Any:
+def call(builder: ir.IRBuilder, name: str, result: ir.Type, args: list[Any]) -> Any:
+    """Generates a call of an LLVM intrinsic."""
     kind = ir.FunctionType(result, [arg.type for arg in args])
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
 
@@ -48,20 +49,22 @@ def _pointer(builder: ir.IRBuilder, place: Any, index: Any, to: ir.Type) -> Any:
     return builder.inttoptr(builder.add(place, bytes_in), to.as_pointer())
 
 
-def _cast_index(context: Any, builder: ir.IRBuilder, kind: Any, value: Any) -> Any:
+def as_index(context: Any, builder: ir.IRBuilder, kind: Any, value: Any) -> Any:
+    """An integer of any numba type as int64."""
     return context.cast(builder, value, kind, types.int64)
 
 
-def _splat(builder: ir.IRBuilder, value: Any) -> Any:
+def every_lane(builder: ir.IRBuilder, value: Any) -> Any:
+    """Generates a vector of LANES copies."""
     kind = ir.VectorType(value.type, LANES)
     single = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_I32, 0))
     return builder.shuffle_vector(single, ir.Constant(kind, ir.Undefined), ir.Constant(_WORDS, [0] * LANES))
 
 
-def _mask(builder: ir.IRBuilder, count: Any) -> Any:
+def first_lanes(builder: ir.IRBuilder, count: Any) -> Any:
     """The first `count` lanes; all of them for a count beyond LANES."""
     limit = builder.trunc(count, _I32)
-    return builder.icmp_signed("<", ir.Constant(_WORDS, list(range(LANES))), _splat(builder, limit))
+    return builder.icmp_signed("<", ir.Constant(_WORDS, list(range(LANES))), every_lane(builder, limit))
 
 
 @intrinsic
@@ -69,7 +72,7 @@ def load(typing: Any, place: Any, index: Any) -> tuple[Any, Codegen]:
     """The LANES floats from `index` on."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        at = _cast_index(context, builder, signature.args[1], args[1])
+        at = as_index(context, builder, signature.args[1], args[1])
         return builder.load(_pointer(builder, args[0], at, _FLOATS), align=_FLOAT_BYTES)
 
     return FLOATS(types.int64, index), codegen
@@ -80,12 +83,12 @@ def load_part(typing: Any, place: Any, index: Any, count: Any) -> tuple[Any, Cod
     """The `count` floats from `index` on, zeros above."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        at = _cast_index(context, builder, signature.args[1], args[1])
-        mask = _mask(builder, _cast_index(context, builder, signature.args[2], args[2]))
+        at = as_index(context, builder, signature.args[1], args[1])
+        mask = first_lanes(builder, as_index(context, builder, signature.args[2], args[2]))
         pointer = _pointer(builder, args[0], at, _FLOATS)
         zeros = ir.Constant(_FLOATS, [0.0] * LANES)
         name = f"llvm.masked.load.v{LANES}f32.p0"
-        return _call(builder, name, _FLOATS, [pointer, ir.Constant(_I32, _FLOAT_BYTES), mask, zeros])
+        return call(builder, name, _FLOATS, [pointer, ir.Constant(_I32, _FLOAT_BYTES), mask, zeros])
 
     return FLOATS(types.int64, index, count), codegen
 
@@ -95,7 +98,7 @@ def store(typing: Any, place: Any, index: Any, value: Any) -> tuple[Any, Codegen
     """Writes all lanes from `index` on."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        at = _cast_index(context, builder, signature.args[1], args[1])
+        at = as_index(context, builder, signature.args[1], args[1])
         pointer = _pointer(builder, args[0], at, _FLOATS)
         builder.store(args[2], pointer, align=_FLOAT_BYTES)
         return context.get_dummy_value()
@@ -108,11 +111,11 @@ def store_part(typing: Any, place: Any, index: Any, value: Any, count: Any) -> t
     """Writes the first `count` lanes from `index` on."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        at = _cast_index(context, builder, signature.args[1], args[1])
-        mask = _mask(builder, _cast_index(context, builder, signature.args[3], args[3]))
+        at = as_index(context, builder, signature.args[1], args[1])
+        mask = first_lanes(builder, as_index(context, builder, signature.args[3], args[3]))
         pointer = _pointer(builder, args[0], at, _FLOATS)
         name = f"llvm.masked.store.v{LANES}f32.p0"
-        _call(builder, name, ir.VoidType(), [args[2], pointer, ir.Constant(_I32, _FLOAT_BYTES), mask])
+        call(builder, name, ir.VoidType(), [args[2], pointer, ir.Constant(_I32, _FLOAT_BYTES), mask])
         return context.get_dummy_value()
 
     return types.void(types.int64, index, FLOATS, count), codegen
@@ -123,7 +126,7 @@ def splat(typing: Any, value: Any) -> tuple[Any, Codegen]:
     """One f32 in every lane."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return _splat(builder, args[0])
+        return every_lane(builder, args[0])
 
     return FLOATS(types.float32), codegen
 
@@ -173,7 +176,7 @@ def multiply_add(typing: Any, a: Any, b: Any, c: Any) -> tuple[Any, Codegen]:
     """a b + c with one rounding"""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return _call(builder, f"llvm.fma.v{LANES}f32", _FLOATS, list(args))
+        return call(builder, f"llvm.fma.v{LANES}f32", _FLOATS, list(args))
 
     return FLOATS(FLOATS, FLOATS, FLOATS), codegen
 
@@ -183,8 +186,8 @@ def round_clamp(typing: Any, value: Any, low: Any, high: Any) -> tuple[Any, Code
     """Rounded half to even, then kept between f32 bounds; NaN stays NaN."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        value = _call(builder, f"llvm.rint.v{LANES}f32", _FLOATS, [args[0]])
-        low, high = _splat(builder, args[1]), _splat(builder, args[2])
+        value = call(builder, f"llvm.rint.v{LANES}f32", _FLOATS, [args[0]])
+        low, high = every_lane(builder, args[1]), every_lane(builder, args[2])
         value = builder.select(builder.fcmp_ordered("<", value, low), low, value)
         return builder.select(builder.fcmp_ordered(">", value, high), high, value)
 
@@ -219,79 +222,17 @@ def total(typing: Any, value: Any) -> tuple[Any, Codegen]:
 
 
 @intrinsic
-def magnitude(typing: Any, value: Any) -> tuple[Any, Codegen]:
-    """The bit patterns of |value|: they order as the magnitudes do, with NaN above infinity."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return builder.and_(builder.bitcast(args[0], _WORDS), ir.Constant(_WORDS, [0x7FFFFFFF] * LANES))
-
-    return WORDS(FLOATS), codegen
-
-
-@intrinsic
-def no_words(typing: Any) -> tuple[Any, Codegen]:
-    """Zeros."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return ir.Constant(_WORDS, [0] * LANES)
-
-    return WORDS(), codegen
-
-
-@intrinsic
-def larger(typing: Any, a: Any, b: Any) -> tuple[Any, Codegen]:
-    """The larger word of each lane."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return builder.select(builder.icmp_signed(">", *args), *args)
-
-    return WORDS(WORDS, WORDS), codegen
-
-
-@intrinsic
-def any_above(typing: Any, words: Any, bound: Any) -> tuple[Any, Codegen]:
-    """Whether some lane exceeds the int32 bound: cheaper than `largest`."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        above = builder.icmp_signed(">", args[0], _splat(builder, args[1]))
-        packed = builder.bitcast(above, ir.IntType(LANES))
-        return builder.icmp_unsigned("!=", packed, ir.Constant(ir.IntType(LANES), 0))
-
-    return types.boolean(WORDS, types.int32), codegen
-
-
-@intrinsic
-def largest(typing: Any, words: Any) -> tuple[Any, Codegen]:
-    """The largest lane, int32."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return _call(builder, f"llvm.vector.reduce.smax.v{LANES}i32", _I32, [args[0]])
-
-    return types.int32(WORDS), codegen
-
-
-@intrinsic
 def prefetch(typing: Any, place: Any, index: Any) -> tuple[Any, Codegen]:
     """Asks for the cache line of element `index`; any index is safe."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        at = _cast_index(context, builder, signature.args[1], args[1])
+        at = as_index(context, builder, signature.args[1], args[1])
         pointer = _pointer(builder, args[0], at, ir.IntType(8))
         read, keep, data = (ir.Constant(_I32, value) for value in (0, 3, 1))
-        _call(builder, "llvm.prefetch.p0", ir.VoidType(), [pointer, read, keep, data])
+        call(builder, "llvm.prefetch.p0", ir.VoidType(), [pointer, read, keep, data])
         return context.get_dummy_value()
 
     return types.void(types.int64, index), codegen
-
-
-@intrinsic
-def as_float(typing: Any, bits: Any) -> tuple[Any, Codegen]:
-    """The f32 with this int32 as its bit pattern."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], _F32)
-
-    return types.float32(types.int32), codegen
 
 
 def _interleave(builder: ir.IRBuilder, a: Any, b: Any, first: int) -> Any:
@@ -315,8 +256,8 @@ def transpose(
             number = ir.Constant(_I64, r)
             count = builder.select(builder.icmp_signed("<", number, rows), columns, nothing)
             pointer = _pointer(builder, source, builder.mul(number, stride), _FLOATS)
-            arguments = [pointer, ir.Constant(_I32, _FLOAT_BYTES), _mask(builder, count), zeros]
-            tile.append(_call(builder, f"llvm.masked.load.v{LANES}f32.p0", _FLOATS, arguments))
+            arguments = [pointer, ir.Constant(_I32, _FLOAT_BYTES), first_lanes(builder, count), zeros]
+            tile.append(call(builder, f"llvm.masked.load.v{LANES}f32.p0", _FLOATS, arguments))
         # Each round is a perfect shuffle of the tile; log2(LANES) of them transpose it.
         for _ in range(LANES.bit_length() - 1):
             pairs = [(tile[i], tile[i + LANES // 2]) for i in range(LANES // 2)]
@@ -327,25 +268,3 @@ def transpose(
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 6), codegen
-
-
-@intrinsic
-def store_codes(typing: Any, place: Any, index: Any, value: Any, count: Any, code_bytes: Any) -> tuple[Any, Codegen]:
-    """Writes the first `count` lanes as int8 or int16 (code_bytes 1 or 2), which hold them; NaN becomes 0."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        place, index, value, count, code_bytes = args
-        number = builder.select(builder.fcmp_ordered("==", value, value), value, ir.Constant(_FLOATS, [0.0] * LANES))
-        words, mask = builder.fptosi(number, _WORDS), _mask(builder, count)
-        is_byte = builder.icmp_signed("==", code_bytes, ir.Constant(_I64, 1))
-        with builder.if_else(is_byte) as branches:
-            for branch, width in zip(branches, (1, 2), strict=True):
-                with branch:
-                    kind = ir.VectorType(ir.IntType(8 * width), LANES)
-                    at = builder.add(place, builder.mul(index, ir.Constant(_I64, width)))
-                    pointer = builder.inttoptr(at, kind.as_pointer())
-                    arguments = [builder.trunc(words, kind), pointer, ir.Constant(_I32, width), mask]
-                    _call(builder, f"llvm.masked.store.v{LANES}i{8 * width}.p0", ir.VoidType(), arguments)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, FLOATS, types.int64, types.int64), codegen

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numba import njit
 
-from dqrm_cpu.kernels.numba_impl import memory, vector
+from dqrm_cpu.kernels.numba_impl import memory, vector, words
 
 FLOATS = np.concatenate(
     [np.array([0.0, -0.0, 0.5, -0.5, 1.5, 2.5, -2.5, 1e30, np.inf, -np.inf, np.nan, 1e-40]), np.linspace(-9, 9, 60)]
@@ -37,8 +37,8 @@ def _clamped(source, target, low, high):  # type: ignore[no-untyped-def]
 
 @njit
 def _magnitudes(a, b, bound):  # type: ignore[no-untyped-def]
-    words = vector.larger(vector.magnitude(vector.load(a, 0)), vector.magnitude(vector.load(b, 0)))
-    return vector.largest(words), vector.any_above(words, bound), vector.as_float(vector.largest(words))
+    found = words.larger(words.magnitude(vector.load(a, 0)), words.magnitude(vector.load(b, 0)))
+    return words.largest(found), words.any_above(found, bound), words.as_float(words.largest(found))
 
 
 @njit
@@ -48,7 +48,7 @@ def _transposed(source, stride, rows, columns, target, target_stride):  # type: 
 
 @njit
 def _codes(source, target, count, code_bytes):  # type: ignore[no-untyped-def]
-    vector.store_codes(target, 0, vector.load(source, 0), count, code_bytes)
+    words.store_codes(target, 0, vector.load(source, 0), count, code_bytes)
 
 
 @njit
