@@ -16,6 +16,7 @@ from dqrm_cpu.model.interaction import Interaction, select_interaction
 from dqrm_cpu.model.mlp import LayerParameters, LayerShape, Mlp, initialize_, layer_shapes, split_parameters
 from dqrm_cpu.model.tables import allocate_tables, table_names
 from dqrm_cpu.model.workspace import Workspace, allocate_workspace
+from dqrm_cpu.profile.spans import Spans
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ class DenseGradients:
 class Dlrm:
     """The model on one device. `step` arguments are the tables' quantization steps, f32[T]."""
 
-    def __init__(self, config: Config, kernels: Kernels, device: torch.device) -> None:
+    def __init__(self, config: Config, kernels: Kernels, device: torch.device, spans: Spans | None = None) -> None:
+        self.spans = spans or Spans()
         model, quant = config.model, config.quant
         quantized = quant.method != "none"
         self.embedding_bits = quant.embedding_bits if quantized else UNQUANTIZED
@@ -125,20 +127,29 @@ class Dlrm:
 
     def quantize_weights(self) -> None:
         """Follows the MLPs' parameters; once before the forwards of a step."""
-        self._bottom.quantize_weights()
-        self._top.quantize_weights()
+        with self.spans.mlp_quantize:
+            self._bottom.quantize_weights()
+            self._top.quantize_weights()
 
     def forward(self, batch: Batch, bags: Bags, step: Tensor, workspace: Workspace) -> Tensor:
         """Logits f32[B]."""
-        features = workspace.features
-        self.kernels.gather_quantize_pool(self.tables, bags, step, self.embedding_bits, features)
-        features[:, 0, :] = self._bottom.forward(batch.dense)
-        self._interaction.forward(features, workspace.interaction)
-        return self._top.forward(workspace.interaction).view(-1).float()
+        features, spans = workspace.features, self.spans
+        with spans.gather_quantize:
+            self.kernels.gather_quantize_pool(self.tables, bags, step, self.embedding_bits, features)
+        with spans.mlp_forward:
+            features[:, 0, :] = self._bottom.forward(batch.dense)
+        with spans.interaction:
+            self._interaction.forward(features, workspace.interaction)
+        with spans.mlp_forward:
+            return self._top.forward(workspace.interaction).view(-1).float()
 
     def backward(self, grad_logits: Tensor, workspace: Workspace, gradients: DenseGradients) -> None:
         """From the gradient of the logits f32[B] to `gradients` and workspace.grad_features (of the latest forward)."""
-        grad = self._top.backward(grad_logits.view(-1, 1), gradients.top, needs_grad_input=True)
+        spans = self.spans
+        with spans.mlp_backward:
+            grad = self._top.backward(grad_logits.view(-1, 1), gradients.top, needs_grad_input=True)
         assert grad is not None
-        self._interaction.backward(workspace.features, grad, workspace.grad_features)
-        self._bottom.backward(workspace.grad_features[:, 0, :], gradients.bottom, needs_grad_input=False)
+        with spans.interaction:
+            self._interaction.backward(workspace.features, grad, workspace.grad_features)
+        with spans.mlp_backward:
+            self._bottom.backward(workspace.grad_features[:, 0, :], gradients.bottom, needs_grad_input=False)

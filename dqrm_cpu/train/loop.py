@@ -1,7 +1,6 @@
 """The training loop: steps, evaluations, checkpoints, the choice of the best on validation, the report on test."""
 
 import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -10,8 +9,11 @@ from dqrm_cpu.comm.accounting import NOTHING_SENT
 from dqrm_cpu.comm.first_rank import on_first_rank
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config import Config
+from dqrm_cpu.data.loader import Loader
 from dqrm_cpu.errors import CheckpointError
 from dqrm_cpu.model.size import model_bytes
+from dqrm_cpu.profile.memory import peak_bytes
+from dqrm_cpu.profile.span_file import SpanFile
 from dqrm_cpu.train.checkpoint import CheckpointStore
 from dqrm_cpu.train.interrupt import StopRequest
 from dqrm_cpu.train.metrics import ClickMetrics
@@ -53,6 +55,7 @@ class TrainingLoop:
         self._batches_per_epoch = session.loaders.train.num_batches
         self._step_seconds: list[float] = []
         self._bytes_sent = 0
+        self._spans = SpanFile(surroundings.run_dir, surroundings.transport.rank, state.step)
 
     def run(self) -> Result | Interrupted:
         """Trains to the end, or to where somebody asks to stop."""
@@ -73,10 +76,13 @@ class TrainingLoop:
         state, loader, transport = self._state, self._session.loaders.train, self._around.transport
         number = state.step
         rate = self._learning_rate.at(state.step + 1)
-        start, sent, parts = time.perf_counter(), transport.bytes_sent, self._session.step.sent
-        shares = loader.batches(number)
+        spans = self._session.model.spans
+        sent, parts = transport.bytes_sent, self._session.step.sent
+        spans.begin_step()
+        with spans.data:
+            shares = loader.batches(number)
         outcome = self._session.step(state.step, shares, loader.global_size(number), rate, self._around.stop.requested)
-        self._step_seconds.append(time.perf_counter() - start)
+        self._step_seconds.append(spans.step_done())
         self._bytes_sent += transport.bytes_sent - sent
         state.step += 1
         state.window_loss += outcome.loss
@@ -122,7 +128,7 @@ class TrainingLoop:
     def _evaluate_validation(self) -> None:
         """Evaluates, notes whether this is the best so far, and saves."""
         state = self._state
-        metrics = self._session.evaluate(self._session.loaders.validation)
+        metrics = self._evaluate(self._session.loaders.validation)
         better = state.best_validation is None or metrics.auc > state.best_validation.auc
         state.evaluations_without_better = 0 if better else state.evaluations_without_better + 1
         if better:
@@ -137,6 +143,10 @@ class TrainingLoop:
         if better or self._config.train.checkpoint_every == 0:
             self._save(better)
 
+    def _evaluate(self, loader: Loader) -> ClickMetrics:
+        with self._session.model.spans.evaluation:
+            return self._session.evaluate(loader)
+
     def _log_metrics(self, phase: Phase, metrics: ClickMetrics) -> None:
         rate = self._learning_rate.at(max(self._state.step, 1))
         row = MetricsRow(self._state.step, self._epoch(), phase, metrics.log_loss, math.nan, math.nan, rate, metrics)
@@ -144,6 +154,11 @@ class TrainingLoop:
 
     def _save(self, best: bool) -> None:
         """Rank 0 writes, the others wait."""
+        with self._session.model.spans.checkpoint:
+            self._save_all(best)
+        self._write_spans()
+
+    def _save_all(self, best: bool) -> None:
         session, state, around = self._session, self._state, self._around
         session.model.require_finite_mlps()
         session.gather()
@@ -156,13 +171,16 @@ class TrainingLoop:
 
         on_first_rank(around.transport, write)
 
+    def _write_spans(self) -> None:
+        self._spans.write(self._state.step, self._session.model.spans.summary(), peak_bytes())
+
     def _finish(self) -> Result:
         state = self._state
         if state.evaluated_step != state.step:
             self._evaluate_validation()
         assert state.best_validation is not None
         assert state.last_validation is not None
-        test_last = self._session.evaluate(self._session.loaders.test)
+        test_last = self._evaluate(self._session.loaders.test)
         test_best = test_last if state.best_step == state.step else self._test_at_best()
         sizes = model_bytes(self._config)
         steps = len(self._step_seconds)
@@ -179,6 +197,7 @@ class TrainingLoop:
             bytes_per_step=self._bytes_sent / steps if steps else 0.0,
         )
         self._log_metrics("test", test_last)
+        self._write_spans()
         self._around.log.write_result(result.as_dict())
         return result
 
@@ -190,7 +209,7 @@ class TrainingLoop:
                 f"the best checkpoint is gone from {self._around.run_dir}; the last one is still there"
             )
         load_session(self._session, path)
-        return self._session.evaluate(self._session.loaders.test)
+        return self._evaluate(self._session.loaders.test)
 
 
 def _auc(metrics: ClickMetrics | None) -> float:

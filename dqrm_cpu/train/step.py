@@ -46,6 +46,7 @@ class TrainingStep:
         wires: WireSettings = _DEFAULT_WIRES,
     ) -> None:
         self._model = model
+        self._spans = model.spans
         self._scales = scales
         self._optimizer = optimizer
         shape = Shape(model.tables.row_offset, model.tables.dim, model.shapes.num_parameters)
@@ -71,7 +72,8 @@ class TrainingStep:
     def __call__(
         self, iteration: int, shares: Sequence[Batch], global_batch: int, lr: float, stop_requested: bool
     ) -> StepOutcome:
-        step = self._scales.for_training(iteration)
+        with self._spans.scale:
+            step = self._scales.for_training(iteration)
         self._model.quantize_weights()
         for gradients in self._gradients:
             gradients.scalars[_STOP] = float(stop_requested)
@@ -80,29 +82,39 @@ class TrainingStep:
         return self._step_together(iteration, shares, global_batch, step, lr)
 
     def _step_alone(self, iteration: int, batch: Batch, global_batch: int, step: Tensor, lr: float) -> StepOutcome:
-        gradients, bags = self._gradients[0], self._model.bags(batch)
+        gradients, spans = self._gradients[0], self._spans
+        with spans.data:
+            bags = self._model.bags(batch)
         self._forward_backward(batch, bags, global_batch, step, gradients)
         outcome = _outcome(iteration, gradients)
         grad_features = self._workspace.first(batch.size).grad_features
-        self._optimizer.update_tables(bags, grad_features, lr, self._scales.tracker)
-        self._optimizer.update_dense(gradients.parameters, lr)
+        with spans.embedding_update:
+            self._optimizer.update_tables(bags, grad_features, lr, self._scales.tracker)
+        with spans.dense_update:
+            self._optimizer.update_dense(gradients.parameters, lr)
         return outcome
 
     def _step_together(
         self, iteration: int, shares: Sequence[Batch], global_batch: int, step: Tensor, lr: float
     ) -> StepOutcome:
-        model, total = self._model, self._gradients[0]
+        model, total, spans = self._model, self._gradients[0], self._spans
         sparse: list[SparseGrad] = []
         for batch, gradients in zip(shares, self._gradients, strict=True):
-            bags = model.bags(batch)
+            with spans.data:
+                bags = model.bags(batch)
             self._forward_backward(batch, bags, global_batch, step, gradients)
             grad_features = self._workspace.first(batch.size).grad_features
-            sparse.append(model.kernels.coalesce(model.tables, bags, grad_features))
-        merged = self._exchange.tables(sparse)
-        self._exchange.mlp([gradients.flat for gradients in self._gradients])
+            with spans.coalesce:
+                sparse.append(model.kernels.coalesce(model.tables, bags, grad_features))
+        with spans.wire:
+            merged = self._exchange.tables(sparse)
+        with spans.mlp_exchange:
+            self._exchange.mlp([gradients.flat for gradients in self._gradients])
         outcome = _outcome(iteration, total)
-        self._optimizer.apply_tables(merged, lr, self._scales.tracker)
-        self._optimizer.update_dense(total.parameters, lr)
+        with spans.embedding_update:
+            self._optimizer.apply_tables(merged, lr, self._scales.tracker)
+        with spans.dense_update:
+            self._optimizer.update_dense(total.parameters, lr)
         return outcome
 
     def _forward_backward(
@@ -115,8 +127,10 @@ class TrainingStep:
             return
         workspace = self._workspace.first(batch.size)
         logits = self._model.forward(batch, bags, step, workspace)
-        gradients.scalars[_LOSS] = click_loss(logits, batch.label) / global_batch
-        self._model.backward(click_loss_gradient(logits, batch.label, global_batch), workspace, gradients)
+        with self._spans.loss:
+            gradients.scalars[_LOSS] = click_loss(logits, batch.label) / global_batch
+            grad_logits = click_loss_gradient(logits, batch.label, global_batch)
+        self._model.backward(grad_logits, workspace, gradients)
 
 
 def _outcome(iteration: int, gradients: DenseGradients) -> StepOutcome:

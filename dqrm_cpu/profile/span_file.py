@@ -1,0 +1,87 @@
+"""Where each rank's spans are kept in a run folder: spans/rank0.json, spans/rank1.json, ..."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dqrm_cpu.errors import DqrmError
+from dqrm_cpu.profile.durations import Summary
+from dqrm_cpu.profile.phases import Phase
+from dqrm_cpu.profile.spans import SpanSummary
+
+_FOLDER = "spans"
+_FORMAT = 1
+
+
+class SpanFileError(DqrmError):
+    """Spans that cannot be written or read."""
+
+
+@dataclass(frozen=True)
+class RankSpans:
+    """What one rank's file says. A run that was resumed begins anew: `first_step` is where the process began."""
+
+    rank: int
+    first_step: int
+    last_step: int
+    peak_memory_bytes: int
+    summary: SpanSummary
+
+
+class SpanFile:
+    """Written whole or not at all, at every checkpoint and at the end; each rank writes its own."""
+
+    def __init__(self, run_dir: Path, rank: int, first_step: int) -> None:
+        self._path = run_dir / _FOLDER / f"rank{rank}.json"
+        self._rank, self._first_step = rank, first_step
+        self._begun = False
+
+    def write(self, step: int, summary: SpanSummary, peak_memory_bytes: int) -> None:
+        """Replaces what it wrote before; what an interrupted run left stays as rank0-until-step-000001234.json."""
+        spans = RankSpans(self._rank, self._first_step, step, peak_memory_bytes, summary)
+        temporary = self._path.with_name(f".writing-{self._path.name}")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            if not self._begun and self._path.exists():
+                self._path.rename(self._path.with_name(f"rank{self._rank}-until-step-{self._first_step:09d}.json"))
+            self._begun = True
+            temporary.write_text(json.dumps(_plain(spans), indent=1) + "\n", encoding="utf-8")
+            temporary.replace(self._path)
+        except OSError as error:
+            raise SpanFileError(
+                f"{self._path} could not be written: {error}; free some space, then go on by --resume auto"
+            ) from error
+
+
+def read_spans(run_dir: Path) -> tuple[RankSpans, ...]:
+    """Of all ranks in their order; none from a run that has not saved yet, or is older than spans."""
+    paths = sorted((run_dir / _FOLDER).glob("rank*.json"), key=lambda path: (len(path.name), path.name))
+    return tuple(_read(path) for path in paths if "-" not in path.name)
+
+
+def _read(path: Path) -> RankSpans:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["format"] != _FORMAT:
+            raise ValueError(f"format {found['format']}, not {_FORMAT}")
+        phases = {phase: Summary(**found["phases"][phase.key]) for phase in Phase if phase.key in found["phases"]}
+        summary = SpanSummary(Summary(**found["step"]), phases)
+        return RankSpans(found["rank"], found["first_step"], found["last_step"], found["peak_memory_bytes"], summary)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SpanFileError(f"{path} holds no spans ({error}); remove it to do without") from error
+
+
+def _plain(spans: RankSpans) -> Mapping[str, Any]:
+    return {
+        "format": _FORMAT,
+        "rank": spans.rank,
+        "pid": os.getpid(),
+        "first_step": spans.first_step,
+        "last_step": spans.last_step,
+        "peak_memory_bytes": spans.peak_memory_bytes,
+        "step": spans.summary.step.as_dict(),
+        "phases": {phase.key: summary.as_dict() for phase, summary in spans.summary.phases.items()},
+    }

@@ -1,0 +1,184 @@
+"""Where the time of a run goes: spans that are always on, because they cost a fraction of a percent of a step.
+
+    with spans.gather_quantize:
+        ...
+
+A span adds its nanoseconds to its phase; `step_done` copies the sums of a step into a ring of preallocated rows, which
+become statistics whenever it is full. Nothing grows, whatever the length of a run. Spans never nest: phases add up.
+"""
+
+from array import array
+from collections.abc import Mapping
+from time import perf_counter_ns
+from types import TracebackType
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from dqrm_cpu.profile.durations import Durations, Summary
+from dqrm_cpu.profile.phases import STEP_PHASES, Phase
+
+STEP_LABEL = "step"
+
+_RING_STEPS = 1024
+_WALL = len(STEP_PHASES)  # the column behind those of the phases
+
+
+class Observer(Protocol):
+    """Sees every span as it begins and ends; only where somebody profiles."""
+
+    def begin(self, label: str) -> None: ...
+
+    def end(self, label: str, start_ns: int, end_ns: int) -> None: ...
+
+
+class Span:
+    """A context manager for one phase, used again and again."""
+
+    __slots__ = ("_phase", "_start", "_totals")
+
+    def __init__(self, phase: Phase, totals: "array[int]") -> None:
+        self._phase = int(phase)
+        self._totals = totals
+        self._start = 0
+
+    def __enter__(self) -> None:
+        self._start = perf_counter_ns()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._totals[self._phase] += perf_counter_ns() - self._start
+
+
+class ObservedSpan(Span):
+    """Tells an observer as well."""
+
+    __slots__ = ("_label", "_observer")
+
+    def __init__(self, phase: Phase, totals: "array[int]", observer: Observer) -> None:
+        super().__init__(phase, totals)
+        self._label = phase.label
+        self._observer = observer
+
+    def __enter__(self) -> None:
+        self._observer.begin(self._label)
+        self._start = perf_counter_ns()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        end = perf_counter_ns()
+        self._totals[self._phase] += end - self._start
+        self._observer.end(self._label, self._start, end)
+
+
+class Occasion:
+    """A context manager for what happens between steps; every time is a sample of its own."""
+
+    def __init__(self, phase: Phase, durations: Durations, observer: Observer | None) -> None:
+        self._label = phase.label
+        self._durations = durations
+        self._observer = observer
+        self._start = 0
+
+    def __enter__(self) -> None:
+        if self._observer is not None:
+            self._observer.begin(self._label)
+        self._start = perf_counter_ns()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        end = perf_counter_ns()
+        self._durations.add(np.array([end - self._start]))
+        if self._observer is not None:
+            self._observer.end(self._label, self._start, end)
+
+
+class SpanSummary(NamedTuple):
+    """What a rank's spans added up to: of a whole step, and of every phase that it went through.
+
+    Samples of a phase are its sums over each step; evaluations and checkpoints are counted one by one.
+    """
+
+    step: Summary
+    phases: Mapping[Phase, Summary]
+
+    @property
+    def covered(self) -> float:
+        """The share of the steps' time that is inside spans."""
+        inside = sum(summary.total_ms for phase, summary in self.phases.items() if phase in STEP_PHASES)
+        return inside / self.step.total_ms if self.step.total_ms else 0.0
+
+
+class Spans:
+    """The spans of a rank's main thread, and what they add up to."""
+
+    def __init__(self, observer: Observer | None = None) -> None:
+        self._observer = observer
+        self._totals = array("q", bytes(8 * (_WALL + 1)))  # of the step under way
+        self._row = np.frombuffer(self._totals, dtype=np.int64)
+        self._ring = np.zeros((_RING_STEPS, _WALL + 1), dtype=np.int64)
+        self._filled = 0
+        self._step_start = 0
+        self._durations = {phase: Durations() for phase in Phase}
+        self._step_durations = Durations()
+        self.data = self._span(Phase.DATA)
+        self.scale = self._span(Phase.SCALE)
+        self.mlp_quantize = self._span(Phase.MLP_QUANTIZE)
+        self.gather_quantize = self._span(Phase.GATHER_QUANTIZE)
+        self.mlp_forward = self._span(Phase.MLP_FORWARD)
+        self.interaction = self._span(Phase.INTERACTION)
+        self.loss = self._span(Phase.LOSS)
+        self.mlp_backward = self._span(Phase.MLP_BACKWARD)
+        self.coalesce = self._span(Phase.COALESCE)
+        self.quantize_gradients = self._span(Phase.QUANTIZE_GRADIENTS)
+        self.wire = self._span(Phase.WIRE)
+        self.merge = self._span(Phase.MERGE)
+        self.mlp_exchange = self._span(Phase.MLP_EXCHANGE)
+        self.embedding_update = self._span(Phase.EMBEDDING_UPDATE)
+        self.dense_update = self._span(Phase.DENSE_UPDATE)
+        self.evaluation = self._occasion(Phase.EVALUATION)
+        self.checkpoint = self._occasion(Phase.CHECKPOINT)
+
+    def _span(self, phase: Phase) -> Span:
+        if self._observer is None:
+            return Span(phase, self._totals)
+        return ObservedSpan(phase, self._totals, self._observer)
+
+    def _occasion(self, phase: Phase) -> Occasion:
+        return Occasion(phase, self._durations[phase], self._observer)
+
+    def begin_step(self) -> None:
+        """Starts the clock of a step; what the model spent on anything else since the last one is not the step's."""
+        self._row.fill(0)
+        if self._observer is not None:
+            self._observer.begin(STEP_LABEL)
+        self._step_start = perf_counter_ns()
+
+    def step_done(self) -> float:
+        """Notes the step that `begin_step` began; returns its seconds."""
+        end = perf_counter_ns()
+        if self._observer is not None:
+            self._observer.end(STEP_LABEL, self._step_start, end)
+        self._totals[_WALL] = end - self._step_start
+        self._ring[self._filled] = self._row
+        self._filled += 1
+        if self._filled == _RING_STEPS:
+            self._drain()
+        return (end - self._step_start) * 1e-9
+
+    def summary(self) -> SpanSummary:
+        """Of everything so far."""
+        self._drain()
+        summaries = {phase: durations.summary() for phase, durations in self._durations.items()}
+        used = {phase: summary for phase, summary in summaries.items() if summary.total_ms}
+        return SpanSummary(self._step_durations.summary(), used)
+
+    def _drain(self) -> None:
+        rows = self._ring[: self._filled]
+        for phase in STEP_PHASES:
+            self._durations[phase].add(rows[:, phase])
+        self._step_durations.add(rows[:, _WALL])
+        self._filled = 0
