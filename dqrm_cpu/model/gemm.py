@@ -63,22 +63,11 @@ class OneDnnGemm:
         out.copy_(self._linear(transposed, x.t(), None, "none", [], ""))
 
 
-class Bf16Gemm:
+class Bf16Gemm(TorchGemm):
     """BF16 factors, FP32 sums: the units of a GPU, and of a CPU through oneDNN, as torch's own products reach them."""
 
     name = "bf16"
     dtype = torch.bfloat16
-    takes_transposed = False
-
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
-        y = torch.addmm(bias, x, weight.t())
-        return y.relu_() if relu else y
-
-    def grad_input(self, grad: Tensor, weight: Tensor) -> Tensor:
-        return torch.mm(grad, weight)
-
-    def grad_weight(self, transposed: Tensor, x: Tensor, out: Tensor) -> None:
-        torch.mm(transposed, x, out=out)
 
 
 class OneDnnBf16Gemm(Bf16Gemm):

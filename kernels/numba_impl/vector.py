@@ -131,44 +131,23 @@ def splat(typing: Any, value: Any) -> tuple[Any, Codegen]:
     return FLOATS(types.float32), codegen
 
 
-@intrinsic
-def add(typing: Any, a: Any, b: Any) -> tuple[Any, Codegen]:
-    """a + b"""
+def _elementwise(instruction: str) -> Callable[..., Any]:
+    """An LLVM instruction on each lane of two vectors."""
 
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return builder.fadd(*args)
+    @intrinsic
+    def operation(typing: Any, a: Any, b: Any) -> tuple[Any, Codegen]:
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            return getattr(builder, instruction)(*args)
 
-    return FLOATS(FLOATS, FLOATS), codegen
+        return FLOATS(FLOATS, FLOATS), codegen
 
-
-@intrinsic
-def subtract(typing: Any, a: Any, b: Any) -> tuple[Any, Codegen]:
-    """a - b"""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return builder.fsub(*args)
-
-    return FLOATS(FLOATS, FLOATS), codegen
+    return operation
 
 
-@intrinsic
-def multiply(typing: Any, a: Any, b: Any) -> tuple[Any, Codegen]:
-    """a b, rounded before anything is added to it"""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return builder.fmul(*args)
-
-    return FLOATS(FLOATS, FLOATS), codegen
-
-
-@intrinsic
-def divide(typing: Any, a: Any, b: Any) -> tuple[Any, Codegen]:
-    """a / b"""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return builder.fdiv(*args)
-
-    return FLOATS(FLOATS, FLOATS), codegen
+add = _elementwise("fadd")
+subtract = _elementwise("fsub")
+multiply = _elementwise("fmul")  # rounded before anything is added to it
+divide = _elementwise("fdiv")
 
 
 @intrinsic
