@@ -69,6 +69,7 @@ class TrainingLoop:
                 self._save(best=False)
             if stop_requested:
                 signal_name = self._around.stop.signal_name or "a signal on another rank"
+                self._around.log.write_interrupted(state.step, signal_name)
                 return Interrupted(self._around.run_dir, state.step, signal_name)
         return self._finish()
 

@@ -18,6 +18,7 @@ from dqrm_cpu.train.metrics import ClickMetrics
 Phase = Literal["train", "validation", "test"]
 
 _CONFIG, _ENVIRONMENT, _METRICS, _RESULT = "config.toml", "environment.json", "metrics.jsonl", "result.json"
+_INTERRUPTED = "interrupted.json"
 _CHECKPOINTS, _TENSORBOARD = "checkpoints", "tensorboard"
 _METRIC_NAMES = tuple(field.name for field in fields(ClickMetrics))
 
@@ -66,6 +67,9 @@ class RunLog(Protocol):
     def write_result(self, result: Mapping[str, JSON]) -> None:
         """Writes result.json, whole or not at all."""
 
+    def write_interrupted(self, step: int, signal_name: str) -> None:
+        """Marks the run as incomplete but saved: whoever started it may go on with it."""
+
     def close(self) -> None: ...
 
 
@@ -79,6 +83,9 @@ class NoRunLog:
         pass
 
     def write_result(self, result: Mapping[str, JSON]) -> None:
+        pass
+
+    def write_interrupted(self, step: int, signal_name: str) -> None:
         pass
 
     def close(self) -> None:
@@ -126,7 +133,8 @@ class RunFolder:
             _replace_keeping(path / _ENVIRONMENT, _dump(environment), step)
             _replace_keeping(path / _CONFIG, config_toml, step)
             _cut(path / _METRICS, step)
-            (path / _RESULT).unlink(missing_ok=True)
+            for name in (_RESULT, _INTERRUPTED):
+                (path / name).unlink(missing_ok=True)
             return cls(path, log)
         except OSError as error:
             raise ConfigError(f"the run folder {path} cannot be written: {error}; check its permissions") from error
@@ -148,15 +156,21 @@ class RunFolder:
         os.fsync(self._metrics.fileno())
 
     def write_result(self, result: Mapping[str, JSON]) -> None:
-        try:
-            _write_whole(self.path / _RESULT, _dump(result))
-        except OSError as error:
-            raise _unwritable(self.path / _RESULT, error) from error
+        self._write_mark(_RESULT, result)
+
+    def write_interrupted(self, step: int, signal_name: str) -> None:
+        self._write_mark(_INTERRUPTED, {"step": step, "signal": signal_name})
 
     def close(self) -> None:
         self._metrics.close()
         if self._tensorboard:
             self._tensorboard.close()
+
+    def _write_mark(self, name: str, content: Mapping[str, JSON]) -> None:
+        try:
+            _write_whole(self.path / name, _dump(content))
+        except OSError as error:
+            raise _unwritable(self.path / name, error) from error
 
 
 class TensorboardLog:
