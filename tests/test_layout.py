@@ -16,7 +16,7 @@ LAYERS = {
     "comm": {"config", "kernels", "profile"},
     "train": {"comm", "config", "data", "kernels", "model", "profile", "quant"},
     "bench": {"comm", "config", "data", "kernels", "model", "profile", "quant", "train"},
-    "doctor": {"config", "data", "kernels", "model", "profile"},
+    "doctor": {"comm", "config", "data", "kernels", "model", "profile"},
 }
 """What each part may import beside errors, openmp and the version; cli may import everything."""
 

@@ -4,7 +4,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,7 +30,7 @@ def opened_transport(config: Config) -> Iterator[Transport]:
     _require_device(config)
     with open_transport(config.comm.transport, config.comm.simulated_ranks, config.comm.timeout) as transport:
         machine = fingerprint()
-        set_threads(config.train.threads or machine.usable_cores)
+        set_threads(config.train.threads or _default_threads(machine, os.environ))
         _require_memory(config, transport, machine)
         if transport.rank == 0 and transport.size > 1:
             print(f"{transport.size} ranks over {transport.name}: {transport.reason}", file=sys.stderr, flush=True)
@@ -60,6 +60,12 @@ def gathered_environment(transport: Transport) -> dict[str, Any]:
 def _gather(transport: Transport, value: object) -> list[Any]:
     payload = np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
     return [json.loads(part.tobytes()) for part in transport.allgatherv(payload)]
+
+
+def _default_threads(machine: Fingerprint, environ: Mapping[str, str]) -> int:
+    """Every usable core, or OMP_NUM_THREADS where that is fewer: batch systems that do not pin tell the share so."""
+    asked = environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return min(machine.usable_cores, int(asked)) if asked.isdigit() and int(asked) else machine.usable_cores
 
 
 def _require_device(config: Config) -> None:

@@ -111,7 +111,9 @@ class TrainConfig:
     early_stop_patience: int = setting(
         0, "stop after that many evaluations without a better validation AUC; 0: off", minimum=0
     )
-    threads: int = setting(0, "threads of this process; 0: every core it may use", minimum=0, maximum=4096)
+    threads: int = setting(
+        0, "threads of this process; 0: every core it may use, or OMP_NUM_THREADS of them", minimum=0, maximum=4096
+    )
     tensorboard: bool = setting(False, "also write TensorBoard events into the run folder")
 
 

@@ -19,25 +19,33 @@ fail() {
   exit 2
 }
 
-# Trains to the end, over as many tries of this job as that takes. Arguments: options of `dqrm-cpu train`.
+# Trains to the end, over as many tries of this job as that takes; never returns. Arguments: options of `dqrm-cpu train`.
 train() {
-  if [ -e "$run_dir/result.json" ]; then
+  if [ -e "$run_dir/result.json" ] && [ -z "${DQRM_DOCTOR:-}" ]; then
     say "$run_dir holds a finished run; remove its result.json to go on with it"
-    return 0
+    exit 0
   fi
-  local data=() status=0
+  local data=() status=0 action=(train --resume auto)
+  # Only looks: a job of a minute that tells whether the long one will run well.
+  [ -z "${DQRM_DOCTOR:-}" ] || action=(doctor --job)
   [ -z "${DQRM_DATA:-}" ] || data=(--data "$DQRM_DATA")
   # Whatever an earlier try left would speak for this one if it fails before it opens the run folder.
   rm -f "$run_dir/interrupted.json"
   say "try ${SLURM_RESTART_COUNT:-0} on ${SLURM_JOB_NODELIST:-this host}, ${SLURM_NTASKS:-1} ranks by $launcher"
-  run_ranks "$command" train --run-dir "$run_dir" --resume auto "${data[@]}" "$@" || status=$?
-  say "the ranks ended with status $status"
-  if [ -e "$run_dir/interrupted.json" ] || [ "$status" = "$NEAR_LIMIT" ]; then
-    [ -z "$cancelled" ] && requeue "the time limit is near, and the run is saved"
-  elif [ "$status" != 0 ] && [ -z "$cancelled" ] && ! nodes_answer; then
+  run_ranks "$command" "${action[@]}" --run-dir "$run_dir" "${data[@]}" "$@" || status=$?
+  finish_try "$status"
+}
+
+# Ends this script after a try: requeues the job if time or a node ran out, otherwise exits with the status given.
+finish_try() {
+  local status=$1
+  say "the work ended with status $status"
+  if [ -z "$cancelled" ] && { [ -e "$run_dir/interrupted.json" ] || [ "$status" = "$NEAR_LIMIT" ]; }; then
+    requeue "the time limit is near, and the run is saved"
+  elif [ -z "$cancelled" ] && [ "$status" != 0 ] && ! nodes_answer; then
     requeue "a node is gone"
   fi
-  return "$status"
+  exit "$status"
 }
 
 # Runs a command on every rank with the chosen launcher and passes signals on to it; its exit status.

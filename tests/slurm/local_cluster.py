@@ -193,7 +193,7 @@ class LocalCluster:
             "SlurmUser": "root",
             "SlurmdUser": "root",
             "AuthType": "auth/munge",
-            # A job that was requeued may start again once its old credentials have expired: two minutes if unset or below 5.
+            # A requeued job may start again once its old credentials have expired: two minutes if unset or below 5.
             "AuthInfo": f"socket={self._folder}/munge.sock,cred_expire=5",
             "StateSaveLocation": f"{self._folder}/state",
             "SlurmdSpoolDir": f"{self._folder}/spool-%n",
