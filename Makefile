@@ -44,7 +44,7 @@ lint: $(STAMP) ## ruff, mypy, shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/shellcheck .ci/run $(wildcard scripts/slurm/*.sh)
+	$(BIN)/shellcheck -x .ci/run $(wildcard scripts/slurm/*.sh)
 
 clean: ## Remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

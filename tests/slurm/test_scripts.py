@@ -1,0 +1,83 @@
+"""The other scripts, as they stand, on the virtual cluster; and what can be said of all of them without one."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs import ROOT, Jobs, dqrm_cpu
+
+SCRIPTS = sorted((ROOT / "scripts" / "slurm").glob("*.sh"))
+JOB_SCRIPTS = [path for path in SCRIPTS if path.name != "functions.sh"]
+
+
+def test_shellcheck_finds_nothing() -> None:
+    shellcheck = Path(sys.executable).parent / "shellcheck"
+    done = subprocess.run([shellcheck, "-x", *SCRIPTS], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("script", JOB_SCRIPTS, ids=lambda path: path.name)
+def test_a_script_names_no_account_or_partition_and_is_short(script: Path) -> None:
+    lines = script.read_text().splitlines()
+    header = " ".join(line for line in lines if line.startswith("#SBATCH"))
+    assert not {"--account", "--partition"} & set(header.replace("=", " ").split())
+    assert "--requeue" in header
+    assert "--signal=B:USR1@" in header
+    assert len(lines) < 100
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+def test_days_are_checked_one_by_one_and_prepared_once(jobs: Jobs, raw_days: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "prepared"
+    env = {"DQRM_DAYS": str(raw_days), "DQRM_OUT": str(out), "DQRM_MAX_IND_RANGE": "1000"}
+    job = jobs.submit("prepare_terabyte.sh", sbatch=("--array=0-2",), env=env)
+    jobs.wait_until(lambda: (out / "manifest.json").exists(), "the data set", 90)
+    jobs.wait_for_state(f"{job}_2", "COMPLETED", "FAILED")
+    assert jobs.output().count("is whole\n") == 3
+    assert jobs.output().count("all days are whole: preparing") == 1
+    assert rows_of(out) == rows_of(data)
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+def test_a_damaged_day_is_not_prepared(jobs: Jobs, raw_days: Path, tmp_path: Path) -> None:
+    days = tmp_path / "days"
+    days.mkdir()
+    (days / "day_0.gz").symlink_to(raw_days / "day_0.gz")
+    (days / "day_1.gz").write_bytes((raw_days / "day_1.gz").read_bytes()[:-1000])
+    env = {"DQRM_DAYS": str(days), "DQRM_OUT": str(tmp_path / "prepared")}
+    job = jobs.submit("prepare_terabyte.sh", sbatch=("--array=0-1",), env=env)
+    jobs.wait_until(lambda: "unexpected end of file" in jobs.output(), "the mistake", 60)
+    jobs.wait_for_state(f"{job}_1", "FAILED")
+    assert not (tmp_path / "prepared").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.mpi
+@pytest.mark.slurm
+def test_doctor_looks_at_a_rank_per_socket_on_every_node(jobs: Jobs) -> None:
+    env = {"DQRM_DOCTOR": "1", "DQRM_RUN_DIR": str(jobs.run_dir), "DQRM_LAUNCHER": "srun"}
+    job = jobs.submit("tb_nnode.sh", sbatch=("--nodes=2",), env=env)
+    jobs.wait_for_state(job, "COMPLETED", "FAILED")
+    output = " ".join(jobs.output().split())
+    assert "4 ranks on node1 (2), node2 (2)" in output
+    assert "transport ok gloo" in output
+    assert "every rank sees what rank 0 writes" in output
+    assert not (jobs.run_dir / "metrics.jsonl").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+def test_kaggle_on_one_node_needs_no_launcher(jobs: Jobs, data: Path) -> None:
+    options = ("--train.max-steps", "5", "--train.batch-size", "128", "--train.threads", "1")
+    job = jobs.submit("kaggle_1node.sh", *options, env={"DQRM_RUN_DIR": str(jobs.run_dir)})
+    jobs.wait_for_state(job, "COMPLETED", "FAILED")
+    assert (jobs.run_dir / "result.json").exists(), jobs.output()
+
+
+def rows_of(folder: Path) -> str:
+    """The first training rows of a data set, as text."""
+    return dqrm_cpu("data", "head", str(folder), "--rows", "20")
