@@ -3,6 +3,7 @@
 #   sbatch scripts/slurm/prepare_terabyte.sh [dqrm-cpu prepare options]
 # Each task of the array reads one day to its end and stops the job if it is damaged. The task that finishes last then
 # prepares all of them: ids go by first appearance and rows are shuffled over all days, which has one order only.
+# Days that were checked are not read again: once a damaged one is replaced, submit with --array=N for it alone.
 #SBATCH --job-name=dqrm-prepare
 #SBATCH --array=0-23
 #SBATCH --nodes=1
@@ -22,7 +23,9 @@ source "${DQRM_ROOT:-$SLURM_SUBMIT_DIR}/scripts/slurm/functions.sh"
 days=${DQRM_DAYS:-$root/data/days}
 out=${DQRM_OUT:-$root/data/terabyte}
 checked=$out.checked # beside the data set, which must have a folder of its own
-read -r first last <<<"${SLURM_ARRAY_TASK_MIN:?submit with --array} $SLURM_ARRAY_TASK_MAX"
+num_days=${DQRM_NUM_DAYS:-24}
+task=${SLURM_ARRAY_TASK_ID:?submit with --array}
+[ "$task" -lt "$num_days" ] || fail "--array goes beyond day $((num_days - 1)); DQRM_NUM_DAYS says how many there are"
 
 day_file() {
   local path
@@ -35,36 +38,38 @@ day_file() {
 # Size and time of change: what a day was when it was checked.
 stamp() { stat --dereference --format='%s %Y' "$1"; }
 
+# Behind `||`, where bash ignores `set -e`: each failure is returned by hand.
 check_day() {
   local path
-  path=$(day_file "$1")
+  path=$(day_file "$1") || return
   case $path in
-    *.gz) run_ranks gzip --test "$path" ;;
-    *.zst) run_ranks zstd --test --quiet "$path" ;;
+    *.gz) run_ranks gzip --test "$path" || return ;;
+    *.zst) run_ranks zstd --test --quiet "$path" || return ;;
   esac
-  stamp "$path" >"$checked/day_$1.tmp"
-  mv "$checked/day_$1.tmp" "$checked/day_$1"
+  stamp "$path" >"$checked/day_$1.tmp" && mv "$checked/day_$1.tmp" "$checked/day_$1"
 }
 
-is_checked() { [ "$(cat "$checked/day_$1" 2>/dev/null)" = "$(stamp "$(day_file "$1")")" ]; }
+is_checked() {
+  [ -s "$checked/day_$1" ] && [ "$(cat "$checked/day_$1")" = "$(stamp "$(day_file "$1")")" ]
+}
 
 mkdir -p "$checked"
-if ! is_checked "$SLURM_ARRAY_TASK_ID"; then
-  check_day "$SLURM_ARRAY_TASK_ID" || finish_try $?
-  say "day $SLURM_ARRAY_TASK_ID is whole"
+if ! is_checked "$task"; then
+  check_day "$task" || finish_try $?
+  say "day $task is whole"
 fi
 
 files=()
-for ((day = first; day <= last; day++)); do
+for ((day = 0; day < num_days; day++)); do
   is_checked "$day" || exit 0
   files+=("$(day_file "$day")")
 done
 # Two tasks may see the last mark at once: one of them makes this folder. A requeued one finds its own name in it.
 claim=$checked/prepared-by-$SLURM_ARRAY_JOB_ID
 if mkdir "$claim" 2>/dev/null; then
-  echo "$SLURM_ARRAY_TASK_ID" >"$claim/task"
+  echo "$task" >"$claim/task"
 fi
-[ "$(cat "$claim/task" 2>/dev/null)" = "$SLURM_ARRAY_TASK_ID" ] || exit 0
+[ "$(cat "$claim/task" 2>/dev/null)" = "$task" ] || exit 0
 if [ -e "$out/manifest.json" ]; then
   say "$out is prepared already"
   exit 0

@@ -32,7 +32,7 @@ def test_a_script_names_no_account_or_partition_and_is_short(script: Path) -> No
 @pytest.mark.slurm
 def test_days_are_checked_one_by_one_and_prepared_once(jobs: Jobs, raw_days: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "prepared"
-    env = {"DQRM_DAYS": str(raw_days), "DQRM_OUT": str(out), "DQRM_MAX_IND_RANGE": "1000"}
+    env = {"DQRM_DAYS": str(raw_days), "DQRM_OUT": str(out), "DQRM_NUM_DAYS": "3", "DQRM_MAX_IND_RANGE": "1000"}
     job = jobs.submit("prepare_terabyte.sh", sbatch=("--array=0-2",), env=env)
     jobs.wait_until(lambda: (out / "manifest.json").exists(), "the data set", 90)
     jobs.wait_for_state(f"{job}_2", "COMPLETED", "FAILED")
@@ -48,7 +48,7 @@ def test_a_damaged_day_is_not_prepared(jobs: Jobs, raw_days: Path, tmp_path: Pat
     days.mkdir()
     (days / "day_0.gz").symlink_to(raw_days / "day_0.gz")
     (days / "day_1.gz").write_bytes((raw_days / "day_1.gz").read_bytes()[:-1000])
-    env = {"DQRM_DAYS": str(days), "DQRM_OUT": str(tmp_path / "prepared")}
+    env = {"DQRM_DAYS": str(days), "DQRM_OUT": str(tmp_path / "prepared"), "DQRM_NUM_DAYS": "2"}
     job = jobs.submit("prepare_terabyte.sh", sbatch=("--array=0-1",), env=env)
     jobs.wait_until(lambda: "unexpected end of file" in jobs.output(), "the mistake", 60)
     jobs.wait_for_state(f"{job}_1", "FAILED")
