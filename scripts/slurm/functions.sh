@@ -166,7 +166,9 @@ requeue() {
     fail "$1, but the job was requeued $most times already (DQRM_MAX_REQUEUES); go on with sbatch and DQRM_RUN_DIR=$run_dir"
   fi
   say "$1: requeueing"
-  scontrol requeue "$SLURM_JOB_ID" || fail "Slurm refuses to requeue; go on with sbatch and DQRM_RUN_DIR=$run_dir"
+  # Where a node failed, Slurm may have done so a moment ago.
+  scontrol requeue "$SLURM_JOB_ID" || [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = PENDING ] ||
+    fail "Slurm refuses to requeue; go on with sbatch and DQRM_RUN_DIR=$run_dir"
   sleep 300 &
   wait $!
 }

@@ -136,6 +136,15 @@ def test_reopening_a_finished_run_takes_back_its_result_and_its_test_rows(tmp_pa
     assert not (tmp_path / "result.json").exists()
 
 
+def test_reopening_an_interrupted_run_takes_back_its_mark(tmp_path: Path) -> None:
+    folder = _create(tmp_path)
+    folder.write_interrupted(7, "SIGUSR1")
+    folder.close()
+    assert json.loads((tmp_path / "interrupted.json").read_text()) == {"step": 7, "signal": "SIGUSR1"}
+    _reopen(tmp_path, 7).close()
+    assert not (tmp_path / "interrupted.json").exists()
+
+
 def test_a_changed_configuration_does_not_hide_the_one_before(tmp_path: Path) -> None:
     _create(tmp_path).close()
     RunFolder.reopen(tmp_path, 7, "epochs = 2\n", {"cores": 2}).close()
@@ -198,5 +207,6 @@ def test_a_rank_without_a_folder_makes_the_same_calls(tmp_path: Path, monkeypatc
     log.log(_row(1))
     log.sync()
     log.write_result({"auc": 0.5})
+    log.write_interrupted(1, "SIGTERM")
     log.close()
     assert not list(tmp_path.iterdir())
