@@ -8,8 +8,7 @@ from dqrm_cpu import __version__
 from dqrm_cpu.bench.data import RATIOS
 from dqrm_cpu.bench.data_polars import PACKAGE as POLARS
 from dqrm_cpu.bench.data_run import DataEntry, DataGroupResult, DataResult
-from dqrm_cpu.bench.document import FORMAT, Circumstances
-from dqrm_cpu.bench.result import compare
+from dqrm_cpu.bench.document import Circumstances, document_frame, ratio_tree
 
 _PACKAGES = (POLARS, "isal", "numba", "numpy", "torch")
 
@@ -26,18 +25,10 @@ def data_document(around: Circumstances, results: Iterable[DataResult]) -> dict[
     """Plain values; `ratios` has them as key, case, variant."""
     results = tuple(results)
     return {
-        "format": FORMAT,
-        "benchmark": "data",
-        "notes": list(_NOTES),
-        "taken_at": around.taken_at,
-        "quick": around.quick,
-        "rounds": around.plan.rounds,
-        "threads": around.threads,
-        "load_average": list(around.load_average),
+        **document_frame("data", _NOTES, around),
         "versions": {"dqrm-cpu": __version__, "python": around.machine.python, **_versions()},
-        "machine": around.machine.as_dict(),
         "cases": {result.case.name: _case(result) for result in results},
-        "ratios": _ratios(results),
+        "ratios": ratio_tree(RATIOS, {result.case.name: result.medians_s() for result in results}),
     }
 
 
@@ -79,16 +70,3 @@ def _entry(entry: DataEntry) -> dict[str, Any]:
         "rows_per_s": entry.rows_per_s,
         "peak_bytes": entry.peak_bytes,
     }
-
-
-def _ratios(results: Iterable[DataResult]) -> dict[str, dict[str, dict[str, Any]]]:
-    tree: dict[str, dict[str, dict[str, Any]]] = {}
-    for result in results:
-        for found in compare(RATIOS, result.medians_s()):
-            ratio = found.ratio
-            tree.setdefault(ratio.key, {}).setdefault(result.case.name, {})[ratio.variant] = {
-                "ratio": found.value,
-                "numerator": {"name": ratio.numerator, "median_s": found.numerator_s},
-                "denominator": {"name": ratio.denominator, "median_s": found.denominator_s},
-            }
-    return tree

@@ -1,12 +1,12 @@
 """The JSON form of a benchmark: figures, what was compared with what, and the machine and versions behind them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
 from dqrm_cpu import __version__
-from dqrm_cpu.bench.benchmark import Benchmark
+from dqrm_cpu.bench.benchmark import Benchmark, Ratio
 from dqrm_cpu.bench.fbgemm import PACKAGE as FBGEMM
 from dqrm_cpu.bench.result import CaseResult, Comparison, Entry, GroupResult, compare
 from dqrm_cpu.bench.timing import Plan
@@ -38,19 +38,26 @@ def benchmark_document(benchmark: Benchmark, around: Circumstances, results: Ite
     """Plain values; `ratios` has them as key, case, variant."""
     results = tuple(results)
     return {
+        **document_frame(benchmark.name, _NOTES, around),
+        "versions": _versions(around.machine),
+        "cases": {result.case.name: _case(result) for result in results},
+        "ratios": ratio_tree(benchmark.ratios, {result.case.name: result.medians_s() for result in results}),
+    }
+
+
+def document_frame(name: str, notes: Sequence[str], around: Circumstances) -> dict[str, Any]:
+    """What every benchmark's JSON begins with."""
+    return {
         "format": FORMAT,
-        "benchmark": benchmark.name,
-        "notes": list(_NOTES),
+        "benchmark": name,
+        "notes": list(notes),
         "taken_at": around.taken_at,
         "quick": around.quick,
         "rounds": around.plan.rounds,
         "turn_s": around.plan.turn_s,
         "threads": around.threads,
         "load_average": list(around.load_average),
-        "versions": _versions(around.machine),
         "machine": around.machine.as_dict(),
-        "cases": {result.case.name: _case(result) for result in results},
-        "ratios": _ratios(benchmark, results),
     }
 
 
@@ -97,12 +104,15 @@ def _entry(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _ratios(benchmark: Benchmark, results: Iterable[CaseResult]) -> dict[str, dict[str, dict[str, Any]]]:
+def ratio_tree(
+    ratios: Sequence[Ratio], medians_s: Mapping[str, Mapping[str, float]]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """By key, case and variant, from the medians of each case's contestants."""
     tree: dict[str, dict[str, dict[str, Any]]] = {}
-    for result in results:
-        for comparison in compare(benchmark.ratios, result.medians_s()):
+    for case, medians in medians_s.items():
+        for comparison in compare(ratios, medians):
             ratio = comparison.ratio
-            tree.setdefault(ratio.key, {}).setdefault(result.case.name, {})[ratio.variant] = _comparison(comparison)
+            tree.setdefault(ratio.key, {}).setdefault(case, {})[ratio.variant] = _comparison(comparison)
     return tree
 
 

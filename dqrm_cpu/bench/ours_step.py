@@ -10,7 +10,9 @@ from dqrm_cpu.bench.contestant import AbsentError
 from dqrm_cpu.bench.ipex import load_ipex_kernels
 from dqrm_cpu.bench.pool import Work
 from dqrm_cpu.bench.weights import initial_mlps
+from dqrm_cpu.comm.settings import WireSettings
 from dqrm_cpu.comm.single import SingleTransport
+from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config import Config
 from dqrm_cpu.kernels.interface import Kernels
 from dqrm_cpu.model.dlrm import Dlrm
@@ -24,25 +26,29 @@ NEVER_AGAIN = 2**62
 
 
 class OursStep:
-    """`TrainingStep` of one process under one configuration."""
+    """`TrainingStep` of this process under one configuration; over a transport, as one of its ranks."""
 
-    def __init__(self, name: str, about: str, config: Config, arenas: Arenas) -> None:
+    def __init__(
+        self, name: str, about: str, config: Config, arenas: Arenas, transport: Transport | None = None
+    ) -> None:
         self.name, self.about = name, about
         self._config, self._arenas = config, arenas
+        self._transport = SingleTransport() if transport is None else transport
         self._iteration = 0
         self._step: TrainingStep | None = None
 
     def setup(self) -> None:
         _require_precision(self._config.train.precision)
         kernels = load_ipex_kernels() if self._config.kernels == "ipex" else self._arenas.kernels
-        self._step = _training_step(self._config, self._arenas, kernels)
+        self._step = _training_step(self._config, self._arenas, kernels, self._transport)
 
     def step(self, work: Work) -> Tensor:
         """The loss of the batch before the update."""
         assert self._step is not None
         train = self._config.train
         batch = work.batch
-        outcome = self._step(self._iteration, [batch], batch.size, train.learning_rate, stop_requested=False)
+        global_batch = batch.size * self._transport.size
+        outcome = self._step(self._iteration, [batch], global_batch, train.learning_rate, stop_requested=False)
         self._iteration += 1
         return torch.tensor(outcome.loss)
 
@@ -50,7 +56,7 @@ class OursStep:
         self._step = None
 
 
-def _training_step(config: Config, arenas: Arenas, kernels: Kernels) -> TrainingStep:
+def _training_step(config: Config, arenas: Arenas, kernels: Kernels, transport: Transport) -> TrainingStep:
     # As many tables as the shared ones, which take their place, but without their gigabytes.
     placeholder = replace(config.model, table_rows=(1,) * len(config.model.table_rows))
     model = Dlrm(replace(config, model=placeholder), kernels, CPU)
@@ -64,7 +70,8 @@ def _training_step(config: Config, arenas: Arenas, kernels: Kernels) -> Training
         scales = TableScales(config.quant, kernels, model.tables)
     model.dense.copy_(initial_mlps(config).flat)
     optimizer = select_optimizer(config.train, model)
-    return TrainingStep(model, scales, optimizer, SingleTransport(), num_shares=1, micro_batch=config.train.batch_size)
+    wires = WireSettings(wire=config.comm.wire)
+    return TrainingStep(model, scales, optimizer, transport, 1, config.train.batch_size, wires)
 
 
 def _require_precision(precision: str) -> None:

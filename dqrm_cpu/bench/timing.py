@@ -44,9 +44,15 @@ class Timing:
 
 
 def time_interleaved(
-    contestants: Sequence[Contestant], pool: Pool, plan: Plan, advance: Callable[[int], None]
+    contestants: Sequence[Contestant],
+    pool: Pool,
+    plan: Plan,
+    advance: Callable[[int], None],
+    agree: Callable[[float], float] = lambda seconds: seconds,
 ) -> dict[str, Timing]:
     """Timings by name; `advance` hears of every round that is done.
+
+    `agree` makes of a turn's seconds those of all ranks, where several take the same turns.
 
     A contestant takes the steps of its turn in a row, as training would, after one that is not timed: it brings the
     MLPs back into the caches. Each round begins with another contestant.
@@ -57,7 +63,7 @@ def time_interleaved(
         first = number % len(contestants)
         for contestant in (*contestants[first:], *contestants[:first]):
             name = contestant.name
-            seconds = _time_turn(contestant, pool, steps[name])
+            seconds = agree(_time_turn(contestant, pool, steps[name]))
             if number < plan.warmup_rounds:
                 steps[name] = max(1, min(_MOST_STEPS, round(plan.turn_s / seconds)))
             else:

@@ -1,4 +1,4 @@
-"""`dqrm-cpu bench`: times steps, kernels or preparation against other ways to do the same, on this machine."""
+"""`dqrm-cpu bench`: times steps, kernels, preparation or exchanges against other ways to do the same."""
 
 import argparse
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dqrm_cpu.cli.bench_data import DATA_ROUNDS, run_bench_data
+from dqrm_cpu.cli.bench_exchange import run_bench_exchange
 from dqrm_cpu.cli.parser import Subparsers, UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from dqrm_cpu.bench.result import CaseResult, Comparison, DerivedEntry, Entry
     from dqrm_cpu.bench.run import Progress
 
-_KINDS = ("step", "kernels", "data")
+_KINDS = ("step", "kernels", "data", "exchange")
 _ROUNDS, _QUICK_ROUNDS = 15, 3
 _TURN_S, _QUICK_TURN_S = 0.15, 0.005
 
@@ -28,6 +29,7 @@ examples:
   dqrm-cpu bench step --cases kaggle_128          one training step, ours and others'
   dqrm-cpu bench kernels --json kernels.json      every kernel, figures kept
   dqrm-cpu bench data --cases rows_1m             preparing raw clicks, beside polars
+  dqrm-cpu bench exchange --json exchange.json    gradients between two ranks, every wire and transport
   dqrm-cpu bench step --quick                     a minute's look whether all of it works
 
 Contestants take turns; those that are not installed say so. What to make of the figures:
@@ -36,14 +38,21 @@ docs/benchmarks.md."""
 
 def add_parser(subparsers: Subparsers) -> None:
     """The command's options."""
-    about = "time steps, kernels and preparation against other programs"
+    about = "time steps, kernels, preparation and gradient exchange against other programs"
     parser = subparsers.add_parser("bench", help=about, description=f"{about[0].upper()}{about[1:]}.", epilog=_EPILOG)
     parser.add_argument(
-        "what", metavar="WHAT", choices=_KINDS, help="step: whole training steps; kernels: one by one; data: prepare"
+        "what",
+        metavar="WHAT",
+        choices=_KINDS,
+        help="step: whole training steps; kernels: one by one; data: prepare; exchange: gradients between ranks",
     )
     parser.add_argument(
-        "--cases", metavar="NAME,...", help="demo_128, kaggle_128, kaggle_2048, terabyte_2048; data: rows_1m, rows_8m"
+        "--cases",
+        metavar="NAME,...",
+        help="demo_128, kaggle_128, kaggle_2048, terabyte_2048; data: rows_1m, "
+        "rows_8m; exchange: terabyte_d64, terabyte_d16",
     )
+    parser.add_argument("--transports", metavar="NAME,...", help="of bench exchange (default: mpi,gloo)")
     parser.add_argument(
         "--rounds",
         metavar="N",
@@ -59,8 +68,10 @@ def run(args: argparse.Namespace) -> int:
     """Prints a table per case; the exit status does not judge."""
     if args.json is not None and not args.json.parent.is_dir():
         raise UsageError(f"--json {args.json}: there is no folder {args.json.parent}; make it first")
-    if args.what == "data":
-        return run_bench_data(args, _circumstances(args))
+    if args.transports is not None and args.what != "exchange":
+        raise UsageError(f"--transports {args.transports}: bench {args.what} has no ranks; bench exchange has")
+    if args.what in ("data", "exchange"):
+        return {"data": run_bench_data, "exchange": run_bench_exchange}[args.what](args, _circumstances(args))
     from dqrm_cpu.bench.document import benchmark_document
     from dqrm_cpu.bench.run import run_case
 

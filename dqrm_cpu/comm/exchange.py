@@ -11,6 +11,7 @@ import numpy.typing as npt
 from dqrm_cpu.comm.accounting import SentBytes
 from dqrm_cpu.comm.buffers import Bytes
 from dqrm_cpu.comm.codec import Codec, Fp32Codec, Layout, Longs, Merge, layout_of
+from dqrm_cpu.comm.phases import PhaseTimes, Span
 from dqrm_cpu.comm.residuals import TableResiduals
 from dqrm_cpu.comm.scales import Floats, require_finite
 from dqrm_cpu.comm.transport import Transport, sum_in_order
@@ -22,10 +23,13 @@ _NO_STEPS = np.empty(0, dtype=np.float32)
 class SparseExchange:
     """Two collectives for all tables: counts and abs-max of every rank, then one message of each."""
 
-    def __init__(self, transport: Transport, codec: Codec, residuals: TableResiduals | None = None) -> None:
+    def __init__(
+        self, transport: Transport, codec: Codec, residuals: TableResiduals | None = None, span: Span | None = None
+    ) -> None:
         self._transport = transport
         self._codec = codec
         self._residuals = residuals
+        self._span = PhaseTimes() if span is None else span
         self.sent = SentBytes()
 
     def __call__(self, local: Sequence[SparseGrad]) -> SparseGrad:
@@ -34,23 +38,27 @@ class SparseExchange:
         `local` holds this rank's gradient; in a world of one process, one for each rank that it simulates.
         """
         check_count(self._transport, len(local))
-        if self._residuals is not None:
-            local = [self._residuals.added(slot, grad) for slot, grad in enumerate(local)]
-        before = self._transport.bytes_sent
-        pointers, steps = self._headers(local)
-        messages = [self._encode(slot, grad, steps) for slot, grad in enumerate(local)]
+        before, dim = self._transport.bytes_sent, local[0].values.shape[1]
+        with self._span("quantize"):
+            if self._residuals is not None:
+                local = [self._residuals.added(slot, grad) for slot, grad in enumerate(local)]
+            own = [_header(grad, self._codec.absmax(grad)) for grad in local]
+        with self._span("wire"):
+            words = self._transport.allgather_small(own[0]) if len(own) == 1 else np.stack(own)
+        with self._span("quantize"):
+            pointers, steps = self._understood(words)
+            messages = [self._encode(slot, grad, steps) for slot, grad in enumerate(local)]
         if self._transport.size > 1:
-            dim = local[0].values.shape[1]
             layouts = [Layout(int(pointer[-1]), dim, self._codec.value_bytes) for pointer in pointers]
-            messages = self._transport.allgatherv(messages[0], [layout.message_bytes for layout in layouts])
+            with self._span("wire"):
+                messages = self._transport.allgatherv(messages[0], [layout.message_bytes for layout in layouts])
         self._count(layout_of(local[0], self._codec.value_bytes), self._transport.bytes_sent - before)
-        return self._codec.merge(messages, pointers, local[0].values.shape[1], steps)
+        with self._span("merge"):
+            return self._codec.merge(messages, pointers, dim, steps)
 
-    def _headers(self, local: Sequence[SparseGrad]) -> tuple[Longs, Floats]:
-        """Where each rank's tables begin among its rows, int64[ranks, T + 1], and the step of each table."""
+    def _understood(self, words: npt.NDArray[np.int32]) -> tuple[Longs, Floats]:
+        """Of all headers: where each rank's tables begin among its rows, int64[ranks, T + 1], each table's step."""
         rule = self._codec.scale_rule
-        own = [_header(grad, self._codec.absmax(grad)) for grad in local]
-        words = self._transport.allgather_small(own[0]) if len(own) == 1 else np.stack(own)
         pointers = np.zeros((words.shape[0], words.shape[2] + 1), dtype=np.int64)
         np.cumsum(words[:, 0], axis=1, out=pointers[:, 1:])
         if rule is None:

@@ -12,6 +12,7 @@ from dqrm_cpu.comm.dense_tables import DenseTableExchange
 from dqrm_cpu.comm.exchange import SparseExchange
 from dqrm_cpu.comm.mlp import Fp32Mlp, MlpExchange, Parts, ShortMlp
 from dqrm_cpu.comm.mlp_forms import Bf16Form, Form, Int8Form
+from dqrm_cpu.comm.phases import Span
 from dqrm_cpu.comm.residuals import Residuals, TableResiduals
 from dqrm_cpu.comm.scales import ScaleRule
 from dqrm_cpu.comm.settings import WireSettings
@@ -64,11 +65,11 @@ class GradientExchange:
 
 
 def open_exchange(
-    settings: WireSettings, transport: Transport, num_local: int, shape: Shape, merge: Merge
+    settings: WireSettings, transport: Transport, num_local: int, shape: Shape, merge: Merge, span: Span | None = None
 ) -> GradientExchange:
     """For `num_local` gradients in this process: 1 of a real rank, or all that are simulated."""
     residuals: dict[str, Residuals] = {}
-    tables = _table_exchange(settings, transport, num_local, shape, merge, residuals)
+    tables = _table_exchange(settings, transport, num_local, shape, merge, residuals, span)
     mlp = _mlp_exchange(settings, transport, num_local, shape.num_parameters, residuals)
     return GradientExchange(tables, mlp, settings.exact, residuals)
 
@@ -80,14 +81,15 @@ def _table_exchange(
     shape: Shape,
     merge: Merge,
     residuals: dict[str, Residuals],
+    span: Span | None,
 ) -> TableExchange:
     if settings.wire == "dense":
-        return DenseTableExchange(transport, shape.row_offset, shape.dim)
+        return DenseTableExchange(transport, shape.row_offset, shape.dim, span)
     kept = None
     if settings.error_feedback == "all":
         kept = TableResiduals(transport, num_local, shape.row_offset, shape.dim)
         residuals["feedback.tables"] = kept
-    return SparseExchange(transport, _codec(settings, merge), kept)
+    return SparseExchange(transport, _codec(settings, merge), kept, span)
 
 
 def _codec(settings: WireSettings, merge: Merge) -> Codec:

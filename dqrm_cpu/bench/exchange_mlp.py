@@ -1,0 +1,60 @@
+"""Contestants that carry the gradients of both MLPs."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from dqrm_cpu.bench.exchange import MLP_FORMS, contestant_name
+from dqrm_cpu.bench.pool import Work
+from dqrm_cpu.comm.phases import PhaseTimes
+from dqrm_cpu.comm.settings import WireSettings
+from dqrm_cpu.comm.transport import Transport
+from dqrm_cpu.comm.wires import GradientExchange, Shape, open_exchange
+from dqrm_cpu.kernels.types import SparseGrad
+from dqrm_cpu.model.dlrm import DenseGradients
+
+_GRADIENT_SIZE = 1e-3
+
+
+class OurMlp:
+    """A flat gradient in one of our forms. Includes a copy of it: the sum replaces what was summed."""
+
+    def __init__(self, transport: Transport, name: str, num_parameters: int) -> None:
+        form, feedback = MLP_FORMS[name]
+        self.name = contestant_name(transport.name, name)
+        self.about = f"comm.mlp-gradients {form}, error feedback {feedback}, over {transport.name}"
+        self._transport, self._num_parameters = transport, num_parameters
+        self._settings = WireSettings(mlp_gradients=form, error_feedback=feedback)
+        self._exchange: GradientExchange | None = None
+        self.phases = PhaseTimes()
+
+    def setup(self) -> None:
+        self.phases = PhaseTimes()
+        shape = Shape(torch.zeros(2, dtype=torch.int64), 1, self._num_parameters)
+        self._exchange = open_exchange(self._settings, self._transport, 1, shape, _no_tables)
+        generator = torch.Generator().manual_seed(1 + self._transport.rank)
+        size = self._num_parameters + DenseGradients.NUM_SCALARS
+        self._source = torch.randn(size, generator=generator).mul_(_GRADIENT_SIZE)
+        self._flat = torch.empty(size)
+
+    def step(self, work: Work) -> Tensor:
+        """The summed gradient f32[P + scalars]."""
+        assert self._exchange is not None
+        self._flat.copy_(self._source)
+        with self.phases("mlp"):
+            self._exchange.mlp([self._flat])
+        return self._flat
+
+    def bytes_sent(self, work: Work) -> Mapping[str, int]:
+        assert self._exchange is not None
+        before = self._exchange.sent
+        self.step(work)
+        return self._exchange.sent.minus(before)._asdict()
+
+    def teardown(self) -> None:
+        self._exchange = None
+
+
+def _no_tables(grads: object) -> SparseGrad:
+    raise AssertionError("only MLPs travel here")
