@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from dqrm_cpu.comm.buffers import Bytes
-from dqrm_cpu.comm.codec import Layout, Longs, Merge, layout_of
+from dqrm_cpu.comm.codec import Layout, Longs, layout_of
 from dqrm_cpu.comm.scales import Floats, ScaleRule
 from dqrm_cpu.kernels.numba_impl import codes, scan
 from dqrm_cpu.kernels.numba_impl.arena import arena_of
+from dqrm_cpu.kernels.numba_impl.merging import Merging
 from dqrm_cpu.kernels.types import SparseGrad, Tables
 
 _WIDTH_BYTES = {"int8": 1, "int16": 2}
@@ -25,11 +26,10 @@ class IntegerCodec:
     It quantizes and sums on a CPU, whatever kernels the model runs.
     """
 
-    def __init__(self, width: str, fp32_container: bool, scale_rule: ScaleRule, merge: Merge) -> None:
+    def __init__(self, width: str, fp32_container: bool, scale_rule: ScaleRule) -> None:
         self.name = f"{width}-fp32" if fp32_container else width
         self.value_bytes = codes.FP32_CODE_BYTES if fp32_container else _WIDTH_BYTES[width]
         self.scale_rule = scale_rule
-        self._merge = merge
         threads = torch.get_num_threads()
         numba.get_num_threads()  # starts numba's threads, which changes what torch uses: they share a runtime
         torch.set_num_threads(threads)
@@ -65,31 +65,7 @@ class IntegerCodec:
 
     def merge(self, messages: Sequence[Bytes], pointers: Longs, dim: int, steps: Floats) -> SparseGrad:
         layouts = [Layout(int(pointer[-1]), dim, self.value_bytes) for pointer in pointers]
-        rows = [layout.rows(message) for layout, message in zip(layouts, messages, strict=True)]
-        values = [layout.values(message) for layout, message in zip(layouts, messages, strict=True)]
-        merged = self._merge([_rows_only(pointer, part) for pointer, part in zip(pointers, rows, strict=True)])
-        summed = torch.empty(merged.rows.numel(), dim)
-        num_items = -(-merged.rows.numel() // codes.ROWS_PER_ITEM)
-        cursors = np.empty((max(num_items, 1), len(messages)), dtype=np.int64)
-        row_places = np.array([part.ctypes.data for part in rows], dtype=np.int64)
-        code_places = np.array([part.ctypes.data for part in values], dtype=np.int64)
-        # Named, so that a copy that had to be made lives until the kernel is done.
-        pointers, steps = np.ascontiguousarray(pointers), np.ascontiguousarray(steps)
-        ranks = codes.RankCodes(
-            row_places.ctypes.data,
-            code_places.ctypes.data,
-            pointers.ctypes.data,
-            cursors.ctypes.data,
-            len(messages),
-            pointers.shape[1] - 1,
-            dim,
-            self.value_bytes,
-        )
-        result = (merged.rows.data_ptr(), merged.table_ptr.data_ptr(), summed.data_ptr())
-        codes.sum_codes(ranks, steps.ctypes.data, *result)
-        return SparseGrad(merged.table_ptr, merged.rows, summed)
-
-
-def _rows_only(pointer: Longs, rows: np.typing.NDArray[np.int32]) -> SparseGrad:
-    """A gradient of dimension 0: merging it finds which rows the sum has."""
-    return SparseGrad(torch.from_numpy(pointer), torch.from_numpy(rows), torch.empty(rows.size, 0))
+        parts = list(zip(layouts, messages, strict=True))
+        merging = Merging([torch.from_numpy(layout.rows(part)) for layout, part in parts], torch.from_numpy(pointers))
+        sent = [torch.from_numpy(layout.values(part)) for layout, part in parts]
+        return merging.sum_codes(sent, dim, self.value_bytes, torch.from_numpy(steps))

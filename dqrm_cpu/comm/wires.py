@@ -99,7 +99,7 @@ def _codec(settings: WireSettings, merge: Merge) -> Codec:
     from dqrm_cpu.comm.integer_codec import IntegerCodec
 
     width, _, container = settings.wire.partition("-")
-    return IntegerCodec(width, container == "fp32", ScaleRule.of(settings, width), merge)
+    return IntegerCodec(width, container == "fp32", ScaleRule.of(settings, width))
 
 
 def _mlp_exchange(

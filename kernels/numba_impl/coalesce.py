@@ -8,13 +8,14 @@ from numba import prange
 from .arena import Arena
 from .bfloat import load_number
 from .compiled import parallel, serial
-from .lookups import Lookups, Pooled, bag_length, sample_of
+from .lookups import Lookups, Pooled, bag_length, pooled_element, prefetch_pooled, sample_of
 from .memory import int_at, long_at, set_int, set_long
 from .vector import LANES, add, divide, splat, store_part
 
 _RADIX_BITS = 8
 _DIGITS = 1 << _RADIX_BITS
 _ROWS_PER_ITEM = 256
+_AHEAD = 16
 
 
 class Sorted(NamedTuple):
@@ -93,10 +94,14 @@ def sum_sorted(
             begin = long_at(lookups.table_start, table)
             unique = entry - long_at(table_ptr, table)
             start, end = long_at(ordered.start, begin + unique), long_at(lookups.table_start, table + 1)
+            last = end
             if unique + 1 < long_at(ordered.num_unique, table):
                 end = long_at(ordered.start, begin + unique + 1)
             set_int(rows, entry, int_at(ordered.row, start))
             target = values + 4 * entry * arena.dim
+            for i in range(start + _AHEAD, min(end + _AHEAD, last)):
+                # Of the rows to come: their gradients lie pages apart, where the hardware asks for nothing by itself.
+                prefetch_pooled(pooled, pooled_element(arena, lookups, table, int_at(ordered.position, i)), arena.dim)
             _sum_lookups(arena, lookups, table, ordered.position, start, end, pooled, target)
 
 

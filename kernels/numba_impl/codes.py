@@ -11,8 +11,9 @@ from llvmlite import ir
 from numba import prange
 from numba.core import types
 
-from .compiled import inlined, parallel, serial
-from .memory import float_at, int_at, long_at, set_long
+from .compiled import parallel, serial
+from .memory import float_at, int_at, long_at, set_int
+from .merge import PARTS, FoundRows, RankRows, Sum, found_entry
 from .vector import (
     FLOATS,
     LANES,
@@ -36,15 +37,9 @@ _WORD_VECTOR, _FLOAT_VECTOR = ir.VectorType(_I32, LANES), ir.VectorType(_F32, LA
 
 
 class RankCodes(NamedTuple):
-    """Addresses of what K ranks sent. Rows ascend within each table."""
+    """What K ranks sent."""
 
-    rows: int  # int64[K]: addresses of int32[N_k]
     codes: int  # int64[K]: addresses of the codes [N_k, D]
-    pointer: int  # int64[K, T + 1], into each rank's rows
-    cursors: int  # int64[items, K], scratch; an item is ROWS_PER_ITEM rows
-    num_ranks: int
-    num_tables: int
-    dim: int
     code_bytes: int
 
 
@@ -145,62 +140,29 @@ def _quantize(
             store_codes(codes, k, rounded, end - k, code_bytes)
 
 
-@inlined
-def _lower_bound(rows: int, start: int, end: int, row: int) -> int:
-    while start < end:
-        middle = (start + end) // 2
-        if int_at(rows, middle) < row:
-            start = middle + 1
-        else:
-            end = middle
-    return start
-
-
 @parallel
-def sum_codes(ranks: RankCodes, steps: int, rows: int, pointer: int, values: int) -> None:
-    """values f32[N, D] = sums of the ranks' codes in int32, times their table's step f32[T].
-
-    rows int32[N] by table (pointer int64[T + 1]), ascending, hold every row that some rank has.
-    """
-    num_rows = long_at(pointer, ranks.num_tables)
+def sum_codes(ranks: RankRows, found: FoundRows, sent: RankCodes, steps: int, result: Sum) -> None:
+    """Fills `result`: the ranks' codes summed in int32, times their table's step f32[T]."""
+    num_rows = long_at(result.first_entry, ranks.num_tables * PARTS)
     for item in prange((num_rows + ROWS_PER_ITEM - 1) // ROWS_PER_ITEM):
-        start, stop = item * ROWS_PER_ITEM, min(num_rows, (item + 1) * ROWS_PER_ITEM)
-        cursors = ranks.cursors + 8 * ranks.num_ranks * item
-        for table in range(ranks.num_tables):
-            first, last = max(start, long_at(pointer, table)), min(stop, long_at(pointer, table + 1))
-            if first < last:
-                _sum_stretch(ranks, table, rows, first, last, cursors, float_at(steps, table), values)
+        first, part = item * ROWS_PER_ITEM, 0
+        for entry in range(first, min(num_rows, first + ROWS_PER_ITEM)):
+            while entry >= long_at(result.first_entry, part + 1):
+                part += 1
+            at = found_entry(found, result.first_entry, part, entry)
+            set_int(result.rows, entry, int_at(found.rows, at))
+            sources, step = found.sources + 4 * ranks.num_ranks * at, float_at(steps, part // PARTS)
+            _sum_ranks(ranks.num_ranks, sources, sent, result.dim, step, result.values + 4 * entry * result.dim)
 
 
 @serial
-def _sum_stretch(
-    ranks: RankCodes, table: int, rows: int, first: int, last: int, cursors: int, step: np.float32, values: int
-) -> None:
-    """Entries first to last of the result, all of one table."""
-    for rank in range(ranks.num_ranks):
-        start, end = _part(ranks, rank, table), _part(ranks, rank, table + 1)
-        set_long(cursors, rank, _lower_bound(long_at(ranks.rows, rank), start, end, int_at(rows, first)))
-    for entry in range(first, last):
-        row, dim = int_at(rows, entry), ranks.dim
-        for k in range(0, dim, LANES):
-            summed = no_words()
-            for rank in range(ranks.num_ranks):
-                if _has(ranks, cursors, rank, table, row):
-                    at = long_at(cursors, rank) * dim + k
-                    summed = add_words(summed, load_codes(long_at(ranks.codes, rank), at, dim - k, ranks.code_bytes))
-            store_part(values, entry * dim + k, multiply(to_floats(summed), splat(step)), dim - k)
-        for rank in range(ranks.num_ranks):
-            if _has(ranks, cursors, rank, table, row):
-                set_long(cursors, rank, long_at(cursors, rank) + 1)
-
-
-@inlined
-def _part(ranks: RankCodes, rank: int, table: int) -> int:
-    return int(long_at(ranks.pointer, rank * (ranks.num_tables + 1) + table))
-
-
-@inlined
-def _has(ranks: RankCodes, cursors: int, rank: int, table: int, row: int) -> bool:
-    """Whether `row` is what the rank has next in the table."""
-    place = long_at(cursors, rank)
-    return bool(place < _part(ranks, rank, table + 1) and int_at(long_at(ranks.rows, rank), place) == row)
+def _sum_ranks(num_ranks: int, sources: int, sent: RankCodes, dim: int, step: np.float32, target: int) -> None:
+    """target f32[D] = the sum over the ranks that have the row."""
+    for k in range(0, dim, LANES):
+        summed = no_words()
+        for rank in range(num_ranks):
+            source = int_at(sources, rank)
+            if source >= 0:
+                codes = load_codes(long_at(sent.codes, rank), source * dim + k, dim - k, sent.code_bytes)
+                summed = add_words(summed, codes)
+        store_part(target, k, multiply(to_floats(summed), splat(step)), dim - k)

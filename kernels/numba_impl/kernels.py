@@ -9,10 +9,11 @@ from torch import Tensor
 
 from ..interface import Tracker
 from ..types import UNQUANTIZED, Bags, RowCopy, SparseGrad, Tables
-from . import apply, coalesce, gather, init, interaction, layer, merge, pack, rectify, scan, update
+from . import apply, coalesce, gather, init, interaction, layer, pack, rectify, scan, update
 from .arena import arena_of
 from .bounds import NO_BOUNDS, SIGHTING_LONGS, Bounds
 from .lookups import Pooled
+from .merging import Merging
 from .rule import Rule
 from .tracker import BoundsTracker
 from .workspace import Workspace, shard_bits
@@ -87,22 +88,8 @@ class NumbaKernels:
         return SparseGrad(table_ptr, rows, values)
 
     def merge_sparse(self, grads: Sequence[SparseGrad]) -> SparseGrad:
-        rows = [grad.rows.contiguous() for grad in grads]
-        values = [grad.values.contiguous() for grad in grads]
-        pointer = torch.stack([grad.table_ptr for grad in grads])
-        num_ranks, num_tables, dim = len(grads), pointer.shape[1] - 1, values[0].shape[1]
-        row_places = torch.tensor([part.data_ptr() for part in rows])
-        value_places = torch.tensor([part.data_ptr() for part in values])
-        cursors = torch.empty(num_tables * merge.PARTS, 2, num_ranks, dtype=torch.int64)
-        places = (row_places.data_ptr(), pointer.data_ptr(), value_places.data_ptr(), cursors.data_ptr())
-        ranks = merge.RankGrads(*places, num_ranks, num_tables, dim)
-        first_entry = torch.zeros(num_tables * merge.PARTS + 1, dtype=torch.int64)
-        merge.count_merged(ranks, first_entry[1:].data_ptr())
-        torch.cumsum(first_entry, 0, out=first_entry)
-        merged = torch.empty(int(first_entry[-1]), dtype=torch.int32)
-        summed = torch.empty(merged.numel(), dim)
-        merge.write_merged(ranks, first_entry.data_ptr(), merged.data_ptr(), summed.data_ptr())
-        return SparseGrad(first_entry[:: merge.PARTS].clone(), merged, summed)
+        merging = Merging([grad.rows for grad in grads], torch.stack([grad.table_ptr for grad in grads]))
+        return merging.sum_values([grad.values for grad in grads])
 
     def update_sgd_(
         self, tables: Tables, bags: Bags, grad_features: Tensor, lr: float, weight_decay: float, tracker: Tracker | None

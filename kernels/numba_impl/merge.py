@@ -1,4 +1,7 @@
-"""Merges the sparse gradients of several ranks: a k-way merge per table, equal rows summed in the ranks' order."""
+"""Sparse gradients of several ranks to their sum: rows merged in order, equal rows summed in the order of the ranks.
+
+First the rows are found, with the entry of each rank that belongs to them; then whatever travelled for them is summed.
+"""
 
 from typing import NamedTuple
 
@@ -12,24 +15,35 @@ from .vector import LANES, add, load_part, splat, store_part
 PARTS = 8
 """Pieces of a large table, cut by row, so that one table keeps several threads busy."""
 
+ENTRIES_PER_ITEM = 512
+
 _LARGE = 8192
+_GONE = np.int64(1) << 40
+"""Above every row: what a rank has next when it has no more."""
 
 
-class RankGrads(NamedTuple):
-    """Addresses of the sparse gradients of K ranks, and scratch memory."""
+class RankRows(NamedTuple):
+    """Addresses of the rows of K ranks, which ascend within each table."""
 
     rows: int  # int64[K]: addresses of int32[N_k]
     pointer: int  # int64[K, T + 1], into each rank's rows
-    values: int  # int64[K]: addresses of f32[N_k, D]
-    cursors: int  # int64[T * PARTS, 2, K], scratch
     num_ranks: int
     num_tables: int
-    dim: int
+
+
+class FoundRows(NamedTuple):
+    """Addresses. A part begins where those before it would end if no two ranks shared a row."""
+
+    rows: int  # int32[sum of N_k], unique within a table, ascending
+    sources: int  # int32[sum of N_k, K]: the entry of each rank with this row, or -1
+    start: int  # int64[T * PARTS], into both
+    count: int  # int64[T * PARTS]: rows of each part
+    cursors: int  # int64[T * PARTS, 3, K], scratch
 
 
 @inlined
-def _pointer(grads: RankGrads, rank: int, table: int) -> int:
-    return int(long_at(grads.pointer, rank * (grads.num_tables + 1) + table))
+def _pointer(ranks: RankRows, rank: int, table: int) -> int:
+    return int(long_at(ranks.pointer, rank * (ranks.num_tables + 1) + table))
 
 
 @inlined
@@ -44,96 +58,111 @@ def _lower_bound(rows: int, start: int, end: int, row: int) -> int:
 
 
 @serial
-def _cut(grads: RankGrads, table: int, part: int, place: int) -> None:
+def _cut(ranks: RankRows, table: int, part: int, place: int) -> None:
     """place int64[K]: where each rank's rows of a part begin. Cuts are quantiles of the rank with the most rows."""
     most, most_rows, total = 0, -1, 0
-    for rank in range(grads.num_ranks):
-        size = _pointer(grads, rank, table + 1) - _pointer(grads, rank, table)
+    for rank in range(ranks.num_ranks):
+        size = _pointer(ranks, rank, table + 1) - _pointer(ranks, rank, table)
         total += size
         if size > most_rows:
             most, most_rows = rank, size
     inside = total >= _LARGE and 0 < part < PARTS
     row = 0
     if inside:
-        row = int_at(long_at(grads.rows, most), _pointer(grads, most, table) + most_rows * part // PARTS)
-    for rank in range(grads.num_ranks):
-        start, end = _pointer(grads, rank, table), _pointer(grads, rank, table + 1)
+        row = int_at(long_at(ranks.rows, most), _pointer(ranks, most, table) + most_rows * part // PARTS)
+    for rank in range(ranks.num_ranks):
+        start, end = _pointer(ranks, rank, table), _pointer(ranks, rank, table + 1)
         if inside:
-            set_long(place, rank, _lower_bound(long_at(grads.rows, rank), start, end, row))
+            set_long(place, rank, _lower_bound(long_at(ranks.rows, rank), start, end, row))
         else:
             set_long(place, rank, end if part > 0 else start)
 
 
+@inlined
+def _set_next(ranks: RankRows, rank: int, place: int, end: int, heads: int) -> None:
+    """Notes the row at `place` as what the rank has next."""
+    row = _GONE
+    if place < end:
+        row = int_at(long_at(ranks.rows, rank), place)
+    set_long(heads, rank, row)
+
+
 @serial
-def _begin(grads: RankGrads, item: int) -> int:
-    """Cursors of a part: int64[2, K], the next entry of each rank and its end; returns their address."""
-    at = grads.cursors + 16 * grads.num_ranks * item
-    _cut(grads, item // PARTS, item % PARTS, at)
-    _cut(grads, item // PARTS, item % PARTS + 1, at + 8 * grads.num_ranks)
-    return at
+def _find_part(ranks: RankRows, found: FoundRows, item: int) -> None:
+    num_ranks = ranks.num_ranks
+    places = found.cursors + 24 * num_ranks * item
+    ends, heads = places + 8 * num_ranks, places + 16 * num_ranks
+    _cut(ranks, item // PARTS, item % PARTS, places)
+    _cut(ranks, item // PARTS, item % PARTS + 1, ends)
+    start = 0
+    for rank in range(num_ranks):
+        start += long_at(places, rank)
+        _set_next(ranks, rank, long_at(places, rank), long_at(ends, rank), heads)
+    entry = start
+    while True:
+        row = _GONE
+        for rank in range(num_ranks):
+            row = min(row, long_at(heads, rank))
+        if row == _GONE:
+            break
+        for rank in range(num_ranks):
+            place = long_at(places, rank)
+            if long_at(heads, rank) == row:
+                set_int(found.sources, entry * num_ranks + rank, place)
+                set_long(places, rank, place + 1)
+                _set_next(ranks, rank, place + 1, long_at(ends, rank), heads)
+            else:
+                set_int(found.sources, entry * num_ranks + rank, -1)
+        set_int(found.rows, entry, row)
+        entry += 1
+    set_long(found.start, item, start)
+    set_long(found.count, item, entry - start)
+
+
+@parallel
+def find_rows(ranks: RankRows, found: FoundRows) -> None:
+    """Fills `found`."""
+    for item in prange(ranks.num_tables * PARTS):
+        _find_part(ranks, found, item)
+
+
+class Sum(NamedTuple):
+    """Addresses of the result, and where its parts begin."""
+
+    first_entry: int  # int64[T * PARTS + 1]
+    rows: int  # int32[N]
+    values: int  # f32[N, D]
+    dim: int
 
 
 @inlined
-def _has(grads: RankGrads, at: int, rank: int, row: int) -> bool:
-    """Whether `row` is what the rank has next."""
-    place = long_at(at, rank)
-    return bool(place < long_at(at, grads.num_ranks + rank) and int_at(long_at(grads.rows, rank), place) == row)
-
-
-@serial
-def _next_row(grads: RankGrads, at: int) -> int:
-    """The smallest row that some rank has next, or -1."""
-    smallest = -1
-    for rank in range(grads.num_ranks):
-        place = long_at(at, rank)
-        if place < long_at(at, grads.num_ranks + rank):
-            row = int_at(long_at(grads.rows, rank), place)
-            if smallest < 0 or row < smallest:
-                smallest = row
-    return smallest
-
-
-@serial
-def _move_on(grads: RankGrads, at: int, row: int) -> None:
-    """Every rank that has the row next goes past it."""
-    for rank in range(grads.num_ranks):
-        if _has(grads, at, rank, row):
-            set_long(at, rank, long_at(at, rank) + 1)
+def found_entry(found: FoundRows, first_entry: int, part: int, entry: int) -> int:
+    """Where what belongs to an entry of the sum, which lies in a part, stands in `found`."""
+    return int(long_at(found.start, part)) + entry - int(long_at(first_entry, part))
 
 
 @parallel
-def count_merged(grads: RankGrads, count: int) -> None:
-    """count int64[T * PARTS]: unique rows of each part."""
-    for item in prange(grads.num_tables * PARTS):
-        at = _begin(grads, item)
-        found = 0
-        row = _next_row(grads, at)
-        while row >= 0:
-            found += 1
-            _move_on(grads, at, row)
-            row = _next_row(grads, at)
-        set_long(count, item, found)
-
-
-@parallel
-def write_merged(grads: RankGrads, first_entry: int, rows: int, values: int) -> None:
-    """first_entry int64[T * PARTS + 1]: where the result of each part begins in rows int32[N] and values f32[N, D]."""
-    for item in prange(grads.num_tables * PARTS):
-        at = _begin(grads, item)
-        for entry in range(long_at(first_entry, item), long_at(first_entry, item + 1)):
-            row = _next_row(grads, at)
-            set_int(rows, entry, row)
-            _sum_ranks(grads, at, row, values + 4 * entry * grads.dim)
-            _move_on(grads, at, row)
+def sum_values(ranks: RankRows, found: FoundRows, sent: int, result: Sum) -> None:
+    """Fills `result` from what was found; sent int64[K]: addresses of f32[N_k, D]."""
+    num_rows = long_at(result.first_entry, ranks.num_tables * PARTS)
+    for item in prange((num_rows + ENTRIES_PER_ITEM - 1) // ENTRIES_PER_ITEM):
+        first, part = item * ENTRIES_PER_ITEM, 0
+        for entry in range(first, min(num_rows, first + ENTRIES_PER_ITEM)):
+            while entry >= long_at(result.first_entry, part + 1):
+                part += 1
+            at = found_entry(found, result.first_entry, part, entry)
+            set_int(result.rows, entry, int_at(found.rows, at))
+            sources = found.sources + 4 * ranks.num_ranks * at
+            _sum_ranks(ranks.num_ranks, sources, sent, result.dim, result.values + 4 * entry * result.dim)
 
 
 @serial
-def _sum_ranks(grads: RankGrads, at: int, row: int, target: int) -> None:
-    """target f32[D] = the sum over the ranks whose next row is `row`."""
-    for k in range(0, grads.dim, LANES):
+def _sum_ranks(num_ranks: int, sources: int, sent: int, dim: int, target: int) -> None:
+    """target f32[D] = the sum over the ranks that have the row."""
+    for k in range(0, dim, LANES):
         summed = splat(np.float32(-0.0))  # the one that changes nothing, not even -0
-        for rank in range(grads.num_ranks):
-            if _has(grads, at, rank, row):
-                index = long_at(at, rank) * grads.dim + k
-                summed = add(summed, load_part(long_at(grads.values, rank), index, grads.dim - k))
-        store_part(target, k, summed, grads.dim - k)
+        for rank in range(num_ranks):
+            source = int_at(sources, rank)
+            if source >= 0:
+                summed = add(summed, load_part(long_at(sent, rank), source * dim + k, dim - k))
+        store_part(target, k, summed, dim - k)

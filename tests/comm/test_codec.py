@@ -17,10 +17,10 @@ from dqrm_cpu.kernels.types import SparseGrad
 
 INT8_LIMIT, INT16_LIMIT = 127, 32767
 INTEGER_CODECS = {
-    "int8": IntegerCodec("int8", False, ScaleRule(INT8_LIMIT), merge),
-    "int8-fp32": IntegerCodec("int8", True, ScaleRule(INT8_LIMIT), merge),
-    "int16": IntegerCodec("int16", False, ScaleRule(INT16_LIMIT), merge),
-    "int16-fp32": IntegerCodec("int16", True, ScaleRule(INT16_LIMIT), merge),
+    "int8": IntegerCodec("int8", False, ScaleRule(INT8_LIMIT)),
+    "int8-fp32": IntegerCodec("int8", True, ScaleRule(INT8_LIMIT)),
+    "int16": IntegerCodec("int16", False, ScaleRule(INT16_LIMIT)),
+    "int16-fp32": IntegerCodec("int16", True, ScaleRule(INT16_LIMIT)),
 }
 
 
