@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba import prange
 from numba.core import types
 
-from .compiled import parallel, serial
+from .compiled import inlined, parallel, serial
 from .memory import float_at, int_at, long_at, set_int
 from .merge import PARTS, FoundRows, RankRows, Sum, found_entry
 from .vector import (
@@ -21,7 +21,9 @@ from .vector import (
     Codegen,
     divide,
     intrinsic,
+    load,
     load_part,
+    prefetch,
     multiply,
     round_clamp,
     splat,
@@ -32,6 +34,7 @@ from .words import no_words, store_codes
 FP32_CODE_BYTES = 4
 
 ROWS_PER_ITEM = 512
+_AHEAD_FLOATS = 512
 _I32, _I64, _F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
 _WORD_VECTOR, _FLOAT_VECTOR = ir.VectorType(_I32, LANES), ir.VectorType(_F32, LANES)
 
@@ -131,13 +134,27 @@ def quantize_tables(
 def _quantize(
     values: int, start: int, end: int, step: np.float32, limit: np.float32, codes: int, code_bytes: int
 ) -> None:
-    for k in range(start, end, LANES):
-        # Divided, not multiplied by the inverse: the error stays within half a step.
-        rounded = round_clamp(divide(load_part(values, k, end - k), splat(step)), -limit, limit)
-        if code_bytes == FP32_CODE_BYTES:
-            store_part(codes, k, rounded, end - k)
-        else:
-            store_codes(codes, k, rounded, end - k, code_bytes)
+    k = start
+    while k + LANES <= end:
+        prefetch(values, k + _AHEAD_FLOATS)
+        _store(codes, k, _rounded(load(values, k), step, limit), LANES, code_bytes)
+        k += LANES
+    if k < end:
+        _store(codes, k, _rounded(load_part(values, k, end - k), step, limit), end - k, code_bytes)
+
+
+@inlined
+def _rounded(value: Any, step: np.float32, limit: np.float32) -> Any:
+    # Divided, not multiplied by the inverse: the error stays within half a step.
+    return round_clamp(divide(value, splat(step)), -limit, limit)
+
+
+@inlined
+def _store(codes: int, k: int, rounded: Any, count: int, code_bytes: int) -> None:
+    if code_bytes == FP32_CODE_BYTES:
+        store_part(codes, k, rounded, count)
+    else:
+        store_codes(codes, k, rounded, count, code_bytes)
 
 
 @parallel

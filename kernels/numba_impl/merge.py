@@ -37,7 +37,7 @@ class FoundRows(NamedTuple):
     rows: int  # int32[sum of N_k], unique within a table, ascending
     sources: int  # int32[sum of N_k, K]: the entry of each rank with this row, or -1
     start: int  # int64[T * PARTS], into both
-    count: int  # int64[T * PARTS]: rows of each part
+    num_rows: int  # int64[T * PARTS], of each part
     cursors: int  # int64[T * PARTS, 3, K], scratch
 
 
@@ -116,7 +116,7 @@ def _find_part(ranks: RankRows, found: FoundRows, item: int) -> None:
         set_int(found.rows, entry, row)
         entry += 1
     set_long(found.start, item, start)
-    set_long(found.count, item, entry - start)
+    set_long(found.num_rows, item, entry - start)
 
 
 @parallel
