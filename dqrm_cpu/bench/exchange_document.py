@@ -14,7 +14,7 @@ _NOTES = (
     "tables: from the pooled gradient that a backward leaves to the sum of all ranks. mlp: with a copy of the "
     "gradient. step: whole training steps; efficiency is the time of one rank alone over ranks times that of all.",
     "bytes_per_step is what rank 0 hands over for the other ranks: counted; computed for torch's contestants, with "
-    "int64 rows. phase_share is of the time inside phases on rank 0; wire includes waiting for the other ranks.",
+    "int64 rows. phases_s are medians on rank 0; wire includes waiting for the other ranks.",
 )
 
 
@@ -80,5 +80,5 @@ def _entry(entry: ExchangeEntry) -> Mapping[str, Any]:
         "samples_s": list(entry.timing.samples),
         "steps_per_turn": entry.timing.steps_per_turn,
         "bytes_per_step": dict(entry.bytes_per_step),
-        "phase_share": dict(entry.phase_share),
+        "phases_s": dict(entry.phases_s),
     }

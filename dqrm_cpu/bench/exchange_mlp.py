@@ -7,7 +7,6 @@ from torch import Tensor
 
 from dqrm_cpu.bench.exchange import MLP_FORMS, contestant_name
 from dqrm_cpu.bench.pool import Work
-from dqrm_cpu.comm.phases import PhaseTimes
 from dqrm_cpu.comm.settings import WireSettings
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.comm.wires import GradientExchange, Shape, open_exchange
@@ -27,10 +26,8 @@ class OurMlp:
         self._transport, self._num_parameters = transport, num_parameters
         self._settings = WireSettings(mlp_gradients=form, error_feedback=feedback)
         self._exchange: GradientExchange | None = None
-        self.phases = PhaseTimes()
 
     def setup(self) -> None:
-        self.phases = PhaseTimes()
         shape = Shape(torch.zeros(2, dtype=torch.int64), 1, self._num_parameters)
         self._exchange = open_exchange(self._settings, self._transport, 1, shape, _no_tables)
         generator = torch.Generator().manual_seed(1 + self._transport.rank)
@@ -42,8 +39,7 @@ class OurMlp:
         """The summed gradient f32[P + scalars]."""
         assert self._exchange is not None
         self._flat.copy_(self._source)
-        with self.phases("mlp"):
-            self._exchange.mlp([self._flat])
+        self._exchange.mlp([self._flat])
         return self._flat
 
     def bytes_sent(self, work: Work) -> Mapping[str, int]:

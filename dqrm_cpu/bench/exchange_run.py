@@ -27,7 +27,7 @@ class ExchangeEntry:
     about: str
     timing: Timing
     bytes_per_step: Mapping[str, float]  # for the other ranks, by rank 0
-    phase_share: Mapping[str, float]  # of the time inside phases, on rank 0
+    phases_s: Mapping[str, float]  # medians, on rank 0
 
     @property
     def bytes_in_all(self) -> float:
@@ -97,4 +97,4 @@ def _result(task: ExchangeTask, figures: Mapping[str, Any]) -> ExchangeResult:
 
 def _entry(name: str, plain: Mapping[str, Any]) -> ExchangeEntry:
     timing = Timing(tuple(plain["samples_s"]), plain["steps_per_turn"])
-    return ExchangeEntry(name, plain["about"], timing, plain.get("bytes_per_step", {}), plain.get("phase_share", {}))
+    return ExchangeEntry(name, plain["about"], timing, plain.get("bytes_per_step", {}), plain.get("phases_s", {}))

@@ -10,7 +10,6 @@ from torch import Tensor
 from dqrm_cpu.bench.contestant import AbsentError
 from dqrm_cpu.bench.exchange import FUSED, PER_TABLE, contestant_name
 from dqrm_cpu.bench.pool import Work
-from dqrm_cpu.comm.phases import PhaseTimes
 from dqrm_cpu.comm.settings import WireSettings
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.comm.wires import GradientExchange, Shape, open_exchange
@@ -18,6 +17,7 @@ from dqrm_cpu.config import ModelConfig
 from dqrm_cpu.errors import ConfigError
 from dqrm_cpu.kernels.interface import Kernels
 from dqrm_cpu.kernels.types import Bags, SparseGrad, Tables
+from dqrm_cpu.profile.spans import Spans
 
 _GRADIENT_SIZE = 1e-3
 
@@ -47,24 +47,27 @@ class OurTables:
         self.about = f"rows coalesced, all tables in one message, comm.wire {wire} over {transport.name}"
         self._material, self._transport, self._wire = material, transport, wire
         self._exchange: GradientExchange | None = None
-        self.phases = PhaseTimes()
+        self.spans = Spans()
 
     def setup(self) -> None:
-        self.phases = PhaseTimes()
+        self.spans = Spans()
         tables, kernels = self._material.tables, self._material.kernels
         shape = Shape(tables.row_offset, tables.dim, num_parameters=1)
         settings = WireSettings(wire=self._wire)
         try:
-            self._exchange = open_exchange(settings, self._transport, 1, shape, kernels.merge_sparse, self.phases)
+            self._exchange = open_exchange(settings, self._transport, 1, shape, kernels.merge_sparse, self.spans)
         except ConfigError as error:
             raise AbsentError(str(error)) from error
 
     def step(self, work: Work) -> Tensor:
         """f32[N, D] of all unique rows."""
         assert self._exchange is not None
-        with self.phases("coalesce"):
+        self.spans.begin_step()
+        with self.spans.coalesce:
             grad = self._material.coalesce(work)
-        return self._exchange.tables([grad]).values
+        values = self._exchange.tables([grad]).values
+        self.spans.step_done()
+        return values
 
     def bytes_sent(self, work: Work) -> Mapping[str, int]:
         assert self._exchange is not None
@@ -86,12 +89,12 @@ class TorchTables:
         )
         self._material, self._ranks, self._fused = material, ranks, fused
         self._grads: list[Tensor] = []
-        self.phases = PhaseTimes()
+        self.spans = Spans()
 
     def setup(self) -> None:
         if not dist.is_initialized():
             raise AbsentError("gloo is not among the transports")
-        self.phases = PhaseTimes()
+        self.spans = Spans()
         tables = self._material.grad_features[:, 1:].transpose(0, 1)
         self._grads = [tables.flatten(0, 1).contiguous()] if self._fused else [grad.contiguous() for grad in tables]
 

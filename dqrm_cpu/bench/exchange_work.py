@@ -22,7 +22,6 @@ from dqrm_cpu.bench.exchange_step import step_case, step_contestants
 from dqrm_cpu.bench.exchange_tables import OurTables, TableMaterial, TorchTables
 from dqrm_cpu.bench.pool import Work, make_pool
 from dqrm_cpu.bench.timing import Plan, time_interleaved
-from dqrm_cpu.comm.phases import PhaseTimes
 from dqrm_cpu.comm.select import open_transport
 from dqrm_cpu.comm.settings import WIRES
 from dqrm_cpu.comm.transport import Transport
@@ -38,9 +37,7 @@ _TOLERANCE = 2e-2
 
 
 class Carrier(Contestant, Protocol):
-    """A contestant that knows what it sent, and where its time went."""
-
-    phases: PhaseTimes
+    """A contestant that knows what it sent."""
 
     def bytes_sent(self, work: Work) -> Mapping[str, int]:
         """By one step, which it takes if that is how to know."""
@@ -99,8 +96,6 @@ def _carried(contestants: Sequence[Carrier], case: Case, ranks: Ranks, plan: Pla
     works = [pool.next() for _ in range(_COUNTED)]
     sent = {contestant.name: _mean_sent(contestant, works) for contestant in present}
     _require_same(present, works[0])
-    for contestant in present:
-        contestant.phases.clear()
     timings = time_interleaved(present, pool, plan, lambda done: None, ranks.slowest)
     found = {}
     for contestant in present:
@@ -110,7 +105,7 @@ def _carried(contestants: Sequence[Carrier], case: Case, ranks: Ranks, plan: Pla
             "samples_s": list(timing.samples),
             "steps_per_turn": timing.steps_per_turn,
             "bytes_per_step": sent[contestant.name],
-            "phase_share": _shares(contestant.phases),
+            "phases_s": _phases(contestant),
         }
         contestant.teardown()
     return {"contestants": found, "absent": absent}
@@ -165,10 +160,12 @@ def _require_same(contestants: Sequence[Carrier], work: Work) -> None:
             raise DqrmError(f"{contestant.name} came to another sum than {contestants[0].name}")
 
 
-def _shares(phases: PhaseTimes) -> dict[str, float]:
-    """Of the time inside phases, on this rank."""
-    total = sum(phases.nanoseconds.values())
-    return {name: spent / total for name, spent in phases.nanoseconds.items() if spent}
+def _phases(contestant: Carrier) -> dict[str, float]:
+    """The median of each phase on this rank, by name; of contestants that are made of phases."""
+    if not isinstance(contestant, OurTables):
+        return {}
+    phases = contestant.spans.summary().phases
+    return {phase.key: summary.median_ms * 1e-3 for phase, summary in phases.items()}
 
 
 if __name__ == "__main__":

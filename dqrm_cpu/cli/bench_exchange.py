@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from dqrm_cpu.bench.exchange import ExchangeTask
     from dqrm_cpu.bench.exchange_run import ExchangeEntry, ExchangeGroup, ExchangeResult
 
-_PHASES_SHOWN = ("coalesce", "quantize", "wire", "merge")
+_PHASES_SHOWN = ("coalesce", "quantize_gradients", "wire", "merge")
 
 
 def run_bench_exchange(args: argparse.Namespace, around: "Circumstances") -> int:
@@ -67,7 +67,7 @@ def format_exchange_case(result: "ExchangeResult") -> str:
 
 def _group_lines(group: "ExchangeGroup", against: str, baseline_s: float | None) -> list[str]:
     over = f"over {against}" if baseline_s else ""
-    phases = "  ".join(f"{name:>8}" for name in _PHASES_SHOWN) if group.name == "tables" else ""
+    phases = "  ".join(f"{name.partition('_')[0]:>8}" for name in _PHASES_SHOWN) if group.name == "tables" else ""
     heading = f"  {group.name:<22}  {'median':>10}  {'quartiles':>19}  {'bytes':>10}  {phases}  {over}"
     lines = [heading.rstrip(), *(f"  {_row(entry, baseline_s)}" for entry in group.entries)]
     return lines + [f"  {name:<22}  absent: {reason}" for name, reason in group.absent.items()]
@@ -77,6 +77,6 @@ def _row(entry: "ExchangeEntry", baseline_s: float | None) -> str:
     median_s, (lower_s, upper_s) = entry.timing.median_s, entry.timing.quartiles_s
     row = f"{entry.name:<22}  {median_s * 1e3:>7.2f} ms  {lower_s * 1e3:>7.2f} -{upper_s * 1e3:>7.2f} ms"
     row += f"  {entry.bytes_in_all:>10,.0f}"
-    shares = [entry.phase_share.get(name) for name in _PHASES_SHOWN]
-    row += "".join(f"  {'' if share is None else f'{share * median_s * 1e3:5.2f} ms':>8}" for share in shares)
+    phases = [entry.phases_s.get(name) for name in _PHASES_SHOWN]
+    row += "".join(f"  {'' if seconds is None else f'{seconds * 1e3:5.2f} ms':>8}" for seconds in phases)
     return f"{row}  {median_s / baseline_s:.3f}" if baseline_s else row

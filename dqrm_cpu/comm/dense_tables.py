@@ -8,18 +8,18 @@ from torch import Tensor
 
 from dqrm_cpu.comm.accounting import SentBytes
 from dqrm_cpu.comm.exchange import check_count, exchange_dense_
-from dqrm_cpu.comm.phases import PhaseTimes, Span
 from dqrm_cpu.comm.scales import Floats
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config.rules import DENSE_WIRE_LIMIT_BYTES
 from dqrm_cpu.errors import ConfigError
 from dqrm_cpu.kernels.types import SparseGrad
+from dqrm_cpu.profile.spans import Spans
 
 
 class DenseTableExchange:
     """All-reduces f32[R, D]. A row whose sum is 0 everywhere counts as not looked up: weight decay passes it over."""
 
-    def __init__(self, transport: Transport, row_offset: Tensor, dim: int, span: Span | None = None) -> None:
+    def __init__(self, transport: Transport, row_offset: Tensor, dim: int, spans: Spans | None = None) -> None:
         num_bytes = int(row_offset[-1]) * dim * 4
         if num_bytes > DENSE_WIRE_LIMIT_BYTES:
             raise ConfigError(
@@ -29,19 +29,19 @@ class DenseTableExchange:
         self._transport = transport
         self._row_offset = row_offset
         self._dim = dim
-        self._span = PhaseTimes() if span is None else span
+        self._spans = Spans() if spans is None else spans
         self.sent = SentBytes()
 
     def __call__(self, local: Sequence[SparseGrad]) -> SparseGrad:
         """The sum in rank order; `local` as in `SparseExchange`."""
         check_count(self._transport, len(local))
         before = self._transport.bytes_sent
-        with self._span("quantize"):
+        with self._spans.quantize_gradients:
             own = [self._whole(slot, grad) for slot, grad in enumerate(local)]
-        with self._span("wire"):
+        with self._spans.wire:
             whole = exchange_dense_(self._transport, own)
         self.sent = self.sent.plus(SentBytes(values=self._transport.bytes_sent - before))
-        with self._span("merge"):
+        with self._spans.merge:
             return self._sparse(whole.reshape(-1, self._dim))
 
     def _whole(self, slot: int, grad: SparseGrad) -> Floats:

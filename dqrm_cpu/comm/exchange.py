@@ -11,11 +11,11 @@ import numpy.typing as npt
 from dqrm_cpu.comm.accounting import SentBytes
 from dqrm_cpu.comm.buffers import Bytes
 from dqrm_cpu.comm.codec import Codec, Fp32Codec, Layout, Longs, Merge, layout_of
-from dqrm_cpu.comm.phases import PhaseTimes, Span
 from dqrm_cpu.comm.residuals import TableResiduals
 from dqrm_cpu.comm.scales import Floats, require_finite
 from dqrm_cpu.comm.transport import Transport, sum_in_order
 from dqrm_cpu.kernels.types import SparseGrad
+from dqrm_cpu.profile.spans import Spans
 
 _NO_STEPS = np.empty(0, dtype=np.float32)
 
@@ -24,12 +24,12 @@ class SparseExchange:
     """Two collectives for all tables: counts and abs-max of every rank, then one message of each."""
 
     def __init__(
-        self, transport: Transport, codec: Codec, residuals: TableResiduals | None = None, span: Span | None = None
+        self, transport: Transport, codec: Codec, residuals: TableResiduals | None = None, spans: Spans | None = None
     ) -> None:
         self._transport = transport
         self._codec = codec
         self._residuals = residuals
-        self._span = PhaseTimes() if span is None else span
+        self._spans = Spans() if spans is None else spans
         self.sent = SentBytes()
 
     def __call__(self, local: Sequence[SparseGrad]) -> SparseGrad:
@@ -39,21 +39,21 @@ class SparseExchange:
         """
         check_count(self._transport, len(local))
         before, dim = self._transport.bytes_sent, local[0].values.shape[1]
-        with self._span("quantize"):
+        with self._spans.quantize_gradients:
             if self._residuals is not None:
                 local = [self._residuals.added(slot, grad) for slot, grad in enumerate(local)]
             own = [_header(grad, self._codec.absmax(grad)) for grad in local]
-        with self._span("wire"):
+        with self._spans.wire:
             words = self._transport.allgather_small(own[0]) if len(own) == 1 else np.stack(own)
-        with self._span("quantize"):
+        with self._spans.quantize_gradients:
             pointers, steps = self._understood(words)
             messages = [self._encode(slot, grad, steps) for slot, grad in enumerate(local)]
         if self._transport.size > 1:
             layouts = [Layout(int(pointer[-1]), dim, self._codec.value_bytes) for pointer in pointers]
-            with self._span("wire"):
+            with self._spans.wire:
                 messages = self._transport.allgatherv(messages[0], [layout.message_bytes for layout in layouts])
         self._count(layout_of(local[0], self._codec.value_bytes), self._transport.bytes_sent - before)
-        with self._span("merge"):
+        with self._spans.merge:
             return self._codec.merge(messages, pointers, dim, steps)
 
     def _understood(self, words: npt.NDArray[np.int32]) -> tuple[Longs, Floats]:

@@ -12,12 +12,12 @@ from dqrm_cpu.comm.dense_tables import DenseTableExchange
 from dqrm_cpu.comm.exchange import SparseExchange
 from dqrm_cpu.comm.mlp import Fp32Mlp, MlpExchange, Parts, ShortMlp
 from dqrm_cpu.comm.mlp_forms import Bf16Form, Form, Int8Form
-from dqrm_cpu.comm.phases import Span
 from dqrm_cpu.comm.residuals import Residuals, TableResiduals
 from dqrm_cpu.comm.scales import ScaleRule
 from dqrm_cpu.comm.settings import WireSettings
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.kernels.types import SparseGrad
+from dqrm_cpu.profile.spans import Spans
 
 
 class TableExchange(Protocol):
@@ -65,11 +65,11 @@ class GradientExchange:
 
 
 def open_exchange(
-    settings: WireSettings, transport: Transport, num_local: int, shape: Shape, merge: Merge, span: Span | None = None
+    settings: WireSettings, transport: Transport, num_local: int, shape: Shape, merge: Merge, spans: Spans | None = None
 ) -> GradientExchange:
     """For `num_local` gradients in this process: 1 of a real rank, or all that are simulated."""
     residuals: dict[str, Residuals] = {}
-    tables = _table_exchange(settings, transport, num_local, shape, merge, residuals, span)
+    tables = _table_exchange(settings, transport, num_local, shape, merge, residuals, spans)
     mlp = _mlp_exchange(settings, transport, num_local, shape.num_parameters, residuals)
     return GradientExchange(tables, mlp, settings.exact, residuals)
 
@@ -81,15 +81,15 @@ def _table_exchange(
     shape: Shape,
     merge: Merge,
     residuals: dict[str, Residuals],
-    span: Span | None,
+    spans: Spans | None,
 ) -> TableExchange:
     if settings.wire == "dense":
-        return DenseTableExchange(transport, shape.row_offset, shape.dim, span)
+        return DenseTableExchange(transport, shape.row_offset, shape.dim, spans)
     kept = None
     if settings.error_feedback == "all":
         kept = TableResiduals(transport, num_local, shape.row_offset, shape.dim)
         residuals["feedback.tables"] = kept
-    return SparseExchange(transport, _codec(settings, merge), kept, span)
+    return SparseExchange(transport, _codec(settings, merge), kept, spans)
 
 
 def _codec(settings: WireSettings, merge: Merge) -> Codec:

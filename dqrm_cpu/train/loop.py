@@ -15,6 +15,7 @@ from dqrm_cpu.model.size import model_bytes
 from dqrm_cpu.profile.memory import peak_bytes
 from dqrm_cpu.profile.span_file import SpanFile
 from dqrm_cpu.train.checkpoint import CheckpointStore
+from dqrm_cpu.train.exchange_times import ExchangeClock
 from dqrm_cpu.train.interrupt import StopRequest
 from dqrm_cpu.train.metrics import ClickMetrics
 from dqrm_cpu.train.progress import Progress
@@ -54,6 +55,7 @@ class TrainingLoop:
         )
         self._batches_per_epoch = session.loaders.train.num_batches
         self._step_seconds: list[float] = []
+        self._exchange_clock = ExchangeClock(session.model.spans)
         self._bytes_sent = 0
         self._spans = SpanFile(surroundings.run_dir, surroundings.transport.rank, state.step)
 
@@ -115,6 +117,7 @@ class TrainingLoop:
             examples_per_second=self._config.train.batch_size / seconds,
             ms_per_step=seconds * 1e3,
             learning_rate=rate,
+            **self._exchange_clock.since_last()._asdict(),
             index_bytes=state.window_sent.indices / state.window_steps,
             value_bytes=state.window_sent.values / state.window_steps,
             scale_bytes=state.window_sent.scales / state.window_steps,

@@ -35,6 +35,13 @@ class MetricsRow:
     ms_per_step: float
     learning_rate: float
     metrics: ClickMetrics | None = None
+    # Of rank 0, mean milliseconds per step since the row before: see train.exchange_times.
+    coalesce_ms: float = math.nan
+    quantize_ms: float = math.nan
+    wire_ms: float = math.nan
+    merge_ms: float = math.nan
+    mlp_exchange_ms: float = math.nan
+    update_ms: float = math.nan
     # Handed over by rank 0 for the other ranks, mean per step since the row before: see comm.accounting.
     index_bytes: float = math.nan
     value_bytes: float = math.nan

@@ -50,7 +50,8 @@ class TrainingStep:
         self._scales = scales
         self._optimizer = optimizer
         shape = Shape(model.tables.row_offset, model.tables.dim, model.shapes.num_parameters)
-        self._exchange = open_exchange(wires, transport, num_shares, shape, model.kernels.merge_sparse)
+        merge = model.kernels.merge_sparse
+        self._exchange = open_exchange(wires, transport, num_shares, shape, merge, self._spans)
         self._workspace = model.workspace(micro_batch)
         self._gradients = [model.gradients() for _ in range(num_shares)]
         # A single rank that is to round its gradient does so: that is how its effect is seen by itself.
@@ -106,8 +107,7 @@ class TrainingStep:
             grad_features = self._workspace.first(batch.size).grad_features
             with spans.coalesce:
                 sparse.append(model.kernels.coalesce(model.tables, bags, grad_features))
-        with spans.wire:
-            merged = self._exchange.tables(sparse)
+        merged = self._exchange.tables(sparse)
         with spans.mlp_exchange:
             self._exchange.mlp([gradients.flat for gradients in self._gradients])
         outcome = _outcome(iteration, total)

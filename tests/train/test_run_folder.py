@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dqrm_cpu.errors import CheckpointError, ConfigError, DeviceError, TrainingError
+from dqrm_cpu.train.exchange_times import ExchangeTimes
 from dqrm_cpu.train.metrics import ClickMetrics
 from dqrm_cpu.train.run_folder import MetricsRow, NoRunLog, Phase, RunFolder, checkpoints_folder, holds_run, read_rows
 
@@ -62,7 +63,7 @@ def test_a_row_is_flat_and_undefined_figures_are_null(tmp_path: Path) -> None:
     train, validation = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
     times = ["examples_per_second", "ms_per_step"]
     sent = ["index_bytes", "value_bytes", "scale_bytes", "mlp_bytes"]
-    assert list(train) == ["step", "epoch", "phase", "loss", *times, "learning_rate", *sent]
+    assert list(train) == ["step", "epoch", "phase", "loss", *times, "learning_rate", *ExchangeTimes._fields, *sent]
     assert (validation["auc"], validation["calibration"], validation["accuracy"]) == (None, None, 1.0)
     assert validation["examples"] == 5
     folder.close()
