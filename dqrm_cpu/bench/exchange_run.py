@@ -1,20 +1,12 @@
 """Runs `bench exchange`: starts a world of ranks for each case, and gathers what its first rank left."""
 
-import importlib.util
-import json
-import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from dqrm_cpu.bench.exchange import RANKS, ExchangeTask, make_case
 from dqrm_cpu.bench.timing import Timing
-from dqrm_cpu.comm.launch import NO_LAUNCHER, detect_launch
-from dqrm_cpu.errors import CommError
+from dqrm_cpu.bench.world import run_ranks
 
 _WORK = "dqrm_cpu.bench.exchange_work"
 
@@ -61,26 +53,8 @@ class ExchangeResult:
 
 
 def run_exchange_case(task: ExchangeTask) -> ExchangeResult:
-    """Raises CommError with what the ranks said where they did not come to an end."""
-    if detect_launch(os.environ).launcher != NO_LAUNCHER:
-        raise CommError("bench exchange starts its ranks itself: call it once, without mpirun, srun or torchrun")
-    with tempfile.TemporaryDirectory(prefix="dqrm-cpu-bench-") as folder:
-        figures = Path(folder) / "figures.json"
-        command = [*_launcher(RANKS), "-m", _WORK, json.dumps(asdict(task)), str(figures)]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(task.threads)}
-        done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-        if done.returncode or not figures.exists():
-            said = "\n  ".join(done.stderr.strip().splitlines()[-20:]) or "they said nothing"
-            raise CommError(f"the ranks of bench exchange ended with status {done.returncode}:\n  {said}")
-        return _result(task, json.loads(figures.read_text()))
-
-
-def _launcher(ranks: int) -> Sequence[str]:
-    """The start of a command that runs Python on several ranks: this environment's MPI, or torchrun without one."""
-    hydra = Path(sys.executable).parent / "mpiexec.hydra"
-    if hydra.exists() and importlib.util.find_spec("mpi4py") is not None:
-        return [str(hydra), "-n", str(ranks), sys.executable]
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    """Starts the ranks and waits for them."""
+    return _result(task, run_ranks(_WORK, asdict(task), RANKS, task.threads))
 
 
 def _result(task: ExchangeTask, figures: Mapping[str, Any]) -> ExchangeResult:

@@ -1,6 +1,6 @@
 """Our own training step as contestants: the one that `dqrm-cpu train` runs, on shared tables."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from dqrm_cpu.kernels.interface import Kernels
 from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.profile.hardware import fingerprint
 from dqrm_cpu.quant.scale import TableScales
-from dqrm_cpu.train.optimizers import select_optimizer
+from dqrm_cpu.train.optimizers import Optimizer, select_optimizer
 from dqrm_cpu.train.step import TrainingStep
 
 NEVER_AGAIN = 2**62
@@ -40,7 +40,7 @@ class OursStep:
     def setup(self) -> None:
         _require_precision(self._config.train.precision)
         kernels = load_ipex_kernels() if self._config.kernels == "ipex" else self._arenas.kernels
-        self._step = _training_step(self._config, self._arenas, kernels, self._transport)
+        self._step = make_parts(self._config, self._arenas, kernels, self._transport).step
 
     def step(self, work: Work) -> Tensor:
         """The loss of the batch before the update."""
@@ -56,7 +56,18 @@ class OursStep:
         self._step = None
 
 
-def _training_step(config: Config, arenas: Arenas, kernels: Kernels, transport: Transport) -> TrainingStep:
+@dataclass(frozen=True)
+class Parts:
+    """What a step is made of."""
+
+    model: Dlrm
+    scales: TableScales
+    optimizer: Optimizer
+    step: TrainingStep
+
+
+def make_parts(config: Config, arenas: Arenas, kernels: Kernels, transport: Transport) -> Parts:
+    """On the shared tables."""
     # As many tables as the shared ones, which take their place, but without their gigabytes.
     placeholder = replace(config.model, table_rows=(1,) * len(config.model.table_rows))
     model = Dlrm(replace(config, model=placeholder), kernels, CPU)
@@ -71,7 +82,8 @@ def _training_step(config: Config, arenas: Arenas, kernels: Kernels, transport: 
     model.dense.copy_(initial_mlps(config).flat)
     optimizer = select_optimizer(config.train, model)
     wires = WireSettings(wire=config.comm.wire)
-    return TrainingStep(model, scales, optimizer, transport, 1, config.train.batch_size, wires)
+    step = TrainingStep(model, scales, optimizer, transport, 1, config.train.batch_size, wires)
+    return Parts(model, scales, optimizer, step)
 
 
 def _require_precision(precision: str) -> None:

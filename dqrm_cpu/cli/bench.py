@@ -38,7 +38,7 @@ docs/benchmarks.md."""
 
 def add_parser(subparsers: Subparsers) -> None:
     """The command's options."""
-    about = "time steps, kernels, preparation and gradient exchange against other programs"
+    about = "time steps, kernels, preparation and exchange against others"
     parser = subparsers.add_parser("bench", help=about, description=f"{about[0].upper()}{about[1:]}.", epilog=_EPILOG)
     parser.add_argument(
         "what",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dqrm_cpu.comm.accounting import SentBytes
+from dqrm_cpu.comm.buffers import Bytes
 from dqrm_cpu.comm.exchange import check_count, exchange_dense_
 from dqrm_cpu.comm.mlp_forms import BLOCK, Form
 from dqrm_cpu.comm.residuals import Residuals
@@ -65,6 +66,8 @@ class ShortMlp:
         self._parts = parts
         self._kept = None if feedback is None else feedback[0].local
         self._kept_of_sum = None if feedback is None else feedback[1].local
+        # Zeros behind the last value stay zeros. Memory of its own at every step would be paid for page by page.
+        self._room = torch.zeros(parts.ranks // transport.size, parts.padded)
         self.sent = SentBytes()
 
     def __call__(self, local: Sequence[Tensor]) -> None:
@@ -73,19 +76,23 @@ class ShortMlp:
         wanted = [self._wanted(slot, flat[:length]) for slot, flat in enumerate(local)]
         infos, scalars = self._gather([self._form.info(values) for values in wanted], [flat[length:] for flat in local])
         scales = self._form.scales(infos)
-        codes = torch.stack([self._form.encode(values, scales) for values in wanted])
+        encoded = [self._form.encode(values, scales) for values in wanted]
+        codes = torch.stack(encoded) if len(encoded) > 1 else encoded[0][None]
         if self._kept is not None:
             for kept, values, sent in zip(self._kept, wanted, codes, strict=True):
-                kept[:] = values - self._form.decode(sent, scales)
-        total = self._broadcast([self._reduce(slot, part, scales) for slot, part in self._delivered(codes)])
-        local[0][:length] = total[:length]
+                torch.sub(values, self._form.decode(sent, scales), out=kept)
+        reduced = [self._reduce(slot, part, scales) for slot, part in self._delivered(codes)]
+        self._broadcast(reduced, local[0][:length])
         sum_in_order(scalars, local[0][length:].numpy())
         self.sent = self.sent.plus(SentBytes(mlp=self._transport.bytes_sent - before))
 
     def _wanted(self, slot: int, values: Tensor) -> Tensor:
         """f32[padded]: the gradient, and what its sender kept of the one before."""
-        wanted = torch.zeros(self._parts.padded) if self._kept is None else self._kept[slot].clone()
-        wanted[: self._parts.length] += values
+        wanted, length = self._room[slot], self._parts.length
+        if self._kept is None:
+            wanted[:length] = values
+        else:
+            torch.add(self._kept[slot][:length], values, out=wanted[:length])
         return wanted
 
     def _gather(self, infos: Sequence[Tensor], scalars: Sequence[Tensor]) -> tuple[Tensor, np.ndarray]:
@@ -103,7 +110,7 @@ class ShortMlp:
         by_part = codes.view(self._parts.ranks, self._parts.ranks, -1)
         return [(part, by_part[:, part]) for part in range(self._parts.ranks)]
 
-    def _reduce(self, part: int, codes: Tensor, scales: Tensor) -> np.ndarray:
+    def _reduce(self, part: int, codes: Tensor, scales: Tensor) -> Bytes:
         """The sum of one part, as the message that carries it: scales, then codes."""
         blocks = self._form.scales_of(scales, part, self._parts.ranks)
         total = self._form.sum(codes, blocks)
@@ -116,11 +123,14 @@ class ShortMlp:
             self._kept_of_sum[slot][:] = total - self._form.decode(short, own_scales)
         return np.concatenate([own_scales.numpy().view(np.uint8), short.numpy().view(np.uint8)])
 
-    def _broadcast(self, messages: Sequence[np.ndarray]) -> Tensor:
-        """f32[padded]: every part of the sum, as all understand it."""
-        of_all = self._transport.allgather_small(messages[0]) if len(messages) == 1 else np.stack(messages)
-        split = of_all.shape[1] - self._parts.part * self._form.code_bytes
-        scales = torch.from_numpy(of_all[:, :split].copy().view(np.float32))
-        codes = torch.from_numpy(of_all[:, split:].copy().view(self._form.code_type))
-        self._form.require_finite_sums(scales)
-        return torch.cat([self._form.decode(part, own) for part, own in zip(codes, scales, strict=True)])
+    def _broadcast(self, messages: Sequence[Bytes], total: Tensor) -> None:
+        """Fills f32[P] with every part of the sum, as all understand it."""
+        if len(messages) == 1:
+            messages = self._transport.allgatherv(messages[0], [messages[0].size] * self._transport.size)
+        split = messages[0].size - self._parts.part * self._form.code_bytes
+        scales = [torch.from_numpy(message[:split].view(np.float32)) for message in messages]
+        self._form.require_finite_sums(torch.stack(scales))
+        for part, (message, own) in enumerate(zip(messages, scales, strict=True)):
+            target = total[part * self._parts.part :][: self._parts.part]
+            codes = torch.from_numpy(message[split:].view(self._form.code_type))
+            target[:] = self._form.decode(codes, own)[: target.numel()]
