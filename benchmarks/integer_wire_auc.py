@@ -54,6 +54,7 @@ def test_auc(steps: int, ranks: int, wire: str, seed: int) -> float:
             "--seed": seed,
             "--train.max-steps": steps,
             "--train.evaluate-every": max(1, steps // 4),
+            "--train.threads": 1,  # the same bits with any number
             "--comm.simulated-ranks": ranks,
             "--comm.wire": wire,
             "--run-dir": run_dir,
