@@ -30,7 +30,7 @@ def opened_transport(config: Config) -> Iterator[Transport]:
     _require_device(config)
     with open_transport(config.comm.transport, config.comm.simulated_ranks, config.comm.timeout) as transport:
         machine = fingerprint()
-        set_threads(config.train.threads or _default_threads(machine, os.environ))
+        set_threads(config.train.threads or default_threads(machine, os.environ))
         _require_memory(config, transport, machine)
         if transport.rank == 0 and transport.size > 1:
             print(f"{transport.size} ranks over {transport.name}: {transport.reason}", file=sys.stderr, flush=True)
@@ -62,7 +62,7 @@ def _gather(transport: Transport, value: object) -> list[Any]:
     return [json.loads(part.tobytes()) for part in transport.allgatherv(payload)]
 
 
-def _default_threads(machine: Fingerprint, environ: Mapping[str, str]) -> int:
+def default_threads(machine: Fingerprint, environ: Mapping[str, str]) -> int:
     """Every usable core, or OMP_NUM_THREADS where that is fewer: batch systems that do not pin tell the share so."""
     asked = environ.get("OMP_NUM_THREADS", "").split(",")[0]
     return min(machine.usable_cores, int(asked)) if asked.isdigit() and int(asked) else machine.usable_cores
