@@ -1,9 +1,9 @@
 """How many threads a process takes when the configuration leaves it open."""
 
 import pytest
-from planted import XEON
 
 from dqrm_cpu.cli.ranks import default_threads
+from planted import XEON
 
 
 @pytest.mark.parametrize(
