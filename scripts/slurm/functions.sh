@@ -78,8 +78,9 @@ pass_on() { [ -z "$ranks_pid" ] || kill -s "$1" "$ranks_pid" 2>/dev/null || true
 set_environment() {
   local workers=${CCL_WORKER_COUNT:-0}
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cpus_per_task > workers ? cpus_per_task - workers : 1))}
-  # Of Intel's OpenMP, where it is preloaded: threads that wait sleep at once, and stay on their cores.
-  export KMP_BLOCKTIME=${KMP_BLOCKTIME:-1} KMP_AFFINITY=${KMP_AFFINITY:-granularity=fine,compact,1,0}
+  # Of Intel's OpenMP, where it is preloaded: threads that wait sleep soon. Binding them to cores (KMP_AFFINITY,
+  # OMP_PROC_BIND) would bind the main thread too, and the readers that it starts inherit its one core.
+  export KMP_BLOCKTIME=${KMP_BLOCKTIME:-1}
   [ "$workers" = 0 ] || export CCL_WORKER_AFFINITY=${CCL_WORKER_AFFINITY:-auto}
   PATH=$(dirname "$command"):$PATH
   choose_pinning

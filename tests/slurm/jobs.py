@@ -66,12 +66,12 @@ class Jobs:
         """What all jobs of this test wrote."""
         return "\n".join(path.read_text(errors="replace") for path in sorted(self._folder.glob("*.out")))
 
-    def wait_for_state(self, job: str, *states: str, timeout_s: float = 120) -> None:
+    def wait_for_state(self, job: str, *states: str, timeout_s: float = 240) -> None:
         self.wait_until(lambda: self.state(job) in states, f"{job} to be {' or '.join(states)}", timeout_s)
 
     def wait_for_step(self, step: int) -> None:
         """Until the run has logged `step`."""
-        self.wait_until(lambda: any(row["step"] >= step for row in metrics(self.run_dir)), f"step {step}", 120)
+        self.wait_until(lambda: any(row["step"] >= step for row in metrics(self.run_dir)), f"step {step}", 240)
 
     def wait_until(self, condition: Callable[[], bool], what: str, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s

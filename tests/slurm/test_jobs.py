@@ -8,7 +8,7 @@ import pytest
 from jobs import Jobs, assert_same_end, dqrm_cpu, losses
 from local_cluster import LocalCluster
 
-pytestmark = [pytest.mark.slow, pytest.mark.mpi, pytest.mark.slurm]
+pytestmark = [pytest.mark.slow, pytest.mark.mpi, pytest.mark.slurm, pytest.mark.timeout(600)]
 
 
 @pytest.mark.parametrize("launcher", ["mpirun", "srun-pmi2", "srun"])
@@ -22,9 +22,8 @@ def test_two_nodes_train_as_two_simulated_ranks(launcher: str, jobs: Jobs, undis
     assert losses(jobs.run_dir) == expected
 
 
-@pytest.mark.parametrize("launcher", ["mpirun", "srun"])
-def test_time_limit_requeues_until_the_run_is_done(launcher: str, jobs: Jobs, undisturbed: Path) -> None:
-    job = jobs.train(env={"DQRM_LAUNCHER": launcher})
+def test_time_limit_requeues_until_the_run_is_done(jobs: Jobs, undisturbed: Path) -> None:
+    job = jobs.train()
     for restart in (1, 2):
         jobs.wait_for_step(100 * restart)
         jobs.signal(job)

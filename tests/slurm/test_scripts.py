@@ -11,6 +11,8 @@ from jobs import ROOT, Jobs, dqrm_cpu
 SCRIPTS = sorted((ROOT / "scripts" / "slurm").glob("*.sh"))
 JOB_SCRIPTS = [path for path in SCRIPTS if path.name != "functions.sh"]
 
+pytestmark = pytest.mark.timeout(600)
+
 
 def test_shellcheck_finds_nothing() -> None:
     shellcheck = Path(sys.executable).parent / "shellcheck"
