@@ -36,7 +36,7 @@ def test_days_are_checked_one_by_one_and_prepared_once(jobs: Jobs, raw_days: Pat
     out = tmp_path / "prepared"
     env = {"DQRM_DAYS": str(raw_days), "DQRM_OUT": str(out), "DQRM_NUM_DAYS": "3", "DQRM_MAX_IND_RANGE": "1000"}
     job = jobs.submit("prepare_terabyte.sh", sbatch=("--array=0-2",), env=env)
-    jobs.wait_until(lambda: (out / "manifest.json").exists(), "the data set", 90)
+    jobs.wait_until(lambda: (out / "manifest.json").exists(), "the data set", 240)
     jobs.wait_for_state(f"{job}_2", "COMPLETED", "FAILED")
     assert jobs.output().count("is whole\n") == 3
     assert jobs.output().count("all days are whole: preparing") == 1
