@@ -16,6 +16,8 @@ LAYERS = {
     "comm": {"config", "kernels", "profile"},
     "train": {"comm", "config", "data", "kernels", "model", "profile", "quant"},
     "bench": {"comm", "config", "data", "kernels", "model", "profile", "quant", "train"},
+    "report": {"config", "data", "kernels", "model", "profile", "quant", "train"},
+    "profiler": {"bench", "comm", "config", "data", "kernels", "model", "profile", "quant", "report", "train"},
     "doctor": {"comm", "config", "data", "kernels", "model", "profile"},
 }
 """What each part may import beside errors, openmp and the version; cli may import everything."""

@@ -121,6 +121,7 @@ class Spans:
         self._row = np.frombuffer(self._totals, dtype=np.int64)
         self._ring = np.zeros((_RING_STEPS, _WALL + 1), dtype=np.int64)
         self._filled = 0
+        self._warm = False
         self._step_start = 0
         self._durations = {phase: Durations() for phase in Phase}
         self._step_durations = Durations()
@@ -158,15 +159,17 @@ class Spans:
         self._step_start = perf_counter_ns()
 
     def step_done(self) -> float:
-        """Notes the step that `begin_step` began; returns its seconds."""
+        """Notes the step that `begin_step` began, but for the first, which compiles; returns its seconds."""
         end = perf_counter_ns()
         if self._observer is not None:
             self._observer.end(STEP_LABEL, self._step_start, end)
-        self._totals[_WALL] = end - self._step_start
-        self._ring[self._filled] = self._row
-        self._filled += 1
-        if self._filled == _RING_STEPS:
-            self._drain()
+        if self._warm:
+            self._totals[_WALL] = end - self._step_start
+            self._ring[self._filled] = self._row
+            self._filled += 1
+            if self._filled == _RING_STEPS:
+                self._drain()
+        self._warm = True
         return (end - self._step_start) * 1e-9
 
     def summary(self) -> SpanSummary:

@@ -9,11 +9,14 @@ from dqrm_cpu.comm.accounting import NOTHING_SENT
 from dqrm_cpu.comm.first_rank import on_first_rank
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config import Config
+from dqrm_cpu.data.batch import Batch
 from dqrm_cpu.data.loader import Loader
 from dqrm_cpu.errors import CheckpointError
+from dqrm_cpu.kernels.types import UNQUANTIZED
 from dqrm_cpu.model.size import model_bytes
-from dqrm_cpu.profile.memory import peak_bytes
+from dqrm_cpu.profile.memory import peak_bytes, resident_bytes
 from dqrm_cpu.profile.span_file import SpanFile
+from dqrm_cpu.quant.clipping import clip_rates
 from dqrm_cpu.train.checkpoint import CheckpointStore
 from dqrm_cpu.train.exchange_times import ExchangeClock
 from dqrm_cpu.train.interrupt import StopRequest
@@ -93,7 +96,7 @@ class TrainingLoop:
         state.window_sent = state.window_sent.plus(self._session.step.sent.minus(parts))
         self._around.progress.update(state.step, outcome.loss)
         if self._due(self._config.train.log_every):
-            self._log_training(rate)
+            self._log_training(rate, shares[0])
         return outcome.stop_requested
 
     def _due(self, period: int) -> bool:
@@ -105,10 +108,11 @@ class TrainingLoop:
         patience = train.early_stop_patience
         return reached or (patience > 0 and state.evaluations_without_better >= patience)
 
-    def _log_training(self, rate: float) -> None:
+    def _log_training(self, rate: float, batch: Batch) -> None:
         state = self._state
         recent = self._step_seconds[-state.window_steps :]
         seconds = sum(recent) / len(recent)
+        absmax, rates = self._scales_of(batch)
         row = MetricsRow(
             step=state.step,
             epoch=self._epoch(),
@@ -122,9 +126,20 @@ class TrainingLoop:
             value_bytes=state.window_sent.values / state.window_steps,
             scale_bytes=state.window_sent.scales / state.window_steps,
             mlp_bytes=state.window_sent.mlp / state.window_steps,
+            memory_bytes=resident_bytes(),
+            scale_absmax=absmax,
+            clip_rate=rates,
         )
         state.window_loss, state.window_steps, state.window_sent = 0.0, 0, NOTHING_SENT
         self._around.log.log(row)
+
+    def _scales_of(self, batch: Batch) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Per table: what the scale in use was found from, and the share of the values of `batch` beyond it."""
+        model, scale = self._session.model, self._session.scales.state
+        if model.embedding_bits == UNQUANTIZED:
+            return (), ()
+        rates = clip_rates(model.tables, model.bags(batch), scale.step, model.embedding_bits)
+        return tuple(scale.absmax.tolist()), tuple(rates.tolist())
 
     def _epoch(self) -> int:
         return max(self._state.step - 1, 0) // self._batches_per_epoch + 1

@@ -47,6 +47,10 @@ class MetricsRow:
     value_bytes: float = math.nan
     scale_bytes: float = math.nan
     mlp_bytes: float = math.nan
+    memory_bytes: float = math.nan  # held by rank 0
+    # Per table; empty where nothing is quantized.
+    scale_absmax: tuple[float, ...] = ()  # that the scale in use was found from
+    clip_rate: tuple[float, ...] = ()  # of the values that the step looked up
 
     def to_json(self) -> dict[str, JSON]:
         """Flat; NaN and infinities become null."""
@@ -55,9 +59,9 @@ class MetricsRow:
         return {name: strict_json(value) for name, value in row.items()}
 
     @classmethod
-    def from_json(cls, row: Mapping[str, float | int | str | None]) -> Self:
+    def from_json(cls, row: Mapping[str, JSON]) -> Self:
         """What `to_json` wrote; null becomes NaN."""
-        numbers = {name: math.nan if value is None else value for name, value in row.items()}
+        numbers = {name: _number(value) for name, value in row.items()}
         found = {name: numbers.pop(name) for name in _METRIC_NAMES if name in numbers}
         return cls(**numbers, metrics=ClickMetrics(**found) if found else None)  # type: ignore[arg-type]
 
@@ -225,6 +229,13 @@ def strict_json(value: JSON) -> JSON:
     if isinstance(value, list | tuple):
         return [strict_json(item) for item in value]
     return value
+
+
+def _number(value: JSON) -> JSON:
+    """NaN for null, also within a tuple."""
+    if isinstance(value, list):
+        return tuple(_number(item) for item in value)
+    return math.nan if value is None else value
 
 
 def _lines(path: Path) -> Iterator[tuple[str, MetricsRow]]:

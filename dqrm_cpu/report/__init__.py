@@ -1,0 +1,1 @@
+"""What runs looked like, as one HTML file and as figures."""

@@ -1,0 +1,151 @@
+"""What a reader should change: each warning says what was found, in figures, and what would mend it."""
+
+from collections.abc import Callable, Iterator
+from statistics import fmean, median
+
+from dqrm_cpu.profile.phases import STEP_PHASES, Phase
+from dqrm_cpu.report.phase_figures import Bar, bar_of, working_ms
+from dqrm_cpu.report.run_files import RunFiles
+
+_SCALE_SHARE = 0.05
+_DATA_SHARE = 0.15
+_EXCHANGE_SHARE = 0.3
+_BETWEEN_SHARE = 0.3
+_STRAGGLER_RATIO = 1.15
+_CLIP_RATE = 0.01
+_OVERFIT_AUC = 0.002
+_COVERED_SHARE = 0.97
+_UNEVEN_RATIO = 1.5
+_EXCHANGE = (Phase.QUANTIZE_GRADIENTS, Phase.WIRE, Phase.MERGE, Phase.MLP_EXCHANGE)
+
+
+def warnings_of(run: RunFiles) -> list[str]:
+    """Empty where there is nothing to mend."""
+    rules: list[Callable[[RunFiles], Iterator[str]]] = [_spans, _ranks, _threads, _clipping, _overfitting, _unfinished]
+    return [f"{run.name}: {text}" for rule in rules for text in rule(run)]
+
+
+def _spans(run: RunFiles) -> Iterator[str]:
+    if not run.spans:
+        yield "no spans were recorded yet, so nothing can be said about its time: they are written at checkpoints."
+        return
+    summary = run.spans[0].summary
+    bar = bar_of(run.name, summary)
+    if not bar.step_ms:
+        return
+    yield from _scale(run, bar)
+    yield from _waiting(run, bar)
+    if summary.covered < _COVERED_SHARE:
+        outside = 1 - summary.covered
+        yield f"{outside:.0%} of a step is outside every phase: look at it with dqrm-cpu profile --torch-profiler."
+    if summary.step.mean_ms > _UNEVEN_RATIO * summary.step.median_ms:
+        yield (
+            f"its steps are uneven, {summary.step.mean_ms:.2f} ms on average, {summary.step.median_ms:.2f} ms in "
+            "the middle: something else uses the same cores, or there are more threads than cores (--train.threads)."
+        )
+    occasions = sum(found.total_ms for phase, found in summary.phases.items() if phase not in STEP_PHASES)
+    total = occasions + summary.step.total_ms
+    if occasions > _BETWEEN_SHARE * total:
+        yield (
+            f"evaluations and checkpoints take {occasions / total:.0%} of its time: evaluate less often "
+            "(--train.evaluate-every), on fewer rows (--data.validation-rows), or save less often "
+            "(--train.checkpoint-every)."
+        )
+
+
+def _scale(run: RunFiles, bar: Bar) -> Iterator[str]:
+    share = _share(bar, Phase.SCALE)
+    if share <= _SCALE_SHARE:
+        return
+    if run.config.quant.scale_finder == "scan":
+        mend = "use --quant.scale-finder track, or a longer --quant.scale-period"
+    else:
+        mend = "they are tracked already; a longer --quant.scale-period helps"
+    yield f"finding scales takes {share:.0%} of the step: {mend}."
+
+
+def _waiting(run: RunFiles, bar: Bar) -> Iterator[str]:
+    data, exchange = _share(bar, Phase.DATA), _share(bar, *_EXCHANGE)
+    if data > _DATA_SHARE:
+        mend = (
+            "prepare generated rows once (dqrm-cpu data generate, dqrm-cpu prepare), or let them fit into memory"
+            if run.config.data.source == "synthetic"
+            else "put the data set on a faster disk"
+        )
+        yield f"waiting for data takes {data:.0%} of the step: {mend}."
+    if exchange > _EXCHANGE_SHARE and len(run.spans) > 1:
+        comm = run.config.comm
+        mends = []
+        if not comm.wire.startswith("int"):
+            mends.append("--comm.wire int8")
+        if comm.mlp_gradients == "fp32":
+            mends.append("--comm.mlp-gradients int8 --comm.error-feedback mlp")
+        mends.append("a larger --train.batch-size")
+        yield f"exchanging gradients takes {exchange:.0%} of the step: try {', or '.join(mends)}."
+
+
+def _ranks(run: RunFiles) -> Iterator[str]:
+    if len(run.spans) < 2:
+        return
+    for spans in run.spans:
+        others = median(working_ms(other) for other in run.spans if other is not spans)
+        mine = working_ms(spans)
+        if others and mine > _STRAGGLER_RATIO * others:
+            place = _place(run, spans.rank)
+            yield (
+                f"rank {spans.rank}{place} works {mine / others - 1:.0%} longer at each step than the others, who wait "
+                "for it: look for other programs on its host, its cores and its memory (dqrm-cpu doctor there)."
+            )
+
+
+def _threads(run: RunFiles) -> Iterator[str]:
+    used: dict[str, list[tuple[int, frozenset[int]]]] = {}
+    for place in run.environment.get("ranks", []):
+        used.setdefault(place["host"], []).append((place["threads"], frozenset(place["affinity"])))
+    for host, places in used.items():
+        threads, cores = sum(count for count, _ in places), len(frozenset().union(*(cores for _, cores in places)))
+        if threads > cores:
+            yield (
+                f"{threads} threads share {cores} cores on {host}: set --train.threads {max(cores // len(places), 1)}, "
+                "or start fewer ranks there."
+            )
+
+
+def _clipping(run: RunFiles) -> Iterator[str]:
+    rows = [row for row in run.of_phase("train") if row.clip_rate]
+    if not rows:
+        return
+    rates = [fmean(rates) for rates in zip(*(row.clip_rate for row in rows), strict=True)]
+    worst = max(range(len(rates)), key=rates.__getitem__)
+    if rates[worst] > _CLIP_RATE:
+        yield (
+            f"{rates[worst]:.1%} of the values of table C{worst + 1} lie beyond its scale: shorten "
+            "--quant.scale-period (1 costs next to nothing with --quant.scale-finder track)."
+        )
+
+
+def _overfitting(run: RunFiles) -> Iterator[str]:
+    rated, best = [row for row in run.of_phase("validation") if row.metrics], run.best
+    if not rated or best is None or best.metrics is None or rated[-1].metrics is None:
+        return
+    fallen = best.metrics.auc - rated[-1].metrics.auc
+    if fallen > _OVERFIT_AUC:
+        yield (
+            f"validation AUC fell by {fallen:.4f} after step {best.step:,}: the best checkpoint is kept; where it "
+            "does not recover, --train.early-stop-patience 2 saves the rest of the time."
+        )
+
+
+def _unfinished(run: RunFiles) -> Iterator[str]:
+    if run.result is None:
+        command = f"dqrm-cpu train --run-dir {run.path} --resume auto"
+        yield f"it has not finished (step {run.last_step:,}); go on by {command}."
+
+
+def _share(bar: Bar, *phases: Phase) -> float:
+    return sum(bar.phases_ms.get(phase, 0.0) for phase in phases) / bar.step_ms
+
+
+def _place(run: RunFiles, rank: int) -> str:
+    hosts = {place["rank"]: place["host"] for place in run.environment.get("ranks", [])}
+    return f" on {hosts[rank]}" if rank in hosts else ""

@@ -1,0 +1,52 @@
+"""Pieces of HTML; every text from outside is escaped here."""
+
+import re
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from dqrm_cpu.report.style import Figure, svg_pair
+
+
+def section(key: str, title: str, parts: Iterable[str]) -> str:
+    return f'<section id="{key}"><h2>{escape(title)}</h2>{"".join(parts)}</section>'
+
+
+def paragraph(text: str, kind: str = "") -> str:
+    return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
+
+
+def warning(text: str) -> str:
+    """Options stay on one line."""
+    marked = re.sub(r"--[a-z][a-z0-9.-]*[a-z0-9]", r"<code>\g<0></code>", escape(text))
+    return f'<p class="warning">{marked}</p>'
+
+
+def heading(text: str) -> str:
+    return f"<h3>{escape(text)}</h3>"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Numbers; scrolls by itself where a page is narrow."""
+    heads = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f'<div class="table"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def words(rows: Iterable[tuple[str, str]]) -> str:
+    """A name and a text in each row."""
+    body = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in rows)
+    return f'<table class="words"><tbody>{body}</tbody></table>'
+
+
+def folded(title: str, text: str) -> str:
+    return f"<details><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>"
+
+
+def drawn(figure: Figure) -> str:
+    wide, narrow = svg_pair(figure)
+    label = escape(figure.caption, quote=True)
+    return (
+        f'<figure id="figure-{figure.key}"><div class="wide" role="img" aria-label="{label}">{wide}</div>'
+        f'<div class="narrow" role="img" aria-label="{label}">{narrow}</div>'
+        f"<figcaption>{escape(figure.caption)}</figcaption></figure>"
+    )

@@ -1,0 +1,79 @@
+"""What a report reads of a run folder, finished or still going on."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dqrm_cpu.config import Config
+from dqrm_cpu.config.load import load_config
+from dqrm_cpu.errors import ConfigError
+from dqrm_cpu.model.size import ModelBytes, model_bytes
+from dqrm_cpu.profile.span_file import RankSpans, read_spans
+from dqrm_cpu.train.run_folder import MetricsRow, Phase, holds_run, read_rows
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """`name` tells the runs of one report apart."""
+
+    name: str
+    path: Path
+    config: Config
+    rows: tuple[MetricsRow, ...]
+    spans: tuple[RankSpans, ...]
+    environment: Mapping[str, Any]
+    result: Mapping[str, Any] | None  # None before the run has finished
+
+    @cached_property
+    def sizes(self) -> ModelBytes:
+        return model_bytes(self.config)
+
+    @property
+    def quantized(self) -> bool:
+        return self.config.quant.method != "none"
+
+    def of_phase(self, phase: Phase) -> list[MetricsRow]:
+        return [row for row in self.rows if row.phase == phase]
+
+    @property
+    def last_step(self) -> int:
+        return max((row.step for row in self.rows), default=0)
+
+    @property
+    def best(self) -> MetricsRow | None:
+        """The evaluation with the highest AUC, the earliest of equals, as training chooses it."""
+        rated = [row for row in self.of_phase("validation") if row.metrics and row.metrics.auc == row.metrics.auc]
+        return max(rated, key=lambda row: row.metrics.auc if row.metrics else 0.0, default=None)
+
+
+def read_runs(paths: list[Path]) -> tuple[RunFiles, ...]:
+    """In the order given; named by their folders, with their parents where those are the same."""
+    names = [path.resolve().name for path in paths]
+    if len(set(names)) < len(names):
+        names = [f"{path.resolve().parent.name}/{path.resolve().name}" for path in paths]
+    if len(set(names)) < len(names):
+        names = [f"{number}: {name}" for number, name in enumerate(names, start=1)]
+    return tuple(_read_run(path, name) for path, name in zip(paths, names, strict=True))
+
+
+def _read_run(path: Path, name: str) -> RunFiles:
+    if not holds_run(path):
+        raise ConfigError(f"{path} holds no run; give a folder that dqrm-cpu train or profile wrote")
+    config = load_config(None, path / "config.toml", {})
+    environment = _json(path / "environment.json") or {}
+    return RunFiles(
+        name, path, config, tuple(read_rows(path)), read_spans(path), environment, _json(path / "result.json")
+    )
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}); restore it, or remove it to do without") from error
+    return found if isinstance(found, dict) else None
