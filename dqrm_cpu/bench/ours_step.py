@@ -17,6 +17,7 @@ from dqrm_cpu.config import Config
 from dqrm_cpu.kernels.interface import Kernels
 from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.profile.hardware import fingerprint
+from dqrm_cpu.profile.spans import Spans
 from dqrm_cpu.quant.scale import TableScales
 from dqrm_cpu.train.optimizers import Optimizer, select_optimizer
 from dqrm_cpu.train.step import TrainingStep
@@ -68,9 +69,20 @@ class Parts:
 
 def make_parts(config: Config, arenas: Arenas, kernels: Kernels, transport: Transport) -> Parts:
     """On the shared tables."""
+    model, scales = model_on_shared_tables(config, arenas, kernels)
+    optimizer = select_optimizer(config.train, model)
+    wires = WireSettings(wire=config.comm.wire)
+    step = TrainingStep(model, scales, optimizer, transport, 1, config.train.batch_size, wires)
+    return Parts(model, scales, optimizer, step)
+
+
+def model_on_shared_tables(
+    config: Config, arenas: Arenas, kernels: Kernels, spans: Spans | None = None
+) -> tuple[Dlrm, TableScales]:
+    """A model that trains the tables of `arenas` instead of its own."""
     # As many tables as the shared ones, which take their place, but without their gigabytes.
     placeholder = replace(config.model, table_rows=(1,) * len(config.model.table_rows))
-    model = Dlrm(replace(config, model=placeholder), kernels, CPU)
+    model = Dlrm(replace(config, model=placeholder), kernels, CPU, spans)
     tracked = config.quant.method != "none" and config.quant.scale_finder == "track"
     if tracked:
         model.tables, tracker = arenas.tracked()
@@ -80,10 +92,7 @@ def make_parts(config: Config, arenas: Arenas, kernels: Kernels, transport: Tran
         model.tables = arenas.shared()
         scales = TableScales(config.quant, kernels, model.tables)
     model.dense.copy_(initial_mlps(config).flat)
-    optimizer = select_optimizer(config.train, model)
-    wires = WireSettings(wire=config.comm.wire)
-    step = TrainingStep(model, scales, optimizer, transport, 1, config.train.batch_size, wires)
-    return Parts(model, scales, optimizer, step)
+    return model, scales
 
 
 def _require_precision(precision: str) -> None:

@@ -41,6 +41,11 @@ class Durations:
         self._total = 0
         self._least, self._most = 0, 0
 
+    def clear(self) -> None:
+        """Nothing was observed."""
+        self._bins.fill(0)
+        self._count = self._total = self._least = self._most = 0
+
     def add(self, samples: Nanoseconds) -> None:
         if samples.size == 0:
             return

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from dqrm_cpu.errors import DqrmError
-from dqrm_cpu.profile.durations import Summary
-from dqrm_cpu.profile.phases import Phase
 from dqrm_cpu.profile.spans import SpanSummary
 
 _FOLDER = "spans"
@@ -67,8 +65,7 @@ def _read(path: Path) -> RankSpans:
         found = json.loads(path.read_text(encoding="utf-8"))
         if found["format"] != _FORMAT:
             raise ValueError(f"format {found['format']}, not {_FORMAT}")
-        phases = {phase: Summary(**found["phases"][phase.key]) for phase in Phase if phase.key in found["phases"]}
-        summary = SpanSummary(Summary(**found["step"]), phases)
+        summary = SpanSummary.from_dict(found)
         return RankSpans(found["rank"], found["first_step"], found["last_step"], found["peak_memory_bytes"], summary)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SpanFileError(f"{path} holds no spans ({error}); remove it to do without") from error
@@ -82,6 +79,5 @@ def _plain(spans: RankSpans) -> Mapping[str, Any]:
         "first_step": spans.first_step,
         "last_step": spans.last_step,
         "peak_memory_bytes": spans.peak_memory_bytes,
-        "step": spans.summary.step.as_dict(),
-        "phases": {phase.key: summary.as_dict() for phase, summary in spans.summary.phases.items()},
+        **spans.summary.as_dict(),
     }

@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Mapping
 from time import perf_counter_ns
 from types import TracebackType
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -111,6 +111,18 @@ class SpanSummary(NamedTuple):
         inside = sum(summary.total_ms for phase, summary in self.phases.items() if phase in STEP_PHASES)
         return inside / self.step.total_ms if self.step.total_ms else 0.0
 
+    def as_dict(self) -> dict[str, Any]:
+        """As files hold it."""
+        phases = {phase.key: found.as_dict() for phase, found in self.phases.items()}
+        return {"step": self.step.as_dict(), "phases": phases}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """What `as_dict` gave; other keys are passed over."""
+        found = values["phases"]
+        phases = {phase: Summary(**found[phase.key]) for phase in Phase if phase.key in found}
+        return cls(Summary(**values["step"]), phases)
+
 
 class Spans:
     """The spans of a rank's main thread, and what they add up to."""
@@ -171,6 +183,12 @@ class Spans:
                 self._drain()
         self._warm = True
         return (end - self._step_start) * 1e-9
+
+    def forget(self) -> None:
+        """Nothing so far counts: it warmed up."""
+        self._drain()
+        for durations in (*self._durations.values(), self._step_durations):
+            durations.clear()
 
     def summary(self) -> SpanSummary:
         """Of everything so far."""

@@ -1,5 +1,6 @@
 """The per-table symmetric scale: how it is found, and how long it is kept (paper 3.2)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +36,8 @@ class TableScales:
 
     def __init__(self, quant: QuantConfig, kernels: Kernels, tables: Tables) -> None:
         self._quant = quant
-        self._kernels = kernels
+        self.scan: Callable[[Tables], Tensor] = kernels.scan_absmax
+        """How whole tables are read for max|W|, f32[T]."""
         self._tables = tables
         self._quantized = quant.method != "none"
         ones = torch.ones(tables.num_tables, device=tables.weight.device)
@@ -74,7 +76,7 @@ class TableScales:
         return quantization_step(self._find(), self._quant.embedding_bits)
 
     def _find(self) -> Tensor:
-        absmax = self.tracker.absmax() if self.tracker is not None else self._kernels.scan_absmax(self._tables)
+        absmax = self.tracker.absmax() if self.tracker is not None else self.scan(self._tables)
         finite = np.isfinite(absmax.cpu().numpy())
         if not finite.all():
             bad = ", ".join(f"C{t + 1}" for t, fine in enumerate(finite) if not fine)

@@ -88,8 +88,8 @@ def _ranks(run: RunFiles) -> Iterator[str]:
     if len(run.spans) < 2:
         return
     for spans in run.spans:
-        others = median(working_ms(other) for other in run.spans if other is not spans)
-        mine = working_ms(spans)
+        others = median(working_ms(other.summary) for other in run.spans if other is not spans)
+        mine = working_ms(spans.summary)
         if others and mine > _STRAGGLER_RATIO * others:
             place = _place(run, spans.rank)
             yield (

@@ -1,11 +1,10 @@
 """Where the time of a step goes, as stacked bars like the paper's figures 1c and 10; and where ranks differ."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dqrm_cpu.profile.phases import STEP_PHASES, Phase
-from dqrm_cpu.profile.span_file import RankSpans
 from dqrm_cpu.profile.spans import SpanSummary
 from dqrm_cpu.report.run_files import RunFiles
 from dqrm_cpu.report.style import Canvas, Figure, beside_bar
@@ -52,19 +51,24 @@ def phase_breakdown(bars: Sequence[Bar], key: str = "phases") -> Figure:
 
 def rank_comparison(run: RunFiles, number: int) -> Figure:
     """One bar per rank of a run."""
-    bars = [bar_of(f"rank {spans.rank}", spans.summary) for spans in run.spans]
-    slowest = max(run.spans, key=working_ms)
-    quickest = min(run.spans, key=working_ms)
+    return ranks_figure(run.name, f"ranks-{number}", {spans.rank: spans.summary for spans in run.spans})
+
+
+def ranks_figure(name: str, key: str, ranks: Mapping[int, SpanSummary]) -> Figure:
+    """One bar per rank."""
+    bars = [bar_of(f"rank {rank}", summary) for rank, summary in ranks.items()]
+    working = {rank: working_ms(summary) for rank, summary in ranks.items()}
+    slowest, quickest = max(working, key=working.__getitem__), min(working, key=working.__getitem__)
     caption = (
-        f"{run.name}: mean time of a step by phase on each rank. Without waiting for others, rank {slowest.rank} takes "
-        f"longest ({working_ms(slowest):.2f} ms) and rank {quickest.rank} shortest ({working_ms(quickest):.2f} ms)."
+        f"{name}: mean time of a step by phase on each rank. Without waiting for others, rank {slowest} takes "
+        f"longest ({working[slowest]:.2f} ms) and rank {quickest} shortest ({working[quickest]:.2f} ms)."
     )
-    return Figure(f"ranks-{number}", caption, lambda canvas: _draw_bars(canvas, bars))
+    return Figure(key, caption, lambda canvas: _draw_bars(canvas, bars))
 
 
-def working_ms(spans: RankSpans) -> float:
+def working_ms(summary: SpanSummary) -> float:
     """Medians of the phases in which a rank does not wait for the others: the slowest rank waits least."""
-    phases = spans.summary.phases.items()
+    phases = summary.phases.items()
     return sum(found.median_ms for phase, found in phases if phase in STEP_PHASES and phase not in _WAITING)
 
 

@@ -1,11 +1,13 @@
 """The sections of a report, in the order in which a reader wants them."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dqrm_cpu.config import Config
 from dqrm_cpu.profile.phases import Phase
+from dqrm_cpu.profile.spans import SpanSummary
 from dqrm_cpu.report.advice import warnings_of
 from dqrm_cpu.report.curves import learning_curves, memory_curves
 from dqrm_cpu.report.markup import folded, heading, paragraph, table, warning, words
@@ -110,14 +112,17 @@ def _phases(runs: Sequence[RunFiles]) -> Iterator[Part]:
         return
     yield phase_breakdown([bar_of(run.name, run.spans[0].summary) for run in timed])
     for run in timed:
-        summary = run.spans[0].summary
-        yield heading(f"{run.name}, rank 0: {summary.step.count:,} steps of {summary.step.mean_ms:.2f} ms on average")
-        rows = [_phase_row(phase.label, found, summary.step.total_ms) for phase, found in summary.phases.items()]
-        rows.append(_phase_row("a whole step", summary.step, summary.step.total_ms))
-        yield table(
-            ("phase", "total (s)", "of steps", "min (ms)", "median (ms)", "p95 (ms)", "max (ms)", "times"), rows
-        )
-        yield paragraph(f"Phases cover {summary.covered:.1%} of the steps' time.", "faint")
+        yield from phase_table(f"{run.name}, rank 0", run.spans[0].summary)
+
+
+def phase_table(name: str, summary: SpanSummary) -> Iterator[str]:
+    """Every phase in figures."""
+    step = summary.step
+    yield heading(f"{name}: {step.count:,} steps of {step.mean_ms:.2f} ms on average")
+    rows = [_phase_row(phase.label, found, step.total_ms) for phase, found in summary.phases.items()]
+    rows.append(_phase_row("a whole step", step, step.total_ms))
+    yield table(("phase", "total (s)", "of steps", "min (ms)", "median (ms)", "p95 (ms)", "max (ms)", "times"), rows)
+    yield paragraph(f"Phases cover {summary.covered:.1%} of the steps' time.", "faint")
 
 
 def _phase_row(name: str, found: Any, steps_ms: float) -> list[str]:
@@ -137,10 +142,10 @@ def _ranks(runs: Sequence[RunFiles]) -> Iterator[Part]:
         rows = []
         for spans in run.spans:
             place, step = hosts.get(spans.rank, {}), spans.summary.step
-            waiting = step.mean_ms - working_ms(spans)
+            waiting = step.mean_ms - working_ms(spans.summary)
             memory = f"{spans.peak_memory_bytes / 1e9:.2f}"
             where = [str(place.get("host", "-")), str(place.get("threads", "-"))]
-            figures = [f"{working_ms(spans):.2f}", f"{waiting:.2f}", f"{step.p95_ms:.2f}", memory]
+            figures = [f"{working_ms(spans.summary):.2f}", f"{waiting:.2f}", f"{step.p95_ms:.2f}", memory]
             rows.append([str(spans.rank), *where, *figures])
         head = (
             "rank",
@@ -184,20 +189,25 @@ def _sizes(runs: Sequence[RunFiles]) -> Iterator[Part]:
 def _environment(runs: Sequence[RunFiles]) -> Iterator[Part]:
     for run in runs:
         yield heading(run.name)
-        yield words(_environment_rows(run))
-        yield folded("all settings", run.config.to_toml())
+        yield from environment_parts(run.environment, run.config)
 
 
-def _environment_rows(run: RunFiles) -> list[tuple[str, str]]:
-    machine, places = run.environment.get("machine", {}), run.environment.get("ranks", [])
+def environment_parts(environment: Mapping[str, Any], config: Config) -> Iterator[str]:
+    """The machine, and every setting."""
+    yield words(_environment_rows(environment))
+    yield folded("all settings", config.to_toml())
+
+
+def _environment_rows(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
+    machine, places = environment.get("machine", {}), environment.get("ranks", [])
     packages = [
         f"{package['name']} {package['version']}" for package in machine.get("packages", []) if package["version"]
     ]
     instructions = ", ".join(machine.get("isa", []))
-    versions = [f"dqrm-cpu {run.environment.get('dqrm_cpu', '-')}", f"Python {machine.get('python', '-')}", *packages]
+    versions = [f"dqrm-cpu {environment.get('dqrm_cpu', '-')}", f"Python {machine.get('python', '-')}", *packages]
     memory_gb = machine.get("memory_total_bytes", 0) / 1e9
     return [
-        ("command", " ".join(run.environment.get("command", ["-"]))),
+        ("command", " ".join(environment.get("command", ["-"]))),
         ("processor", f"{machine.get('cpu_model', '-')}, {machine.get('cores', '-')} cores, {instructions}"),
         ("memory", f"{memory_gb:.1f} GB, huge pages {machine.get('huge_pages') or '-'}"),
         ("hosts", ", ".join(sorted({place["host"] for place in places})) or "-"),

@@ -107,7 +107,13 @@ def build_session(
         scales,
         optimizer,
         TrainingStep(
-            model, scales, optimizer, transport, len(shards.mine), largest_share(train.batch_size), _wires(config)
+            model,
+            scales,
+            optimizer,
+            transport,
+            len(shards.mine),
+            largest_share(train.batch_size),
+            wire_settings(config),
         ),
         Evaluator(model, scales, transport, largest_share(train.test_batch_size)),
         Loaders(
@@ -118,6 +124,7 @@ def build_session(
     )
 
 
-def _wires(config: Config) -> WireSettings:
+def wire_settings(config: Config) -> WireSettings:
+    """What the gradients of a run look like between ranks."""
     comm = config.comm
     return WireSettings(comm.wire, comm.scale_reduce, comm.mlp_gradients, comm.error_feedback, comm.simulated_scale)

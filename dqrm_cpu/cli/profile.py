@@ -1,0 +1,120 @@
+"""`dqrm-cpu profile`: where the time of a step goes, beside other ways to train, as a page, figures and a trace."""
+
+import argparse
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dqrm_cpu.cli.options import add_config_options, config_from_args
+from dqrm_cpu.cli.parser import Subparsers, UsageError
+
+if TYPE_CHECKING:
+    from dqrm_cpu.comm.transport import Transport
+    from dqrm_cpu.config import Config
+    from dqrm_cpu.profiler.document import Circumstances
+    from dqrm_cpu.profiler.run import Profile
+
+_WARMUP_STEPS, _STEPS, _ROUNDS = 10, 50, 5
+
+_ABOUT = "Runs some steps of a configuration and shows where their time goes."
+
+_EXAMPLES = """examples:
+  dqrm-cpu profile --preset kaggle                    this configuration
+  dqrm-cpu profile --preset kaggle --compare          beside FP32, the paper's scans and tracked scales
+  mpirun -n 2 dqrm-cpu profile --compare              with the wires between ranks
+  vtune -collect hotspots -- dqrm-cpu profile --itt   phases as ITT ranges
+
+How to read the page: docs/profiling.md."""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """The command's options: those of `train` and its own."""
+    parser = subparsers.add_parser("profile", help="see where a step's time goes", description=_ABOUT, epilog=_EXAMPLES)
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, help="folder of the results\ndefault: profiles/PRESET-DATE-TIME"
+    )
+    parser.add_argument("--compare", action="store_true", help="also run what the paper compares, in turns")
+    parser.add_argument(
+        "--warmup", metavar="N", type=_count, default=_WARMUP_STEPS, help=f"steps before (default: {_WARMUP_STEPS})"
+    )
+    parser.add_argument(
+        "--steps", metavar="N", type=_positive, default=_STEPS, help=f"measured steps of each (default: {_STEPS})"
+    )
+    parser.add_argument("--rounds", metavar="N", type=_positive, default=_ROUNDS, help=f"turns (default: {_ROUNDS})")
+    parser.add_argument("--itt", action="store_true", help="mark phases for VTune")
+    parser.add_argument(
+        "--torch-profiler", action="store_true", help="also record PyTorch's operators, as torch-rankN.json"
+    )
+    parser.add_argument("--png", action="store_true", help="also write the figures as PNG")
+    add_config_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Every rank profiles; rank 0 writes and prints what it wrote."""
+    config = config_from_args(args)
+    if config.device != "cpu":
+        raise UsageError("profile shows CPU runs; leave out --device")
+    from dqrm_cpu.cli.ranks import opened_transport
+    from dqrm_cpu.report.style import load_matplotlib
+
+    load_matplotlib()
+    with opened_transport(config) as transport:
+        return _profile(config, args, transport)
+
+
+def _profile(config: "Config", args: argparse.Namespace, transport: "Transport") -> int:
+    from dqrm_cpu.cli.ranks import gathered_environment
+    from dqrm_cpu.profiler.bandwidth import bandwidths, reading_floor
+    from dqrm_cpu.profiler.document import Circumstances
+    from dqrm_cpu.profiler.run import ProfilePlan, take_profile
+
+    default = Path("profiles") / f"{config.preset}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder = Path(str(transport.broadcast_json(str(args.out or default))))
+    environment = gathered_environment(transport)
+    torch_folder = folder if args.torch_profiler else None
+    plan = ProfilePlan(args.warmup, args.steps, min(args.rounds, args.steps), args.compare, args.itt, torch_folder)
+    profile = take_profile(config, plan, transport, _show if transport.rank == 0 else _say_nothing)
+    if transport.rank > 0:
+        return 0
+    known = [one for found in profile.variants for one in bandwidths(found, transport.size)]
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    around = Circumstances(now, config, plan, environment, reading_floor(), known)
+    for path in _written(folder, profile, around, args.png):
+        print(path)
+    return 0
+
+
+def _written(folder: Path, profile: "Profile", around: "Circumstances", png: bool) -> list[Path]:
+    from dqrm_cpu.profiler.document import write_files
+    from dqrm_cpu.profiler.sections import profile_sections
+    from dqrm_cpu.report.build import write_page
+
+    ranks = len(profile.events)
+    title = f"Profile of {around.config.preset}, batch {around.config.train.batch_size:,}"
+    subtitle = f"{around.environment['machine']['cpu_model']}, {ranks} rank{'s' * (ranks > 1)}, {around.taken_at}"
+    sections = profile_sections(profile, around)
+    written = write_files(folder, profile, around)
+    return written + write_page(title, subtitle, sections, folder / "report.html", folder / "figures" if png else None)
+
+
+def _show(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _say_nothing(text: str) -> None:
+    """Rank 0 speaks for all."""
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError
+    return value
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value

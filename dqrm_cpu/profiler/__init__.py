@@ -1,0 +1,1 @@
+"""Runs a configuration, and variants of it in turns, to see where their time goes."""

@@ -1,0 +1,141 @@
+"""Takes a profile: variants in interleaved rounds, so that a busy machine meets all alike; every rank calls it."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dqrm_cpu.bench.arena import CPU, Arenas
+from dqrm_cpu.bench.cases import Case
+from dqrm_cpu.comm.transport import Transport
+from dqrm_cpu.config import Config
+from dqrm_cpu.data.source import open_data
+from dqrm_cpu.profile.spans import Observer, SpanSummary
+from dqrm_cpu.profiler.observers import Event, EventRecorder, IttMarks, Observers, TorchMarks
+from dqrm_cpu.profiler.trainee import Trainee
+from dqrm_cpu.profiler.variants import Variant, variants_of
+from dqrm_cpu.train.session import load_kernels
+
+_TORCH_STEPS = 5
+
+
+@dataclass(frozen=True)
+class ProfilePlan:
+    """How much is run, and who else listens."""
+
+    warmup_steps: int
+    measured_steps: int  # of each variant, over all rounds
+    rounds: int
+    compare: bool = False
+    itt: bool = False
+    torch_folder: Path | None = None  # where torch.profiler's traces go; None: it is not asked
+
+    @property
+    def turn_steps(self) -> int:
+        return max(self.measured_steps // self.rounds, 1)
+
+
+@dataclass(frozen=True)
+class RankProfile:
+    """What one rank saw of one variant."""
+
+    summary: SpanSummary
+    bytes_per_step: float
+
+
+@dataclass(frozen=True)
+class VariantProfile:
+    """A variant, by rank."""
+
+    variant: Variant
+    ranks: tuple[RankProfile, ...]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The same on every rank; events are on the clock of rank 0."""
+
+    variants: tuple[VariantProfile, ...]
+    events: tuple[tuple[Event, ...], ...]
+
+
+def take_profile(config: Config, plan: ProfilePlan, transport: Transport, advance: Callable[[str], None]) -> Profile:
+    """`advance` hears what is done next."""
+    recorder = EventRecorder()
+    data, arenas = open_data(config), Arenas(Case("profile", "", config))
+    arenas.kernels = load_kernels(config, CPU)
+    observer = Observers([recorder, *([IttMarks()] if plan.itt else [])])
+    variants = variants_of(config, transport.size, compare=plan.compare)
+    trainees = [Trainee(variant, data, arenas, transport, observer) for variant in variants]
+    for trainee in trainees:
+        advance(f"warming up: {trainee.variant.name}")
+        trainee.run(1 + plan.warmup_steps)
+        trainee.spans.forget()
+    sent = [trainee.bytes_sent for trainee in trainees]
+    recorder.events.clear()
+    offset_ns = _clock_offset(transport)
+    for number in range(plan.rounds):
+        advance(f"round {number + 1} of {plan.rounds}")
+        first = number % len(trainees)
+        for trainee in (*trainees[first:], *trainees[:first]):
+            _turn(trainee, plan.turn_steps, transport, observer)
+    profiles = [_rank_profile(trainee, before) for trainee, before in zip(trainees, sent, strict=True)]
+    events = [event.earlier(offset_ns) for event in recorder.events]
+    if plan.torch_folder is not None:
+        advance("torch.profiler: this configuration once more")
+        _torch_trace(Trainee(variants[0], data, arenas, transport, TorchMarks()), transport, plan.torch_folder)
+    return _gathered(variants, profiles, events, transport)
+
+
+def _turn(trainee: Trainee, steps: int, transport: Transport, observer: Observer) -> None:
+    """Ranks begin together: what one waits for at the start of a turn is no part of a step."""
+    transport.barrier()
+    start = time.perf_counter_ns()
+    observer.begin(trainee.variant.name)
+    trainee.run(steps)
+    observer.end(trainee.variant.name, start, time.perf_counter_ns())
+
+
+def _rank_profile(trainee: Trainee, sent_before: int) -> RankProfile:
+    summary = trainee.spans.summary()
+    return RankProfile(summary, (trainee.bytes_sent - sent_before) / max(summary.step.count, 1))
+
+
+def _clock_offset(transport: Transport) -> int:
+    """Of this host's clock over that of rank 0, as exactly as ranks leave a barrier together."""
+    transport.barrier()
+    now = time.perf_counter_ns()
+    return now - int(str(transport.broadcast_json(now)))
+
+
+def _torch_trace(trainee: Trainee, transport: Transport, folder: Path) -> None:
+    trainee.run(2)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True) as profiler:
+        trainee.run(_TORCH_STEPS)
+    folder.mkdir(parents=True, exist_ok=True)
+    profiler.export_chrome_trace(str(folder / f"torch-rank{transport.rank}.json"))
+
+
+def _gathered(
+    variants: list[Variant], profiles: list[RankProfile], events: list[Event], transport: Transport
+) -> Profile:
+    own = {
+        "profiles": [[p.summary.as_dict(), p.bytes_per_step] for p in profiles],
+        "events": events,
+    }
+    payload = np.frombuffer(json.dumps(own).encode(), dtype=np.uint8)
+    of_ranks = [json.loads(part.tobytes()) for part in transport.allgatherv(payload)]
+    by_variant = tuple(
+        VariantProfile(variant, tuple(_rank_profile_of(*rank["profiles"][number]) for rank in of_ranks))
+        for number, variant in enumerate(variants)
+    )
+    return Profile(by_variant, tuple(tuple(Event(*event) for event in rank["events"]) for rank in of_ranks))
+
+
+def _rank_profile_of(summary: dict[str, Any], bytes_per_step: float) -> RankProfile:
+    return RankProfile(SpanSummary.from_dict(summary), bytes_per_step)
