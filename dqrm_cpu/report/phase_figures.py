@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from dqrm_cpu.profile.phases import STEP_PHASES, Phase
 from dqrm_cpu.profile.spans import SpanSummary
 from dqrm_cpu.report.run_files import RunFiles
-from dqrm_cpu.report.style import Canvas, Figure, beside_bar
+from dqrm_cpu.report.style import Canvas, Figure, beside_bar, row_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,7 +82,7 @@ def _draw_bars(canvas: Canvas, bars: Sequence[Bar]) -> "Drawing":
     for row, bar in enumerate(bars):
         _draw_bar(axes, canvas, row, bar, shown)
     axes.set(xlabel="mean time of a step (ms)", yticks=range(len(bars)), ylim=(len(bars) - 0.5, -0.5))
-    axes.set_yticklabels(_short([bar.name for bar in bars], canvas))
+    axes.set_yticklabels(row_names([bar.name for bar in bars], canvas))
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
@@ -108,12 +108,6 @@ def _draw_bar(axes: "Axes", canvas: Canvas, row: int, bar: Bar, shown: Sequence[
 def _label(axes: "Axes", x: float, row: int, share: float, canvas: Canvas) -> None:
     if share >= _LABELLED_SHARE * (2 if canvas.narrow else 1):
         axes.text(x, row, f"{share:.0%}", va="center", ha="center", color="#10151a")
-
-
-def _short(names: Sequence[str], canvas: Canvas) -> list[str]:
-    """On a phone a long name would leave no room for its bar."""
-    most = 12 if canvas.narrow else 32
-    return [name if len(name) <= most else f"{name[: most - 1]}…" for name in names]
 
 
 def _largest(bar: Bar) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dqrm_cpu.report.run_files import RunFiles
-from dqrm_cpu.report.style import Canvas, Figure, beside_bar
+from dqrm_cpu.report.style import Canvas, Figure, beside_bar, row_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -23,7 +23,7 @@ def model_sizes(runs: Sequence[RunFiles]) -> Figure:
                 axes.barh(y, size / 1e6, height=0.32, color=canvas.color(place), label=label if row == 0 else None)
                 beside_bar(axes, size / 1e6, y, f"{size / 1e6:,.1f} MB")
         axes.set(xlabel="model (MB)", yticks=range(len(runs)), ylim=(len(runs) - 0.5, -0.5))
-        axes.set_yticklabels([run.name for run in runs])
+        axes.set_yticklabels(row_names([run.name for run in runs], canvas))
         axes.set_xlim(0, (1.4 if canvas.narrow else 1.15) * max(run.sizes.fp32 for run in runs) / 1e6)
         axes.grid(axis="y", visible=False)
         drawing.legend(loc="outside lower left", ncols=2, handlelength=1.1)

@@ -6,7 +6,8 @@ that it cannot know, those of a light or dark page, are written as stand-ins and
 
 import io
 import re
-from collections.abc import Callable, Iterator
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -89,6 +90,12 @@ def beside_bar(axes: "Axes", x: float, y: float, text: str, *, bold: bool = Fals
     """A figure behind the end of a horizontal bar."""
     weight = "bold" if bold else "normal"
     axes.annotate(text, (x, y), (5, 0), textcoords="offset points", va="center", fontweight=weight)
+
+
+def row_names(names: Sequence[str], canvas: Canvas) -> list[str]:
+    """In two lines at most: on a phone a long name would leave no room for its bar."""
+    width = 13 if canvas.narrow else 24
+    return ["\n".join(textwrap.wrap(name, width, max_lines=2, placeholder="…")) for name in names]
 
 
 def svg_pair(figure: Figure) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dqrm_cpu.report.run_files import RunFiles
-from dqrm_cpu.report.style import Canvas, Figure, beside_bar
+from dqrm_cpu.report.style import Canvas, Figure, beside_bar, row_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -44,7 +44,7 @@ def bytes_per_step(runs: Sequence[RunFiles]) -> Figure | None:
                 left += part / 1e3
             beside_bar(axes, left, row, f"{left:,.0f} kB", bold=True)
         axes.set(xlabel="sent by rank 0 per step (kB)", yticks=range(len(sending)), ylim=(len(sending) - 0.5, -0.5))
-        axes.set_yticklabels(list(sending))
+        axes.set_yticklabels(row_names(list(sending), canvas))
         axes.set_xlim(0, (1.35 if canvas.narrow else 1.15) * max(sum(parts) for parts in sending.values()) / 1e3)
         axes.grid(axis="y", visible=False)
         drawing.legend(loc="outside lower left", ncols=1 if canvas.narrow else 4, handlelength=1.1)
