@@ -30,18 +30,25 @@ class OursStep:
     """`TrainingStep` of this process under one configuration; over a transport, as one of its ranks."""
 
     def __init__(
-        self, name: str, about: str, config: Config, arenas: Arenas, transport: Transport | None = None
+        self,
+        name: str,
+        about: str,
+        config: Config,
+        arenas: Arenas,
+        transport: Transport | None = None,
+        spans: Spans | None = None,
     ) -> None:
         self.name, self.about = name, about
         self._config, self._arenas = config, arenas
         self._transport = SingleTransport() if transport is None else transport
+        self._given_spans = spans
         self._iteration = 0
         self._step: TrainingStep | None = None
 
     def setup(self) -> None:
         _require_precision(self._config.train.precision)
         kernels = load_ipex_kernels() if self._config.kernels == "ipex" else self._arenas.kernels
-        self._step = make_parts(self._config, self._arenas, kernels, self._transport).step
+        self._step = make_parts(self._config, self._arenas, kernels, self._transport, self._given_spans).step
 
     def step(self, work: Work) -> Tensor:
         """The loss of the batch before the update."""
@@ -67,9 +74,11 @@ class Parts:
     step: TrainingStep
 
 
-def make_parts(config: Config, arenas: Arenas, kernels: Kernels, transport: Transport) -> Parts:
+def make_parts(
+    config: Config, arenas: Arenas, kernels: Kernels, transport: Transport, spans: Spans | None = None
+) -> Parts:
     """On the shared tables."""
-    model, scales = model_on_shared_tables(config, arenas, kernels)
+    model, scales = model_on_shared_tables(config, arenas, kernels, spans)
     optimizer = select_optimizer(config.train, model)
     wires = WireSettings(wire=config.comm.wire)
     step = TrainingStep(model, scales, optimizer, transport, 1, config.train.batch_size, wires)

@@ -14,13 +14,14 @@ from dqrm_cpu.cli.bench_exchange import run_bench_exchange
 from dqrm_cpu.cli.parser import Subparsers, UsageError
 
 if TYPE_CHECKING:
+    from dqrm_cpu.bench.against import Change, Earlier
     from dqrm_cpu.bench.benchmark import Benchmark
     from dqrm_cpu.bench.cases import Case
     from dqrm_cpu.bench.document import Circumstances
     from dqrm_cpu.bench.result import CaseResult, Comparison, DerivedEntry, Entry
     from dqrm_cpu.bench.run import Progress
 
-_KINDS = ("step", "kernels", "data", "exchange")
+_KINDS = ("step", "kernels", "data", "exchange", "spans")
 _ROUNDS, _QUICK_ROUNDS = 15, 3
 _TURN_S, _QUICK_TURN_S = 0.15, 0.005
 
@@ -44,7 +45,8 @@ def add_parser(subparsers: Subparsers) -> None:
         "what",
         metavar="WHAT",
         choices=_KINDS,
-        help="step: whole training steps; kernels: one by one; data: prepare; exchange: gradients between ranks",
+        help="step: whole training steps; kernels: one by one; data: prepare; exchange: gradients between ranks; "
+        "spans: what timing costs",
     )
     parser.add_argument(
         "--cases",
@@ -61,6 +63,12 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--threads", metavar="N", type=_positive, help="threads (default: every core it may use)")
     parser.add_argument("--quick", action="store_true", help="small tables, few rounds; times mean nothing")
+    parser.add_argument(
+        "--against",
+        metavar="FILE",
+        type=Path,
+        help="also say what got slower since the figures that --json wrote there",
+    )
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures, machine and versions")
 
 
@@ -71,11 +79,19 @@ def run(args: argparse.Namespace) -> int:
     if args.transports is not None and args.what != "exchange":
         raise UsageError(f"--transports {args.transports}: bench {args.what} has no ranks; bench exchange has")
     if args.what in ("data", "exchange"):
+        if args.against is not None:
+            raise UsageError(
+                f"--against {args.against}: bench {args.what} is not compared; step, kernels and spans are"
+            )
         return {"data": run_bench_data, "exchange": run_bench_exchange}[args.what](args, _circumstances(args))
+    from dqrm_cpu.bench.against import changes_since, read_earlier
     from dqrm_cpu.bench.document import benchmark_document
     from dqrm_cpu.bench.run import run_case
 
-    benchmark, around = _benchmark(args.what), _circumstances(args)
+    benchmark = _benchmark(args.what)
+    # Before hours of timing: whatever is wrong with the file is said at once, and --json may replace it.
+    earlier = None if args.against is None else read_earlier(args.against, benchmark.name)
+    around = _circumstances(args)
     results = []
     for case in _cases(args, benchmark):
         results.append(run_case(benchmark, case, around.plan, _show))
@@ -83,14 +99,17 @@ def run(args: argparse.Namespace) -> int:
         if args.json is not None:
             # After each case: what is measured is not lost when a later one is interrupted.
             args.json.write_text(json.dumps(benchmark_document(benchmark, around, results), indent=1) + "\n")
+    if earlier is not None:
+        print(format_changes(earlier, changes_since(earlier, results), earlier.differences(around)))
     return 0
 
 
 def _benchmark(what: str) -> "Benchmark":
     from dqrm_cpu.bench.kernels import KERNELS
+    from dqrm_cpu.bench.spans import SPANS
     from dqrm_cpu.bench.step import STEP
 
-    return {"step": STEP, "kernels": KERNELS}[what]
+    return {"step": STEP, "kernels": KERNELS, "spans": SPANS}[what]
 
 
 def _circumstances(args: argparse.Namespace) -> "Circumstances":
@@ -155,6 +174,22 @@ def format_case(benchmark: "Benchmark", result: "CaseResult") -> str:
         lines += [f"  {name:<{width}}  absent: {reason}" for name, reason in group.absent.items()]
     compared = compare(benchmark.ratios, medians)
     return "\n".join([*lines, "", *_ratio_lines(compared), ""])
+
+
+def format_changes(earlier: "Earlier", changes: "Sequence[Change]", differences: "Sequence[str]") -> str:
+    """What got slower beyond noise, what got quicker, and whether the two may be compared at all."""
+    lines = [f"against {earlier.path}, each over its group's baseline:"]
+    lines += [f"  not the same circumstances: {text}" for text in differences]
+    if not changes:
+        return "\n".join([*lines, "  nothing was timed in both"])
+    told = [change for change in changes if change.slower or change.quicker]
+    width = max((len(f"{change.case} {change.name}") for change in told), default=0)
+    for change in sorted(told, key=lambda change: -change.ratio):
+        verdict = "slower" if change.slower else "quicker"
+        place = f"{change.case} {change.name}"
+        lines.append(f"  {place:<{width}}  {change.ratio:5.2f} times  {verdict} (noise {change.noise:.0%})")
+    slower = sum(change.slower for change in changes)
+    return "\n".join([*lines, f"  {slower} of {len(changes)} got slower beyond noise"])
 
 
 def _ratio_lines(compared: "Sequence[Comparison]") -> list[str]:

@@ -26,7 +26,7 @@ def profile_sections(profile: Profile, around: Circumstances) -> list[Section]:
 
 
 def _summary(profile: Profile, around: Circumstances) -> Iterator[Part]:
-    head = ("variant", "ms / step, median", "mean", "p95", "over the first", "scale", "exchange", "sent (kB)")
+    head = ("variant", "median (ms)", "mean (ms)", "p95 (ms)", "over the first", "scale", "exchange", "sent (kB)")
     first = profile.variants[0].ranks[0].summary.step.median_ms
     yield table(head, [_row(found, first) for found in profile.variants])
     plan = around.plan

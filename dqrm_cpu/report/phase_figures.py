@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 _BAR_PX, _AROUND_PX = 46, 90
 _LEGEND_ROW_PX = 19
-_SHOWN_SHARE, _LABELLED_SHARE = 0.01, 0.07
+_SHOWN_SHARE = 0.01
+_BARS_SHARE = 0.6  # of a figure's width that the longest bar has at least
+_LABEL_PX = 36  # what a percentage takes
 _WAITING = (Phase.WIRE, Phase.MLP_EXCHANGE)
 
 
@@ -79,35 +81,35 @@ def _draw_bars(canvas: Canvas, bars: Sequence[Bar]) -> "Drawing":
     columns = 2 if canvas.narrow else 5
     legend_px = -(-(len(shown) + 1) // columns) * _LEGEND_ROW_PX
     drawing, (axes,) = canvas.axes(1, _AROUND_PX + _BAR_PX * len(bars) + legend_px)
+    longest_ms = max(bar.step_ms for bar in bars)
+    least_ms = _LABEL_PX / (canvas.width_px * _BARS_SHARE) * longest_ms
     for row, bar in enumerate(bars):
-        _draw_bar(axes, canvas, row, bar, shown)
+        _draw_bar(axes, canvas, row, bar, shown, least_ms)
     axes.set(xlabel="mean time of a step (ms)", yticks=range(len(bars)), ylim=(len(bars) - 0.5, -0.5))
     axes.set_yticklabels(row_names([bar.name for bar in bars], canvas))
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlim(0, (1.3 if canvas.narrow else 1.14) * max(bar.step_ms for bar in bars))
+    axes.set_xlim(0, (1.3 if canvas.narrow else 1.14) * longest_ms)
     handles, labels = axes.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     drawing.legend(unique.values(), unique.keys(), loc="outside lower left", ncols=columns, handlelength=1.1)
     return drawing
 
 
-def _draw_bar(axes: "Axes", canvas: Canvas, row: int, bar: Bar, shown: Sequence[Phase]) -> None:
+def _draw_bar(
+    axes: "Axes", canvas: Canvas, row: int, bar: Bar, shown: Sequence[Phase], least_labelled_ms: float
+) -> None:
     left = 0.0
     for phase in shown:
         width = bar.phases_ms.get(phase, 0.0)
-        color = canvas.color(int(phase))
-        axes.barh(row, width, left=left, height=0.62, color=color, label=phase.label)
-        _label(axes, left + width / 2, row, width / bar.step_ms, canvas)
+        axes.barh(row, width, left=left, height=0.62, color=canvas.color(int(phase)), label=phase.label)
+        if width >= least_labelled_ms:
+            share = f"{width / bar.step_ms:.0%}"
+            axes.text(left + width / 2, row, share, va="center", ha="center", color="#10151a")
         left += width
     axes.barh(row, bar.step_ms - left, left=left, height=0.62, color=canvas.palette.grid, label="everything else")
     beside_bar(axes, bar.step_ms, row, f"{bar.step_ms:.3g} ms", bold=True)
-
-
-def _label(axes: "Axes", x: float, row: int, share: float, canvas: Canvas) -> None:
-    if share >= _LABELLED_SHARE * (2 if canvas.narrow else 1):
-        axes.text(x, row, f"{share:.0%}", va="center", ha="center", color="#10151a")
 
 
 def _largest(bar: Bar) -> str:

@@ -54,19 +54,19 @@ def _summary(runs: Sequence[RunFiles]) -> Iterator[Part]:
         "run",
         "method",
         "steps",
-        "ms / step, median",
-        "mean",
-        "val. AUC, best",
+        "median (ms)",
+        "mean (ms)",
+        "val. AUC",
         "at step",
         "test AUC",
-        "test log loss",
+        "log loss",
         "size (MB)",
         "ranks",
     )
     yield table(head, [_summary_row(run) for run in runs])
     yield paragraph(
-        "Times are those of rank 0, without the first step, which compiles. Test figures are those of the checkpoint "
-        "chosen on validation.",
+        "Milliseconds are those of a step on rank 0, without the first, which compiles. Validation AUC is the best; "
+        "test AUC and log loss are those of that checkpoint.",
         "faint",
     )
 
