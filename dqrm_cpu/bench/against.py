@@ -15,7 +15,7 @@ _LEAST_CHANGE = 0.05  # medians of one machine differ by this much from run to r
 
 @dataclass(frozen=True)
 class Change:
-    """Of one contestant. Both times are divided by their group's baseline, so that a slow day of the machine cancels."""
+    """Of one contestant. Both times are divided by their group's baseline: a slow day of the machine cancels."""
 
     case: str
     name: str
