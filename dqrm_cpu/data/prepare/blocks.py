@@ -10,6 +10,7 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
+from dqrm_cpu.data.prepare.memory import zeros
 from dqrm_cpu.data.prepare.raw_files import RawFile, open_raw
 from dqrm_cpu.data.prepare.words import PADDING
 from dqrm_cpu.errors import DataError
@@ -48,7 +49,7 @@ class BlockReader:
         self._block_bytes = block_bytes
         self._free: queue.SimpleQueue[NDArray[np.uint8] | None] = queue.SimpleQueue()
         for _ in range(num_buffers):
-            self._free.put(np.zeros(block_bytes + _LONGEST_LINE + PADDING, np.uint8))
+            self._free.put(zeros(block_bytes + _LONGEST_LINE + PADDING, np.dtype(np.uint8)))
         self._full: queue.SimpleQueue[Block | BaseException | None] = queue.SimpleQueue()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="dqrm-read", daemon=True)
@@ -106,7 +107,7 @@ class BlockReader:
                 view = text.data
                 view[: len(rest)] = rest
                 size, ended = _fill(stream, view, len(rest), self._block_bytes)
-                if not ended and 10 not in text[:size]:
+                if not ended and _line_end(text, size, size) < 0:
                     size, ended = _fill(stream, view, size, self._block_bytes + _LONGEST_LINE)
                 cut = size if ended else _last_newline(text, size, source, place)
                 rest = text[cut:size].tobytes()
@@ -169,14 +170,26 @@ def _read_into(stream: BinaryIO, view: memoryview) -> int:
 
 def _last_newline(text: NDArray[np.uint8], size: int, source: RawFile, place: Place) -> int:
     """Where the last whole line ends."""
-    tail = text[max(0, size - _LONGEST_LINE) : size].tobytes()
-    found = tail.rfind(b"\n")
+    found = _line_end(text, size, _LONGEST_LINE)
     if found < 0:
         raise DataError(
             f"{source.path}, after byte {place.offset:,}: a line of more than {_LONGEST_LINE:,} bytes; "
             "is it a text file with one row a line?"
         )
-    return size - len(tail) + found + 1
+    return found
+
+
+def _line_end(text: NDArray[np.uint8], size: int, most: int) -> int:
+    """One past the last newline among the last `most` bytes; -1 where there is none. Almost always it is near."""
+    length = 4096
+    while True:
+        start = max(0, size - min(length, most))
+        found = text[start:size].tobytes().rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        if start == 0 or length >= most:
+            return -1
+        length *= 16
 
 
 def _damaged(source: RawFile, place: Place, error: BaseException) -> DataError:

@@ -27,8 +27,14 @@ class Categories:
     """Grows vocabularies, looks up given ones, or hashes."""
 
     def __init__(
-        self, settings: VocabularySettings, key_type: np.dtype[Any], names: tuple[str, ...], memory: MemoryLimit
+        self,
+        settings: VocabularySettings,
+        key_type: np.dtype[Any],
+        names: tuple[str, ...],
+        memory: MemoryLimit,
+        workers: int,
     ) -> None:
+        self._workers = workers
         self._settings = settings
         self._names = names
         self._memory = memory
@@ -57,12 +63,25 @@ class Categories:
         """ids[T, n] of keys[T, n]: (new keys, cells that the vocabulary does not have), each by column."""
         before = [vocabulary.num_keys for vocabulary in self.vocabularies]
         self._limit_memory(keys.shape[1])
-        one = self._one()
-        unseen = tuple(pool.map(lambda t: one(t, keys[t], ids[t]), range(len(self._names))))
+        unseen = self._assign_columns(pool, keys, ids)
         nothing = np.empty(0, self.key_type)
         if self._settings.kind != "exact":
             return [nothing] * len(self._names), unseen
         return [v.keys[known:].copy() for v, known in zip(self.vocabularies, before, strict=True)], unseen
+
+    def _assign_columns(self, pool: ThreadPoolExecutor, keys: NDArray[Any], ids: NDArray[np.int32]) -> tuple[int, ...]:
+        """Every worker takes column after column: a task for each of them would cost more than a small column does."""
+        one = self._one()
+        unseen = [0] * len(self._names)
+        left = iter(range(len(self._names)))
+
+        def work() -> None:
+            for t in left:
+                unseen[t] = one(t, keys[t], ids[t])
+
+        for task in [pool.submit(work) for _ in range(self._workers)]:
+            task.result()
+        return tuple(unseen)
 
     def _one(self) -> Callable[[int, NDArray[Any], NDArray[np.int32]], int]:
         settings = self._settings

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from dqrm_cpu.data.prepare.blocks import Block
 from dqrm_cpu.data.prepare.layout import Layout, runs_of
+from dqrm_cpu.data.prepare.memory import Arena
 from dqrm_cpu.data.prepare.rows import LOG_TABLE, BadLines, RowArrays, count_lines, parse_lines
 
 _BAD_AT_ONCE = 256
@@ -52,12 +53,15 @@ class RowBuffers:
         if rows <= self._capacity:
             return
         rows += rows // 8
-        self.label = np.empty(rows, np.uint32)
-        self.dense = np.empty((rows, self.num_dense), np.float32)
-        self.keys: NDArray[Any] = np.empty((self.num_tables, rows), self._key_type)
-        self.ids = np.empty((self.num_tables, rows), np.int32)
-        self.places = np.empty(rows, np.int32)
-        self.records = np.empty((rows, self.width), np.uint32)
+        words = 2 + self.num_dense + self.num_tables + self.width  # label, places, dense, ids, records
+        arena = Arena(rows * (4 * words + self.num_tables * self._key_type.itemsize) + 6 * 64)
+        word, signed = np.dtype(np.uint32), np.dtype(np.int32)
+        self.label: NDArray[np.uint32] = arena.take((rows,), word)
+        self.dense: NDArray[np.float32] = arena.take((rows, self.num_dense), np.dtype(np.float32))
+        self.keys: NDArray[Any] = arena.take((self.num_tables, rows), self._key_type)
+        self.ids: NDArray[np.int32] = arena.take((self.num_tables, rows), signed)
+        self.places: NDArray[np.int32] = arena.take((rows,), signed)
+        self.records: NDArray[np.uint32] = arena.take((rows, self.width), word)
         self._capacity = rows
 
 

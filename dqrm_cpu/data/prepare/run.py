@@ -45,7 +45,7 @@ def _prepare(request: Request, folder: Path) -> Manifest:
     key_type = np.dtype("<u8" if layout.has_text else "<u4")
     settings = request.settings.vocabulary
     memory = MemoryLimit(request.means.memory_bytes, folder, request.note)
-    categories = Categories(settings, key_type, schema.categorical, memory)
+    categories = Categories(settings, key_type, schema.categorical, memory, request.means.workers)
     if settings.kind == "given":
         categories.use(list(load_vocabulary(Path(settings.directory)).keys))
     steps = _read(request, spool, categories)

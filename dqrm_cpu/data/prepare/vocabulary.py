@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqrm_cpu.data.prepare.lookup import LARGEST_LOAD, Lookup, assign_ids, find_ids, insert_keys
+from dqrm_cpu.data.prepare.memory import zeros
 from dqrm_cpu.errors import DataError
 
 _FIRST_SLOTS = 1 << 10
+_SMALL_SLOTS = 1 << 18
 _MOST_KEYS = 2**31 - 2
-_HUGE_PAGE_BYTES = 1 << 21
 
 
 class Vocabulary:
@@ -108,12 +109,14 @@ class Vocabulary:
 
     def _new_slots(self, slots: int) -> NDArray[np.uint64]:
         return (
-            _zeros(slots) if self._folder is None else np.frombuffer(_file_memory(self._folder, slots * 8), np.uint64)
+            zeros(slots, np.dtype(np.uint64))
+            if self._folder is None
+            else np.frombuffer(_file_memory(self._folder, slots * 8), np.uint64)
         )
 
     def _new_keys(self, count: int) -> NDArray[Any]:
         if self._folder is None:
-            return np.empty(count, self._keys.dtype)
+            return zeros(count, self._keys.dtype)
         return np.frombuffer(_file_memory(self._folder, count * self._keys.itemsize), self._keys.dtype)
 
 
@@ -137,15 +140,5 @@ def _capacity(slots: int) -> int:
 def _slots_for(keys: int) -> int:
     slots = _FIRST_SLOTS
     while _capacity(slots) < keys:
-        slots *= 2
+        slots *= 4 if slots < _SMALL_SLOTS else 2  # small ones are cheap, and growing means inserting all keys again
     return slots
-
-
-def _zeros(slots: int) -> NDArray[np.uint64]:
-    """Zeros on huge pages where the system has them: random reads of a large table then miss the TLB less."""
-    if slots * 8 < 2 * _HUGE_PAGE_BYTES:
-        return np.zeros(slots, np.uint64)
-    memory = mmap.mmap(-1, slots * 8)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(memory, np.uint64)

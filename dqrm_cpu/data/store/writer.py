@@ -1,11 +1,11 @@
 """Writes one shard: all at once, under a temporary name until it is complete."""
 
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from isal import isal_zlib
 from numpy.typing import NDArray
 
 from dqrm_cpu.data.store.atomic import Piece, replace_file
@@ -100,7 +100,7 @@ def _write(path: Path, schema: Schema, rows: _Rows) -> ShardFile:
         first = block * BLOCK_ROWS
         pieces = _block(rows, slice(first, first + header.rows_of(block)), schema.num_tables)
         for kind, piece in enumerate(pieces):
-            header.sections[block, kind] = (place, len(piece), zlib.crc32(piece), 0)
+            header.sections[block, kind] = (place, len(piece), isal_zlib.crc32(piece), 0)
             body += [piece, bytes(aligned(len(piece)) - len(piece))]
             place += aligned(len(piece))
     header.fixed["file_bytes"] = place
@@ -117,7 +117,7 @@ def sealed(header: Header) -> bytes:
     def content() -> bytes:
         return (header.fixed.tobytes() + header.columns.tobytes() + header.sections.tobytes()).ljust(size, b"\0")
 
-    header.fixed["header_crc32"] = zlib.crc32(content())
+    header.fixed["header_crc32"] = isal_zlib.crc32(content())
     return content()
 
 
