@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 from dqrm_cpu.data.store.schema import CRITEO, Schema
 from dqrm_cpu.errors import DataError
 
+BETWEEN_FIELDS = 255
+"""A byte that no UTF-8 text has: what stands between fields once they have lost their quotes."""
+
 
 class Role(IntEnum):
     """What one field is."""
@@ -40,6 +43,7 @@ class Layout:
     fields: tuple[Field, ...]
     delimiter: str = "\t"
     header: bool = False  # the first line of each file names the fields
+    quotes: bool = False  # fields may stand in double quotes, as RFC 4180 has it
 
     def __post_init__(self) -> None:
         labels = sum(field.role == Role.LABEL for field in self.fields)
@@ -47,12 +51,21 @@ class Layout:
             raise DataError(f"a layout with {labels} label fields; every line has exactly one")
         if len(self.delimiter) != 1 or self.delimiter in "\r\n" or ord(self.delimiter) > 127:
             raise DataError(f"delimiter {self.delimiter!r}: want one ASCII character, such as a tab or a comma")
+        if self.quotes and self.delimiter == '"':
+            raise DataError(
+                "a double quote cannot both quote fields and stand between them; check delimiter and quotes"
+            )
         _ = self.schema
 
     @property
     def schema(self) -> Schema:
         """The columns that are kept."""
         return Schema(self._names(DENSE_ROLES), self._names(CATEGORY_ROLES))
+
+    @property
+    def separator(self) -> int:
+        """The byte between fields that the parser meets, once quotes are gone."""
+        return BETWEEN_FIELDS if self.quotes else ord(self.delimiter)
 
     @property
     def has_text(self) -> bool:
@@ -82,7 +95,7 @@ def runs_of(layout: Layout) -> NDArray[np.int64]:
     dense = categorical = 0
     last = len(layout.fields) - 1
     for k, field in enumerate(layout.fields):
-        closing = ord("\n") if k == last else ord(layout.delimiter)
+        closing = ord("\n") if k == last else layout.separator
         if runs and runs[-1][0] == field.role and runs[-1][3] == closing:
             runs[-1][1] += 1
         else:

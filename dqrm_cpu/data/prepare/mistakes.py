@@ -15,6 +15,9 @@ class Mistake(IntEnum):
     BAD_HEX = 7
     LONG_HEX = 8
     EMPTY_LINE = 9
+    OPEN_QUOTE = 10
+    BEHIND_QUOTE = 11
+    NO_TEXT = 12
 
 
 MEANING = {
@@ -27,4 +30,7 @@ MEANING = {
     Mistake.BAD_HEX: "not a hexadecimal hash",
     Mistake.LONG_HEX: "a hash of more than 8 digits",
     Mistake.EMPTY_LINE: "an empty line",
+    Mistake.OPEN_QUOTE: "a quote that does not close on its line; line feeds within quotes are not supported",
+    Mistake.BEHIND_QUOTE: "something stands behind the closing quote; a quote within quotes is written twice",
+    Mistake.NO_TEXT: "a byte (255) that no UTF-8 text has",
 }

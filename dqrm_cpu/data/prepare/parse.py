@@ -1,15 +1,18 @@
 """Blocks of text to rows, with the lines that are none."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dqrm_cpu.data.prepare.blocks import Block
 from dqrm_cpu.data.prepare.layout import Layout, runs_of
-from dqrm_cpu.data.prepare.memory import Arena
-from dqrm_cpu.data.prepare.rows import LOG_TABLE, BadLines, RowArrays, count_lines, parse_lines
+from dqrm_cpu.data.prepare.memory import Arena, zeros
+from dqrm_cpu.data.prepare.quotes import unquote
+from dqrm_cpu.data.prepare.rows import LOG_TABLE, BadLines, RowArrays, count_lines, line_start, parse_lines
+from dqrm_cpu.data.prepare.words import PADDING
 
 _BAD_AT_ONCE = 256
 
@@ -47,6 +50,13 @@ class RowBuffers:
         self.width = self.num_dense + self.num_tables + 1
         self._key_type = np.dtype(np.uint64 if layout.has_text else np.uint32)
         self._capacity = -1
+        self._text = zeros(0, np.dtype(np.uint8))
+
+    def reserve_text(self, num_bytes: int) -> NDArray[np.uint8]:
+        """Place for so many bytes of text without its quotes."""
+        if num_bytes > self._text.size:
+            self._text = zeros(num_bytes + num_bytes // 8, np.dtype(np.uint8))
+        return self._text
 
     def reserve(self, rows: int) -> None:
         """Makes place for so many rows."""
@@ -65,13 +75,22 @@ class RowBuffers:
         self._capacity = rows
 
 
+class _Text(NamedTuple):
+    """What the compiled parser reads: a block, or what is left of it without its quotes."""
+
+    text: NDArray[np.uint8]
+    size: int
+    start: int  # behind the header
+    mistakes: Mapping[int, tuple[int, int]]  # (mistake, field) of lines that were left empty for their quotes
+
+
 class Parser:
     """Parses blocks of one layout; any number of threads may call it."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._runs = runs_of(layout)
-        self._delimiter = ord(layout.delimiter)
+        self._delimiter = layout.separator
 
     def parse(self, block: Block, buffers: RowBuffers) -> ParsedBlock:
         """Rows into the buffers."""
@@ -79,19 +98,40 @@ class Parser:
         buffers.reserve(lines)
         place = np.zeros(4, np.int64)
         header = self._header(block)
-        place[0], place[2] = len(header), bool(header)
+        plain = self._plain(block, buffers, len(header))
+        place[0], place[2] = plain.start, bool(header)
         missing = np.zeros(buffers.num_dense + buffers.num_tables, np.int64)
         clamped = np.zeros(buffers.num_dense, np.int64)
         step = np.ones(1, np.int64)
         out = self._addresses(buffers, missing, clamped, step)
         bad: list[BadLine] = []
-        address = block.text.ctypes.data
-        while place[0] < block.size:
+        address = plain.text.ctypes.data
+        while place[0] < plain.size:
             found = BadLines(*(np.zeros(_BAD_AT_ONCE, np.int64) for _ in BadLines._fields))
             place[3] = 0
-            parse_lines(address, block.size, place, out, found)
-            bad += [_bad_line(block, found, k) for k in range(place[3])]
+            parse_lines(address, plain.size, place, out, found)
+            bad += [self._bad_line(block, plain, found, k) for k in range(place[3])]
         return ParsedBlock(block, int(place[1]), int(place[2]), tuple(bad), header, missing, clamped, buffers)
+
+    def _plain(self, block: Block, buffers: RowBuffers, start: int) -> _Text:
+        if not self._layout.quotes:
+            return _Text(block.text, block.size, start, {})
+        text = buffers.reserve_text(block.size + PADDING)
+        place = np.array([start, 0, bool(start), 0], np.int64)
+        noted: dict[int, tuple[int, int]] = {}
+        while place[0] < block.size:
+            place[3], mistakes = 0, np.zeros((_BAD_AT_ONCE, 3), np.int64)
+            unquote(block.text, block.size, ord(self._layout.delimiter), text, mistakes, place)
+            noted |= {line: (mistake, field) for line, field, mistake in mistakes[: place[3]].tolist()}
+        text[place[1] : place[1] + PADDING] = 0
+        return _Text(text, int(place[1]), 0, noted)
+
+    def _bad_line(self, block: Block, plain: _Text, found: BadLines, k: int) -> BadLine:
+        line, field, mistake = int(found.line[k]), int(found.field[k]), int(found.mistake[k])
+        if not self._layout.quotes:
+            return BadLine(line, field, mistake, _line_from(block, int(found.start[k])))
+        mistake, field = plain.mistakes.get(line, (mistake, field))
+        return BadLine(line, field, mistake, _line_from(block, line_start(block.text, line)))
 
     def _addresses(
         self, buffers: RowBuffers, missing: NDArray[np.int64], clamped: NDArray[np.int64], step: NDArray[np.int64]
@@ -129,8 +169,3 @@ def _line_from(block: Block, start: int) -> bytes:
         if end >= 0 or start + length >= block.size:
             return text[: end + 1]
         length *= 4
-
-
-def _bad_line(block: Block, found: BadLines, k: int) -> BadLine:
-    text = _line_from(block, int(found.start[k]))
-    return BadLine(int(found.line[k]), int(found.field[k]), int(found.mistake[k]), text)

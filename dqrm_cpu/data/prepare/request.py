@@ -43,6 +43,8 @@ class Settings:
         """As JSON holds it, fields as a person reads them."""
         said: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         said["layout"]["fields"] = [f"{field.role.name.lower()} {field.name}".strip() for field in self.layout.fields]
+        if not self.layout.quotes:
+            del said["layout"]["quotes"]  # as requests read before there were quotes
         return said
 
 

@@ -280,3 +280,14 @@ def count_lines(text: NDArray[np.uint8], end: int) -> int:
     for k in range(end):
         count += text[k] == 10
     return count
+
+
+@kernel
+def line_start(text: NDArray[np.uint8], line: int) -> int:
+    """Where the line of this number, from 0, begins."""
+    at = 0
+    for _ in range(line):
+        while text[at] != 10:
+            at += 1
+        at += 1
+    return at

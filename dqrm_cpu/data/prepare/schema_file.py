@@ -2,6 +2,7 @@
 
     delimiter = ","
     header = true
+    quotes = true
     label = "click"
     integers = ["hour"]
     decimals = ["price"]
@@ -12,6 +13,7 @@ With a header, columns are named as in the first line of the files; without one,
 the names of all fields in their order. Those that nothing mentions are ignored.
 """
 
+import csv
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ _ROLE_KEYS = {
     "hashes": Role.HEX,
     "categories": Role.TEXT,
 }
-_KEYS = ("delimiter", "header", "label", "fields", *_ROLE_KEYS)
+_KEYS = ("delimiter", "header", "quotes", "label", "fields", *_ROLE_KEYS)
 
 
 def read_schema(path: Path, first_line: str) -> Layout:
@@ -43,6 +45,7 @@ def read_schema(path: Path, first_line: str) -> Layout:
             hint = f"; nearest is {near}" if near else ""
             raise ConfigError(f"{path}: unknown key {key!r}{hint}; there are {', '.join(_KEYS)}")
     delimiter, header = _value(path, said, "delimiter", str, "\t"), _value(path, said, "header", bool, False)
+    quotes = _value(path, said, "quotes", bool, False)
     names = _field_names(path, said, first_line, delimiter, header)
     roles = _roles(path, said)
     for name in roles:
@@ -51,14 +54,14 @@ def read_schema(path: Path, first_line: str) -> Layout:
             hint = f"; nearest is {near!r}" if near else ""
             raise ConfigError(f"{path} speaks of a column {name!r} that is no field{hint}")
     fields = tuple(Field(roles.get(name, Role.IGNORED), name if name in roles else "") for name in names)
-    return Layout(fields, delimiter, header)
+    return Layout(fields, delimiter, header, quotes)
 
 
 def _field_names(path: Path, said: dict[str, Any], first_line: str, delimiter: str, header: bool) -> list[str]:
     if header and "fields" not in said:
         if not first_line:
             raise ConfigError(f"{path}: the header cannot be read ahead here; list the names of all fields in `fields`")
-        names = [name.strip().strip('"') for name in first_line.rstrip("\r\n").split(delimiter)]
+        names = [name.strip() for name in next(csv.reader([first_line.rstrip("\r\n")], delimiter=delimiter))]
     else:
         names = _names(path, said, "fields")
         if not names:

@@ -1,0 +1,81 @@
+"""Quoted fields (RFC 4180): a block of text with quotes becomes one without, line by line, before it is parsed.
+
+Fields are then apart by a byte that no UTF-8 text has, so that delimiters within quotes are text like any other.
+A line feed within quotes is a mistake: blocks end between lines, wherever a line ends.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dqrm_cpu.data.prepare.compiled import inlined, kernel
+from dqrm_cpu.data.prepare.layout import BETWEEN_FIELDS
+from dqrm_cpu.data.prepare.mistakes import Mistake
+
+_QUOTE, _NEWLINE, _RETURN = 34, 10, 13
+_OPEN, _BEHIND, _FOREIGN = int(Mistake.OPEN_QUOTE), int(Mistake.BEHIND_QUOTE), int(Mistake.NO_TEXT)
+
+
+@inlined
+def quoted_field(text: Any, at: int, delimiter: int, out: Any, written: int) -> Any:
+    """From behind an opening quote to behind the closing one: (at, written, mistake or 0)."""
+    while text[at] != _NEWLINE and text[at] != BETWEEN_FIELDS:
+        if text[at] == _QUOTE:
+            at += 1
+            if text[at] != _QUOTE:
+                ends = text[at] == delimiter or text[at] == _NEWLINE
+                ends = ends or (text[at] == _RETURN and text[at + 1] == _NEWLINE)
+                return at, written, 0 if ends else _BEHIND
+        out[written] = text[at]
+        written += 1
+        at += 1
+    return at, written, _OPEN if text[at] == _NEWLINE else _FOREIGN
+
+
+@inlined
+def unquote_line(text: Any, at: int, delimiter: int, out: Any, written: int) -> Any:
+    """Up to the line feed: (at, written, field, mistake or 0)."""
+    field, starts = 0, True  # whether a field starts here
+    while text[at] != _NEWLINE:
+        byte = text[at]
+        if byte == BETWEEN_FIELDS:
+            return at, written, field, _FOREIGN
+        if starts and byte == _QUOTE:
+            at, written, mistake = quoted_field(text, at + 1, delimiter, out, written)
+            if mistake != 0:
+                return at, written, field, mistake
+            starts = False
+            continue
+        starts = byte == delimiter
+        field += starts
+        out[written] = BETWEEN_FIELDS if starts else byte
+        written += 1
+        at += 1
+    return at, written, field, 0
+
+
+@kernel
+def unquote(
+    text: NDArray[np.uint8], size: int, delimiter: int, out: NDArray[np.uint8], mistakes: NDArray[np.int64], place: Any
+) -> None:
+    """Text up to `size` to `out`; a line with a mistake becomes empty and is noted in mistakes int64[n, 3].
+
+    place = int64[at, written, line, mistakes] says where to go on; stops early when no mistake fits any more.
+    A mistake is noted as its line, its field and its number.
+    """
+    at, written, line, found = place[0], place[1], place[2], place[3]
+    while at < size and found < mistakes.shape[0]:
+        began = written
+        at, written, field, mistake = unquote_line(text, at, delimiter, out, began)
+        if mistake != 0:
+            mistakes[found, 0], mistakes[found, 1], mistakes[found, 2] = line, field, mistake
+            found += 1
+            written = began
+            while text[at] != _NEWLINE:
+                at += 1
+        out[written] = _NEWLINE
+        written += 1
+        at += 1
+        line += 1
+    place[0], place[1], place[2], place[3] = at, written, line, found
