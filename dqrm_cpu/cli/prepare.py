@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dqrm_cpu.cli.parser import Subparsers, UsageError
+from dqrm_cpu.cli.stop import StoppedBySignal, stopped_by_signals
 
 if TYPE_CHECKING:
     from dqrm_cpu.data.prepare.layout import Layout
@@ -39,7 +40,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "prepare", help="turn raw click logs into a data set", description=_ABOUT, epilog=_EXAMPLES
     )
     parser.add_argument(
-        "raw", metavar="RAW", nargs="+", help="raw files in their order: plain, .gz or .zst; -: standard input"
+        "raw", metavar="RAW", nargs="+", help="raw files in their order: plain, .gz, .zst or Parquet; -: standard input"
     )
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the data set goes")
     parser.add_argument(
@@ -116,11 +117,22 @@ def run(args: argparse.Namespace) -> int:
     was_there = (args.out / "manifest.json").exists() and not args.restart
     began = time.monotonic()
     try:
-        manifest = prepare(request, args.restart)
+        with stopped_by_signals():
+            manifest = prepare(request, args.restart)
+    except StoppedBySignal as stop:
+        progress.close()
+        print(f"stopped by {stop} {progress.reached}; {_how_to_go_on(args)}", file=sys.stderr)
+        return stop.status
     finally:
         progress.close()
     print(_result(manifest, args.out, 0.0 if was_there else time.monotonic() - began))
     return 0
+
+
+def _how_to_go_on(args: argparse.Namespace) -> str:
+    if "-" in args.raw:
+        return "the same command, fed with the same data, goes on from there"
+    return "the same command goes on from there" + (" (without --restart)" if args.restart else "")
 
 
 def _request(args: argparse.Namespace, progress: "PrepareProgress") -> "Request":
@@ -146,7 +158,9 @@ def _request(args: argparse.Namespace, progress: "PrepareProgress") -> "Request"
         raise UsageError("the last of several files is held out, but there is only one: give all, or --split")
     workers = args.workers or len(os.sched_getaffinity(0))
     means = Means(workers, args.memory_budget or _free_memory())
-    return Request(sources, args.out, settings, means, sys.stdin.buffer, progress.advance, progress.note)
+    # Without its buffer, whose lock a thread that waits for input would hold when the process wants to end.
+    stdin = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
+    return Request(sources, args.out, settings, means, stdin, progress.advance, progress.note)
 
 
 def _layout(args: argparse.Namespace, sources: "tuple[RawFile, ...]") -> "Layout":
@@ -154,6 +168,12 @@ def _layout(args: argparse.Namespace, sources: "tuple[RawFile, ...]") -> "Layout
     from dqrm_cpu.data.prepare.raw_files import first_line
     from dqrm_cpu.data.prepare.schema_file import read_schema
 
+    if sources[0].kind == "parquet":
+        from dqrm_cpu.data.prepare.parquet import column_names
+
+        if not args.schema:
+            raise UsageError("Parquet files need --schema FILE, which says what their columns are")
+        return read_schema(args.schema, "", column_names(sources[0].path))
     return read_schema(args.schema, first_line(sources[0])) if args.schema else CRITEO_LAYOUT
 
 

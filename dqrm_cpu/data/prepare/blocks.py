@@ -4,7 +4,7 @@ import queue
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import numpy as np
 from isal import isal_zlib
@@ -37,6 +37,17 @@ class Block:
     before: Place
     after: Place
     ends_source: bool
+
+
+class Piece(Protocol):
+    """Neighbouring rows of one source, in whatever form."""
+
+    @property
+    def before(self) -> Place: ...
+    @property
+    def after(self) -> Place: ...
+    @property
+    def ends_source(self) -> bool: ...
 
 
 class BlockReader:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dqrm_cpu.data.prepare.blocks import Block
+from dqrm_cpu.data.prepare.blocks import Block, Piece
 from dqrm_cpu.data.prepare.layout import Layout, runs_of
 from dqrm_cpu.data.prepare.memory import Arena, zeros
 from dqrm_cpu.data.prepare.quotes import unquote
@@ -31,7 +31,7 @@ class BadLine:
 class ParsedBlock:
     """What a block held; the rows stand in the buffers."""
 
-    block: Block
+    block: Piece
     rows: int
     lines: int
     bad: tuple[BadLine, ...]

@@ -35,6 +35,13 @@ class PrepareProgress:
         if self._clock() - self._shown_s >= self._interval_s:
             self._show(advance)
 
+    @property
+    def reached(self) -> str:
+        """How far it came, as part of a sentence."""
+        if self._last is None:
+            return "before the first rows were safe"
+        return f"while {self._last.stage}, after {self._last.rows:,} rows"
+
     def note(self, text: str) -> None:
         """A line that stays."""
         with contextlib.suppress(OSError):

@@ -11,6 +11,7 @@ from dqrm_cpu.errors import DataError
 STANDARD_INPUT = "-"
 
 _GZIP, _ZSTANDARD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_PARQUET = b"PAR1"
 _BZIP2, _ZIP, _XZ = b"BZh", b"PK\x03\x04", b"\xfd7zXZ"
 _READ_AHEAD_BYTES = 4 << 20
 _SAMPLE_BYTES = 1 << 20
@@ -23,7 +24,7 @@ class RawFile:
     path: str
     bytes: int  # as stored; -1 for standard input
     changed_ns: int  # time of the last change; 0 for standard input
-    kind: str  # plain, gzip, zstd, stdin
+    kind: str  # plain, gzip, zstd, parquet, stdin
 
     @property
     def is_seekable(self) -> bool:
@@ -53,6 +54,8 @@ def _kind(path: str, start: bytes) -> str:
         return "gzip"
     if start.startswith(_ZSTANDARD):
         return "zstd"
+    if start.startswith(_PARQUET):
+        return "parquet"
     for magic, name in ((_BZIP2, "bzip2"), (_ZIP, "zip"), (_XZ, "xz")):
         if start.startswith(magic):
             raise DataError(f"{path} is {name}: unpack it, or pipe it into standard input ({name} ... | prepare -)")
@@ -82,6 +85,10 @@ def estimate_text_bytes(file: RawFile) -> int:
     """About how much text a file holds: compressed ones are measured by their first megabyte."""
     if file.kind in ("plain", "stdin"):
         return max(file.bytes, 0)
+    if file.kind == "parquet":
+        from dqrm_cpu.data.prepare.parquet import estimate_bytes
+
+        return estimate_bytes(file.path)
     with Path(file.path).open("rb") as raw:
         sample = raw.read(_SAMPLE_BYTES)
     return int(file.bytes * _unpacked_bytes(file, sample) / max(len(sample), 1))

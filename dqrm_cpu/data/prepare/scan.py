@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +53,10 @@ class Scanner:
     def __init__(self, request: Request, spool: Path, categories: Categories, bad_rows: BadRows) -> None:
         self._request, self._spool = request, spool
         self._categories, self._bad_rows = categories, bad_rows
-        self._parser = Parser(request.settings.layout)
+        self._is_parquet = request.sources[0].kind == "parquet"
+        if any((source.kind == "parquet") != self._is_parquet for source in request.sources):
+            raise DataError("Parquet and other files together; prepare them apart, the second with --vocabulary DIR")
+        self._parser = self._new_parser()
         self._seed = np.uint64(request.settings.seed)
 
     def scan(self, position: Position, block_bytes: int) -> Generator[Step, None, None]:
@@ -61,7 +65,7 @@ class Scanner:
         spare: SimpleQueue[RowBuffers] = SimpleQueue()
         for _ in range(2 * workers + 1):
             spare.put(RowBuffers(self._request.settings.layout))
-        reader = BlockReader(self._request.sources, position.place, block_bytes, workers + 2, self._request.stdin)
+        reader = self._reader(position.place, block_bytes, workers + 2)
         with ThreadPoolExecutor(workers, "dqrm-prepare") as pool, reader:
             parsing: deque[Future[ParsedBlock]] = deque()
             writing: deque[Future[Step]] = deque()
@@ -78,11 +82,27 @@ class Scanner:
             while writing:
                 yield writing.popleft().result()
 
+    def _new_parser(self) -> Any:
+        layout = self._request.settings.layout
+        if not self._is_parquet:
+            return Parser(layout)
+        from dqrm_cpu.data.prepare.columns import ColumnParser  # with kernels that text does not need
+
+        return ColumnParser(layout)
+
+    def _reader(self, place: Place, block_bytes: int, num_buffers: int) -> Any:
+        request = self._request
+        if not self._is_parquet:
+            return BlockReader(request.sources, place, block_bytes, num_buffers, request.stdin)
+        from dqrm_cpu.data.prepare.parquet import ParquetReader
+
+        return ParquetReader(request.sources, place, block_bytes, request.settings.layout)
+
     def _settle(
         self,
         parsed: ParsedBlock,
         position: Position,
-        reader: BlockReader,
+        reader: Any,
         pool: ThreadPoolExecutor,
         spare: "SimpleQueue[RowBuffers]",
     ) -> Future[Step]:

@@ -31,8 +31,8 @@ _ROLE_KEYS = {
 _KEYS = ("delimiter", "header", "quotes", "label", "fields", *_ROLE_KEYS)
 
 
-def read_schema(path: Path, first_line: str) -> Layout:
-    """The layout that a file describes, for sources whose first line is this."""
+def read_schema(path: Path, first_line: str, names: "list[str] | None" = None) -> Layout:
+    """The layout that a file describes, for sources whose first line is this, or whose columns have these names."""
     try:
         said = tomllib.loads(path.read_text())
     except OSError as error:
@@ -46,7 +46,7 @@ def read_schema(path: Path, first_line: str) -> Layout:
             raise ConfigError(f"{path}: unknown key {key!r}{hint}; there are {', '.join(_KEYS)}")
     delimiter, header = _value(path, said, "delimiter", str, "\t"), _value(path, said, "header", bool, False)
     quotes = _value(path, said, "quotes", bool, False)
-    names = _field_names(path, said, first_line, delimiter, header)
+    names = names or _field_names(path, said, first_line, delimiter, header)
     roles = _roles(path, said)
     for name in roles:
         if name not in names:

@@ -1,0 +1,129 @@
+"""Parquet files as batches of columns, read with pyarrow, which is imported only here and only when there are any."""
+
+import importlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from isal import isal_zlib
+
+from dqrm_cpu.data.prepare.blocks import Place
+from dqrm_cpu.data.prepare.layout import Layout, Role
+from dqrm_cpu.data.prepare.raw_files import RawFile
+from dqrm_cpu.errors import DataError
+
+CELL_BYTES = 5
+"""What a cell counts as in offsets and estimates: about what it takes as text."""
+
+_PIECE_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class ColumnBlock:
+    """Rows of one file: the columns that a layout keeps, by the numbers of their fields."""
+
+    columns: dict[int, Any]  # pyarrow.Array
+    rows: int
+    before: Place
+    after: Place
+    ends_source: bool
+
+
+class ParquetReader:
+    """Iterates over blocks of the sources from a place on, in the order of their rows."""
+
+    def __init__(self, sources: Sequence[RawFile], start: Place, block_bytes: int, layout: Layout) -> None:
+        self._sources, self._start, self._layout = sources, start, layout
+        self._row_bytes = CELL_BYTES * len(layout.fields)
+        self._block_rows = max(1, block_bytes // self._row_bytes)
+        self._names = column_names(sources[0].path)
+
+    def __enter__(self) -> "ParquetReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __iter__(self) -> Iterator[ColumnBlock]:
+        for number in range(self._start.source, len(self._sources)):
+            offset = self._start.offset if number == self._start.source else 0
+            yield from self._blocks(number, offset // self._row_bytes)
+
+    def give_back(self, block: ColumnBlock) -> None:
+        """Arrow's memory goes with the block."""
+
+    def _blocks(self, number: int, row: int) -> Iterator[ColumnBlock]:
+        path = self._sources[number].path
+        file = opened(path)
+        if list(file.schema_arrow.names) != self._names:
+            raise DataError(f"{path} has other columns than {self._sources[0].path}; prepare them apart")
+        total, before = file.metadata.num_rows, Place(number, row * self._row_bytes)
+        for batch in self._batches(path, file, row):
+            row += batch.num_rows
+            ends = row >= total
+            after = Place(number, row * self._row_bytes, _crc32(path) if ends else 0)
+            yield self._block(batch, before, after, ends)
+            before = after
+
+    def _batches(self, path: str, file: Any, row: int) -> Iterator[Any]:
+        """Batches from a row on; an empty one where there is none."""
+        fields = enumerate(self._layout.fields)
+        wanted = [self._names[k] for k, field in fields if field.role != Role.IGNORED]
+        groups, skipped = list(range(file.metadata.num_row_groups)), row
+        while groups and file.metadata.row_group(groups[0]).num_rows <= skipped:
+            skipped -= file.metadata.row_group(groups.pop(0)).num_rows
+        found = False
+        try:
+            for batch in file.iter_batches(self._block_rows, row_groups=groups, columns=wanted):
+                rest = batch.slice(min(skipped, batch.num_rows))
+                skipped -= batch.num_rows - rest.num_rows
+                if rest.num_rows:
+                    found = True
+                    yield rest
+        except (OSError, ValueError) as error:
+            raise _unreadable(path, error) from error
+        if not found:
+            yield importlib.import_module("pyarrow").RecordBatch.from_pylist([], file.schema_arrow)
+
+    def _block(self, batch: Any, before: Place, after: Place, ends: bool) -> ColumnBlock:
+        fields = enumerate(self._layout.fields)
+        columns = {k: batch.column(self._names[k]) for k, field in fields if field.role != Role.IGNORED}
+        return ColumnBlock(columns, batch.num_rows, before, after, ends)
+
+
+def column_names(path: str) -> list[str]:
+    """The columns of a file in their order."""
+    return list(opened(path).schema_arrow.names)
+
+
+def estimate_bytes(path: str) -> int:
+    """The size of a file in the unit of offsets."""
+    file = opened(path)
+    return int(file.metadata.num_rows) * len(file.schema_arrow.names) * CELL_BYTES
+
+
+def opened(path: str) -> Any:
+    """A pyarrow.parquet.ParquetFile; DataError where pyarrow is missing or the file is damaged."""
+    try:
+        parquet: Any = importlib.import_module("pyarrow.parquet")
+    except ImportError:
+        raise DataError(f"{path} is Parquet, which needs pyarrow: pip install 'dqrm-cpu[parquet]'") from None
+    try:
+        return parquet.ParquetFile(path, memory_map=True)
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str, error: Exception) -> DataError:
+    said = str(error).partition("\n")[0]
+    return DataError(f"{path} cannot be read as Parquet: {said}; is it damaged, or still being written?")
+
+
+def _crc32(path: str) -> int:
+    """Of the file as it is stored."""
+    crc32 = 0
+    with Path(path).open("rb") as file:
+        while piece := file.read(_PIECE_BYTES):
+            crc32 = isal_zlib.crc32(piece, crc32)
+    return crc32
