@@ -14,8 +14,9 @@ from dqrm_cpu.comm.first_rank import on_first_rank
 from dqrm_cpu.comm.transport import Json, Transport
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.source import open_data
-from dqrm_cpu.train.checkpoint import CheckpointStore
-from dqrm_cpu.train.checkpoint_files import JSON
+from dqrm_cpu.errors import CheckpointError
+from dqrm_cpu.train.checkpoint import CheckpointStore, read_state
+from dqrm_cpu.train.checkpoint_files import JSON, DamagedCheckpointError
 from dqrm_cpu.train.interrupt import StopRequest
 from dqrm_cpu.train.loop import Surroundings, TrainingLoop, total_steps
 from dqrm_cpu.train.progress import NoProgress, Progress, open_progress
@@ -49,11 +50,12 @@ def train(config: Config, request: RunRequest, transport: Transport) -> Result |
     require_agreement(transport, facts)
     resume = bool(transport.broadcast_json(request.resume and holds_run(request.run_dir)))
     # A new run's folder comes first: whatever is wrong with it is said before gigabytes are allocated.
-    new_log = NoRunLog() if resume else _open_log(config, request, transport, step=None)
+    new_log = NoRunLog() if resume else _open_log(config, request, transport, data.fingerprint, step=None)
     session = build_session(config, kernels, data, transport, device)
     store = CheckpointStore(checkpoints_folder(request.run_dir), config.train.keep_checkpoints)
-    state = _resumed_state(session, store, transport, request) if resume else RunState()
-    log = _open_log(config, request, transport, state.step) if resume else new_log
+    state = _resumed_state(session, store, transport, request, data.fingerprint) if resume else RunState()
+    state.data = data.fingerprint
+    log = _open_log(config, request, transport, data.fingerprint, state.step) if resume else new_log
     total = total_steps(config, session.loaders.train.num_batches)
     progress = _open_progress(request, transport, state.step, total)
     try:
@@ -65,11 +67,11 @@ def train(config: Config, request: RunRequest, transport: Transport) -> Result |
         log.close()
 
 
-def _open_log(config: Config, request: RunRequest, transport: Transport, step: int | None) -> RunLog:
+def _open_log(config: Config, request: RunRequest, transport: Transport, fingerprint: str, step: int | None) -> RunLog:
     """Rank 0's run folder: a new one, or one to go on with after `step`."""
 
     def open_folder() -> RunFolder:
-        arguments = config.to_toml(), request.environment
+        arguments = config.to_toml(), {**request.environment, "data": fingerprint}
         if step is None:
             return RunFolder.create(request.run_dir, *arguments, tensorboard=config.train.tensorboard)
         return RunFolder.reopen(request.run_dir, step, *arguments, tensorboard=config.train.tensorboard)
@@ -77,10 +79,13 @@ def _open_log(config: Config, request: RunRequest, transport: Transport, step: i
     return on_first_rank(transport, open_folder) or NoRunLog()
 
 
-def _resumed_state(session: Session, store: CheckpointStore, transport: Transport, request: RunRequest) -> RunState:
+def _resumed_state(
+    session: Session, store: CheckpointStore, transport: Transport, request: RunRequest, fingerprint: str
+) -> RunState:
     """Rank 0 finds the newest checkpoint that is whole; the others read the same one. None yet: from the start."""
 
     def load_newest() -> tuple[str, RunState] | None:
+        _require_same_data(store, fingerprint)
         tensors = session.tensors()
         resumed = store.load_newest(tensors)
         if resumed is None:
@@ -97,6 +102,22 @@ def _resumed_state(session: Session, store: CheckpointStore, transport: Transpor
     if path is None:
         return RunState()
     return found[1] if found is not None else load_session(session, Path(str(path)))
+
+
+def _require_same_data(store: CheckpointStore, fingerprint: str) -> None:
+    """A resumed run that reads other rows would be neither the old run nor a new one."""
+    path = store.newest()
+    if path is None:
+        return
+    try:
+        trained_on = read_state(path).get("data")
+    except DamagedCheckpointError:  # told where it is loaded, from an older one if there is one
+        return
+    if trained_on and trained_on != fingerprint:
+        raise CheckpointError(
+            f"{path} was trained on other data: {trained_on}, and now there is {fingerprint}; give the data set of the "
+            "run with --data, or start a new run with another --run-dir"
+        )
 
 
 def _open_progress(request: RunRequest, transport: Transport, step: int, total: int) -> Progress:

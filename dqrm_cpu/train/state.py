@@ -15,6 +15,7 @@ class RunState:
     """Changed by the loop as it goes; plain values only, so that it writes as JSON."""
 
     step: int = 0
+    data: str = ""  # fingerprint of the data set; empty in checkpoints of earlier versions
     scale_refreshed_at: int = -1
     best_step: int = -1
     best_validation: ClickMetrics | None = None
