@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dqrm_cpu.data.prepare.layout import Layout
     from dqrm_cpu.data.prepare.progress import PrepareProgress
     from dqrm_cpu.data.prepare.raw_files import RawFile
-    from dqrm_cpu.data.prepare.request import Request, VocabularySettings
+    from dqrm_cpu.data.prepare.request import Means, Request, Settings, VocabularySettings
     from dqrm_cpu.data.store.manifest import Manifest
 
 _FORMATS = ("kaggle", "terabyte", "tsv")
@@ -65,8 +65,12 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--workers", metavar="N", type=_count(1, 256), help="threads (default: every core it may use)")
     parser.add_argument(
-        "--memory-budget", metavar="BYTES", type=_size, help="such as 16G; default: three quarters of what is free"
+        "--memory-budget",
+        metavar="BYTES",
+        type=_size,
+        help="of vocabularies, such as 16G; default: three quarters\nof what is free",
     )
+    parser.add_argument("--force", action="store_true", help="start even where memory or disk seem too small")
     parser.add_argument("--restart", action="store_true", help="forget what --out holds of a former preparation")
 
 
@@ -137,7 +141,7 @@ def _how_to_go_on(args: argparse.Namespace) -> str:
 
 def _request(args: argparse.Namespace, progress: "PrepareProgress") -> "Request":
     from dqrm_cpu.data.prepare.raw_files import examine
-    from dqrm_cpu.data.prepare.request import Means, Request, Settings
+    from dqrm_cpu.data.prepare.request import Request, Settings
 
     if (args.format is None) == (args.schema is None):
         raise UsageError(f"give either --format ({', '.join(_FORMATS)}) or --schema FILE")
@@ -156,8 +160,7 @@ def _request(args: argparse.Namespace, progress: "PrepareProgress") -> "Request"
     )
     if settings.split == "last-file" and len(sources) < 2:
         raise UsageError("the last of several files is held out, but there is only one: give all, or --split")
-    workers = args.workers or len(os.sched_getaffinity(0))
-    means = Means(workers, args.memory_budget or _free_memory())
+    means = _means(args, settings, sources)
     # Without its buffer, whose lock a thread that waits for input would hold when the process wants to end.
     stdin = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
     return Request(sources, args.out, settings, means, stdin, progress.advance, progress.note)
@@ -192,10 +195,25 @@ def _vocabulary(args: argparse.Namespace, layout: "Layout") -> "VocabularySettin
     return VocabularySettings(kind, "", "", args.min_count, args.max_ind_range, args.hash_rows or 0)
 
 
+def _means(args: argparse.Namespace, settings: "Settings", sources: "tuple[RawFile, ...]") -> "Means":
+    from dqrm_cpu.data.prepare.estimate import buffer_bytes
+    from dqrm_cpu.data.prepare.raw_files import estimate_text_bytes
+    from dqrm_cpu.data.prepare.request import Means
+
+    workers, available = args.workers or len(os.sched_getaffinity(0)), _free_memory()
+    buffers = buffer_bytes(settings, workers, sum(estimate_text_bytes(source) for source in sources))
+    budget = args.memory_budget or max(int(0.75 * (available - buffers)), 1)
+    return Means(workers, budget, available_bytes=available, force=args.force)
+
+
 def _free_memory() -> int:
+    """Of the machine, and of the control group that a container or a scheduler gave this process."""
     import psutil
 
-    return int(0.75 * psutil.virtual_memory().available)
+    from dqrm_cpu.profile.cgroup import read_cgroup
+
+    available, of_group = int(psutil.virtual_memory().available), read_cgroup().memory_free_bytes
+    return available if of_group is None else min(available, of_group)
 
 
 def _result(manifest: "Manifest", out: Path, elapsed_s: float) -> str:

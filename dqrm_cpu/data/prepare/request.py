@@ -55,6 +55,8 @@ class Means:
     workers: int
     memory_bytes: int
     block_bytes: int = 0  # 0: by the size of the sources
+    available_bytes: int = 0  # of memory; 0: not known, nothing is checked
+    force: bool = False  # start even where memory or disk seem too small
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dqrm_cpu.data.prepare.bad_rows import BadRows
 from dqrm_cpu.data.prepare.categories import Categories, MemoryLimit
 from dqrm_cpu.data.prepare.collect import Collector
-from dqrm_cpu.data.prepare.estimate import block_bytes_for, require_space
+from dqrm_cpu.data.prepare.estimate import block_bytes_for, require_memory, require_space
 from dqrm_cpu.data.prepare.frequency import find_rare, keep_all
 from dqrm_cpu.data.prepare.raw_files import estimate_text_bytes
 from dqrm_cpu.data.prepare.request import Advance, Request
@@ -33,12 +33,14 @@ def prepare(request: Request, restart: bool = False) -> Manifest:
     """Does what is left of a request; returns the manifest of the complete data set."""
     if not restart and (request.out / MANIFEST_FILE).exists():
         return _complete(request)
+    text_bytes = [estimate_text_bytes(source) for source in request.sources]
+    require_memory(request, sum(text_bytes))
     folder = work_folder(request, restart)
     with exclusive(folder):
-        return _prepare(request, folder)
+        return _prepare(request, folder, text_bytes)
 
 
-def _prepare(request: Request, folder: Path) -> Manifest:
+def _prepare(request: Request, folder: Path, text_bytes: list[int]) -> Manifest:
     spool = folder / "spool"
     spool.mkdir(exist_ok=True)
     layout, schema = request.settings.layout, request.settings.layout.schema
@@ -48,7 +50,7 @@ def _prepare(request: Request, folder: Path) -> Manifest:
     categories = Categories(settings, key_type, schema.categorical, memory, request.means.workers)
     if settings.kind == "given":
         categories.use(list(load_vocabulary(Path(settings.directory)).keys))
-    steps = _read(request, spool, categories)
+    steps = _read(request, spool, categories, text_bytes)
     return _finish(request, folder, steps, categories)
 
 
@@ -64,8 +66,7 @@ def _complete(request: Request) -> Manifest:
     return manifest
 
 
-def _read(request: Request, spool: Path, categories: Categories) -> list[Step]:
-    text_bytes = [estimate_text_bytes(source) for source in request.sources]
+def _read(request: Request, spool: Path, categories: Categories, text_bytes: list[int]) -> list[Step]:
     total = 0 if any(source.kind == "stdin" for source in request.sources) else sum(text_bytes)
     steps, position = recover(spool, categories)
     if steps:
