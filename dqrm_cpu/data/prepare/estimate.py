@@ -64,8 +64,8 @@ def require_space(request: Request, text_bytes: int) -> None:
     if needed > free and not request.means.force:
         raise DataError(
             f"preparing {text_bytes / 1e9:,.1f} GB of text takes up to {needed / 1e9:,.1f} GB on the disk of "
-            f"{request.out}, and {free / 1e9:,.1f} GB are free; make room, give an --out elsewhere, or start nevertheless "
-            "with --force"
+            f"{request.out}, and {free / 1e9:,.1f} GB are free; make room, give an --out elsewhere, "
+            "or start nevertheless with --force"
         )
     request.note(f"up to {size_of(needed)} of disk while it runs, {free / 1e9:,.1f} GB are free")
 
