@@ -55,24 +55,18 @@ class DataGroup:
 _OURS = "parsed, ids, logarithms, split, shuffled, checksums, forced to the disk"
 _POLARS = "scan_csv to sink_parquet: ids by its categoricals, logarithms; no split, no shuffle"
 
+
+def _preparing(source: str, floor: DataContestant) -> DataGroup:
+    """Ours, polars, and the least that anyone must do."""
+    polars = DataContestant(f"polars_{source}", _POLARS, "polars", source, require_package)
+    ours = DataContestant(f"ours_{source}", _OURS, "prepare", source)
+    return DataGroup(source, (ours, polars, floor), polars.name)
+
+
 GROUPS = (
-    DataGroup(
-        "plain",
-        (
-            DataContestant("ours_plain", _OURS, "prepare", "plain"),
-            DataContestant("polars_plain", _POLARS, "polars", "plain", require_package),
-            DataContestant("read_floor", "the bytes read by one thread and thrown away", "read", "plain"),
-        ),
-        "polars_plain",
-    ),
-    DataGroup(
-        "gzip",
-        (
-            DataContestant("ours_gzip", _OURS, "prepare", "gzip"),
-            DataContestant("polars_gzip", _POLARS, "polars", "gzip", require_package),
-            DataContestant("unpack_floor", "unpacked by one thread with isal and thrown away", "unpack", "gzip"),
-        ),
-        "polars_gzip",
+    _preparing("plain", DataContestant("read_floor", "the bytes read by one thread and thrown away", "read", "plain")),
+    _preparing(
+        "gzip", DataContestant("unpack_floor", "unpacked by one thread with isal and thrown away", "unpack", "gzip")
     ),
     DataGroup(
         "loader",

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dqrm_cpu.data.prepare.order import NUM_BINS, by_bin, count_in_bins, from_records, place_rows, shuffled
+from dqrm_cpu.data.prepare.order import NUM_BINS, Columns, by_bin, count_in_bins, from_records, place_rows, shuffled
 from dqrm_cpu.data.prepare.split import ShardJob
 from dqrm_cpu.data.prepare.spool import Step, read_records
 from dqrm_cpu.data.store.schema import Schema
@@ -20,6 +20,10 @@ class Rows(NamedTuple):
     label: NDArray[np.uint8]
     dense: NDArray[np.float32]
     ids: NDArray[np.int32]
+
+    def bits(self, part: slice) -> Columns:
+        """Some of the rows, to be filled from records."""
+        return Columns(self.label[part], self.dense[part].view(np.uint32), self.ids[:, part])
 
 
 class Collector:
@@ -50,7 +54,7 @@ class Collector:
         # Apart from the seed of the bins, or the shuffle would depend on what chose the rows.
         key = (self._seed * 0xD1342543DE82EF95 + 2 * job.number + 1) & _MASK
         rows = self._empty(total)
-        from_records(records, order[shuffled(np.uint64(key), total)], rows.label, rows.dense.view(np.uint32), rows.ids)
+        from_records(records, order[shuffled(np.uint64(key), total)], rows.bits(slice(None)))
         return rows
 
     def _kept(self, step: Step, job: ShardJob) -> NDArray[np.int64]:
@@ -87,7 +91,7 @@ class Collector:
             place_rows(np.uint64(self._seed), start, np.zeros(NUM_BINS + 1, np.int64), places)
             order = places[low - start : high - start].astype(np.int64)
             into = slice(low - first, high - first)
-            from_records(records, order, rows.label[into], rows.dense[into].view(np.uint32), rows.ids[:, into])
+            from_records(records, order, rows.bits(into))
         return rows
 
     @property

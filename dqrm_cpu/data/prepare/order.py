@@ -4,7 +4,7 @@ A row's bin depends on (seed, number of the row) alone. Shards are groups of nei
 there will be need not be known while rows are read.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,15 +52,18 @@ def count_in_bins(seed: Any, first_row: int, num_rows: int, counts: NDArray[np.i
         counts[bin_of(seed, row)] += 1
 
 
+class Columns(NamedTuple):
+    """Rows column by column, as records hold them row by row: the bits of D dense values, T ids, a label."""
+
+    label: NDArray[Any]  # unsigned [n]
+    dense: NDArray[np.uint32]  # [n, D]
+    ids: NDArray[np.int32]  # [T, n], or longer
+
+
 @kernel
-def to_records(
-    places: NDArray[np.int32],
-    label: NDArray[np.uint32],
-    dense: NDArray[np.uint32],
-    ids: NDArray[np.int32],
-    records: NDArray[np.uint32],
-) -> None:
-    """Row i becomes records[places[i]]: the bits of its D dense values, its T ids, its label."""
+def to_records(places: NDArray[np.int32], columns: Columns, records: NDArray[np.uint32]) -> None:
+    """Row i becomes records[places[i]]."""
+    label, dense, ids = columns
     count, num_dense = dense.shape
     num_tables = ids.shape[0]
     for low in range(0, count, _ROWS_AT_ONCE):
@@ -110,14 +113,9 @@ def shuffled(seed: Any, count: int) -> NDArray[np.int64]:
 
 
 @kernel
-def from_records(
-    records: NDArray[np.uint32],
-    order: NDArray[np.int64],
-    label: NDArray[np.uint8],
-    dense: NDArray[np.uint32],
-    ids: NDArray[np.int32],
-) -> None:
+def from_records(records: NDArray[np.uint32], order: NDArray[np.int64], columns: Columns) -> None:
     """Row i of the columns is records[order[i]]."""
+    label, dense, ids = columns
     count, num_dense = dense.shape
     num_tables = ids.shape[0]
     start, width = records.ctypes.data, 4 * records.shape[1]

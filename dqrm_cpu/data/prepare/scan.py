@@ -17,7 +17,7 @@ import numpy as np
 from dqrm_cpu.data.prepare.bad_rows import BadRows
 from dqrm_cpu.data.prepare.blocks import BlockReader, Place
 from dqrm_cpu.data.prepare.categories import Categories
-from dqrm_cpu.data.prepare.order import NUM_BINS, place_rows, to_records
+from dqrm_cpu.data.prepare.order import NUM_BINS, Columns, place_rows, to_records
 from dqrm_cpu.data.prepare.parse import ParsedBlock, Parser, RowBuffers
 from dqrm_cpu.data.prepare.request import Request
 from dqrm_cpu.data.prepare.spool import Counts, Offender, Step, StepHeader, step_path, write_step
@@ -134,7 +134,7 @@ class Scanner:
         bounds = np.zeros(NUM_BINS + 1, np.int64)
         place_rows(self._seed, ordered.position.row, bounds, buffers.places[:rows])
         dense, records = buffers.dense[:rows], buffers.records[:rows]
-        to_records(buffers.places[:rows], buffers.label, dense.view(np.uint32), buffers.ids, records)
+        to_records(buffers.places[:rows], Columns(buffers.label, dense.view(np.uint32), buffers.ids), records)
         extremes = np.zeros((3, buffers.num_dense))
         dense_statistics(dense, extremes)
         header = _header(ordered, extremes, tuple(keys.size for keys in new_keys))
