@@ -42,7 +42,7 @@ class Found:
 class Outcome:
     """Figures of one process."""
 
-    seconds: float  # of the work, with the first calls' costs, without the imports
+    seconds: float  # of the work, with the first calls' costs, without the imports, numba's own among them
     peak_bytes: int
     found: Found
 
