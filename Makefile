@@ -4,7 +4,7 @@ VENV   ?= .venv
 ARGS   ?=
 
 BIN    := $(VENV)/bin
-EXTRAS := test,mpi
+EXTRAS := test,mpi,oneccl
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help

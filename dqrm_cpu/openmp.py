@@ -31,7 +31,7 @@ def prepare_openmp() -> None:
     # A child process inherits the environment, but a folder that its parent claimed is not its own.
     owner, _, claimed = os.environ.get(_CLAIM, "").partition(":")
     if chosen is None or (chosen == claimed and owner != str(os.getpid())):
-        folder = claim_cache_folder(_cache_roots())
+        folder = claim_cache_folder(cache_roots())
         if folder is not None:
             os.environ.update({"NUMBA_CACHE_DIR": str(folder), _CLAIM: f"{os.getpid()}:{folder}"})
 
@@ -72,7 +72,8 @@ def claim_cache_folder(roots: Iterator[Path]) -> Path | None:
     return None
 
 
-def _cache_roots() -> Iterator[Path]:
+def cache_roots() -> Iterator[Path]:
+    """Folders that may hold what this user compiles, the best first; they need not exist."""
     with contextlib.suppress(RuntimeError):  # a user without a home
         yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     yield Path(tempfile.gettempdir()) / f"dqrm-cpu-{os.getuid()}"

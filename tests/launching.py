@@ -125,8 +125,8 @@ def run_gloo(
 
 
 def run_world(transport: str, script_or_args: Script, ranks: int, **options: object) -> World:
-    """`run_mpi` or `run_gloo`, by the name of a transport."""
-    return {"mpi": run_mpi, "gloo": run_gloo}[transport](script_or_args, ranks, **options)  # type: ignore[arg-type]
+    """Under mpirun or as torchrun's processes, whichever suits the transport of that name."""
+    return {"mpi": run_mpi, "oneccl": run_mpi, "gloo": run_gloo}[transport](script_or_args, ranks, **options)  # type: ignore[arg-type]
 
 
 def free_port() -> int:

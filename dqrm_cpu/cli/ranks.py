@@ -32,8 +32,9 @@ def opened_transport(config: Config) -> Iterator[Transport]:
         machine = fingerprint()
         set_threads(config.train.threads or default_threads(machine, os.environ))
         _require_memory(config, transport, machine)
-        if transport.rank == 0 and transport.size > 1:
-            print(f"{transport.size} ranks over {transport.name}: {transport.reason}", file=sys.stderr, flush=True)
+        if transport.rank == 0 and (transport.size > 1 or config.comm.transport != "auto"):
+            ranks = f"{transport.size} ranks over {transport.name}" if transport.size > 1 else "1 process"
+            print(f"{ranks}: {transport.reason}", file=sys.stderr, flush=True)
         yield transport
 
 

@@ -1,16 +1,13 @@
 """Transport over MPI: whatever library mpi4py finds, started by its own mpirun or by srun."""
 
 import importlib
-import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 from dqrm_cpu.comm.buffers import Bytes
 from dqrm_cpu.comm.launch import NO_LAUNCHER, SLURM, Launch
-from dqrm_cpu.comm.transport import Array, Transport, last_words
-from dqrm_cpu.comm.watchdog import Watchdog
+from dqrm_cpu.comm.transport import Array
+from dqrm_cpu.comm.world import WorldTransport
 from dqrm_cpu.errors import CommError, DeviceError
 
 _SLURM_MEND = "start through `srun --mpi=pmi2` (Intel MPI: with I_MPI_PMI_LIBRARY) or mpirun, or use the gloo transport"
@@ -50,43 +47,33 @@ def check_world(launch: Launch, rank: int, size: int, library: str) -> None:
     )
 
 
-class MpiTransport(Transport):
-    """All ranks of MPI_COMM_WORLD. A rank that waits longer than `timeout_s` for the others ends the job."""
+def joined_mpi(launch: Launch) -> Any:
+    """`load_mpi`, in the world that the launcher speaks of."""
+    mpi = load_mpi()
+    check_world(
+        launch, mpi.COMM_WORLD.rank, mpi.COMM_WORLD.size, mpi.Get_library_version().splitlines()[0].strip("\0 ")
+    )
+    return mpi
+
+
+class MpiTransport(WorldTransport):
+    """All ranks of MPI_COMM_WORLD."""
 
     def __init__(self, launch: Launch, timeout_s: float, reason: str) -> None:
-        mpi = load_mpi()
+        mpi = joined_mpi(launch)
         self._comm = mpi.COMM_WORLD
-        self._error = mpi.Exception
-        check_world(launch, self._comm.rank, self._comm.size, mpi.Get_library_version().splitlines()[0].strip("\0 "))
-        super().__init__("mpi", self._comm.rank, self._comm.size, reason)
-        self._timeout_s = timeout_s
-        self._watchdog = Watchdog(timeout_s, self._on_timeout)
+        self._failures = (mpi.Exception,)
+        super().__init__("mpi", self._comm.rank, self._comm.size, reason, timeout_s)
 
     def barrier(self) -> None:
         with self._waiting("a barrier"):
             self._comm.Barrier()
 
-    def close(self) -> None:
-        self._watchdog.stop()
+    def _leave(self) -> None:
+        return
 
-    def abort(self, reason: str) -> NoReturn:
-        last_words(self.rank, self.size, reason)
+    def _end_all(self) -> None:
         self._comm.Abort(1)
-        os._exit(1)
-
-    def _on_timeout(self, what: str) -> None:
-        self.abort(
-            f"it waited more than {self._timeout_s:g} s for {what} of all ranks. Another rank hangs, is gone or is "
-            f"much slower: look at the other ranks' output, or allow a longer timeout."
-        )
-
-    @contextmanager
-    def _waiting(self, what: str) -> Iterator[None]:
-        try:
-            with self._watchdog.waiting_for(what):
-                yield
-        except self._error as error:
-            raise CommError(f"rank {self.rank} of {self.size}: MPI failed in {what}: {error}") from error
 
     def _broadcast(self, buffer: Array, root: int) -> None:
         with self._waiting("a broadcast"):

@@ -6,8 +6,8 @@ import os
 import socket
 from collections.abc import Mapping
 
-# torch documents both here, and its stubs forget to export them.
-from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
+# torch documents them here, and its stubs forget to export them.
+from torch.distributed import Store, TCPStore, rendezvous  # type: ignore[attr-defined]
 
 from dqrm_cpu.comm.launch import TORCHRUN, Launch
 from dqrm_cpu.errors import CommError, DqrmError
@@ -37,15 +37,25 @@ def meet(launch: Launch, environ: Mapping[str, str], timeout_s: float) -> Store 
         ) from error
 
 
+def shared_store(launch: Launch, environ: Mapping[str, str], timeout_s: float) -> Store:
+    """`meet`, with the store that torch makes of MASTER_ADDR and MASTER_PORT (under torchrun: the agent's)."""
+    store = meet(launch, environ, timeout_s)
+    if store is not None:
+        return store
+    timeout = datetime.timedelta(seconds=timeout_s)
+    found, _, _ = next(rendezvous("env://", launch.rank, launch.size, timeout=timeout))
+    shared: Store = found
+    return shared
+
+
 def _meet_through_mpi(launch: Launch, timeout_s: float) -> Store:
     """Rank 0 listens on a port that the system chose and tells it to the others through MPI."""
     if importlib.util.find_spec("mpi4py") is None:
         raise CommError("mpi4py is not installed")
-    from dqrm_cpu.comm.mpi import check_world, load_mpi
+    from dqrm_cpu.comm.mpi import joined_mpi
 
-    mpi = load_mpi()
+    mpi = joined_mpi(launch)
     comm = mpi.COMM_WORLD
-    check_world(launch, comm.rank, comm.size, mpi.Get_library_version().splitlines()[0].strip("\0 "))
     on_one_host = comm.Split_type(mpi.COMM_TYPE_SHARED).size == comm.size
     if on_one_host:
         _stay_on_this_host()

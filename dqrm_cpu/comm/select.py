@@ -2,14 +2,14 @@
 
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from dqrm_cpu.comm.launch import NO_LAUNCHER, TORCHRUN, Launch, detect_launch
+from dqrm_cpu.comm.settings import CCL_BINDINGS, TRANSPORT_NAMES
 from dqrm_cpu.comm.single import SingleTransport
 from dqrm_cpu.comm.transport import Transport
+from dqrm_cpu.comm.world import WorldTransport
 from dqrm_cpu.errors import CommError, ConfigError
-
-TRANSPORT_NAMES = ("auto", "mpi", "gloo")
 
 
 def open_transport(
@@ -29,16 +29,69 @@ def open_transport(
     launch = detect_launch(environ)
     if simulated_ranks > 1:
         return _simulated(launch, simulated_ranks)
+    if name == "sim":
+        return _one_process(launch)
     chosen, reason = (name, f"{name} was asked for") if name != "auto" else _automatic(launch)
-    if chosen == "mpi":
-        from dqrm_cpu.comm.mpi import MpiTransport
+    if chosen == "nccl":
+        _require_gpu(launch)
+    if chosen == "single" or (launch.launcher == NO_LAUNCHER and chosen != "mpi"):
+        return SingleTransport("one process, started without a launcher" if name != "auto" else reason)
+    world = _OPENERS[chosen](launch, timeout_s, reason, environ)
+    world.start_roll_call()
+    return world
 
-        return MpiTransport(launch, timeout_s, reason)
-    if chosen == "gloo" and launch.launcher != NO_LAUNCHER:
-        from dqrm_cpu.comm.gloo import GlooTransport
 
-        return GlooTransport(launch, timeout_s, reason, environ)
-    return SingleTransport("one process, started without a launcher" if chosen == "gloo" else reason)
+def _require_gpu(launch: Launch) -> None:
+    from dqrm_cpu.comm.torch_group import nccl_backend
+
+    nccl_backend(launch)
+
+
+def _open_mpi(launch: Launch, timeout_s: float, reason: str, environ: Mapping[str, str]) -> WorldTransport:
+    from dqrm_cpu.comm.mpi import MpiTransport
+
+    return MpiTransport(launch, timeout_s, reason)
+
+
+def _open_gloo(launch: Launch, timeout_s: float, reason: str, environ: Mapping[str, str]) -> WorldTransport:
+    from dqrm_cpu.comm.torch_group import TorchTransport, gloo_backend
+
+    return TorchTransport(gloo_backend(), launch, timeout_s, reason, environ)
+
+
+def _open_nccl(launch: Launch, timeout_s: float, reason: str, environ: Mapping[str, str]) -> WorldTransport:
+    from dqrm_cpu.comm.torch_group import TorchTransport, nccl_backend
+
+    return TorchTransport(nccl_backend(launch), launch, timeout_s, reason, environ)
+
+
+def _open_oneccl(launch: Launch, timeout_s: float, reason: str, environ: Mapping[str, str]) -> WorldTransport:
+    """Through Intel's PyTorch bindings where they are installed, else directly."""
+    if importlib.util.find_spec(CCL_BINDINGS) is not None:
+        from dqrm_cpu.comm.torch_group import TorchTransport, ccl_backend
+
+        return TorchTransport(ccl_backend(), launch, timeout_s, f"{reason}, through {CCL_BINDINGS}", environ)
+    from dqrm_cpu.comm.oneccl import OneCclTransport
+
+    return OneCclTransport(launch, timeout_s, reason, environ)
+
+
+# Each imports what it needs only when it is chosen: a run over gloo must not load MPI.
+_OPENERS: dict[str, Callable[[Launch, float, str, Mapping[str, str]], WorldTransport]] = {
+    "oneccl": _open_oneccl,
+    "mpi": _open_mpi,
+    "gloo": _open_gloo,
+    "nccl": _open_nccl,
+}
+
+
+def _one_process(launch: Launch) -> SingleTransport:
+    if launch.size > 1:
+        raise CommError(
+            f"{launch.launcher} started {launch.size} processes, and the sim transport plays all ranks in one: leave "
+            f"out the launcher, or choose another --comm.transport."
+        )
+    return SingleTransport("sim was asked for: ranks simulated in one process")
 
 
 def _simulated(launch: Launch, simulated_ranks: int) -> SingleTransport:

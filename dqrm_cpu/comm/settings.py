@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from dqrm_cpu.errors import ConfigError
 
+TRANSPORT_NAMES = ("auto", "oneccl", "mpi", "gloo", "nccl", "sim")
+CCL_BINDINGS = "oneccl_bindings_for_pytorch"
+
 WIRES = ("dense", "sparse", "int8", "int8-fp32", "int16", "int16-fp32")
 MLP_FORMS = ("fp32", "bf16", "int8")
 SCALE_REDUCTIONS = ("max", "mean")

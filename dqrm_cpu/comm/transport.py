@@ -46,6 +46,7 @@ class Transport(ABC):
 
     As a context manager it closes itself; an exception that leaves the block on one rank only takes the others down.
     `bytes_sent` counts what this rank handed over for other ranks. `reason` says why this transport was chosen.
+    `step` is the step under way, 0 before the first: whoever drives it says so, for what is told of a failure.
     """
 
     def __init__(self, name: str, rank: int, size: int, reason: str) -> None:
@@ -54,6 +55,7 @@ class Transport(ABC):
         self.size = size
         self.reason = reason
         self.bytes_sent = 0
+        self.step = 0
         self.buffers = Buffers()
 
     def __enter__(self) -> Self:

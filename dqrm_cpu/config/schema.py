@@ -121,7 +121,11 @@ class TrainConfig:
 class CommConfig:
     """How processes meet, and what gradients look like between them."""
 
-    transport: str = setting("auto", "auto: mpi under mpirun, gloo under torchrun", choices=("auto", "mpi", "gloo"))
+    transport: str = setting(
+        "auto",
+        "what carries gradients between processes; auto: mpi under mpirun, gloo under torchrun; sim: one process alone",
+        choices=("auto", "oneccl", "mpi", "gloo", "nccl", "sim"),
+    )
     wire: str = setting(
         "sparse",
         "form of table gradients between ranks; sparse: rows looked up, in FP32; dense: whole tables; "

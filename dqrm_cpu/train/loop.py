@@ -81,6 +81,7 @@ class TrainingLoop:
     def _one_step(self) -> bool:
         state, loader, transport = self._state, self._session.loaders.train, self._around.transport
         number = state.step
+        transport.step = number + 1
         rate = self._learning_rate.at(state.step + 1)
         spans = self._session.model.spans
         sent, parts = transport.bytes_sent, self._session.step.sent

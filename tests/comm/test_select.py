@@ -26,6 +26,15 @@ def test_one_process_needs_no_transport() -> None:
     assert transport.reason == "one process"
 
 
+@pytest.mark.parametrize("name", ["oneccl", "gloo"])
+def test_a_process_without_a_launcher_needs_none_either(name: str) -> None:
+    assert open_transport(name, environ={}).reason == "one process, started without a launcher"
+
+
+def test_sim_is_one_process() -> None:
+    assert isinstance(open_transport("sim", environ={}), SingleTransport)
+
+
 def test_simulated_ranks_stay_in_one_process() -> None:
     assert open_transport("auto", simulated_ranks=4, environ={}).reason == "4 ranks simulated in one process"
 
@@ -33,7 +42,9 @@ def test_simulated_ranks_stay_in_one_process() -> None:
 @pytest.mark.parametrize(
     ("arguments", "kind", "words"),
     [
-        ({"name": "nccl"}, ConfigError, "auto, mpi, gloo"),
+        ({"name": "ucx"}, ConfigError, "auto, oneccl, mpi, gloo, nccl, sim"),
+        ({"name": "nccl"}, DeviceError, r"needs CUDA, and torch .*: install torch from a CUDA index"),
+        ({"name": "sim", "environ": TWO_RANKS}, CommError, "hydra started 2 processes, and the sim transport"),
         ({"name": "auto", "simulated_ranks": 0}, ConfigError, "at least 1"),
         ({"name": "auto", "timeout_s": 0.0}, ConfigError, "more than 0 s"),
         ({"name": "auto", "simulated_ranks": 2, "environ": TWO_RANKS}, CommError, "hydra started 2 ranks"),
@@ -73,6 +84,7 @@ def test_a_plain_process_does_not_load_mpi() -> None:
     [
         ("auto", "mpi|2|1|hydra started 2 processes, and mpi4py is installed"),
         ("gloo", "gloo|2|1|gloo was asked for"),  # MPI agrees on the port
+        ("oneccl", "oneccl|2|1|oneccl was asked for (oneCCL 2021.13.1 through mpi)"),
     ],
 )
 def test_under_mpirun(name: str, told: str) -> None:
@@ -81,6 +93,13 @@ def test_under_mpirun(name: str, told: str) -> None:
 
 
 @pytest.mark.mpi
-def test_under_torchrun() -> None:
-    world = run_gloo(["-c", TELL, "auto"], 2).check()
-    assert [rank.stdout for rank in world.ranks] == ["gloo|2|1|torchrun started 2 processes\n"] * 2
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("auto", "gloo|2|1|torchrun started 2 processes"),
+        ("oneccl", "oneccl|2|1|oneccl was asked for (oneCCL 2021.13.1 through ofi)"),
+    ],
+)
+def test_under_torchrun(name: str, told: str) -> None:
+    world = run_gloo(["-c", TELL, name], 2).check()
+    assert [rank.stdout for rank in world.ranks] == [f"{told}\n"] * 2

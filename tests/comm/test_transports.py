@@ -27,7 +27,7 @@ from launching import has_mpi, run_world
 pytestmark = pytest.mark.mpi
 
 WORKER = Path(__file__).with_name("operations_worker.py")
-WORLDS = [(name, ranks) for name in ("mpi", "gloo") for ranks in (1, 2, 4)]
+WORLDS = [(name, ranks) for name in ("mpi", "gloo", "oneccl") for ranks in (1, 2, 4)]
 
 Results = Sequence[dict[str, np.ndarray]]
 
@@ -36,8 +36,8 @@ Results = Sequence[dict[str, np.ndarray]]
 def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Results:
     """What each rank of one world saved."""
     name, ranks = request.param
-    if name == "mpi":
-        assert has_mpi(), "these tests need the mpi extra: pip install 'dqrm-cpu[mpi]'"
+    if name != "gloo":
+        assert has_mpi(), "these tests need the oneccl extra: pip install 'dqrm-cpu[oneccl]'"
     folder = tmp_path_factory.mktemp("world")
     run_world(name, [WORKER, name, folder], ranks, timeout_s=60).check()
     saved = [dict(np.load(folder / f"{rank}.npz")) for rank in range(ranks)]

@@ -14,7 +14,7 @@ from wire_cases import CASES, NUM_PARAMETERS, NUM_SCALARS, STEPS, run_steps
 pytestmark = pytest.mark.mpi
 
 WORKER = Path(__file__).with_name("wires_worker.py")
-WORLDS = [("mpi", 2), ("gloo", 2), ("mpi", 3)]
+WORLDS = [("mpi", 2), ("gloo", 2), ("oneccl", 2), ("mpi", 3)]
 
 Saved = tuple[int, Path]
 

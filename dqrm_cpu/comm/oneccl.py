@@ -1,0 +1,101 @@
+"""Transport over oneCCL, called directly: for environments without Intel's PyTorch bindings, which are archived.
+
+oneCCL only moves bytes. Its own sums would differ in their order, and those of 8-bit integers would wrap.
+"""
+
+import importlib.util
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dqrm_cpu.comm.buffers import Bytes
+from dqrm_cpu.comm.launch import HYDRA, TORCHRUN, Launch
+from dqrm_cpu.comm.oneccl_build import built_shim
+from dqrm_cpu.comm.oneccl_library import OneCclWorld, set_defaults
+from dqrm_cpu.comm.transport import Array
+from dqrm_cpu.comm.world import WorldTransport
+from dqrm_cpu.errors import CommError
+
+_ADDRESS_KEY = "dqrm_cpu/oneccl"
+
+
+class OneCclTransport(WorldTransport):
+    """All ranks that the launcher started; under mpirun oneCCL moves its bytes through that MPI, else by libfabric."""
+
+    _failures = (CommError,)
+
+    def __init__(self, launch: Launch, timeout_s: float, reason: str, environ: Mapping[str, str]) -> None:
+        super().__init__("oneccl", launch.rank, launch.size, reason, timeout_s)
+        shim = built_shim(environ)
+        self._mpi: Any = None
+        self._store: Any = None
+        through_mpi = _meets_through_mpi(launch, environ)
+        set_defaults(os.environ, through_mpi)
+        share = (
+            self._share_through_mpi(launch) if through_mpi else self._share_through_store(launch, timeout_s, environ)
+        )
+        with self._waiting("the first meeting"):
+            self._world = OneCclWorld(shim, launch.rank, launch.size, share)
+        self.reason = f"{reason} (oneCCL {self._world.version} through {os.environ['CCL_ATL_TRANSPORT']})"
+
+    def barrier(self) -> None:
+        with self._waiting("a barrier"):
+            self._world.barrier()
+
+    def _leave(self) -> None:
+        self._world.leave()
+
+    def _end_all(self) -> None:
+        if self._mpi is not None:
+            self._mpi.COMM_WORLD.Abort(1)
+
+    def _share_through_mpi(self, launch: Launch) -> Callable[[bytes], bytes]:
+        from dqrm_cpu.comm.mpi import joined_mpi
+
+        self._mpi = joined_mpi(launch)
+
+        def share(mine: bytes) -> bytes:
+            theirs: bytes = self._mpi.COMM_WORLD.bcast(mine, 0)
+            return theirs
+
+        return share
+
+    def _share_through_store(
+        self, launch: Launch, timeout_s: float, environ: Mapping[str, str]
+    ) -> Callable[[bytes], bytes]:
+        # Here, because it loads torch.distributed.
+        from dqrm_cpu.comm.rendezvous import shared_store
+
+        self._store = shared_store(launch, environ, timeout_s)
+
+        def share(mine: bytes) -> bytes:
+            if launch.rank == 0:
+                self._store.set(_ADDRESS_KEY, mine.hex())
+                return mine
+            return bytes.fromhex(self._store.get(_ADDRESS_KEY).decode())
+
+        return share
+
+    def _broadcast(self, buffer: Array, root: int) -> None:
+        with self._waiting("a broadcast"):
+            self._world.broadcast(buffer, root)
+
+    def _allgather(self, send: Array, receive: Array) -> None:
+        counts = [send.nbytes] * self.size
+        with self._waiting("an allgather"):
+            self._world.allgatherv(send, receive, counts, [rank * send.nbytes for rank in range(self.size)])
+
+    def _alltoall(self, send: Array, receive: Array) -> None:
+        with self._waiting("an all-to-all"):
+            self._world.alltoall(send, receive)
+
+    def _allgatherv(self, send: Bytes, receive: Bytes, counts: list[int], starts: list[int]) -> None:
+        with self._waiting("an allgatherv"):
+            self._world.allgatherv(send, receive, counts, starts)
+
+
+def _meets_through_mpi(launch: Launch, environ: Mapping[str, str]) -> bool:
+    """Whether MPI started the ranks, so that it can also introduce them to each other."""
+    if launch.launcher == TORCHRUN or importlib.util.find_spec("mpi4py") is None:
+        return False
+    return launch.launcher == HYDRA or not (environ.get("MASTER_ADDR") and environ.get("MASTER_PORT"))

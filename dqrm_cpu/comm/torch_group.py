@@ -1,0 +1,165 @@
+"""Transports over torch.distributed: gloo, which needs only sockets; ccl, Intel's bindings; nccl between NVIDIA GPUs.
+
+Gathers are all-to-alls of copies: there each message travels once, at its own length. gloo's own all-gather wants equal
+lengths and hands every message around a ring, and its point-to-point messages wait milliseconds for each other.
+"""
+
+import datetime
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dqrm_cpu.comm.buffers import Bytes, align
+from dqrm_cpu.comm.launch import Launch
+from dqrm_cpu.comm.rendezvous import meet
+from dqrm_cpu.comm.settings import CCL_BINDINGS
+from dqrm_cpu.comm.transport import Array
+from dqrm_cpu.comm.world import WorldTransport
+from dqrm_cpu.errors import CommError, DeviceError
+
+_PATIENCE_BEYOND_OURS_S = 60.0
+"""torch's own timeout comes after the watchdog's, whose words name the rank that is missing."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One of torch.distributed's, and the memory that it moves."""
+
+    transport: str  # our name for it
+    torch_name: str
+    device: torch.device
+
+
+def gloo_backend() -> Backend:
+    return Backend("gloo", "gloo", torch.device("cpu"))
+
+
+def ccl_backend() -> Backend:
+    """Importing the bindings registers it."""
+    try:
+        importlib.import_module(CCL_BINDINGS)
+    except (ImportError, AttributeError, OSError) as error:
+        raise DeviceError(
+            f"{CCL_BINDINGS} is installed and does not load beside torch {torch.__version__} ({error}): install the "
+            f"wheel for this torch, or uninstall it and pip install 'dqrm-cpu[oneccl]'"
+        ) from error
+    return Backend("oneccl", "ccl", torch.device("cpu"))
+
+
+def nccl_backend(launch: Launch) -> Backend:
+    """One GPU for each rank of a host."""
+    if not torch.cuda.is_available() or not dist.is_nccl_available():
+        built = "sees no NVIDIA GPU" if torch.version.cuda else "is a CPU build"
+        raise DeviceError(
+            f"the nccl transport needs CUDA, and torch {torch.__version__} {built}: install torch from a CUDA index, "
+            f"or use --comm.transport gloo"
+        )
+    if launch.local_rank >= torch.cuda.device_count():
+        raise DeviceError(
+            f"the nccl transport needs a GPU for each rank, and rank {launch.rank} is number {launch.local_rank + 1} "
+            f"on a host with {torch.cuda.device_count()}: start fewer ranks there"
+        )
+    return Backend("nccl", "nccl", torch.device("cuda", launch.local_rank))
+
+
+class TorchTransport(WorldTransport):
+    """All ranks of torch's default process group."""
+
+    _failures = (RuntimeError,)
+
+    def __init__(
+        self, backend: Backend, launch: Launch, timeout_s: float, reason: str, environ: Mapping[str, str]
+    ) -> None:
+        super().__init__(backend.transport, launch.rank, launch.size, reason, timeout_s)
+        if dist.is_initialized():
+            raise CommError("torch.distributed is in use in this process already: close that process group first.")
+        self._device = backend.device
+        if backend.device.type == "cuda":
+            torch.cuda.set_device(backend.device)
+        store = meet(launch, environ, timeout_s)
+        with self._waiting("the first meeting"):
+            dist.init_process_group(
+                backend.torch_name,
+                init_method=None if store else "env://",
+                store=store,
+                rank=launch.rank,
+                world_size=launch.size,
+                timeout=datetime.timedelta(seconds=timeout_s + _PATIENCE_BEYOND_OURS_S),
+            )
+
+    def barrier(self) -> None:
+        if self._device.type != "cuda":
+            with self._waiting("a barrier"):
+                dist.barrier()
+            return
+        # NCCL's own barrier returns before the others are there.
+        token = torch.zeros(self.size, dtype=torch.uint8, device=self._device)
+        with self._waiting("a barrier"):
+            dist.all_to_all_single(torch.empty_like(token), token)
+            torch.cuda.synchronize(self._device)
+
+    def _leave(self) -> None:
+        dist.destroy_process_group()
+
+    def _end_all(self) -> None:
+        """Its sockets close with this process: the others notice, and torchrun or mpirun ends what is left."""
+
+    def _broadcast(self, buffer: Array, root: int) -> None:
+        with self._waiting("a broadcast"):
+            moved = self._there(_tensor(buffer))
+            dist.broadcast(moved, src=root)
+            self._back(moved, buffer)
+
+    def _allgather(self, send: Array, receive: Array) -> None:
+        with self._waiting("an allgather"):
+            self._exchange(self._for_everyone(_bytes(send), send.nbytes), receive)
+
+    def _alltoall(self, send: Array, receive: Array) -> None:
+        with self._waiting("an all-to-all"):
+            self._exchange(_tensor(send), receive)
+
+    def _allgatherv(self, send: Bytes, receive: Bytes, counts: list[int], starts: list[int]) -> None:
+        # Messages travel with their alignment, so that they arrive where they start.
+        strides = [align(count) for count in counts]
+        own = strides[self.rank]
+        with self._waiting("an allgatherv"):
+            self._exchange(self._for_everyone(send, own), receive, strides, [own] * self.size)
+
+    def _exchange(
+        self, send: Tensor, receive: Array, received: list[int] | None = None, sent: list[int] | None = None
+    ) -> None:
+        moved = self._there(_tensor(receive), copied=False)
+        dist.all_to_all_single(moved, self._there(send), received, sent)
+        self._back(moved, receive)
+
+    def _there(self, tensor: Tensor, copied: bool = True) -> Tensor:
+        """The same bytes, or room for as many, in the memory that the backend moves."""
+        if self._device.type == "cpu":
+            return tensor
+        return tensor.to(self._device) if copied else torch.empty_like(tensor, device=self._device)
+
+    def _back(self, moved: Tensor, array: Array) -> None:
+        """Waits for the backend where it runs beside this thread."""
+        if self._device.type != "cpu":
+            _tensor(array).copy_(moved)
+
+    def _for_everyone(self, message: Bytes, stride: int) -> Tensor:
+        """The message once for each rank, `stride` bytes apart."""
+        copies = self.buffers.take("torch.send", self.size * stride).reshape(self.size, stride)
+        copies[:, : message.size] = message
+        copies[:, message.size :] = 0
+        return _tensor(copies.reshape(-1))
+
+
+def _bytes(array: Array) -> Bytes:
+    return array.reshape(-1).view(np.uint8)
+
+
+def _tensor(array: Array) -> Tensor:
+    """The same memory as bytes: every backend moves those."""
+    return torch.from_numpy(_bytes(array))
