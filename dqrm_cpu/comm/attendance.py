@@ -61,11 +61,12 @@ class Attendance:
         silent = [entry for entry in behind if entry[3] > self._silent_after_s]
         if silent:
             told = [
-                f"rank {rank} was last heard of {silence:.1f} s ago, {_at(step)}" for rank, step, _, silence in silent
+                f"rank {rank} was last heard of {silence:.1f} s ago, then {_at(step)}"
+                for rank, step, _, silence in silent
             ]
         else:
             told = [f"rank {rank} lives and is still {_at(step)}" for rank, step, _, _ in behind]
-        return f"{'; '.join(told)}." if told else ""
+        return f"R{'; '.join(told)[1:]}." if told else ""
 
 
 def _at(step: int) -> str:

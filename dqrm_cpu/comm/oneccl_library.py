@@ -35,6 +35,8 @@ def oneccl_defaults(environ: Mapping[str, str], through_mpi: bool, prefix: Path 
         "CCL_LOG_LEVEL": "error",
         # Each wait is a rank's main thread: a worker would take a core from training to wait on its behalf.
         "CCL_WORKER_OFFLOAD": "0",
+        # Ranks may be more than cores: a wait that only spins keeps the rank that is waited for from running.
+        "CCL_YIELD": "sched_yield",
         "CCL_ATL_TRANSPORT": "mpi" if through_mpi else "ofi",
         "I_MPI_ROOT": str(prefix),
     }

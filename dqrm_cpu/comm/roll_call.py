@@ -23,8 +23,8 @@ OnLost = Callable[[int, str], None]
 """Called in the thread of the roll call with a rank that is gone and what it did, if it told; must not return."""
 
 _CONNECT_LIMIT_S = 5.0
-_SHORTEST_PERIOD_S, _LONGEST_PERIOD_S = 0.1, 1.0
-_PERIODS_PER_TIMEOUT = 8
+_LONGEST_PERIOD_S, _PERIODS_PER_TIMEOUT = 0.25, 16
+_PERIODS_OF_SILENCE = 8
 
 
 class RollCall(ABC):
@@ -34,7 +34,7 @@ class RollCall(ABC):
         self._period_s = period_s
         self._place = place
         self._on_lost = on_lost
-        self._attendance = Attendance(rank, silent_after_s=4 * period_s)
+        self._attendance = Attendance(rank, silent_after_s=_PERIODS_OF_SILENCE * period_s)
         self._selector = selectors.DefaultSelector()
         self._waker, self._woken = socket.socketpair()
         self._selector.register(self._woken, selectors.EVENT_READ, self._wake)
@@ -201,7 +201,7 @@ def open_roll_call(
     transport: Transport, timeout_s: float, place: Callable[[], Place], on_lost: OnLost
 ) -> RollCall | None:
     """Every rank calls it; None on a rank that cannot reach rank 0 beside the transport, which goes on without."""
-    period_s = min(_LONGEST_PERIOD_S, max(_SHORTEST_PERIOD_S, timeout_s / _PERIODS_PER_TIMEOUT))
+    period_s = min(_LONGEST_PERIOD_S, timeout_s / _PERIODS_PER_TIMEOUT)
     name = socket.gethostname()
     hosts = transport.allgatherv(np.frombuffer(name.encode(), dtype=np.uint8))
     on_one_host = len({host.tobytes() for host in hosts}) == 1

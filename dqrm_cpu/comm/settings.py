@@ -11,6 +11,7 @@ WIRES = ("dense", "sparse", "int8", "int8-fp32", "int16", "int16-fp32")
 MLP_FORMS = ("fp32", "bf16", "int8")
 SCALE_REDUCTIONS = ("max", "mean")
 ERROR_FEEDBACKS = ("none", "mlp", "all")
+ROUNDINGS = ("nearest", "stochastic")
 SIMULATED_SCALES = ("all", "first")
 
 INTEGER_LIMITS = {"int8": 127, "int16": 32767}
@@ -26,6 +27,8 @@ class WireSettings:
     mlp_gradients: str = "fp32"
     error_feedback: str = "none"
     simulated_scale: str = "all"  # first: the first micro-batch's own scale serves the others (Algorithm 1)
+    rounding: str = "nearest"  # of integer wires
+    seed: int = 0  # of stochastic rounding
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
@@ -49,4 +52,5 @@ _CHOICES = {
     "mlp_gradients": MLP_FORMS,
     "error_feedback": ERROR_FEEDBACKS,
     "simulated_scale": SIMULATED_SCALES,
+    "rounding": ROUNDINGS,
 }

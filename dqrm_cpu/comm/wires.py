@@ -89,17 +89,24 @@ def _table_exchange(
     if settings.error_feedback == "all":
         kept = TableResiduals(transport, num_local, shape.row_offset, shape.dim)
         residuals["feedback.tables"] = kept
-    return SparseExchange(transport, _codec(settings, merge), kept, spans)
+    return SparseExchange(transport, _codec(settings, transport, num_local, merge), kept, spans)
 
 
-def _codec(settings: WireSettings, merge: Merge) -> Codec:
+def _codec(settings: WireSettings, transport: Transport, num_local: int, merge: Merge) -> Codec:
     if settings.wire == "sparse":
         return Fp32Codec(merge)
     # Here, because it loads numba.
     from dqrm_cpu.comm.integer_codec import IntegerCodec
 
     width, _, container = settings.wire.partition("-")
-    return IntegerCodec(width, container == "fp32", ScaleRule.of(settings, width))
+    rule = ScaleRule.of(settings, width)
+    if settings.rounding == "nearest":
+        return IntegerCodec(width, container == "fp32", rule)
+    from dqrm_cpu.comm.stochastic import Chances, StochasticCodec
+
+    ranks = range(transport.rank * num_local, (transport.rank + 1) * num_local)
+    chances = Chances(settings.seed, ranks, lambda: transport.step)
+    return StochasticCodec(width, container == "fp32", rule, chances)
 
 
 def _mlp_exchange(

@@ -123,6 +123,16 @@ def _scales_are_used(config: Config) -> Conflict | None:
     return None
 
 
+def _rounding_is_of_integers(config: Config) -> Conflict | None:
+    if config.comm.rounding == "nearest" or _integer_wire(config):
+        return None
+    return Conflict(
+        ("comm.rounding", "comm.wire"),
+        f"comm.rounding {config.comm.rounding} is about integers, and comm.wire {config.comm.wire} sends none, set "
+        "that to int8",
+    )
+
+
 def _first_scale_is_simulated(config: Config) -> Conflict | None:
     comm = config.comm
     if comm.simulated_scale == "all" or comm.simulated_ranks > 1:
@@ -147,5 +157,6 @@ _RULES: tuple[Callable[[Config], Conflict | None], ...] = (
     _dense_tables_are_small,
     _feedback_has_a_source,
     _scales_are_used,
+    _rounding_is_of_integers,
     _first_scale_is_simulated,
 )

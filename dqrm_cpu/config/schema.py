@@ -135,6 +135,11 @@ class CommConfig:
     scale_reduce: str = setting(
         "max", "of the ranks' largest gradients; mean saturates where a rank is above it", choices=("max", "mean")
     )
+    rounding: str = setting(
+        "nearest",
+        "of integer wires; stochastic: up or down by chance, right on average",
+        choices=("nearest", "stochastic"),
+    )
     mlp_gradients: str = setting("fp32", "form of the MLPs' gradients between ranks", choices=("fp32", "bf16", "int8"))
     error_feedback: str = setting(
         "none",

@@ -127,4 +127,12 @@ def build_session(
 def wire_settings(config: Config) -> WireSettings:
     """What the gradients of a run look like between ranks."""
     comm = config.comm
-    return WireSettings(comm.wire, comm.scale_reduce, comm.mlp_gradients, comm.error_feedback, comm.simulated_scale)
+    return WireSettings(
+        comm.wire,
+        comm.scale_reduce,
+        comm.mlp_gradients,
+        comm.error_feedback,
+        comm.simulated_scale,
+        comm.rounding,
+        config.seed,
+    )

@@ -9,6 +9,7 @@ from numba.core import types
 
 from .arena import Arena
 from .compiled import inlined, parallel, serial
+from .hashing import mixed
 from .memory import float_at, intrinsic, long_at
 from .vector import FLOATS, LANES, Codegen, multiply, splat, store_part
 
@@ -16,15 +17,6 @@ _ROWS_PER_ITEM = 1 << 12
 
 _I32 = ir.IntType(32)
 _WORDS = ir.VectorType(_I32, LANES)
-
-
-@inlined
-def _row_key(seed_word: np.uint64, row: int) -> np.uint64:
-    """splitmix64; `reference.uniform_value` spells the hash out."""
-    z = seed_word + np.uint64(row) * np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
 
 
 @intrinsic
@@ -79,4 +71,4 @@ def _fill_rows(arena: Arena, scale: int, seed_word: np.uint64, start: int, end: 
         while row >= long_at(arena.first_row, table + 1):
             table += 1
         place = arena.weight + 4 * row * arena.dim
-        _fill_row(_row_key(seed_word, row), float_at(scale, table), place, arena.dim)
+        _fill_row(mixed(seed_word, row), float_at(scale, table), place, arena.dim)

@@ -28,6 +28,7 @@ COMPANIONS = {
     "model.embedding_dim": ["--model.bottom-mlp", "17"],
     "train.decay_start_step": ["--train.decay-steps", "1"],
     "comm.scale_reduce": ["--comm.wire", "int8"],
+    "comm.rounding": ["--comm.wire", "int8"],
     "comm.error_feedback": ["--comm.mlp-gradients", "int8"],
     "comm.simulated_scale": ["--comm.wire", "int8", "--comm.simulated-ranks", "2"],
 }

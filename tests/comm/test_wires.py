@@ -168,7 +168,7 @@ def test_residuals_of_large_tables_are_refused() -> None:
         open_exchange(chosen, SingleTransport(), 2, shape, merge)
 
 
-@pytest.mark.parametrize("name", ["wire", "scale_reduce", "mlp_gradients", "error_feedback", "simulated_scale"])
+@pytest.mark.parametrize("name", ["wire", "scale_reduce", "mlp_gradients", "error_feedback", "rounding"])
 def test_what_does_not_exist_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=f"comm.{name} 'other' does not exist"):
         WireSettings(**{name: "other"})

@@ -17,6 +17,7 @@ NUM_PARAMETERS, NUM_SCALARS, STEPS = 5003, 2, 3
 CASES = {
     **{wire: WireSettings(wire=wire) for wire in WIRES},
     "mean": WireSettings(wire="int8", mlp_gradients="int8", scale_reduce="mean"),
+    "stochastic": WireSettings(wire="int8", rounding="stochastic", seed=7),
     "bf16-mlp": WireSettings(mlp_gradients="bf16"),
     "bf16-feedback": WireSettings(mlp_gradients="bf16", error_feedback="mlp"),
     "int8-mlp": WireSettings(mlp_gradients="int8"),
@@ -37,6 +38,7 @@ def run_steps(case: str, transport: Transport, ranks: Sequence[int]) -> tuple[di
     made = open_exchange(CASES[case], transport, len(ranks), shape, merge)
     found: dict[str, np.ndarray] = {}
     for step in range(STEPS):
+        transport.step = step + 1
         tables = made.tables([sparse_input(rank + 10 * step, empty=rank == 0 and step == 0) for rank in ranks])
         flats = [flat(rank, step) for rank in ranks]
         made.mlp(flats)

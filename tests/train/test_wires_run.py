@@ -26,6 +26,8 @@ CHOICES = {
     "comm.mlp_gradients": settings.MLP_FORMS,
     "comm.error_feedback": settings.ERROR_FEEDBACKS,
     "comm.simulated_scale": settings.SIMULATED_SCALES,
+    "comm.rounding": settings.ROUNDINGS,
+    "comm.transport": settings.TRANSPORT_NAMES,
 }
 SMALL = ["--model.table-rows", "40,3,500", "--data.train-rows", "1000", "--train.batch-size", "50"]
 SMALL += ["--data.validation-rows", "200", "--data.test-rows", "200", "--train.epochs", "1", "--train.log-every", "5"]
@@ -60,7 +62,13 @@ FEEDBACK = {"mlp_gradients": "int8", "error_feedback": "mlp"}
 
 
 @pytest.mark.parametrize(
-    "comm", [{"wire": "int8"}, {"wire": "dense"}, FEEDBACK, {"wire": "int8", **FEEDBACK, "error_feedback": "all"}]
+    "comm",
+    [
+        {"wire": "int8", "rounding": "stochastic"},
+        {"wire": "dense"},
+        FEEDBACK,
+        {"wire": "int8", **FEEDBACK, "error_feedback": "all"},
+    ],
 )
 def test_a_run_that_stopped_goes_on_to_the_bit(comm: dict[str, str], tmp_path: Path) -> None:
     run(config_with(30, simulated_ranks=3, **comm), tmp_path / "whole")
@@ -81,6 +89,7 @@ def test_feedback_of_another_number_of_ranks_is_refused(tmp_path: Path) -> None:
         ({"error_feedback": "mlp"}, "comm.error_feedback"),
         ({"error_feedback": "all", "mlp_gradients": "int8"}, "comm.error_feedback"),
         ({"scale_reduce": "mean"}, "comm.scale_reduce"),
+        ({"rounding": "stochastic", "mlp_gradients": "int8"}, "comm.rounding"),
         ({"simulated_scale": "first", "simulated_ranks": 2, "mlp_gradients": "bf16"}, "comm.simulated_scale"),
         ({"simulated_scale": "first", "wire": "int8"}, "comm.simulated_scale"),
     ],

@@ -1,0 +1,62 @@
+"""The integer codec with stochastic rounding: what rounding loses has mean 0, whatever the gradient.
+
+The same chances for simulated and for real ranks, and for a run that was interrupted: they follow from the seed of the
+run, the step, the rank, and the value's table, row and column.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from dqrm_cpu.comm.buffers import Bytes
+from dqrm_cpu.comm.integer_codec import IntegerCodec
+from dqrm_cpu.comm.scales import Floats, ScaleRule
+from dqrm_cpu.kernels.numba_impl import stochastic
+from dqrm_cpu.kernels.numba_impl.hashing import mixed_in_python
+from dqrm_cpu.kernels.types import SparseGrad
+
+
+class Chances:
+    """Keys of the gradients that one process encodes: at each step those of `ranks`, in their order."""
+
+    def __init__(self, seed: int, ranks: range, step: Callable[[], int]) -> None:
+        self._seed = seed
+        self._ranks = ranks
+        self._step = step
+        self._turn = 0
+
+    def next_key(self) -> int:
+        rank = self._ranks[self._turn]
+        self._turn = (self._turn + 1) % len(self._ranks)
+        return mixed_in_python(mixed_in_python(mixed_in_python(0, self._seed), self._step()), rank)
+
+
+class StochasticCodec(IntegerCodec):
+    """Rounds a gradient to multiples of the step before the codec beneath does: that leaves it nothing to round."""
+
+    def __init__(self, width: str, fp32_container: bool, scale_rule: ScaleRule, chances: Chances) -> None:
+        super().__init__(width, fp32_container, scale_rule)
+        self._chances = chances
+
+    def encode(self, grad: SparseGrad, steps: Floats, out: Bytes) -> None:
+        super().encode(rounded(grad, steps, self._chances.next_key()), steps, out)
+
+
+def rounded(grad: SparseGrad, steps: Floats, key: int) -> SparseGrad:
+    """The gradient with each value at a multiple of its table's step f32[T]."""
+    # Named, so that a copy that had to be made lives until the kernel is done.
+    values, rows, pointer = grad.values.contiguous(), grad.rows.contiguous(), grad.table_ptr.contiguous()
+    steps = np.ascontiguousarray(steps)
+    out = torch.empty_like(values)
+    stochastic.round_tables(
+        values.data_ptr(),
+        rows.data_ptr(),
+        pointer.data_ptr(),
+        steps.size,
+        values.shape[1],
+        steps.ctypes.data,
+        np.uint64(key),
+        out.data_ptr(),
+    )
+    return grad._replace(values=out)
