@@ -65,7 +65,7 @@ def clean_environ(env: Mapping[str, str] | None = None) -> dict[str, str]:
         if not name.startswith(_LAUNCHER_PREFIXES) and name not in _LAUNCHER_NAMES
     }
     # Ranks that wait asleep: tests run more of them than there are cores.
-    return kept | {"OMP_NUM_THREADS": "1", "I_MPI_WAIT_MODE": "1", **(env or {})}
+    return kept | {"OMP_NUM_THREADS": "1", "I_MPI_WAIT_MODE": "1", "CCL_YIELD": "sleep", **(env or {})}
 
 
 def mpirun_path() -> Path:

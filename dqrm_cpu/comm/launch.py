@@ -77,10 +77,19 @@ def _slurm_started_this_process(environ: Mapping[str, str]) -> bool:
 def _read(environ: Mapping[str, str], names: _Names) -> Launch:
     rank = _number(environ, names.rank, names)
     size = _number(environ, names.size, names)
-    local_rank = _number(environ, names.local_rank, names) if names.local_rank in environ else 0
+    local_rank = _local_rank(environ, names)
     if not 0 <= rank < size:
         raise CommError(f"{names.rank}={rank} is outside the world of {names.size}={size}: start the ranks anew.")
     return Launch(rank, size, local_rank, names.launcher)
+
+
+def _local_rank(environ: Mapping[str, str], names: _Names) -> int:
+    if names.local_rank in environ:
+        return _number(environ, names.local_rank, names)
+    # Under `srun --mpi=pmi2` PMI tells the place in the world, and Slurm the one on the host.
+    if _slurm_started_this_process(environ) and _SLURM_STEP.local_rank in environ:
+        return _number(environ, _SLURM_STEP.local_rank, _SLURM_STEP)
+    return 0
 
 
 def _number(environ: Mapping[str, str], name: str, names: _Names) -> int:

@@ -4,7 +4,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Mapping
 
-from dqrm_cpu.comm.launch import NO_LAUNCHER, TORCHRUN, Launch, detect_launch
+from dqrm_cpu.comm.launch import NO_LAUNCHER, SLURM, TORCHRUN, Launch, detect_launch
 from dqrm_cpu.comm.settings import CCL_BINDINGS, TRANSPORT_NAMES
 from dqrm_cpu.comm.single import SingleTransport
 from dqrm_cpu.comm.transport import Transport
@@ -31,7 +31,7 @@ def open_transport(
         return _simulated(launch, simulated_ranks)
     if name == "sim":
         return _one_process(launch)
-    chosen, reason = (name, f"{name} was asked for") if name != "auto" else _automatic(launch)
+    chosen, reason = (name, f"{name} was asked for") if name != "auto" else _automatic(launch, environ)
     if chosen == "nccl":
         _require_gpu(launch)
     if chosen == "single" or (launch.launcher == NO_LAUNCHER and chosen != "mpi"):
@@ -103,12 +103,15 @@ def _simulated(launch: Launch, simulated_ranks: int) -> SingleTransport:
     return SingleTransport(f"{simulated_ranks} ranks simulated in one process")
 
 
-def _automatic(launch: Launch) -> tuple[str, str]:
+def _automatic(launch: Launch, environ: Mapping[str, str]) -> tuple[str, str]:
     if launch.size == 1:
         return "single", "one process"
     if launch.launcher == TORCHRUN:
         return "gloo", f"torchrun started {launch.size} processes"
     started = f"{launch.launcher} started {launch.size} processes"
+    if launch.launcher == SLURM and environ.get("MASTER_ADDR") and environ.get("MASTER_PORT"):
+        # With PMI the ranks would count as Hydra's: this srun told MPI nothing.
+        return "gloo", f"{started} without PMI, and MASTER_ADDR says where they meet"
     if importlib.util.find_spec("mpi4py") is None:
         return "gloo", f"{started}, and mpi4py is not installed"
     return "mpi", f"{started}, and mpi4py is installed"

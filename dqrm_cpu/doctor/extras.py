@@ -1,43 +1,49 @@
 """Checks of what may be there or not: oneCCL, IPEX, a GPU."""
 
 import importlib.util
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from dqrm_cpu.doctor.finding import Finding, Verdict
+from dqrm_cpu.kernels.ccl import find_compiler, oneccl_files
 from dqrm_cpu.profile.hardware import Fingerprint
 
 _IPEX_TORCH = "2.8"
-_CCL_LIBRARIES = ("lib/ccl/cpu/lib/libccl.so", "lib/libccl.so")
 
 
 @dataclass(frozen=True)
 class OneCclFacts:
-    """Where oneCCL is; empty where it is not."""
+    """What the transport over oneCCL would find; empty where it is not."""
 
-    library: str
+    library: str  # for CPUs
     bindings: bool  # the archived torch-ccl
+    compiler: str  # of C++, for the shim
 
 
 def read_oneccl(prefix: Path = Path(sys.prefix)) -> OneCclFacts:
-    """Looks for the library of `oneccl-devel`, without loading it."""
-    places = [prefix / name for name in _CCL_LIBRARIES]
-    library = next((str(place) for place in places if place.exists()), "")
-    return OneCclFacts(library, importlib.util.find_spec("oneccl_bindings_for_pytorch") is not None)
+    """Looks for the files of `oneccl-devel` and for a compiler, without loading or running them."""
+    files = oneccl_files(prefix)
+    bindings = importlib.util.find_spec("oneccl_bindings_for_pytorch") is not None
+    return OneCclFacts("" if files.missing else str(files.library), bindings, find_compiler(os.environ) or "")
 
 
 def check_oneccl(machine: Fingerprint, facts: OneCclFacts) -> Finding:
     """An optional backend: transports mpi and gloo do without it."""
     version = machine.version("oneccl-devel")
-    if facts.library:
-        return Finding("oneccl", Verdict.OK, f"{version or 'version unknown'} ({facts.library})")
     if facts.bindings:
         return Finding("oneccl", Verdict.OK, "oneccl_bindings_for_pytorch")
+    if facts.library and not facts.compiler:
+        mend = "apt-get install g++ (or dnf install gcc-c++), or set CXX"
+        return Finding("oneccl", Verdict.WARNING, f"{version} is here, and no C++ compiler for its shim", mend)
+    if facts.library:
+        found = f"{version or 'version unknown'} ({facts.library}), shim by {facts.compiler}"
+        return Finding("oneccl", Verdict.OK, found)
     if version:
         mend = "pip install --force-reinstall 'dqrm-cpu[oneccl]'"
-        return Finding("oneccl", Verdict.WARNING, f"oneccl-devel {version} is installed without its libccl.so", mend)
-    return Finding("oneccl", Verdict.OK, "not installed; mpi and gloo do without")
+        return Finding("oneccl", Verdict.WARNING, f"oneccl-devel {version} is installed without its files", mend)
+    return Finding("oneccl", Verdict.OK, "not installed; mpi and gloo do without (pip install 'dqrm-cpu[oneccl]')")
 
 
 def check_ipex(machine: Fingerprint) -> Finding:

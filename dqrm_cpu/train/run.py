@@ -8,13 +8,13 @@ from typing import TextIO
 
 import torch
 
-from dqrm_cpu import __version__
 from dqrm_cpu.comm.agreement import require_agreement
 from dqrm_cpu.comm.first_rank import on_first_rank
 from dqrm_cpu.comm.transport import Json, Transport
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.source import open_data
 from dqrm_cpu.errors import CheckpointError
+from dqrm_cpu.profile.code import code_version
 from dqrm_cpu.train.checkpoint import CheckpointStore, read_state
 from dqrm_cpu.train.checkpoint_files import JSON, DamagedCheckpointError
 from dqrm_cpu.train.interrupt import StopRequest
@@ -43,7 +43,8 @@ def train(config: Config, request: RunRequest, transport: Transport) -> Result |
     data = open_data(config)
     facts: dict[str, Json] = {
         "config": tomllib.loads(config.to_toml()),
-        "version": __version__,
+        "code": dict(code_version()),
+        "kernels": kernels.name,
         "data": data.fingerprint,
         "world": transport.size,
     }

@@ -32,7 +32,9 @@ def test_each_launcher_is_read(environ: dict[str, str], launcher: str) -> None:
 
 
 def test_srun_with_pmi2_agrees_with_itself() -> None:
-    assert detect_launch({"PMI_RANK": "1", "PMI_SIZE": "4"} | SLURM) == Launch(1, 4, 0, "hydra")
+    pmi = {"PMI_RANK": "1", "PMI_SIZE": "4", "SLURM_LOCALID": "0"}
+    assert detect_launch(SLURM | pmi) == Launch(1, 4, 0, "hydra")
+    assert detect_launch(SLURM | pmi | {"SLURM_LOCALID": "1"}).local_rank == 1
 
 
 def test_the_step_counts_not_the_job() -> None:

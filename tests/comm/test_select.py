@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from dqrm_cpu.comm.launch import Launch
 from dqrm_cpu.comm.mpi import load_mpi
 from dqrm_cpu.comm.rendezvous import meet
-from dqrm_cpu.comm.select import open_transport
+from dqrm_cpu.comm.select import _automatic, open_transport
 from dqrm_cpu.comm.single import SingleTransport
 from dqrm_cpu.errors import CommError, ConfigError, DeviceError, DqrmError
 from launching import clean_environ, run_gloo, run_mpi
@@ -29,6 +30,14 @@ def test_one_process_needs_no_transport() -> None:
 @pytest.mark.parametrize("name", ["oneccl", "gloo"])
 def test_a_process_without_a_launcher_needs_none_either(name: str) -> None:
     assert open_transport(name, environ={}).reason == "one process, started without a launcher"
+
+
+@pytest.mark.parametrize(
+    ("environ", "chosen"),
+    [({}, "mpi"), ({"MASTER_ADDR": "node-1"}, "mpi"), ({"MASTER_ADDR": "node-1", "MASTER_PORT": "2000"}, "gloo")],
+)
+def test_srun_without_pmi_uses_gloo_where_it_says_where_to_meet(environ: dict[str, str], chosen: str) -> None:
+    assert _automatic(Launch(0, 2, 0, "slurm"), environ)[0] == chosen
 
 
 def test_sim_is_one_process() -> None:
@@ -103,3 +112,30 @@ def test_under_mpirun(name: str, told: str) -> None:
 def test_under_torchrun(name: str, told: str) -> None:
     world = run_gloo(["-c", TELL, name], 2).check()
     assert [rank.stdout for rank in world.ranks] == [f"{told}\n"] * 2
+
+
+STAND_IN = """
+import torch.distributed as dist
+from torch.distributed import ProcessGroupGloo
+dist.Backend.register_backend(
+    "ccl", lambda store, rank, size, timeout: ProcessGroupGloo(store, rank, size, timeout=timeout), devices=["cpu"]
+)
+"""
+
+
+@pytest.mark.mpi
+def test_the_bindings_for_pytorch_come_first_where_they_are_installed(tmp_path: Path) -> None:
+    """Intel's wheel is in no index: what is imported here registers gloo under its backend's name."""
+    (tmp_path / "oneccl_bindings_for_pytorch.py").write_text(STAND_IN)
+    world = run_gloo(["-c", TELL, "oneccl"], 2, env={"PYTHONPATH": str(tmp_path)}).check()
+    told = "oneccl|2|1|oneccl was asked for, through oneccl_bindings_for_pytorch\n"
+    assert [rank.stdout for rank in world.ranks] == [told] * 2
+
+
+@pytest.mark.mpi
+def test_bindings_that_do_not_load_name_the_mend(tmp_path: Path) -> None:
+    (tmp_path / "oneccl_bindings_for_pytorch.py").write_text("raise AttributeError('of another torch')")
+    world = run_gloo(["-c", TELL, "oneccl"], 2, env={"PYTHONPATH": str(tmp_path)})
+    assert world.returncode != 0
+    assert "does not load beside torch" in world.stderr
+    assert "pip install 'dqrm-cpu[oneccl]'" in world.stderr

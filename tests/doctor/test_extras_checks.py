@@ -10,19 +10,33 @@ from dqrm_cpu.profile.hardware import Package
 from planted import XEON, machine
 
 
-def test_oneccl_library_of_a_wheel(tmp_path: Path) -> None:
-    library = tmp_path / "lib/ccl/cpu/lib/libccl.so"
-    library.parent.mkdir(parents=True)
-    library.touch()
+def test_oneccl_files_of_a_wheel(tmp_path: Path) -> None:
+    library, header = tmp_path / "lib/ccl/cpu/lib/libccl.so", tmp_path / "include/oneapi/ccl.hpp"
+    for path in (library, header):
+        assert extras.read_oneccl(tmp_path).library == ""
+        path.parent.mkdir(parents=True)
+        path.touch()
     assert extras.read_oneccl(tmp_path).library == str(library)
 
 
-def test_oneccl_without_its_library(tmp_path: Path) -> None:
-    installed = machine(packages=(Package("oneccl-devel", "2021.13.1"),))
-    assert extras.check_oneccl(installed, extras.OneCclFacts("", False)).verdict is Verdict.WARNING
+ONECCL = machine(packages=(Package("oneccl-devel", "2021.13.1"),))
 
 
-@pytest.mark.parametrize("facts", [extras.OneCclFacts("", False), extras.OneCclFacts("/lib/libccl.so", False)])
+@pytest.mark.parametrize(
+    ("facts", "mend"),
+    [
+        (extras.OneCclFacts("", False, "/usr/bin/g++"), "pip install --force-reinstall 'dqrm-cpu[oneccl]'"),
+        (extras.OneCclFacts("/lib/libccl.so", False, ""), "apt-get install g++ (or dnf install gcc-c++), or set CXX"),
+    ],
+)
+def test_oneccl_that_cannot_be_used(facts: extras.OneCclFacts, mend: str) -> None:
+    finding = extras.check_oneccl(ONECCL, facts)
+    assert (finding.verdict, finding.mend) == (Verdict.WARNING, mend)
+
+
+@pytest.mark.parametrize(
+    "facts", [extras.OneCclFacts("", False, ""), extras.OneCclFacts("/lib/libccl.so", False, "g++")]
+)
 def test_oneccl_is_optional(facts: extras.OneCclFacts) -> None:
     assert extras.check_oneccl(XEON, facts).verdict is Verdict.OK
 

@@ -25,7 +25,7 @@ LAUNCHERS = {
     "oneccl-ofi": ("oneccl", run_gloo),
 }
 RANKS = 2
-COMM_TIMEOUT_S = 8
+COMM_TIMEOUT_S = 6
 PATIENCE_S = 60.0
 LONGEST_STEP_S = 0.05
 SETTINGS = ["--model.table-rows", "40,3,500", "--data.train-rows", "100000", "--data.validation-rows", "200"]

@@ -1,0 +1,143 @@
+"""Who is missing: the words for it, and the connections that notice it, without other processes."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from dqrm_cpu.comm.attendance import Attendance
+from dqrm_cpu.comm.roll_call import RollCall, open_roll_call
+from dqrm_cpu.comm.single import SingleTransport
+from dqrm_cpu.comm.transport import Json
+
+HERE = (7, 100)
+"""Step and operations of the rank that asks."""
+
+
+def attendance(rank: int = 0) -> Attendance:
+    made = Attendance(rank, silent_after_s=2.0)
+    made.note(0 if rank else 3, HERE, now=50.0)
+    return made
+
+
+def test_nobody_is_missing() -> None:
+    assert attendance().absent(HERE, now=51.0) == ""
+
+
+def test_a_silent_rank_is_told_before_a_late_one() -> None:
+    found = attendance()
+    found.note(1, (6, 90), now=50.0)
+    found.note(2, (7, 99), now=54.9)
+    found.note(3, HERE, now=54.9)
+    assert found.absent(HERE, now=55.0) == "Rank 1 was last heard of 5.0 s ago, then at step 6."
+
+
+def test_a_late_rank_that_speaks_is_at_work() -> None:
+    found = attendance()
+    found.note(2, (0, 99), now=50.5)
+    assert found.absent(HERE, now=51.0) == "Rank 2 lives and is still before step 1."
+
+
+def test_a_rank_that_left_is_not_missing() -> None:
+    found = attendance()
+    found.forget(3)
+    assert found.absent(HERE, now=90.0) == ""
+
+
+def test_rank_0_tells_the_others_of_each_other() -> None:
+    found = attendance(rank=1)
+    found.note_hearsay([(1, 7, 99, 0.1), (2, 6, 90, 4.0)], now=50.0)
+    assert found.absent(HERE, now=50.5) == "Rank 2 was last heard of 4.5 s ago, then at step 6."
+
+
+def test_what_a_silent_rank_0_said_is_out_of_date() -> None:
+    found = attendance(rank=1)
+    found.note_hearsay([(2, 7, 99, 0.1)], now=50.0)
+    assert found.absent(HERE, now=55.0) == "Rank 0 was last heard of 5.0 s ago, then at step 7."
+
+
+class Paired(SingleTransport):
+    """Ranks that are threads of this process, as far as meeting goes."""
+
+    def __init__(self, rank: int, told: list[Json], said: threading.Event) -> None:
+        super().__init__()
+        self.rank, self.size = rank, 3
+        self._told, self._said = told, said
+
+    def allgatherv(self, payload: np.ndarray, lengths: object = None) -> list[np.ndarray]:
+        return [payload] * self.size
+
+    def broadcast_json(self, value: Json, root: int = 0) -> Json:
+        if self.rank == 0:
+            self._told.append(value)
+            self._said.set()
+        assert self._said.wait(30)
+        return self._told[0]
+
+
+class World:
+    """Three ranks; `lost` holds (who noticed, who is gone, reason)."""
+
+    def __init__(self, timeout_s: float = 4.0) -> None:
+        told: list[Json] = []
+        said = threading.Event()
+        self.lost: list[tuple[int, int, str]] = []
+        self.noticed = threading.Event()
+        self.calls: list[RollCall] = []
+        for rank in range(3):
+            made = open_roll_call(
+                Paired(rank, told, said),
+                timeout_s,
+                lambda: HERE,
+                lambda gone, why, rank=rank: self.note(rank, gone, why),
+            )
+            assert made is not None
+            self.calls.append(made)
+
+    def note(self, rank: int, gone: int, reason: str) -> None:
+        self.lost.append((rank, gone, reason))
+        self.noticed.set()
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    made = World()
+    time.sleep(0.3)  # rank 0 has heard of all
+    yield made
+    for call in made.calls:
+        call.leave()
+
+
+def eventually(condition: object) -> bool:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_a_rank_that_leaves_in_peace_is_no_loss(world: World) -> None:
+    world.calls.pop(1).leave()
+    time.sleep(0.5)
+    assert world.lost == []
+
+
+@pytest.mark.parametrize(("gone", "others"), [(2, {0, 1}), (0, {1, 2})])
+def test_everyone_notices_a_connection_that_breaks(world: World, gone: int, others: set[int]) -> None:
+    broken = world.calls.pop(gone)
+    broken._stopped.set()
+    broken._waker.send(b"x")
+    broken._thread.join()
+    broken._close()
+    assert eventually(lambda: {rank for rank, _, _ in world.lost} == others)
+    assert {(lost, reason) for _, lost, reason in world.lost} == {(gone, "")}
+
+
+@pytest.mark.parametrize(("ending", "others"), [(1, {0, 2}), (0, {1, 2})])
+def test_the_reason_of_a_rank_that_ends_the_job_reaches_all(world: World, ending: int, others: set[int]) -> None:
+    world.calls[ending].tell_end("shard 7 is damaged")
+    assert eventually(lambda: {rank for rank, _, _ in world.lost} >= others)
+    assert (min(others), ending, "ended the job: shard 7 is damaged") in world.lost
