@@ -4,5 +4,7 @@
 mpi_bin=$(cd "${0%/*}" && pwd)
 I_MPI_ROOT=${mpi_bin%/bin}
 PATH=$mpi_bin:$PATH
-export I_MPI_ROOT PATH
+# When a rank is killed the others are to say which one and at what step, before they end: Hydra would kill them first.
+: "${I_MPI_FAULT_CONTINUE:=1}"
+export I_MPI_ROOT PATH I_MPI_FAULT_CONTINUE
 unset mpi_bin

@@ -64,8 +64,9 @@ def clean_environ(env: Mapping[str, str] | None = None) -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith(_LAUNCHER_PREFIXES) and name not in _LAUNCHER_NAMES
     }
-    # Ranks that wait asleep: tests run more of them than there are cores.
-    return kept | {"OMP_NUM_THREADS": "1", "I_MPI_WAIT_MODE": "1", "CCL_YIELD": "sleep", **(env or {})}
+    # Ranks that wait asleep: tests run more of them than there are cores. FAULT_CONTINUE is what our mpirun sets.
+    asleep = {"OMP_NUM_THREADS": "1", "I_MPI_WAIT_MODE": "1", "CCL_YIELD": "sleep"}
+    return kept | asleep | {"I_MPI_FAULT_CONTINUE": "1"} | dict(env or {})
 
 
 def mpirun_path() -> Path:

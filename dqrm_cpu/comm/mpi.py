@@ -5,8 +5,9 @@ import warnings
 from typing import Any
 
 from dqrm_cpu.comm.buffers import Bytes
+from dqrm_cpu.comm.deadline import deadline
 from dqrm_cpu.comm.launch import NO_LAUNCHER, SLURM, Launch
-from dqrm_cpu.comm.transport import Array
+from dqrm_cpu.comm.transport import Array, in_last_words
 from dqrm_cpu.comm.world import WorldTransport
 from dqrm_cpu.errors import CommError, DeviceError
 
@@ -47,9 +48,15 @@ def check_world(launch: Launch, rank: int, size: int, library: str) -> None:
     )
 
 
-def joined_mpi(launch: Launch) -> Any:
+def joined_mpi(launch: Launch, timeout_s: float) -> Any:
     """`load_mpi`, in the world that the launcher speaks of."""
-    mpi = load_mpi()
+    # MPI waits without end for a rank that died before it joined, and Hydra does not notice.
+    reason = (
+        f"it waited more than {timeout_s:g} s for all ranks to start MPI. Another rank is gone or hangs before step 1: "
+        f"look at the other ranks' output."
+    )
+    with deadline(timeout_s, in_last_words(launch.rank, launch.size, reason)):
+        mpi = load_mpi()
     check_world(
         launch, mpi.COMM_WORLD.rank, mpi.COMM_WORLD.size, mpi.Get_library_version().splitlines()[0].strip("\0 ")
     )
@@ -60,7 +67,7 @@ class MpiTransport(WorldTransport):
     """All ranks of MPI_COMM_WORLD."""
 
     def __init__(self, launch: Launch, timeout_s: float, reason: str) -> None:
-        mpi = joined_mpi(launch)
+        mpi = joined_mpi(launch, timeout_s)
         self._comm = mpi.COMM_WORLD
         self._failures = (mpi.Exception,)
         super().__init__("mpi", self._comm.rank, self._comm.size, reason, timeout_s)

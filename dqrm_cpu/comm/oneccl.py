@@ -32,7 +32,9 @@ class OneCclTransport(WorldTransport):
         through_mpi = _meets_through_mpi(launch, environ)
         set_defaults(os.environ, through_mpi)
         share = (
-            self._share_through_mpi(launch) if through_mpi else self._share_through_store(launch, timeout_s, environ)
+            self._share_through_mpi(launch, timeout_s)
+            if through_mpi
+            else self._share_through_store(launch, timeout_s, environ)
         )
         with self._waiting("the first meeting"):
             self._world = OneCclWorld(shim, launch.rank, launch.size, share)
@@ -49,10 +51,10 @@ class OneCclTransport(WorldTransport):
         if self._mpi is not None:
             self._mpi.COMM_WORLD.Abort(1)
 
-    def _share_through_mpi(self, launch: Launch) -> Callable[[bytes], bytes]:
+    def _share_through_mpi(self, launch: Launch, timeout_s: float) -> Callable[[bytes], bytes]:
         from dqrm_cpu.comm.mpi import joined_mpi
 
-        self._mpi = joined_mpi(launch)
+        self._mpi = joined_mpi(launch, timeout_s)
 
         def share(mine: bytes) -> bytes:
             theirs: bytes = self._mpi.COMM_WORLD.bcast(mine, 0)

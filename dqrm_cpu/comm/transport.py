@@ -34,10 +34,15 @@ def sum_in_order(parts: Sequence[Array] | Array, out: Array) -> None:
         np.add(out, part, out=out)
 
 
+def in_last_words(rank: int, size: int, reason: str) -> str:
+    """How a rank says why it takes the job down."""
+    return f"dqrm-cpu: rank {rank} of {size} ends the job: {reason}"
+
+
 def last_words(rank: int, size: int, reason: str) -> None:
     """Tells why a rank takes the job down; the process is gone before anything above could print it."""
     sys.stdout.flush()
-    sys.stderr.write(f"dqrm-cpu: rank {rank} of {size} ends the job: {reason}\n")
+    sys.stderr.write(f"{in_last_words(rank, size, reason)}\n")
     sys.stderr.flush()
 
 

@@ -23,7 +23,7 @@ def fail(transport: str, mode: str, ranks: int = 2) -> World:
     return world
 
 
-@pytest.mark.parametrize("transport", ["mpi", "gloo"])
+@pytest.mark.parametrize("transport", ["mpi", "gloo", "oneccl"])
 @pytest.mark.parametrize(
     ("mode", "words"), [("raise", "rank 1 of 2 ends the job: shard 7 is damaged"), ("bug", "ZeroDivisionError: a bug")]
 )
@@ -31,19 +31,21 @@ def test_an_exception_ends_all_ranks_with_its_words(transport: str, mode: str, w
     assert words in fail(transport, mode).ranks[1].stderr
 
 
+@pytest.mark.parametrize("transport", ["mpi", "oneccl"])
 @pytest.mark.parametrize("mode", ["exit", "kill"])
-def test_a_rank_that_is_gone_ends_the_others_over_mpi(mode: str) -> None:
-    fail("mpi", mode)
+def test_a_rank_that_is_gone_ends_the_others_under_mpirun(transport: str, mode: str) -> None:
+    stderr = fail(transport, mode).stderr
+    assert mode == "exit" or "rank 1 is gone without a word; this one was before step 1" in stderr
 
 
 def test_a_rank_that_is_gone_ends_the_others_over_gloo_with_the_reason() -> None:
     assert "rank 1 is gone without a word; this one was before step 1" in fail("gloo", "kill").ranks[0].stderr
 
 
-@pytest.mark.parametrize("transport", ["mpi", "gloo"])
+@pytest.mark.parametrize("transport", ["mpi", "gloo", "oneccl"])
 def test_a_rank_that_hangs_is_given_up_after_the_timeout(transport: str) -> None:
     stderr = fail(transport, "hang").ranks[0].stderr
-    assert "barrier of all ranks" in stderr
+    assert "barrier of all ranks before step 1. Rank 1 lives and is still before step 1." in stderr
     assert "4 s" in stderr
 
 
@@ -53,6 +55,23 @@ def test_disagreement_is_told_alike_on_every_rank(transport: str) -> None:
     expected = "unanimous=True the ranks were not given the same work; start all with the same:\n"
     expected += "  train.lr: 0.1 on rank 0, 0.2 on rank 1\n"
     assert [rank.stdout for rank in world.ranks] == [expected] * 2
+
+
+LATE = """
+import os, sys
+if os.environ.get("PMI_RANK") == "1":
+    sys.exit(3)
+from dqrm_cpu.comm.select import open_transport
+open_transport(sys.argv[1], timeout_s=3)
+"""
+
+
+@pytest.mark.parametrize("transport", ["mpi", "oneccl"])
+def test_a_rank_that_is_gone_before_mpi_started_is_not_waited_for_without_end(transport: str) -> None:
+    world = run_world(transport, ["-c", LATE, transport], 2, timeout_s=TIMEOUT_S)
+    assert not world.timed_out
+    assert world.returncode != 0
+    assert "waited more than 3 s for all ranks to start MPI. Another rank is gone" in world.ranks[0].stderr
 
 
 def test_a_launcher_of_another_mpi_is_refused() -> None:

@@ -103,7 +103,5 @@ def test_a_lost_rank_ends_the_run_and_is_named(world: str, number: signal.Signal
     victim, ended = lose(world, number, tmp_path / "run")
     assert ended.returncode != 0
     assert not ended.timed_out
-    ours = re.search(rf"[Rr]ank {victim} (is gone|was last heard of).* step \d+", ended.stderr)
-    # Hydra kills the others as soon as one dies, now and then before they could speak: then it speaks.
-    assert ours or f"RANK {victim} PID" in ended.launcher_output, ended
+    assert re.search(rf"[Rr]ank {victim} (is gone|was last heard of).* step \d+", ended.stderr), ended
     assert main(["evaluate", "--run-dir", str(tmp_path / "run"), "--checkpoint", "last"]) == 0
