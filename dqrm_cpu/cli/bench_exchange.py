@@ -32,7 +32,7 @@ def run_bench_exchange(args: argparse.Namespace, around: "Circumstances") -> int
 
 def _tasks(args: argparse.Namespace, around: "Circumstances") -> "list[ExchangeTask]":
     from dqrm_cpu.bench.exchange import CASES, RANKS, TRANSPORTS, ExchangeTask
-    from dqrm_cpu.comm.select import TRANSPORT_NAMES
+    from dqrm_cpu.comm.settings import TRANSPORT_NAMES
 
     transports = _names(args.transports, TRANSPORTS)
     for name in transports:
