@@ -80,7 +80,7 @@ def alive(pid: int) -> bool:
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Ranks that compile first may wait for each other longer than the timeout of these tests."""
     run_dir = tmp_path_factory.mktemp("compiled") / "run"
-    run_mpi([*TRAIN, "--train.max-steps", "2", "--run-dir", run_dir], RANKS, timeout_s=200).check()
+    run_mpi([*TRAIN, "--train.max-steps", "2", "--run-dir", run_dir], RANKS, timeout_s=280).check()
 
 
 def lose(world: str, number: signal.Signals, run_dir: Path) -> tuple[int, World]:
