@@ -89,6 +89,19 @@ def _uniform_odd(seed: int, rows: Tensor, dim: int) -> Tensor:
     return (2 * (x >> 9) + 1 - 2**23).float()
 
 
+def gather_transform_pool(
+    tables: Tables, bags: Bags, transform: Callable[[Tensor, Tensor], Tensor], out: Tensor
+) -> None:
+    """Looks up, applies transform(rows f32[N, D], table int64[N]), pools into out[:, 1:, :] of [B, F, D]."""
+    lookups, num_tables, dim = _lookups(tables, bags), tables.num_tables, tables.dim
+    values = transform(tables.weight.index_select(0, lookups.rows), lookups.table)
+    if bags.offsets is not None and lookups.bag_length is not None:
+        values = _sum_segments(values, torch.arange(values.shape[0], device=values.device), bags.offsets[:-1])
+        if bags.mean:
+            values /= lookups.bag_length.clamp(min=1)[:, None]
+    out[:, 1:, :] = values.view(num_tables, out.shape[0], dim).transpose(0, 1)
+
+
 class TorchTracker:
     """Scans when asked: on a GPU a scan costs little."""
 
@@ -137,15 +150,10 @@ class TorchKernels:
                 torch.mul(_uniform_odd(seed, rows, dim), scale, out=tables.weight[start : start + rows.numel()])
 
     def gather_quantize_pool(self, tables: Tables, bags: Bags, step: Tensor, bits: int, out: Tensor) -> None:
-        lookups, num_tables, dim = _lookups(tables, bags), tables.num_tables, tables.dim
-        values = tables.weight.index_select(0, lookups.rows)
-        if bits != UNQUANTIZED:
-            values = _fake_quantize(values, step[lookups.table][:, None], bits)
-        if bags.offsets is not None and lookups.bag_length is not None:
-            values = _sum_segments(values, torch.arange(values.shape[0], device=values.device), bags.offsets[:-1])
-            if bags.mean:
-                values /= lookups.bag_length.clamp(min=1)[:, None]
-        out[:, 1:, :] = values.view(num_tables, out.shape[0], dim).transpose(0, 1)
+        def transform(rows: Tensor, table: Tensor) -> Tensor:
+            return rows if bits == UNQUANTIZED else _fake_quantize(rows, step[table][:, None], bits)
+
+        gather_transform_pool(tables, bags, transform, out)
 
     def interaction_forward(self, features: Tensor, out: Tensor) -> None:
         batch, num_features, dim = features.shape

@@ -116,6 +116,9 @@ def values_of(entry: Entry) -> st.SearchStrategy[Value]:
         case Kind.FLOAT:
             above = setting.above is not None
             return st.floats(setting.above if above else low, high, exclude_min=above, allow_infinity=False)
+        case Kind.FLOATS:
+            numbers = st.floats(setting.above, high, exclude_min=True, allow_infinity=False)
+            return st.lists(numbers, min_size=1, max_size=5).map(tuple)
         case Kind.STR:
             return st.text()
 
@@ -134,6 +137,10 @@ def test_toml_round_trip(values: dict[str, Value], toml_path: Path) -> None:
     rules = {
         "model.bottom_mlp": (5, values["model.embedding_dim"]),
         "model.top_mlp": (1,),
+        "quant.method": "dqrm",
+        "quant.step_width": (0.25,),
+        "quant.target_alive": 0.0,
+        "quant.pretrain_epochs": 0,
         "train.batch_size": values["comm.simulated_ranks"],
         "train.decay_start_step": values["train.warmup_steps"],
         "train.decay_steps": 1,

@@ -57,7 +57,11 @@ FILE_MISTAKES = [
     ("[quant]\nembedding_bits = 1", ":2: quant.embedding_bits = 1: out of range; allowed: integer, 2 to 16"),
     ("[quant]\nembedding_bits = 17", ":2: quant.embedding_bits = 17: out of range; allowed: integer, 2 to 16"),
     ("[quant]\nmlp_bits = 5", ":2: quant.mlp_bits = 5: no such choice; allowed: 4 | 8 | 32"),
-    ("[quant]\nmethod = 'dqmr'", ':2: quant.method = "dqmr": no such choice; nearest is dqrm; allowed: none | dqrm'),
+    (
+        "[quant]\nmethod = 'dqmr'",
+        ':2: quant.method = "dqmr": no such choice; nearest is dqrm; '
+        "allowed: none | ptq | dqrm | hawq | lsq | pact | dorefa",
+    ),
     ("[train]\nlearning_rate = 0.0", ":2: train.learning_rate = 0.0: out of range; allowed: number, above 0"),
     ("[train]\nlearning_rate = nan", ":2: train.learning_rate = nan: out of range; allowed: number, above 0"),
     ("[train]\nlearning_rate = inf", ":2: train.learning_rate = inf: out of range; allowed: number, above 0"),

@@ -11,7 +11,7 @@ from dqrm_cpu.bench.fake_quant import fake_quantize_rows
 from dqrm_cpu.bench.pool import Work
 from dqrm_cpu.config import Config
 from dqrm_cpu.kernels.types import UNQUANTIZED, Tables
-from dqrm_cpu.model.mlp import LayerParameters, LayerShape
+from dqrm_cpu.model.layers import LayerParameters, LayerShape
 
 Interact = Callable[[Tensor], Tensor]
 """Features f32[B, F, D] to the dots of each pair below the diagonal, f32[B, F (F - 1) / 2]."""

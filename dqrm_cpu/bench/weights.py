@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dqrm_cpu.config import Config
 from dqrm_cpu.model.dlrm import mlp_shapes
-from dqrm_cpu.model.mlp import LayerParameters, initialize_, split_parameters
+from dqrm_cpu.model.layers import LayerParameters, initialize_, split_parameters
 
 
 @dataclass(frozen=True)

@@ -67,4 +67,5 @@ def _default_text(defaults: dict[str, Value]) -> str:
 
 
 def _metavar(entry: Entry) -> str:
-    return {Kind.BOOL: "BOOL", Kind.INT: "N", Kind.FLOAT: "X", Kind.STR: "NAME", Kind.INTS: "N,N,..."}[entry.kind]
+    names = {Kind.BOOL: "BOOL", Kind.INT: "N", Kind.FLOAT: "X", Kind.STR: "NAME"}
+    return {**names, Kind.INTS: "N,N,...", Kind.FLOATS: "X,X,..."}[entry.kind]

@@ -143,6 +143,78 @@ def _first_scale_is_simulated(config: Config) -> Conflict | None:
     )
 
 
+def _widths_fit_tables(config: Config) -> Conflict | None:
+    widths, tables = len(config.quant.step_width), len(config.model.table_rows)
+    if widths in (1, tables):
+        return None
+    keys = ("quant.step_width", "model.table_rows")
+    return Conflict(keys, f"quant.step_width has {widths} numbers, give one, or one per table: {tables}")
+
+
+def _width_has_a_step(config: Config) -> Conflict | None:
+    quant = config.quant
+    if quant.method in ("dqrm", "hawq", "ptq"):
+        return None
+    chosen = {"quant.step_width": set(quant.step_width) != {1.0}, "quant.target_alive": quant.target_alive > 0}
+    for key, is_chosen in chosen.items():
+        if is_chosen:
+            return Conflict(
+                (key, "quant.method"), f"{key} is about the step of dqrm, hawq and ptq, quant.method is {quant.method}"
+            )
+    return None
+
+
+def _width_is_set_once(config: Config) -> Conflict | None:
+    quant = config.quant
+    if quant.target_alive == 0 or (set(quant.step_width) == {1.0} and not quant.step_width_ramp_steps):
+        return None
+    return Conflict(
+        ("quant.target_alive", "quant.step_width"),
+        "quant.target_alive finds the width of the step itself, leave quant.step_width at 1 and "
+        "quant.step_width_ramp_steps at 0",
+    )
+
+
+def _ramp_leads_somewhere(config: Config) -> Conflict | None:
+    quant = config.quant
+    if not quant.step_width_ramp_steps:
+        return None
+    if quant.method in ("dqrm", "hawq") and set(quant.step_width) != {1.0}:
+        return None
+    return Conflict(
+        ("quant.step_width_ramp_steps", "quant.step_width", "quant.method"),
+        "quant.step_width_ramp_steps goes to quant.step_width while dqrm or hawq trains, set that to another width "
+        "than 1 and quant.method to one of them",
+    )
+
+
+def _mask_is_a_choice(config: Config) -> Conflict | None:
+    quant = config.quant
+    if not quant.clip_mask or quant.method in ("dqrm", "hawq"):
+        return None
+    return Conflict(
+        ("quant.clip_mask", "quant.method"),
+        f"quant.clip_mask is about dqrm and hawq, quant.method is {quant.method} (lsq and pact always have theirs)",
+    )
+
+
+def _pretraining_ends(config: Config) -> Conflict | None:
+    quant, epochs = config.quant, config.train.epochs
+    if not quant.pretrain_epochs:
+        return None
+    if quant.method in ("none", "ptq"):
+        return Conflict(
+            ("quant.pretrain_epochs", "quant.method"),
+            f"quant.pretrain_epochs comes before quantization-aware training, quant.method {quant.method} has none",
+        )
+    if quant.pretrain_epochs < epochs:
+        return None
+    return Conflict(
+        ("quant.pretrain_epochs", "train.epochs"),
+        f"quant.pretrain_epochs {quant.pretrain_epochs} leaves nothing of train.epochs {epochs} to train quantized",
+    )
+
+
 def _integer_wire(config: Config) -> bool:
     return config.comm.wire.startswith("int")
 
@@ -159,4 +231,10 @@ _RULES: tuple[Callable[[Config], Conflict | None], ...] = (
     _scales_are_used,
     _rounding_is_of_integers,
     _first_scale_is_simulated,
+    _widths_fit_tables,
+    _width_has_a_step,
+    _width_is_set_once,
+    _ramp_leads_somewhere,
+    _mask_is_a_choice,
+    _pretraining_ends,
 )

@@ -71,17 +71,49 @@ class ModelConfig:
 class QuantConfig:
     """How weights are quantized while they are trained."""
 
-    method: str = setting("dqrm", "dqrm: quantization-aware training; none: plain FP32", choices=("none", "dqrm"))
-    embedding_bits: int = setting(4, "bits per embedding value", minimum=2, maximum=16)
-    mlp_bits: int = setting(
-        4, "bits per MLP weight, a scale per output row; 32 leaves the MLPs in FP32", choices=(4, 8, 32)
+    method: str = setting(
+        "dqrm",
+        "none: plain FP32; ptq: the same, quantized only to be scored; trained quantized: dqrm; hawq (scales by a scan "
+        "of whole tables at every step); lsq (a learned step per table); pact (a learned clip); dorefa (tanh). "
+        "dqrm, hawq and ptq take the fused kernels; docs/quantization.md says which parts of the others do not",
+        choices=("none", "ptq", "dqrm", "hawq", "lsq", "pact", "dorefa"),
     )
-    scale_period: int = setting(1, "iterations from one refresh of the tables' scales to the next", minimum=1)
+    embedding_bits: int = setting(4, "bits per embedding value", minimum=2, maximum=16)
+    mlp_bits: int = setting(4, "bits per MLP weight; 32 leaves the MLPs in FP32", choices=(4, 8, 32))
+    mlp_granularity: str = setting(
+        "channel",
+        "of the MLPs' scales; channel: one per output row; matrix: one per layer",
+        choices=("channel", "matrix"),
+    )
+    scale_period: int = setting(
+        1, "of dqrm and dorefa: iterations from one refresh of the tables' scales to the next", minimum=1
+    )
     scale_finder: str = setting(
         "track",
-        "track: keep max|W| exact at every update; scan: read the whole table at each refresh",
+        "of dqrm and dorefa; track: keep max|W| exact at every update; scan: read the whole table at each refresh",
         choices=("scan", "track"),
     )
+    step_width: tuple[float, ...] = setting(
+        (1.0,),
+        "multiplies the tables' steps (dqrm, hawq, ptq), one number or one per table; above 1 more weights become 0, "
+        "below 1 large ones are clipped",
+        above=0,
+        maximum=1e6,
+    )
+    step_width_ramp_steps: int = setting(0, "iterations in which the width goes from 1 to step_width", minimum=0)
+    target_alive: float = setting(
+        0.0,
+        "share of each table's rows that keep a non-zero code: the width that does so, 1 or more, is found from all "
+        "rows; 0: off",
+        minimum=0,
+        maximum=1,
+    )
+    target_alive_period: int = setting(500, "iterations after which that width is found again", minimum=1)
+    target_alive_min_rows: int = setting(1000, "smaller tables keep width 1", minimum=1)
+    clip_mask: bool = setting(
+        False, "of dqrm and hawq: a weight beyond the largest code gets no gradient, instead of passing it straight on"
+    )
+    pretrain_epochs: int = setting(0, "epochs in FP32 before quantization-aware training begins", minimum=0)
 
 
 @dataclass(frozen=True)

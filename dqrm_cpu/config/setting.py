@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
-Value = bool | int | float | str | tuple[int, ...]
+Value = bool | int | float | str | tuple[int, ...] | tuple[float, ...]
 
 _METADATA_KEY = "setting"
 
@@ -22,6 +22,7 @@ class Kind(Enum):
     FLOAT = "number"
     STR = "text"
     INTS = "integers"
+    FLOATS = "numbers"
 
 
 class BadValueError(ValueError):
@@ -80,8 +81,8 @@ class Entry:
         if self.setting.choices:
             return " | ".join(str(choice) for choice in self.setting.choices)
         limits = self._limits()
-        if self.kind is Kind.INTS:
-            return f"integers, each {limits}" if limits else "integers"
+        if self.kind in (Kind.INTS, Kind.FLOATS):
+            return f"{self.kind.value}, each {limits}" if limits else self.kind.value
         return f"{self.kind.value}, {limits}" if limits else self.kind.value
 
     def _limits(self) -> str:
@@ -139,7 +140,9 @@ def value_text(value: Value) -> str:
 
 
 def _kind_of(default: object) -> Kind:
-    kinds = {bool: Kind.BOOL, int: Kind.INT, float: Kind.FLOAT, str: Kind.STR, tuple: Kind.INTS}
+    kinds = {bool: Kind.BOOL, int: Kind.INT, float: Kind.FLOAT, str: Kind.STR}
+    if isinstance(default, tuple):
+        return Kind.FLOATS if isinstance(default[0], float) else Kind.INTS
     return kinds[type(default)]
 
 
@@ -152,6 +155,8 @@ def _parse_text(kind: Kind, text: str) -> object:
                 return float(text)
             case Kind.INTS:
                 return [int(part) for part in text.split(",")]
+            case Kind.FLOATS:
+                return [float(part) for part in text.split(",")]
             case Kind.BOOL:
                 return {"true": True, "false": False}.get(text.lower(), text)
             case Kind.STR:
@@ -164,7 +169,7 @@ def _typed(kind: Kind, value: object) -> Value:
     match kind, value:
         case (Kind.BOOL, bool()) | (Kind.STR, str()):
             return cast(Value, value)
-        case (Kind.INT | Kind.FLOAT | Kind.INTS, bool()):
+        case (Kind.INT | Kind.FLOAT | Kind.INTS | Kind.FLOATS, bool()):
             pass
         case Kind.INT, int():
             return value
@@ -173,4 +178,7 @@ def _typed(kind: Kind, value: object) -> Value:
         case Kind.INTS, list() | tuple():
             if value and all(type(item) is int for item in value):
                 return tuple(value)
+        case Kind.FLOATS, list() | tuple():
+            if value and all(type(item) in (int, float) for item in value):
+                return tuple(float(item) for item in value)
     raise BadValueError("wrong type")

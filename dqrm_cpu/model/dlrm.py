@@ -9,14 +9,19 @@ from dqrm_cpu.config import Config
 from dqrm_cpu.data.batch import Batch
 from dqrm_cpu.errors import DataError, TrainingError
 from dqrm_cpu.kernels.interface import Kernels
-from dqrm_cpu.kernels.types import UNQUANTIZED, Bags, Tables
+from dqrm_cpu.kernels.types import Bags, SparseGrad, Tables
 from dqrm_cpu.kernels.validate import BagError, validate_bags
 from dqrm_cpu.model.gemm import select_gemm
 from dqrm_cpu.model.interaction import Interaction, select_interaction
-from dqrm_cpu.model.mlp import LayerParameters, LayerShape, Mlp, initialize_, layer_shapes, split_parameters
+from dqrm_cpu.model.layers import LayerParameters, LayerShape, initialize_, layer_shapes, split_parameters
+from dqrm_cpu.model.mlp import Mlp
+from dqrm_cpu.model.quantized import ScaleCounts, quantized_weights, scale_counts
 from dqrm_cpu.model.tables import allocate_tables, table_names
 from dqrm_cpu.model.workspace import Workspace, allocate_workspace
 from dqrm_cpu.profile.spans import Spans
+from dqrm_cpu.quant.learned import LearnedScales, initial_table_scales
+from dqrm_cpu.quant.select import learned_formula, select_formula
+from dqrm_cpu.quant.tables import TableQuantizer
 
 
 @dataclass(frozen=True)
@@ -50,14 +55,17 @@ def mlp_shapes(config: Config) -> MlpShapes:
 
 
 class DenseGradients:
-    """Gradients of both MLPs in one flat buffer, with room behind them for scalars that travel along in an exchange."""
+    """Gradients of both MLPs in one flat buffer, with room behind them for what travels along in an exchange, exact:
+    scalars, and the gradients of learned scales."""
 
     NUM_SCALARS = 2
 
-    def __init__(self, shapes: MlpShapes, device: torch.device) -> None:
-        self.flat = torch.zeros(shapes.num_parameters + self.NUM_SCALARS, device=device)
+    def __init__(self, shapes: MlpShapes, scale_counts: ScaleCounts, device: torch.device) -> None:
+        behind = shapes.num_parameters + self.NUM_SCALARS
+        self.flat = torch.zeros(behind + scale_counts.total, device=device)
         self.parameters = self.flat[: shapes.num_parameters]
-        self.scalars = self.flat[shapes.num_parameters :]
+        self.scalars = self.flat[shapes.num_parameters : behind]
+        self.scales: LearnedScales = scale_counts.split(self.flat[behind:])
         self.bottom: tuple[LayerParameters, ...] = split_parameters(self.parameters, shapes.bottom)
         self.top: tuple[LayerParameters, ...] = split_parameters(
             self.parameters[shapes.bottom_parameters :], shapes.top
@@ -65,22 +73,27 @@ class DenseGradients:
 
 
 class Dlrm:
-    """The model on one device. `step` arguments are the tables' quantization steps, f32[T]."""
+    """The model on one device. `step` arguments are the tables' scales, f32[T]."""
 
     def __init__(self, config: Config, kernels: Kernels, device: torch.device, spans: Spans | None = None) -> None:
         self.spans = spans or Spans()
         model, quant = config.model, config.quant
-        quantized = quant.method != "none"
-        self.embedding_bits = quant.embedding_bits if quantized else UNQUANTIZED
-        mlp_bits = quant.mlp_bits if quantized else UNQUANTIZED
         self.device = device
         self.kernels = kernels
         self.shapes = mlp_shapes(config)
         self.tables: Tables = allocate_tables(model.table_rows, model.embedding_dim, device)
         self.dense = torch.zeros(self.shapes.num_parameters, device=device)
+        self._scale_counts = scale_counts(quant, len(model.table_rows), (*self.shapes.bottom, *self.shapes.top))
+        self.scales: LearnedScales = self._scale_counts.split(torch.zeros(self._scale_counts.total, device=device))
+        self._learned = learned_formula(quant, quant.embedding_bits)
+        self.table_formula = select_formula(quant, quant.embedding_bits)
+        self._table_quantizer = TableQuantizer(quant, kernels)
+        self._quantized = True
         self._gemm = gemm = select_gemm(config.train.precision, device)
-        self._bottom = Mlp(self.shapes.bottom, self.dense, mlp_bits, kernels, gemm)
-        self._top = Mlp(self.shapes.top, self.dense[self.shapes.bottom_parameters :], mlp_bits, kernels, gemm)
+        of_bottom, of_top = self._of_mlps(self.scales)
+        top = self.dense[self.shapes.bottom_parameters :]
+        self._bottom = Mlp(self.shapes.bottom, self.dense, quantized_weights(quant, of_bottom), kernels, gemm)
+        self._top = Mlp(self.shapes.top, top, quantized_weights(quant, of_top), kernels, gemm)
         self._interaction: Interaction = select_interaction(
             model.interaction, kernels, 1 + self.tables.num_tables, model.embedding_dim
         )
@@ -104,7 +117,8 @@ class Dlrm:
 
     def weights(self) -> dict[str, Tensor]:
         """All parameters by the names they have in a checkpoint; the tensors themselves."""
-        return {"tables": self.tables.weight, "mlps": self.dense}
+        learned = {"scales": self.scales.flat} if self.scales.flat.numel() else {}
+        return {"tables": self.tables.weight, "mlps": self.dense, **learned}
 
     def workspace(self, batch: int) -> Workspace:
         """Buffers for batches of up to `batch` examples."""
@@ -114,7 +128,7 @@ class Dlrm:
 
     def gradients(self) -> DenseGradients:
         """A buffer for the MLPs' gradients."""
-        return DenseGradients(self.shapes, self.device)
+        return DenseGradients(self.shapes, self._scale_counts, self.device)
 
     def bags(self, batch: Batch) -> Bags:
         """The batch's lookups as the kernels take them: checked, since a kernel would write wherever an id points."""
@@ -125,17 +139,31 @@ class Dlrm:
             raise DataError(f"{error}; check the data set, or --model.table-rows") from error
         return bags
 
-    def quantize_weights(self) -> None:
-        """Follows the MLPs' parameters; once before the forwards of a step."""
+    @property
+    def straight_through(self) -> bool:
+        """Whether the gradient of the pooled vectors is that of the tables: in FP32, and where the method has it so."""
+        return not self._quantized or self._table_quantizer.straight_through
+
+    def begin_learning_scales(self) -> None:
+        """Before the first step of quantization-aware training: learned scales start from the weights as they stand."""
+        if self.scales.flat.numel() and not self.scales.begun:
+            assert self._learned is not None
+            self.scales.tables.copy_(initial_table_scales(self._learned, self.tables))
+            self._bottom.begin_learning_scales()
+            self._top.begin_learning_scales()
+
+    def quantize_weights(self, quantized: bool = True) -> None:
+        """Follows the MLPs' parameters; once before the forwards of a step. Not `quantized`: all of them are FP32."""
+        self._quantized = quantized
         with self.spans.mlp_quantize:
-            self._bottom.quantize_weights()
-            self._top.quantize_weights()
+            self._bottom.follow_weights(quantized)
+            self._top.follow_weights(quantized)
 
     def forward(self, batch: Batch, bags: Bags, step: Tensor, workspace: Workspace) -> Tensor:
         """Logits f32[B]."""
         features, spans = workspace.features, self.spans
         with spans.gather_quantize:
-            self.kernels.gather_quantize_pool(self.tables, bags, step, self.embedding_bits, features)
+            self._table_quantizer.look_up(self.tables, bags, step, features, self._quantized)
         with spans.mlp_forward:
             features[:, 0, :] = self._bottom.forward(batch.dense)
         with spans.interaction:
@@ -146,10 +174,21 @@ class Dlrm:
     def backward(self, grad_logits: Tensor, workspace: Workspace, gradients: DenseGradients) -> None:
         """From the gradient of the logits f32[B] to `gradients` and workspace.grad_features (of the latest forward)."""
         spans = self.spans
+        of_bottom, of_top = self._of_mlps(gradients.scales)
         with spans.mlp_backward:
-            grad = self._top.backward(grad_logits.view(-1, 1), gradients.top, needs_grad_input=True)
+            grad = self._top.backward(grad_logits.view(-1, 1), gradients.top, of_top, needs_grad_input=True)
         assert grad is not None
         with spans.interaction:
             self._interaction.backward(workspace.features, grad, workspace.grad_features)
         with spans.mlp_backward:
-            self._bottom.backward(workspace.grad_features[:, 0, :], gradients.bottom, needs_grad_input=False)
+            self._bottom.backward(workspace.grad_features[:, 0, :], gradients.bottom, of_bottom, needs_grad_input=False)
+
+    def backward_tables_(self, grad: SparseGrad, step: Tensor, gradients: DenseGradients) -> None:
+        """From the gradient of what was looked up to that of the tables, in place, where they differ."""
+        if not self.straight_through:
+            self._table_quantizer.backward_(self.tables, grad, step, gradients.scales.tables)
+
+    def _of_mlps(self, scales: LearnedScales) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The learned scales of the bottom MLP's layers, and of the top one's."""
+        split = len(self.shapes.bottom)
+        return scales.matrices[:split], scales.matrices[split:]

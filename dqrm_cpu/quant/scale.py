@@ -1,7 +1,8 @@
-"""The per-table symmetric scale: how it is found, and how long it is kept (paper 3.2)."""
+"""The tables' scales: how they are found, and how long they are kept (paper 3.2); or learned."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -11,15 +12,11 @@ from dqrm_cpu.config import QuantConfig
 from dqrm_cpu.errors import TrainingError
 from dqrm_cpu.kernels.interface import Kernels, Tracker
 from dqrm_cpu.kernels.types import Tables
+from dqrm_cpu.quant.select import found_formula
+from dqrm_cpu.quant.uniform import quantization_step
+from dqrm_cpu.quant.width import StepWidth, select_width
 
-_SMALLEST_STEP = np.float32(1e-8)
-
-
-def quantization_step(absmax: Tensor, bits: int) -> Tensor:
-    """step = max|W| / (2^(bits - 1) - 1), never below 1e-8: an all-zero table must not divide by zero."""
-    # NumPy: at a small batch the step of training would notice what torch takes for a few numbers.
-    step = np.maximum(absmax.cpu().numpy() / np.float32(2 ** (bits - 1) - 1), _SMALLEST_STEP)
-    return torch.from_numpy(step).to(absmax.device)
+__all__ = ["ScaleState", "Scales", "TableScales", "quantization_step"]
 
 
 @dataclass(frozen=True)
@@ -27,61 +24,105 @@ class ScaleState:
     """The scale in use, per table."""
 
     absmax: Tensor  # f32[T]: max|W| when the scale was last found
-    step: Tensor  # f32[T]
+    step: Tensor  # f32[T]: what the method calls its scale; the quantization step, if it has one
     refreshed_at: int  # iteration
+    width: Tensor | None = None  # f32[T]: how much wider than max|W| asks for
+
+
+class Scales(Protocol):
+    """The scales f32[T] of a training run."""
+
+    tracker: Tracker | None
+
+    @property
+    def state(self) -> ScaleState: ...
+
+    def for_training(self, iteration: int) -> Tensor:
+        """Those to use in this iteration, which trains the quantized model."""
+
+    def for_evaluation(self) -> Tensor:
+        """Those of the weights as they stand, which an exported model would use; training's are left alone."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint holds beside the model's own."""
+
+    def restore(self, tensors: Mapping[str, Tensor], refreshed_at: int) -> None:
+        """Continues from a checkpoint, of which `tensors` were read; the tables are loaded already."""
+
+    def tables_loaded(self, refreshed_at: int = -1) -> None:
+        """Must follow any change of the tables beside the update kernels: the tracker saw none of it."""
 
 
 class TableScales:
-    """Holds the scale in use and finds it again every `scale_period` iterations, by a scan or from the tracker."""
+    """Found from max|W|, and again every `scale_period` iterations, by a scan or from the tracker."""
 
     def __init__(self, quant: QuantConfig, kernels: Kernels, tables: Tables) -> None:
-        self._quant = quant
+        self._formula = found_formula(quant, quant.embedding_bits)
         self.scan: Callable[[Tables], Tensor] = kernels.scan_absmax
         """How whole tables are read for max|W|, f32[T]."""
         self._tables = tables
-        self._quantized = quant.method != "none"
+        self._period = 1 if quant.method == "hawq" else quant.scale_period
+        self._width = select_width(quant, tables)
         ones = torch.ones(tables.num_tables, device=tables.weight.device)
-        self._state = ScaleState(ones, ones.clone(), -1)
-        tracked = self._quantized and quant.scale_finder == "track"
+        self._state = ScaleState(ones, ones.clone(), -1, None if self._width is None else ones.clone())
+        tracked = quant.method in ("dqrm", "dorefa") and quant.scale_finder == "track"
         self.tracker: Tracker | None = kernels.make_tracker(tables) if tracked else None
 
     @property
     def state(self) -> ScaleState:
         return self._state
 
-    def restore(self, state: ScaleState) -> None:
-        """Continues from a checkpoint, whose tables are loaded already."""
-        self._state = state
-        self.tables_loaded()
+    def tensors(self) -> dict[str, Tensor]:
+        state = self._state
+        width = {} if state.width is None else {"scales.width": state.width}
+        return {"scales.absmax": state.absmax, "scales.step": state.step, **width}
 
-    def tables_loaded(self) -> None:
-        """Must follow any change of the tables beside the update kernels: the tracker saw none of it."""
+    def restore(self, tensors: Mapping[str, Tensor], refreshed_at: int) -> None:
+        absmax, step = tensors["scales.absmax"], tensors["scales.step"]
+        self._state = ScaleState(absmax, step, refreshed_at, tensors.get("scales.width"))
+        self.tables_loaded(refreshed_at)
+
+    def tables_loaded(self, refreshed_at: int = -1) -> None:
+        self._state = ScaleState(self._state.absmax, self._state.step, refreshed_at, self._state.width)
         if self.tracker is not None:
             self.tracker.rebuild(self._tables)
 
     def for_training(self, iteration: int) -> Tensor:
         """The step f32[T] to use in this iteration, found again where the period says so."""
-        if self._quantized and iteration % self._quant.scale_period == 0:
+        before = self._state
+        if self._formula is not None and (iteration % self._period == 0 or before.refreshed_at < 0):
             absmax = self._find()
-            self._state = ScaleState(absmax, quantization_step(absmax, self._quant.embedding_bits), iteration)
+            step, width = self._formula.scale_of(absmax), None
+            if self._width is not None:
+                width = self._wider(self._width, iteration, step)
+                step = step * width
+            self._state = ScaleState(absmax, step, iteration, width)
         return self._state.step
 
     def for_evaluation(self) -> Tensor:
-        """The step f32[T] of the weights as they stand, which an exported model would use.
-
-        Training's scale is left alone.
-        """
-        if not self._quantized:
+        if self._formula is None:
             return self._state.step
-        return quantization_step(self._find(), self._quant.embedding_bits)
+        step = self._formula.scale_of(self._find())
+        return step if self._width is None else step * self._width.at(self._state.refreshed_at, step)
+
+    def _wider(self, width: StepWidth, iteration: int, unit_step: Tensor) -> Tensor:
+        """The width to use, found again where its own period says so."""
+        before = self._state
+        kept = before.refreshed_at >= 0 and before.refreshed_at // width.period == iteration // width.period
+        return before.width if kept and before.width is not None else width.at(iteration, unit_step)
 
     def _find(self) -> Tensor:
         absmax = self.tracker.absmax() if self.tracker is not None else self.scan(self._tables)
-        finite = np.isfinite(absmax.cpu().numpy())
-        if not finite.all():
-            bad = ", ".join(f"C{t + 1}" for t, fine in enumerate(finite) if not fine)
-            raise TrainingError(
-                f"table {bad} holds NaN or infinite weights: training has diverged; "
-                "go back to an earlier checkpoint with a lower --train.learning-rate or some --train.warmup-steps"
-            )
+        require_finite(absmax)
         return absmax
+
+
+def require_finite(absmax: Tensor) -> None:
+    """A table that holds NaN or an infinity cannot be quantized."""
+    finite = np.isfinite(absmax.cpu().numpy())
+    if not finite.all():
+        bad = ", ".join(f"C{t + 1}" for t, fine in enumerate(finite) if not fine)
+        raise TrainingError(
+            f"table {bad} holds NaN or infinite weights: training has diverged; "
+            "go back to an earlier checkpoint with a lower --train.learning-rate or some --train.warmup-steps"
+        )

@@ -3,14 +3,15 @@
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.data.loader import Loader
 from dqrm_cpu.model.dlrm import Dlrm
-from dqrm_cpu.quant.scale import TableScales
+from dqrm_cpu.quant.liveness import Liveness, liveness
+from dqrm_cpu.quant.scale import Scales
 from dqrm_cpu.train.metrics import ClickAccumulator, ClickMetrics
 
 
 class Evaluator:
-    """Evaluates the model as it would be exported: with the scales of the weights as they stand."""
+    """Evaluates the model as it would be exported: quantized, with the scales of the weights as they stand."""
 
-    def __init__(self, model: Dlrm, scales: TableScales, transport: Transport, micro_batch: int) -> None:
+    def __init__(self, model: Dlrm, scales: Scales, transport: Transport, micro_batch: int) -> None:
         self._model = model
         self._scales = scales
         self._transport = transport
@@ -30,6 +31,13 @@ class Evaluator:
                 logits = self._model.forward(batch, self._model.bags(batch), step, workspace)
                 mine.add(logits, batch.label)
         return self._gathered(mine).compute()
+
+    def liveness(self) -> Liveness | None:
+        """Of the tables as they would be exported; None in FP32. Reads all of them, on the rank that calls it."""
+        formula = self._model.table_formula
+        if formula is None:
+            return None
+        return liveness(formula, self._model.tables, self._scales.for_evaluation())
 
     def _gathered(self, mine: ClickAccumulator) -> ClickAccumulator:
         if self._transport.size == 1:

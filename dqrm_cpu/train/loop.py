@@ -17,6 +17,7 @@ from dqrm_cpu.model.size import model_bytes
 from dqrm_cpu.profile.memory import peak_bytes, resident_bytes
 from dqrm_cpu.profile.span_file import SpanFile
 from dqrm_cpu.quant.clipping import clip_rates
+from dqrm_cpu.quant.liveness import Liveness
 from dqrm_cpu.train.checkpoint import CheckpointStore
 from dqrm_cpu.train.exchange_times import ExchangeClock
 from dqrm_cpu.train.interrupt import StopRequest
@@ -154,7 +155,8 @@ class TrainingLoop:
         if better:
             state.best_validation, state.best_step = metrics, state.step
         state.last_validation, state.evaluated_step = metrics, state.step
-        self._log_metrics("validation", metrics)
+        alive = self._session.evaluate.liveness() if self._around.transport.rank == 0 else None
+        self._log_metrics("validation", metrics, alive)
         best = "  best so far" if better else ""
         self._around.progress.note(
             f"step {state.step:,}  epoch {self._epoch()}  validation AUC {metrics.auc:.4f}  "
@@ -167,9 +169,10 @@ class TrainingLoop:
         with self._session.model.spans.evaluation:
             return self._session.evaluate(loader)
 
-    def _log_metrics(self, phase: Phase, metrics: ClickMetrics) -> None:
+    def _log_metrics(self, phase: Phase, metrics: ClickMetrics, alive: Liveness | None = None) -> None:
         rate = self._learning_rate.at(max(self._state.step, 1))
-        row = MetricsRow(self._state.step, self._epoch(), phase, metrics.log_loss, math.nan, math.nan, rate, metrics)
+        place = self._state.step, self._epoch(), phase
+        row = MetricsRow(*place, metrics.log_loss, math.nan, math.nan, rate, metrics, alive)
         self._around.log.log(row)
 
     def _save(self, best: bool) -> None:

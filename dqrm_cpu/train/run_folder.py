@@ -6,12 +6,13 @@ A resumed run cuts off the rows beyond the step it resumes from, so that metrics
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal, Protocol, Self
 
 from dqrm_cpu.errors import CheckpointError, ConfigError, DeviceError, TrainingError
+from dqrm_cpu.quant.liveness import Liveness
 from dqrm_cpu.train.checkpoint_files import JSON
 from dqrm_cpu.train.metrics import ClickMetrics
 
@@ -21,6 +22,7 @@ _CONFIG, _ENVIRONMENT, _METRICS, _RESULT = "config.toml", "environment.json", "m
 _INTERRUPTED = "interrupted.json"
 _CHECKPOINTS, _TENSORBOARD = "checkpoints", "tensorboard"
 _METRIC_NAMES = tuple(field.name for field in fields(ClickMetrics))
+_LIVENESS_NAMES = tuple(field.name for field in fields(Liveness))
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class MetricsRow:
     merge_ms: float = math.nan
     mlp_exchange_ms: float = math.nan
     update_ms: float = math.nan
+    liveness: Liveness | None = None  # of the quantized tables, with each validation; its fields stand there likewise
     # Handed over by rank 0 for the other ranks, mean per step since the row before: see comm.accounting.
     index_bytes: float = math.nan
     value_bytes: float = math.nan
@@ -55,7 +58,7 @@ class MetricsRow:
     def to_json(self) -> dict[str, JSON]:
         """Flat; NaN and infinities become null."""
         row = asdict(self)
-        row |= row.pop("metrics") or {}
+        row |= (row.pop("metrics") or {}) | (row.pop("liveness") or {})
         return {name: strict_json(value) for name, value in row.items()}
 
     @classmethod
@@ -63,7 +66,12 @@ class MetricsRow:
         """What `to_json` wrote; null becomes NaN."""
         numbers = {name: _number(value) for name, value in row.items()}
         found = {name: numbers.pop(name) for name in _METRIC_NAMES if name in numbers}
-        return cls(**numbers, metrics=ClickMetrics(**found) if found else None)  # type: ignore[arg-type]
+        alive = {name: numbers.pop(name) for name in _LIVENESS_NAMES if name in numbers}
+        return cls(
+            **numbers,  # type: ignore[arg-type]
+            metrics=ClickMetrics(**found) if found else None,  # type: ignore[arg-type]
+            liveness=Liveness(**alive) if alive else None,  # type: ignore[arg-type]
+        )
 
 
 class RunLog(Protocol):

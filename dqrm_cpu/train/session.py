@@ -1,5 +1,6 @@
 """The parts of a training run, built once from a configuration: model, scales, optimizer, step, evaluator, loaders."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from dqrm_cpu.comm.settings import WireSettings
 from dqrm_cpu.comm.transport import Transport
-from dqrm_cpu.config import Config
+from dqrm_cpu.config import Config, QuantConfig
 from dqrm_cpu.data.loader import Loader
 from dqrm_cpu.data.shards import shards_of
 from dqrm_cpu.data.source import DataSet, Part
@@ -18,8 +19,11 @@ from dqrm_cpu.kernels.interface import Kernels, KernelsUnavailableError
 from dqrm_cpu.kernels.select import select_kernels
 from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.model.memory import DATA_CACHE_BYTES
-from dqrm_cpu.quant.scale import ScaleState, TableScales
+from dqrm_cpu.quant.learned import LearnedTableScales
+from dqrm_cpu.quant.scale import Scales, TableScales
+from dqrm_cpu.quant.select import learned_formula
 from dqrm_cpu.train.checkpoint import load_checkpoint
+from dqrm_cpu.train.checkpoint_files import read_manifest
 from dqrm_cpu.train.evaluator import Evaluator
 from dqrm_cpu.train.optimizers import Optimizer, select_optimizer
 from dqrm_cpu.train.state import RunState
@@ -40,7 +44,7 @@ class Session:
     """Everything that a loop drives and a checkpoint holds."""
 
     model: Dlrm
-    scales: TableScales
+    scales: Scales
     optimizer: Optimizer
     step: TrainingStep
     evaluate: Evaluator
@@ -48,9 +52,7 @@ class Session:
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint stores, by name; the tensors themselves, to be read (after `gather`) or filled."""
-        state = self.scales.state
-        scales = {"scales.absmax": state.absmax, "scales.step": state.step}
-        return {**self.model.weights(), **scales, **self.optimizer.state(), **self.step.state()}
+        return {**self.model.weights(), **self.scales.tensors(), **self.optimizer.state(), **self.step.state()}
 
     def gather(self) -> None:
         """Brings together what only other ranks hold of `tensors`; all ranks call it."""
@@ -74,15 +76,32 @@ def load_session(session: Session, path: Path) -> RunState:
 
 
 def load_weights(session: Session, path: Path) -> None:
-    """Only what a prediction needs, from a checkpoint of any method and optimizer."""
-    load_checkpoint(path, session.model.weights(), allow_unused=True)
-    session.scales.tables_loaded()
+    """Only what a prediction needs, from a checkpoint of any method and optimizer.
+
+    Scales that this session would learn and the checkpoint does not have stay where training would start them.
+    """
+    stored = read_manifest(path).tensors
+    into = {name: tensor for name, tensor in session.model.weights().items() if name in stored or name != "scales"}
+    state = RunState.from_dict(load_checkpoint(path, into, allow_unused=True))
+    session.scales.tables_loaded(state.scale_refreshed_at)
 
 
 def restore_scales(session: Session, tensors: Mapping[str, Tensor], state: RunState) -> None:
     """After `tensors` (of `session.tensors()`) were filled from a checkpoint."""
-    absmax, step = tensors["scales.absmax"], tensors["scales.step"]
-    session.scales.restore(ScaleState(absmax, step, state.scale_refreshed_at))
+    session.scales.restore(tensors, state.scale_refreshed_at)
+
+
+def open_scales(quant: QuantConfig, model: Dlrm) -> Scales:
+    """The tables' scales: parameters of the model where the method learns them, else found from max|W|."""
+    learned = learned_formula(quant, quant.embedding_bits)
+    if learned is not None:
+        return LearnedTableScales(learned, model.tables, model.scales)
+    return TableScales(quant, model.kernels, model.tables)
+
+
+def quantized_from(quant: QuantConfig, batches_per_epoch: int) -> float:
+    """The first iteration that trains the quantized model."""
+    return math.inf if quant.method == "ptq" else quant.pretrain_epochs * batches_per_epoch
 
 
 def build_session(
@@ -92,7 +111,7 @@ def build_session(
     shards = shards_of(transport.rank, transport.size, config.comm.simulated_ranks)
     model = Dlrm(config, kernels, device)
     model.initialize_(config.seed)
-    scales = TableScales(config.quant, model.kernels, model.tables)
+    scales = open_scales(config.quant, model)
     optimizer = select_optimizer(config.train, model)
     train = config.train
 
@@ -102,6 +121,8 @@ def build_session(
     def largest_share(batch_size: int) -> int:
         return -(-batch_size // shards.total)
 
+    train_loader = loader(data.train, train.batch_size)
+    first_quantized = quantized_from(config.quant, train_loader.num_batches)
     return Session(
         model,
         scales,
@@ -114,10 +135,11 @@ def build_session(
             len(shards.mine),
             largest_share(train.batch_size),
             wire_settings(config),
+            first_quantized,
         ),
         Evaluator(model, scales, transport, largest_share(train.test_batch_size)),
         Loaders(
-            loader(data.train, train.batch_size),
+            train_loader,
             loader(data.validation, train.test_batch_size),
             loader(data.test, train.test_batch_size),
         ),

@@ -15,7 +15,7 @@ from dqrm_cpu.errors import TrainingError
 from dqrm_cpu.kernels.types import Bags, SparseGrad
 from dqrm_cpu.model.dlrm import DenseGradients, Dlrm
 from dqrm_cpu.model.loss import click_loss, click_loss_gradient
-from dqrm_cpu.quant.scale import TableScales
+from dqrm_cpu.quant.scale import Scales
 from dqrm_cpu.train.optimizers import Optimizer
 
 _LOSS, _STOP = 0, 1  # scalars that travel behind the MLP gradients
@@ -33,22 +33,27 @@ _DEFAULT_WIRES = WireSettings()
 
 
 class TrainingStep:
-    """Runs steps on preallocated buffers. `micro_batch` is the largest share of a global batch."""
+    """Runs steps on preallocated buffers. `micro_batch` is the largest share of a global batch.
+
+    Iterations before `quantized_from` train in FP32.
+    """
 
     def __init__(
         self,
         model: Dlrm,
-        scales: TableScales,
+        scales: Scales,
         optimizer: Optimizer,
         transport: Transport,
         num_shares: int,
         micro_batch: int,
         wires: WireSettings = _DEFAULT_WIRES,
+        quantized_from: float = 0,
     ) -> None:
         self._model = model
         self._spans = model.spans
         self._scales = scales
         self._optimizer = optimizer
+        self._quantized_from = quantized_from
         shape = Shape(model.tables.row_offset, model.tables.dim, model.shapes.num_parameters)
         merge = model.kernels.merge_sparse
         self._exchange = open_exchange(wires, transport, num_shares, shape, merge, self._spans)
@@ -73,14 +78,19 @@ class TrainingStep:
     def __call__(
         self, iteration: int, shares: Sequence[Batch], global_batch: int, lr: float, stop_requested: bool
     ) -> StepOutcome:
+        quantized = iteration >= self._quantized_from
         with self._spans.scale:
-            step = self._scales.for_training(iteration)
-        self._model.quantize_weights()
+            step = self._scale(iteration) if quantized else self._scales.state.step
+        self._model.quantize_weights(quantized)
         for gradients in self._gradients:
             gradients.scalars[_STOP] = float(stop_requested)
-        if self._alone:
+        if self._alone and self._model.straight_through:
             return self._step_alone(iteration, shares[0], global_batch, step, lr)
         return self._step_together(iteration, shares, global_batch, step, lr)
+
+    def _scale(self, iteration: int) -> Tensor:
+        self._model.begin_learning_scales()
+        return self._scales.for_training(iteration)
 
     def _step_alone(self, iteration: int, batch: Batch, global_batch: int, step: Tensor, lr: float) -> StepOutcome:
         gradients, spans = self._gradients[0], self._spans
@@ -106,7 +116,9 @@ class TrainingStep:
             self._forward_backward(batch, bags, global_batch, step, gradients)
             grad_features = self._workspace.first(batch.size).grad_features
             with spans.coalesce:
-                sparse.append(model.kernels.coalesce(model.tables, bags, grad_features))
+                of_rows = model.kernels.coalesce(model.tables, bags, grad_features)
+                model.backward_tables_(of_rows, step, gradients)
+                sparse.append(of_rows)
         merged = self._exchange.tables(sparse)
         with spans.mlp_exchange:
             self._exchange.mlp([gradients.flat for gradients in self._gradients])
@@ -115,6 +127,7 @@ class TrainingStep:
             self._optimizer.apply_tables(merged, lr, self._scales.tracker)
         with spans.dense_update:
             self._optimizer.update_dense(total.parameters, lr)
+            self._optimizer.update_scales(total.scales.flat, lr)
         return outcome
 
     def _forward_backward(
@@ -123,6 +136,7 @@ class TrainingStep:
         """Gradients of this share's part of the global mean loss; leaves those of the tables in the workspace."""
         if batch.size == 0:
             gradients.parameters.zero_()
+            gradients.scales.flat.zero_()
             gradients.scalars[_LOSS] = 0.0
             return
         workspace = self._workspace.first(batch.size)
