@@ -11,5 +11,5 @@ import dqrm_cpu  # noqa: F401  # before any test imports torch: it chooses the O
 settings.register_profile("dqrm", deadline=None)
 settings.load_profile("dqrm")
 
-for folder in ("", "model", "comm", "doctor", "slurm"):
+for folder in ("", "model", "comm", "doctor", "quant", "slurm"):
     sys.path.insert(0, str(Path(__file__).parent / folder))

@@ -115,12 +115,22 @@ def result_table(result: "Result") -> str:
     lines += [
         "",
         f"{'model size':<24}{_megabytes(size.fp32)} in FP32, {_megabytes(size.int4)} in INT4 ({ratio:.1f}x smaller)",
+        *_packed_lines(result),
         f"{'step':<24}{result.ms_per_step:.2f} ms (median)",
     ]
     if result.bytes_per_step:
         lines.append(f"{'sent per step':<24}{result.bytes_per_step / 1e3:,.1f} kB by rank 0")
     lines.append(f"{'run folder':<24}{result.run_dir}")
     return "\n".join(lines)
+
+
+def _packed_lines(result: "Result") -> list[str]:
+    """The files that were written, beside what the paper would store."""
+    files = result.packed_files
+    if files is None:
+        return []
+    sparse = "" if files.sparse is None else f", {_megabytes(files.sparse)} without rows that are zero"
+    return [f"{'packed files':<24}{_megabytes(files.dense)}{sparse}"]
 
 
 def _megabytes(num_bytes: int) -> str:

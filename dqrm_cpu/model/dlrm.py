@@ -1,5 +1,6 @@
 """DLRM: embedding tables and a bottom MLP, their interaction, a top MLP; an explicit backward instead of autograd."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,10 +16,11 @@ from dqrm_cpu.model.gemm import select_gemm
 from dqrm_cpu.model.interaction import Interaction, select_interaction
 from dqrm_cpu.model.layers import LayerParameters, LayerShape, initialize_, layer_shapes, split_parameters
 from dqrm_cpu.model.mlp import Mlp
-from dqrm_cpu.model.quantized import ScaleCounts, quantized_weights, scale_counts
+from dqrm_cpu.model.quantized import ScaleCounts, quantized_matrices, quantized_weights, scale_counts
 from dqrm_cpu.model.tables import allocate_tables, table_names
 from dqrm_cpu.model.workspace import Workspace, allocate_workspace
 from dqrm_cpu.profile.spans import Spans
+from dqrm_cpu.quant.formula import Formula
 from dqrm_cpu.quant.learned import LearnedScales, initial_table_scales
 from dqrm_cpu.quant.select import learned_formula, select_formula
 from dqrm_cpu.quant.tables import TableQuantizer
@@ -90,7 +92,8 @@ class Dlrm:
         self._table_quantizer = TableQuantizer(quant, kernels)
         self._quantized = True
         self._gemm = gemm = select_gemm(config.train.precision, device)
-        of_bottom, of_top = self._of_mlps(self.scales)
+        of_bottom, of_top = (quantized_matrices(quant, scales) for scales in self._of_mlps(self.scales))
+        self._matrices = of_bottom, of_top
         top = self.dense[self.shapes.bottom_parameters :]
         self._bottom = Mlp(self.shapes.bottom, self.dense, quantized_weights(quant, of_bottom), kernels, gemm)
         self._top = Mlp(self.shapes.top, top, quantized_weights(quant, of_top), kernels, gemm)
@@ -138,6 +141,13 @@ class Dlrm:
         except BagError as error:
             raise DataError(f"{error}; check the data set, or --model.table-rows") from error
         return bags
+
+    def mlp_layers(self) -> Iterator[tuple[str, LayerParameters, tuple[Formula, Tensor] | None]]:
+        """Name, parameters, and what quantizes the weight: a formula and its scale; None: it stays in FP32."""
+        for name, mlp, matrices in zip(("bottom", "top"), (self._bottom, self._top), self._matrices, strict=True):
+            for i, layer in enumerate(mlp.layers):
+                quantized = None if matrices is None else (matrices.formula, matrices.scales.of(i, layer.weight))
+                yield f"{name}.{i}", layer, quantized
 
     @property
     def straight_through(self) -> bool:

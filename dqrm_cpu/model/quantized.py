@@ -9,7 +9,14 @@ from dqrm_cpu.config import QuantConfig
 from dqrm_cpu.kernels.types import UNQUANTIZED
 from dqrm_cpu.model.layers import LayerShape
 from dqrm_cpu.model.mlp import MakeWeights
-from dqrm_cpu.model.weights import FormulaWeights, FoundMatrixScales, LearnedMatrixScales, uniform_weights
+from dqrm_cpu.model.weights import (
+    FormulaWeights,
+    FoundMatrixScales,
+    LearnedMatrixScales,
+    MatrixScales,
+    uniform_weights,
+)
+from dqrm_cpu.quant.formula import Formula
 from dqrm_cpu.quant.learned import LearnedScales, split_scales
 from dqrm_cpu.quant.select import found_formula, learned_formula
 from dqrm_cpu.quant.uniform import Uniform
@@ -40,17 +47,30 @@ def scale_counts(quant: QuantConfig, num_tables: int, layers: Sequence[LayerShap
     return ScaleCounts(num_tables, tuple(1 if by_matrix else layer.outputs for layer in layers))
 
 
-def quantized_weights(quant: QuantConfig, scales: Sequence[Tensor]) -> MakeWeights | None:
+class QuantizedMatrices(NamedTuple):
+    """The formula of an MLP's matrices, and where their scales come from."""
+
+    formula: Formula
+    scales: MatrixScales
+
+
+def quantized_matrices(quant: QuantConfig, scales: Sequence[Tensor]) -> QuantizedMatrices | None:
     """Of one MLP, whose learned scales are given; None: it stays in FP32."""
     bits, by_matrix = quant.mlp_bits, quant.mlp_granularity == "matrix"
     learned, found = learned_formula(quant, bits), found_formula(quant, bits)
-    if bits == UNQUANTIZED:
+    if bits == UNQUANTIZED or (learned is None and found is None):
         return None
     if learned is not None:
-        return lambda source: FormulaWeights(source, learned, LearnedMatrixScales(learned, scales))
-    if isinstance(found, Uniform):
+        return QuantizedMatrices(learned, LearnedMatrixScales(learned, scales))
+    assert found is not None
+    return QuantizedMatrices(found, FoundMatrixScales(found, by_matrix))
+
+
+def quantized_weights(quant: QuantConfig, matrices: QuantizedMatrices | None) -> MakeWeights | None:
+    """What one MLP reads when it is quantized; None: it stays in FP32."""
+    if matrices is None:
+        return None
+    if isinstance(matrices.formula, Uniform):
         # The kernels know this one.
-        return lambda source: uniform_weights(source, bits, by_matrix)
-    if found is not None:
-        return lambda source: FormulaWeights(source, found, FoundMatrixScales(found, by_matrix))
-    return None
+        return lambda source: uniform_weights(source, quant.mlp_bits, quant.mlp_granularity == "matrix")
+    return lambda source: FormulaWeights(source, *matrices)

@@ -17,11 +17,11 @@ class Evaluator:
         self._transport = transport
         self._workspace = model.workspace(micro_batch)
 
-    def __call__(self, loader: Loader) -> ClickMetrics:
-        """The same figures on every rank, whatever the number of ranks."""
+    def __call__(self, loader: Loader, quantized: bool = True) -> ClickMetrics:
+        """The same figures on every rank, whatever the number of ranks. Not `quantized`: of the weights as they are."""
         self._model.require_finite_mlps()
         step = self._scales.for_evaluation()
-        self._model.quantize_weights()
+        self._model.quantize_weights(quantized)
         mine = ClickAccumulator()
         for number in range(loader.num_batches):
             for batch in loader.batches(number):

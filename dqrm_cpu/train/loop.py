@@ -12,6 +12,7 @@ from dqrm_cpu.config import Config
 from dqrm_cpu.data.batch import Batch
 from dqrm_cpu.data.loader import Loader
 from dqrm_cpu.errors import CheckpointError
+from dqrm_cpu.export.pack import PackedFiles, pack_model
 from dqrm_cpu.kernels.types import UNQUANTIZED
 from dqrm_cpu.model.size import model_bytes
 from dqrm_cpu.profile.memory import peak_bytes, resident_bytes
@@ -28,6 +29,9 @@ from dqrm_cpu.train.run_folder import MetricsRow, Phase, RunLog
 from dqrm_cpu.train.schedule import LearningRate
 from dqrm_cpu.train.session import Session, load_session
 from dqrm_cpu.train.state import RunState
+
+PACKED_FOLDER = "packed"
+"""Of a run folder: the packed model."""
 
 
 @dataclass(frozen=True)
@@ -218,11 +222,20 @@ class TrainingLoop:
             model_bytes=sizes,
             ms_per_step=median(self._step_seconds) * 1e3 if steps else math.nan,
             bytes_per_step=self._bytes_sent / steps if steps else 0.0,
+            packed_files=self._pack(),
         )
         self._log_metrics("test", test_last)
         self._write_spans()
         self._around.log.write_result(result.as_dict())
         return result
+
+    def _pack(self) -> PackedFiles | None:
+        """Rank 0 writes the chosen checkpoint, which the session holds by now, as it would be shipped."""
+        session, around = self._session, self._around
+        if session.model.table_formula is None:
+            return None
+        folder, scale = around.run_dir / PACKED_FOLDER, session.scales.for_evaluation()
+        return on_first_rank(around.transport, lambda: pack_model(folder, self._config, session.model, scale))
 
     def _test_at_best(self) -> ClickMetrics:
         """Test metrics of the chosen checkpoint; the last weights are on disk already."""

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from dqrm_cpu.export.pack import PackedFiles
 from dqrm_cpu.model.size import ModelBytes
 from dqrm_cpu.train.checkpoint_files import JSON
 from dqrm_cpu.train.metrics import ClickMetrics
@@ -30,6 +31,7 @@ class Result:
     model_bytes: ModelBytes
     ms_per_step: float
     bytes_per_step: float
+    packed_files: PackedFiles | None = None  # of the chosen checkpoint; None: an FP32 model
 
     def as_dict(self) -> dict[str, JSON]:
         """The content of result.json."""
@@ -45,6 +47,7 @@ class Result:
                 "int4": self.model_bytes.int4,
                 "packed": self.model_bytes.packed,
             },
+            "packed_files": asdict(self.packed_files) if self.packed_files else None,
             "ms_per_step": self.ms_per_step,
             "bytes_per_step": self.bytes_per_step,
         }

@@ -54,10 +54,8 @@ class PlainDlrm(nn.Module):
     def _run(self, layers: nn.ModuleList, x: Tensor, last_relu: bool) -> Tensor:
         quant = self.config.quant
         for i, layer in enumerate(layers):
-            weight = layer.weight
-            if quant.method != "none" and quant.mlp_bits < 32:
-                weight = fake_quantize(weight, weight.detach().abs().amax(1, keepdim=True), quant.mlp_bits)
-            x = x @ weight.t() + layer.bias
+            quantized = quant.method != "none" and quant.mlp_bits < 32
+            x = x @ (self.quantized_weight(layer) if quantized else layer.weight).t() + layer.bias
             if i < len(layers) - 1 or last_relu:
                 x = x.relu()
         return x
@@ -69,12 +67,22 @@ class PlainDlrm(nn.Module):
             ids = bag_ids(batch, t, b)
             rows = table[ids.long()]
             if self.config.quant.method != "none":
-                rows = fake_quantize(rows, table.detach().abs().max(), self.config.quant.embedding_bits)
+                rows = self.quantized_rows(rows, t)
             total = rows.sum(0)
             if self.config.model.pooling == "mean" and len(ids):
                 total = total / len(ids)
             pooled.append(total)
         return torch.stack(pooled)
+
+    def quantized_weight(self, layer: nn.Linear) -> Tensor:
+        """dqrm's; other methods overrule it."""
+        return fake_quantize(
+            layer.weight, layer.weight.detach().abs().amax(1, keepdim=True), self.config.quant.mlp_bits
+        )
+
+    def quantized_rows(self, rows: Tensor, t: int) -> Tensor:
+        """dqrm's, of rows of table t."""
+        return fake_quantize(rows, self.tables[t].detach().abs().max(), self.config.quant.embedding_bits)
 
     def loss(self, batch: Batch) -> Tensor:
         return binary_cross_entropy_with_logits(self(batch), batch.label)

@@ -1,0 +1,1 @@
+"""Packed models: written to a file, read back, measured."""

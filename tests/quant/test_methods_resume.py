@@ -1,0 +1,99 @@
+"""Every method in real runs: learns, is interrupted and resumed to the bit, switches from FP32 at its epoch."""
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from dqrm_cpu.comm.single import SingleTransport
+from dqrm_cpu.config import Config
+from dqrm_cpu.train.checkpoint import find_checkpoint
+from dqrm_cpu.train.checkpoint_files import read_folder, read_manifest
+from dqrm_cpu.train.result import Result
+from dqrm_cpu.train.run import RunRequest, train
+from dqrm_cpu.train.run_folder import checkpoints_folder, read_rows
+from tiny import tiny_config
+
+METHODS: dict[str, dict[str, object]] = {
+    "ptq": {"method": "ptq"},
+    "hawq": {"method": "hawq"},
+    "lsq": {"method": "lsq"},
+    "pact": {"method": "pact"},
+    "dorefa": {"method": "dorefa", "mlp_bits": 32},
+    "ramp": {"step_width": (3.0,), "step_width_ramp_steps": 50, "scale_period": 7},
+    "alive": {"target_alive": 0.2, "target_alive_period": 20, "target_alive_min_rows": 30, "scale_period": 3},
+    "late": {"method": "lsq", "pretrain_epochs": 1},
+}
+EPOCH = 63
+
+
+def run(config: Config, folder: Path, resume: bool = False) -> Result:
+    outcome = train(config, RunRequest(folder, resume, {}, io.StringIO()), SingleTransport())
+    assert isinstance(outcome, Result)
+    return outcome
+
+
+def last_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    path = find_checkpoint(checkpoints_folder(folder), "last")
+    into = {
+        name: torch.empty(info.shape, dtype=getattr(torch, info.dtype))
+        for name, info in read_manifest(path).tensors.items()
+    }
+    read_folder(path, into)
+    return into
+
+
+@pytest.mark.parametrize(("name", "cut"), [*((name, 40) for name in METHODS), ("late", EPOCH), ("late", 90)])
+def test_resumes_to_the_bit(name: str, cut: int, tmp_path: Path) -> None:
+    config = tiny_config(quant=METHODS[name], train={"epochs": 2, "optimizer": "rowwise-adagrad"})
+    whole = run(config, tmp_path / "whole")
+    run(replace(config, train=replace(config.train, max_steps=cut)), tmp_path / "cut")
+    resumed = run(config, tmp_path / "cut", resume=True)
+    expected = last_tensors(tmp_path / "whole")
+    found = last_tensors(tmp_path / "cut")
+    assert found.keys() == expected.keys()
+    for tensor in expected:
+        assert torch.equal(found[tensor], expected[tensor]), tensor
+    assert resumed.test.last == whole.test.last
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_learns(name: str, tmp_path: Path) -> None:
+    """1.5 epochs more of a small model: validation AUC well above chance."""
+    data = {"train_rows": 30_000, "validation_rows": 5000}
+    tables = {"table_rows": (40, 30, 500, 100), "embedding_dim": 6, "bottom_mlp": (16, 6), "top_mlp": (16, 1)}
+    result = run(tiny_config(quant=METHODS[name], data=data, model=tables, train={"epochs": 2}), tmp_path / "run")
+    assert result.validation.best.auc > 0.6
+
+
+def test_pretraining_is_in_fp32(tmp_path: Path) -> None:
+    """The same weights as FP32 at the end of the first epoch, others after the second."""
+    late = tiny_config(quant={"method": "dqrm", "pretrain_epochs": 1}, train={"epochs": 2})
+    fp32 = tiny_config(quant={"method": "none"}, train={"epochs": 2})
+    for steps, same in ((EPOCH, True), (EPOCH + 5, False)):
+        for name, config in (("late", late), ("fp32", fp32)):
+            run(replace(config, train=replace(config.train, max_steps=steps)), tmp_path / f"{name}-{steps}")
+        tables = [last_tensors(tmp_path / f"{name}-{steps}")["tables"] for name in ("late", "fp32")]
+        assert torch.equal(*tables) is same
+
+
+def test_ptq_trains_in_fp32_and_scores_the_quantized_model(tmp_path: Path) -> None:
+    results = {m: run(tiny_config(quant={"method": m, "embedding_bits": 2}), tmp_path / m) for m in ("ptq", "none")}
+    assert torch.equal(last_tensors(tmp_path / "ptq")["tables"], last_tensors(tmp_path / "none")["tables"])
+    assert results["ptq"].test.last.log_loss != results["none"].test.last.log_loss
+
+
+def test_evaluations_tell_how_much_is_alive(tmp_path: Path) -> None:
+    run(tiny_config(quant=METHODS["alive"]), tmp_path / "run")
+    row = next(row for row in read_rows(tmp_path / "run") if row.phase == "validation")
+    assert row.liveness is not None
+    assert row.liveness.table_live_rows[0] == 0.2  # 8 of 40 rows
+    assert row.liveness.table_live_rows[2] == 0.2  # 100 of 500 rows
+    assert row.liveness.table_live_rows[1] > 0.2  # 3 rows: below target_alive_min_rows
+    assert row.liveness.clip_rate == 0.0
+    line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-2])
+    assert line["table_live_rows"][0] == 0.2

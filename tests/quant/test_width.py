@@ -1,0 +1,85 @@
+"""The width of the step, the share of rows that it keeps alive, and what is told about it."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dqrm_cpu.config import QuantConfig
+from dqrm_cpu.kernels.types import Tables
+from dqrm_cpu.quant.liveness import liveness
+from dqrm_cpu.quant.uniform import Uniform, quantization_step
+from dqrm_cpu.quant.width import Ramp, TargetAlive, row_absmax, select_width, step_for_alive_rows
+
+
+def tables_of(rows: list[int], dim: int, seed: int = 1) -> Tables:
+    generator = torch.Generator().manual_seed(seed)
+    offset = torch.zeros(len(rows) + 1, dtype=torch.int64)
+    offset[1:] = torch.tensor(rows).cumsum(0)
+    return Tables(torch.randn(int(offset[-1]), dim, generator=generator), offset)
+
+
+def absmax_of(tables: Tables) -> torch.Tensor:
+    bounds = tables.row_offset.tolist()
+    return torch.stack([tables.weight[a:b].abs().max() for a, b in pairwise(bounds)])
+
+
+@given(rows=st.integers(1, 400), dim=st.integers(1, 8), share=st.floats(0, 1), seed=st.integers(0, 2**31))
+def test_exactly_the_wanted_share_of_the_rows_stays(rows: int, dim: int, share: float, seed: int) -> None:
+    weight = tables_of([rows], dim, seed).weight
+    step = step_for_alive_rows(row_absmax(weight), share)
+    codes = np.rint(weight.numpy() / np.float32(step))
+    assert np.any(codes != 0, axis=1).sum() == min(max(round(share * rows), 1), rows)
+
+
+def test_tables_reach_their_share_unless_small_or_quieter_already() -> None:
+    tables = tables_of([2000, 500, 3000], 4)
+    tables.weight[2500:] *= 1e-3
+    tables.weight[2500] = 1.0  # one loud row: the others are below half a step at width 1
+    quant = QuantConfig(target_alive=0.1, target_alive_min_rows=1000)
+    unit = quantization_step(absmax_of(tables), 4)
+    widths = TargetAlive(quant, tables).at(0, unit)
+    assert widths[1] == 1
+    assert widths[2] == 1
+    alive = liveness(Uniform(4), tables, unit * widths)
+    assert alive.table_live_rows[0] == 0.1
+    assert alive.table_live_rows[2] == pytest.approx(1 / 3000)
+
+
+def test_the_width_goes_from_one_to_its_end() -> None:
+    ramp = Ramp(torch.tensor([3.0, 1.0]), steps=10)
+    unit = torch.ones(2)
+    assert ramp.at(0, unit).tolist() == pytest.approx([1.2, 1.0])
+    assert ramp.at(4, unit).tolist() == [2.0, 1.0]
+    assert ramp.at(9, unit).tolist() == [3.0, 1.0]
+    assert ramp.at(500, unit).tolist() == [3.0, 1.0]
+    assert ramp.at(-1, unit).tolist() == [3.0, 1.0]  # a model that was never trained so
+
+
+def test_one_width_serves_all_tables_and_width_one_is_none() -> None:
+    tables = tables_of([3, 4], 2)
+    assert select_width(QuantConfig(), tables) is None
+    width = select_width(QuantConfig(step_width=(2.5,)), tables)
+    assert width is not None
+    assert width.at(0, torch.ones(2)).tolist() == [2.5, 2.5]
+
+
+@given(bits=st.sampled_from([2, 4, 8]), width=st.sampled_from([0.25, 1.0, 4.0]), seed=st.integers(0, 2**31))
+def test_liveness_counts_codes(bits: int, width: float, seed: int) -> None:
+    tables = tables_of([5, 300], 3, seed)
+    step = quantization_step(absmax_of(tables), bits) * width
+    found = liveness(Uniform(bits), tables, step)
+    limit = 2 ** (bits - 1)
+    rows, values, clipped = 0, 0, 0
+    for row, s in zip(tables.weight.numpy(), np.repeat(step.numpy(), [5, 300]), strict=True):
+        codes = np.rint(row * (np.float32(1) / s))
+        saturated = np.clip(codes, -limit, limit - 1)
+        rows += bool(np.any(saturated))
+        values += np.count_nonzero(saturated)
+        clipped += np.count_nonzero(codes != saturated)
+    assert found.live_rows == rows / 305
+    assert found.live_values == values / 915
+    assert found.clip_rate == clipped / 915
