@@ -176,7 +176,7 @@ class TrainingLoop:
     def _log_metrics(self, phase: Phase, metrics: ClickMetrics, alive: Liveness | None = None) -> None:
         rate = self._learning_rate.at(max(self._state.step, 1))
         place = self._state.step, self._epoch(), phase
-        row = MetricsRow(*place, metrics.log_loss, math.nan, math.nan, rate, metrics, alive)
+        row = MetricsRow(*place, metrics.log_loss, math.nan, math.nan, rate, metrics, liveness=alive)
         self._around.log.log(row)
 
     def _save(self, best: bool) -> None:
