@@ -6,19 +6,16 @@ import torch
 from torch import Tensor
 
 from dqrm_cpu.kernels.types import Bags, Tables
+from dqrm_cpu.quant.formula import Formula
 
 
-def clip_rates(tables: Tables, bags: Bags, step: Tensor, bits: int) -> Tensor:
-    """f32[T]: of the looked-up values of each table, the share that the largest code cuts off; 0 where there are none.
-
-    A value of up to half a step beyond the largest code is rounded to it like any other.
-    """
-    limit = (2 ** (bits - 1) - 0.5) * step
+def clip_rates(formula: Formula, tables: Tables, bags: Bags, scale: Tensor) -> Tensor:
+    """f32[T]: of the looked-up values of each table, the share that the quantizer saturates; 0 where there are none."""
     rates = torch.zeros(tables.num_tables)
     for t, ids in enumerate(_ids_by_table(bags, tables.num_tables)):
         if ids.numel():
             rows = tables.weight[ids.long() + tables.row_offset[t]]
-            rates[t] = (rows.abs() > limit[t]).float().mean()
+            rates[t] = formula.clipped(rows, scale[t].view(1, 1)).float().mean()
     return rates
 
 

@@ -112,10 +112,10 @@ def _threads(run: RunFiles) -> Iterator[str]:
 
 
 def _clipping(run: RunFiles) -> Iterator[str]:
-    rows = [row for row in run.of_phase("train") if row.clip_rate]
+    rows = [row for row in run.of_phase("train") if row.lookup_clip_rate]
     if not rows:
         return
-    rates = [fmean(rates) for rates in zip(*(row.clip_rate for row in rows), strict=True)]
+    rates = [fmean(rates) for rates in zip(*(row.lookup_clip_rate for row in rows), strict=True)]
     worst = max(range(len(rates)), key=rates.__getitem__)
     if rates[worst] > _CLIP_RATE:
         yield (

@@ -22,7 +22,7 @@ def scale_history(run: RunFiles, number: int) -> Figure | None:
         return None
     steps = [row.step for row in rows]
     absmax = np.array([row.scale_absmax for row in rows])  # [logged rows, T]
-    clipped = np.array([row.clip_rate for row in rows]) * 100
+    clipped = np.array([row.lookup_clip_rate for row in rows]) * 100
     names = table_names(absmax.shape[1])
     grown = absmax[-1] / np.maximum(absmax[0], np.finfo(np.float32).tiny)
     named = np.lexsort((grown, clipped.mean(axis=0)))[::-1][:_NAMED]

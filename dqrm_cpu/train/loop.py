@@ -13,7 +13,6 @@ from dqrm_cpu.data.batch import Batch
 from dqrm_cpu.data.loader import Loader
 from dqrm_cpu.errors import CheckpointError
 from dqrm_cpu.export.pack import PackedFiles, pack_model
-from dqrm_cpu.kernels.types import UNQUANTIZED
 from dqrm_cpu.model.size import model_bytes
 from dqrm_cpu.profile.memory import peak_bytes, resident_bytes
 from dqrm_cpu.profile.span_file import SpanFile
@@ -134,7 +133,7 @@ class TrainingLoop:
             mlp_bytes=state.window_sent.mlp / state.window_steps,
             memory_bytes=resident_bytes(),
             scale_absmax=absmax,
-            clip_rate=rates,
+            lookup_clip_rate=rates,
         )
         state.window_loss, state.window_steps, state.window_sent = 0.0, 0, NOTHING_SENT
         self._around.log.log(row)
@@ -142,9 +141,10 @@ class TrainingLoop:
     def _scales_of(self, batch: Batch) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Per table: what the scale in use was found from, and the share of the values of `batch` beyond it."""
         model, scale = self._session.model, self._session.scales.state
-        if model.embedding_bits == UNQUANTIZED:
+        formula = model.table_formula
+        if formula is None or not self._session.step.is_quantized_at(self._state.step - 1):
             return (), ()
-        rates = clip_rates(model.tables, model.bags(batch), scale.step, model.embedding_bits)
+        rates = clip_rates(formula, model.tables, model.bags(batch), scale.step)
         return tuple(scale.absmax.tolist()), tuple(rates.tolist())
 
     def _epoch(self) -> int:

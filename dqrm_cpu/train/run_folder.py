@@ -6,7 +6,7 @@ A resumed run cuts off the rows beyond the step it resumes from, so that metrics
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal, Protocol, Self
@@ -51,9 +51,9 @@ class MetricsRow:
     scale_bytes: float = math.nan
     mlp_bytes: float = math.nan
     memory_bytes: float = math.nan  # held by rank 0
-    # Per table; empty where nothing is quantized.
-    scale_absmax: tuple[float, ...] = ()  # that the scale in use was found from
-    clip_rate: tuple[float, ...] = ()  # of the values that the step looked up
+    # Per table; empty where training is not quantized.
+    scale_absmax: tuple[float, ...] = ()  # that the scale in use was found from; itself, where it is learned
+    lookup_clip_rate: tuple[float, ...] = ()  # of the values that the step looked up
 
     def to_json(self) -> dict[str, JSON]:
         """Flat; NaN and infinities become null."""

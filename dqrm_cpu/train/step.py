@@ -67,6 +67,10 @@ class TrainingStep:
         """What this rank handed over for others since the step was built."""
         return self._exchange.sent
 
+    def is_quantized_at(self, iteration: int) -> bool:
+        """Whether the model is quantized in this iteration, not only when it is scored."""
+        return self._model.table_formula is not None and iteration >= self._quantized_from
+
     def gather_state(self) -> None:
         """Completes `state` on every rank; all call it, before a checkpoint."""
         self._exchange.gather_state()

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from dqrm_cpu.kernels.types import Bags, Tables
 from dqrm_cpu.quant.clipping import clip_rates
+from dqrm_cpu.quant.uniform import Uniform
 
 ROWS = (3, 5)
 DIM = 2
@@ -13,17 +14,17 @@ DIM = 2
 
 @settings(max_examples=30)
 @given(st.integers(0, 2**31), st.lists(st.integers(0, 3), min_size=4, max_size=4))
-def test_rates_are_the_share_of_values_beyond_the_largest_code(seed: int, lengths: list[int]) -> None:
+def test_rates_are_the_share_of_values_beyond_the_codes(seed: int, lengths: list[int]) -> None:
     generator = torch.Generator().manual_seed(seed)
     offset = torch.tensor([0, ROWS[0], sum(ROWS)])
     tables = Tables(torch.randn(sum(ROWS), DIM, generator=generator), offset)
     step = torch.rand(2, generator=generator) + 0.1
     ids = [torch.randint(ROWS[b // 2], (lengths[b],), generator=generator, dtype=torch.int32) for b in range(4)]
     bags = Bags(torch.cat(ids), torch.tensor([0, *lengths]).cumsum(0))
-    found = clip_rates(tables, bags, step, bits=3)
+    found = clip_rates(Uniform(3), tables, bags, step)
     for t in range(2):
         values = tables.weight[torch.cat(ids[2 * t : 2 * t + 2]).long() + offset[t]].flatten().tolist()
-        beyond = [abs(round(value / float(step[t]))) > 3 for value in values]
+        beyond = [not -4 <= round(value / float(step[t])) <= 3 for value in values]
         expected = sum(beyond) / len(beyond) if beyond else 0.0
         assert abs(float(found[t]) - expected) < 1e-6
 
@@ -31,4 +32,4 @@ def test_rates_are_the_share_of_values_beyond_the_largest_code(seed: int, length
 def test_one_hot_batches_count_alike() -> None:
     tables = Tables(torch.tensor([[1.0], [4.0], [-9.0]]), torch.tensor([0, 1, 3]))
     ids = torch.tensor([[0, 0], [1, 0]], dtype=torch.int32)
-    assert clip_rates(tables, Bags(ids, None), torch.ones(2), bits=4).tolist() == [0.0, 0.5]
+    assert clip_rates(Uniform(4), tables, Bags(ids, None), torch.ones(2)).tolist() == [0.0, 0.5]

@@ -83,7 +83,7 @@ def test_each_fault_has_its_mend(run: RunFiles, said: list[str]) -> None:
 
 
 def test_clipping_names_the_table() -> None:
-    row = MetricsRow(5, 1, "train", 0.4, 1.0, 1.0, 0.1, scale_absmax=(1.0, 1.0), clip_rate=(0.0, 0.2))
+    row = MetricsRow(5, 1, "train", 0.4, 1.0, 1.0, 0.1, scale_absmax=(1.0, 1.0), lookup_clip_rate=(0.0, 0.2))
     (warning,) = warnings_of(run_files(spans(), rows=(row,)))
     assert "20.0% of the values of table C2" in warning
     assert "--quant.scale-period" in warning

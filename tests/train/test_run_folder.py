@@ -63,7 +63,7 @@ def test_a_row_is_flat_and_undefined_figures_are_null(tmp_path: Path) -> None:
     train, validation = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
     times = ["examples_per_second", "ms_per_step"]
     sent = ["index_bytes", "value_bytes", "scale_bytes", "mlp_bytes"]
-    watched = ["memory_bytes", "scale_absmax", "clip_rate"]
+    watched = ["memory_bytes", "scale_absmax", "lookup_clip_rate"]
     named = ["step", "epoch", "phase", "loss", *times, "learning_rate", *ExchangeTimes._fields, *sent, *watched]
     assert list(train) == named
     assert (validation["auc"], validation["calibration"], validation["accuracy"]) == (None, None, 1.0)
