@@ -14,7 +14,19 @@ from dqrm_cpu.comm.launch import detect_launch
 from dqrm_cpu.config.names import nearest, option_mistake
 from dqrm_cpu.errors import ConfigError, DqrmError
 
-COMMANDS = ("train", "evaluate", "compress", "prepare", "data", "doctor", "bench", "plan", "report", "profile")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "compress",
+    "prepare",
+    "data",
+    "reproduce",
+    "report",
+    "profile",
+    "doctor",
+    "bench",
+    "plan",
+)
 """Each is a module of dqrm_cpu.cli."""
 
 _PROGRAM = "dqrm-cpu"

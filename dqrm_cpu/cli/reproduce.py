@@ -1,0 +1,197 @@
+"""`dqrm-cpu reproduce`: the paper's tables and figures, ours beside the paper's."""
+
+import argparse
+import math
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dqrm_cpu.cli.parser import Subparsers, UsageError
+from dqrm_cpu.comm.launch import detect_launch
+from dqrm_cpu.config.names import nearest
+
+if TYPE_CHECKING:
+    from dqrm_cpu.experiments.experiment import Experiment
+    from dqrm_cpu.experiments.job import Job, Planned
+    from dqrm_cpu.experiments.request import Request
+    from dqrm_cpu.experiments.runner import Found
+
+_STATUS_INTERRUPTED = 130
+_SYNTHETIC, _MOVIELENS = "synthetic", "movielens"
+
+_ABOUT = "Runs the paper's tables and figures and writes ours beside the paper's: Markdown, CSV, plots, one HTML page."
+
+_EPILOG = """what it does:
+  Each experiment is a handful of settings, each trained with several seeds. The checkpoint is chosen on
+  validation; test is scored there and at the last step; the tables show means, deviations and the
+  difference from the baseline seed by seed. Runs lie in OUT/runs, named by what decides their figures:
+  experiments share them, and the same command again only does what is missing. Ctrl-C saves first.
+
+examples:
+  dqrm-cpu reproduce --list                            all experiments, and how long each takes
+  dqrm-cpu reproduce table3a                           eleven methods on generated clicks, three seeds
+  dqrm-cpu reproduce table3a --scale smoke             in a few minutes: does everything work?
+  dqrm-cpu reproduce deadzone --data movielens         needs pip install --no-deps recbole
+  dqrm-cpu reproduce table2 --scale paper --data data/kaggle --seeds 1
+  dqrm-cpu reproduce all                               everything, and OUT/index.html"""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """The command's options."""
+    parser = subparsers.add_parser(
+        "reproduce", help="run the paper's tables and figures", description=_ABOUT, epilog=_EPILOG
+    )
+    parser.add_argument("names", metavar="NAME", nargs="*", help="an experiment, several, or all")
+    parser.add_argument("--list", action="store_true", help="show the experiments with their estimated time, and exit")
+    parser.add_argument(
+        "--data",
+        metavar="DATA",
+        default=_SYNTHETIC,
+        help="synthetic: generated clicks (default) | movielens: MovieLens-100k out of the recbole package |\n"
+        "DIR: what dqrm-cpu prepare wrote, such as Criteo's",
+    )
+    parser.add_argument(
+        "--scale",
+        metavar="SCALE",
+        default="small",
+        help="small: minutes a table (default) | paper: the paper's sizes, days | smoke: seconds a run",
+    )
+    parser.add_argument("--seeds", metavar="N", type=_positive, default=3, help="seeds 1 to N of each (default: 3)")
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, default=Path("reproduced"), help="results and runs (default: reproduced)"
+    )
+    parser.add_argument("--threads", metavar="N", type=_positive, default=0, help="threads (default: every core)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints a Markdown table for each experiment."""
+    import os
+
+    if detect_launch(os.environ).size > 1:
+        raise UsageError("reproduce runs in one process and simulates ranks where it needs them; leave out mpirun")
+    experiments = _experiments(args)
+    request = _request(args)
+    from dqrm_cpu.experiments.job import plan
+
+    planned = plan(experiments, request)
+    if args.list:
+        print(_listing(planned))
+        return 0
+    return _run(planned, request)
+
+
+def _run(planned: "list[Planned]", request: "Request") -> int:
+    from dqrm_cpu.cli.ranks import gathered_environment, opened_transport
+    from dqrm_cpu.comm.single import SingleTransport
+    from dqrm_cpu.experiments.job import jobs_of
+    from dqrm_cpu.experiments.runner import Stopped, Surroundings, run_jobs
+
+    jobs = jobs_of(planned)
+    request.out.mkdir(parents=True, exist_ok=True)
+    terminal = _Terminal()
+    around = Surroundings(request.out, gathered_environment(SingleTransport()), opened_transport, terminal)
+    try:
+        found = run_jobs(jobs, around)
+    finally:
+        terminal.close()
+    if isinstance(found, Stopped):
+        print(f"stopped by {found.signal}; everything is saved, the same command goes on", file=sys.stderr)
+        return _STATUS_INTERRUPTED
+    _write(planned, found, request)
+    return 0
+
+
+def _write(planned: "list[Planned]", found: "dict[str, Found]", request: "Request") -> None:
+    from dqrm_cpu.experiments.write_results import write_tables
+
+    for written in write_tables(planned, found, request):
+        print(written.markdown())
+
+
+def _experiments(args: argparse.Namespace) -> "list[Experiment]":
+    from dqrm_cpu.experiments.catalogue import ALL, EXPERIMENTS
+
+    if not args.names and not args.list:
+        raise UsageError(f"which experiment? {', '.join(EXPERIMENTS)} or {ALL}; --list says how long each takes")
+    for name in args.names:
+        if name not in (*EXPERIMENTS, ALL):
+            near = nearest(name, (*EXPERIMENTS, ALL))
+            hint = f"; nearest is {near}" if near else ""
+            raise UsageError(f"no experiment {name}{hint}; there are {', '.join(EXPERIMENTS)} and {ALL}")
+    if not args.names or ALL in args.names:
+        return list(EXPERIMENTS.values())
+    return [EXPERIMENTS[name] for name in dict.fromkeys(args.names)]
+
+
+def _request(args: argparse.Namespace) -> "Request":
+    from dqrm_cpu.experiments.request import Request
+    from dqrm_cpu.experiments.scale import SCALES
+
+    if args.scale not in SCALES:
+        raise UsageError(f"--scale {args.scale}: no such scale; there are {', '.join(SCALES)}")
+    source = args.data
+    if source == _MOVIELENS:
+        from dqrm_cpu.data.movielens.prepare import prepared_movielens
+
+        source = str(prepared_movielens(args.out / "data" / "movielens-100k"))
+    return Request(SCALES[args.scale], source, tuple(range(1, args.seeds + 1)), args.out, args.threads)
+
+
+def _listing(planned: "list[Planned]") -> str:
+    from dqrm_cpu.experiments.catalogue import ALL
+    from dqrm_cpu.experiments.job import jobs_of
+
+    lines = [f"{'name':<12}{'runs':>6}{'about':>10}  what (two cores, nothing done yet)"]
+    for one in planned:
+        jobs = jobs_of([one])
+        lines.append(_listed(one.experiment.name, jobs, one.experiment.title))
+    lines.append(_listed(ALL, jobs_of(planned), "all of these; runs that tables share are done once"))
+    return "\n".join(lines)
+
+
+def _listed(name: str, jobs: "list[Job]", title: str) -> str:
+    from dqrm_cpu.experiments.cost import estimate_s
+
+    return f"{name:<12}{len(jobs):>6}{_duration(estimate_s(jobs)):>10}  {title}"
+
+
+class _Terminal:
+    """One line that changes on a terminal; in a log, a line for each run."""
+
+    def __init__(self) -> None:
+        self._head = ""
+        self._changes = sys.stderr.isatty()
+
+    def begins(self, job: "Job", done: int, total: int, left_s: float) -> None:
+        what = f"{job.label} ({job.compression.value})" if job.compression else job.label
+        left = "" if math.isnan(left_s) else f", about {_duration(left_s)} left"
+        self._head = f"[{done + 1}/{total}{left}] {what}, seed {job.seed}"
+        if self._changes:
+            self.says("")
+        else:
+            print(self._head, file=sys.stderr, flush=True)
+
+    def says(self, line: str) -> None:
+        if self._changes:
+            print(f"\r\x1b[K{self._head}  {line}"[:160], end="", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leaves the line clean for what follows."""
+        if self._changes:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90 * 60:
+        return f"{max(round(seconds / 60), 1)} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{timedelta(seconds=seconds).days} days"
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value

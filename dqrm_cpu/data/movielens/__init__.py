@@ -1,0 +1,1 @@
+"""MovieLens-100k: real ratings that need no account, read out of a package that ships them."""

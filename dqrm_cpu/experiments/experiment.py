@@ -1,0 +1,90 @@
+"""What an experiment is: variants of one configuration, the paper's figures beside them, what is shown."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Compression(Enum):
+    """What is done to a model after training in FP32."""
+
+    PER_TABLE = "per-table"  # the paper's "vanilla PTQ": one scale a table, MLPs by output row
+    ROW_WISE = "row-wise"  # production's: scale and bias in FP16 for each row, their range found by a greedy search
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What the paper reports of one row; None where it reports nothing."""
+
+    accuracy: float | None = None  # percent
+    auc: float | None = None
+    loss: float | None = None  # training
+    ms_per_step: float | None = None
+    size_gb: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of a table, or one line of a figure. `epochs` and `pretrain_epochs` are the paper's; scales map them."""
+
+    name: str
+    settings: Mapping[str, str] = field(default_factory=dict)  # dotted keys to what would be typed behind the option
+    paper: Paper = Paper()
+    epochs: int = 5
+    pretrain_epochs: int = 0
+    compression: Compression | None = None
+    tables_divided_by: int = 1  # smaller tables; generated data only, since prepared ids need theirs
+    against: str = ""  # the variant that it is compared with; empty: the experiment's baseline
+
+
+class Family(Enum):
+    """Which of the paper's two models an experiment is about."""
+
+    KAGGLE = "kaggle"
+    TERABYTE = "terabyte"
+
+
+class Show(Enum):
+    """Columns of a table, beside the figures that every table has."""
+
+    SIZE = "size"
+    LOSS = "training loss"
+    MS_PER_STEP = "ms per step"
+    LIVE_ROWS = "live rows"
+    SPARSE_SIZE = "row-sparse size"
+    BYTES_SENT = "bytes sent"
+
+
+class Plot(Enum):
+    """How an experiment is drawn."""
+
+    TABLE = "test AUC of each row, at the chosen and at the last checkpoint"
+    ACCURACY = "validation accuracy by epoch"
+    ACCURACY_AND_LOSS = "validation accuracy and training loss by epoch"
+    HISTOGRAMS = "weights of one table at chosen moments"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """`reading` says what to look for, and what the paper saw there."""
+
+    name: str
+    title: str
+    reading: str
+    variants: tuple[Variant, ...]
+    baseline: str  # name of the variant that the others are compared with
+    family: Family = Family.KAGGLE
+    shows: tuple[Show, ...] = ()
+    plot: Plot = Plot.TABLE
+    by_epoch: tuple[int, ...] = ()  # the paper's epochs, where a table follows one run instead of comparing several
+    paper_by_epoch: Mapping[int, Paper] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = [variant.name for variant in self.variants]
+        assert {self.compared_with(variant) for variant in self.variants} <= set(names), self.name
+        assert len(set(names)) == len(names), self.name
+
+    def compared_with(self, variant: Variant) -> str:
+        """Name of the variant whose figures are subtracted."""
+        return variant.against or self.baseline

@@ -1,0 +1,81 @@
+"""What one run came to, as tables and figures need it; kept beside the run as outcome.json."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from dqrm_cpu.data.store.atomic import replace_file
+from dqrm_cpu.train.metrics import ClickMetrics
+from dqrm_cpu.train.run_folder import strict_json
+
+_FILE_NAME = "outcome.json"
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Validation at the end of an epoch, and the mean loss of the batches trained in it."""
+
+    epoch: int
+    step: int
+    accuracy: float
+    auc: float
+    log_loss: float
+    train_loss: float
+    live_rows: float  # share of rows with a code that is not 0; NaN in FP32
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One seed of one variant. `best` is the checkpoint chosen on validation, `last` that of the last step."""
+
+    validation_best: ClickMetrics
+    validation_last: ClickMetrics
+    test_best: ClickMetrics
+    test_last: ClickMetrics
+    best_step: int
+    steps: int
+    ms_per_step: float
+    model_bytes: int  # at its bits
+    fp32_bytes: int
+    sparse_bytes: float  # live rows alone, and a bit for each row; NaN in FP32
+    bytes_sent: float  # a step, by one rank
+    epochs: tuple[Epoch, ...]
+    wall_s: float  # of the session that finished it
+
+    @property
+    def best_epoch(self) -> Epoch:
+        """The epoch of the chosen checkpoint."""
+        return next((epoch for epoch in self.epochs if epoch.step == self.best_step), self.epochs[-1])
+
+    @property
+    def train_loss(self) -> float:
+        """Over the last epoch."""
+        return self.epochs[-1].train_loss
+
+    def write(self, folder: Path) -> None:
+        """Whole or not at all: its being there says that the run is done."""
+        text = json.dumps(strict_json(asdict(self)), indent=1, allow_nan=False) + "\n"
+        replace_file(folder / _FILE_NAME, [text.encode()])
+
+    @classmethod
+    def read(cls, folder: Path) -> Self | None:
+        """None where the run is not done, or was recorded by a version that kept other figures."""
+        try:
+            return cls._parsed(json.loads((folder / _FILE_NAME).read_bytes()))
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
+            return None
+
+    @classmethod
+    def _parsed(cls, content: Mapping[str, Any]) -> Self:
+        numbers: dict[str, Any] = {name: math.nan if value is None else value for name, value in content.items()}
+        for name in ("validation_best", "validation_last", "test_best", "test_last"):
+            numbers[name] = ClickMetrics(**_numbers(content[name]))
+        numbers["epochs"] = tuple(Epoch(**_numbers(epoch)) for epoch in content["epochs"])
+        return cls(**numbers)
+
+
+def _numbers(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: math.nan if value is None else value for name, value in content.items()}

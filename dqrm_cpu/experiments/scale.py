@@ -1,0 +1,87 @@
+"""How large an experiment is: the paper's models and epochs, or ones that two cores finish while you wait."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from dqrm_cpu.config.presets import preset_config
+from dqrm_cpu.config.setting import value_text
+from dqrm_cpu.experiments.experiment import Family
+
+_SMALL_TERABYTE_LARGEST = 20_000
+_SMOKE_LARGEST = 300
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Presets and settings by family; `epochs` says how many stand for the paper's where they differ."""
+
+    name: str
+    about: str
+    presets: Mapping[Family, str]
+    settings: Mapping[Family, Mapping[str, str]]
+    epochs: Mapping[int, int]
+    caps_rows: bool  # whether a prepared data set is cut to the rows of the settings
+
+    def epochs_for(self, paper_epochs: int) -> int:
+        return self.epochs.get(paper_epochs, paper_epochs)
+
+
+def _capped(preset: str, largest: int) -> str:
+    rows = preset_config(preset).model.table_rows
+    return value_text(tuple(min(count, largest) for count in rows))
+
+
+_ROWS = {"data.train_rows": "60000", "data.validation_rows": "20000", "data.test_rows": "20000"}
+_SMOKE_ROWS = {
+    "data.train_rows": "1280",
+    "data.validation_rows": "500",
+    "data.test_rows": "500",
+    "train.log_every": "5",
+}
+_WIDE_ROWS = {"model.embedding_dim": "64", "model.bottom_mlp": "128,64"}
+
+SMALL = Scale(
+    "small",
+    "tables of up to 100,000 rows, 60,000 rows to train on, 12 epochs for the paper's 5",
+    MappingProxyType({Family.KAGGLE: "demo", Family.TERABYTE: "demo"}),
+    MappingProxyType(
+        {
+            Family.KAGGLE: _ROWS,
+            Family.TERABYTE: {
+                **_ROWS,
+                **_WIDE_ROWS,
+                "model.table_rows": _capped("terabyte", _SMALL_TERABYTE_LARGEST),
+                "train.batch_size": "256",
+            },
+        }
+    ),
+    # The small models begin to overfit in epoch 6 or 7, the paper's in its second or third.
+    MappingProxyType({1: 2, 5: 12}),
+    caps_rows=True,
+)
+
+PAPER = Scale(
+    "paper",
+    "the paper's tables, rows and epochs: days of CPU time, and made for the real Criteo files (--data)",
+    MappingProxyType({Family.KAGGLE: "kaggle", Family.TERABYTE: "terabyte"}),
+    MappingProxyType({Family.KAGGLE: {}, Family.TERABYTE: {}}),
+    MappingProxyType({}),
+    caps_rows=False,
+)
+
+SMOKE = Scale(
+    "smoke",
+    "seconds a run: shows that everything works, its figures mean nothing",
+    MappingProxyType({Family.KAGGLE: "demo", Family.TERABYTE: "demo"}),
+    MappingProxyType(
+        {
+            Family.KAGGLE: {**_SMOKE_ROWS, "model.table_rows": _capped("kaggle", _SMOKE_LARGEST)},
+            Family.TERABYTE: {**_SMOKE_ROWS, **_WIDE_ROWS, "model.table_rows": _capped("terabyte", _SMOKE_LARGEST)},
+        }
+    ),
+    MappingProxyType({1: 1, 5: 2, 20: 3}),
+    caps_rows=True,
+)
+
+SCALES: Mapping[str, Scale] = MappingProxyType({scale.name: scale for scale in (SMALL, PAPER, SMOKE)})

@@ -1,0 +1,65 @@
+"""What a reproduction leaves: for each experiment a Markdown table, a CSV and plots, and one page with everything."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dqrm_cpu.data.store.atomic import replace_file
+from dqrm_cpu.experiments.job import Planned
+from dqrm_cpu.experiments.request import Request
+from dqrm_cpu.experiments.runner import Found
+from dqrm_cpu.experiments.table import Table, comma_separated, epoch_table, markdown, table_of
+
+PROTOCOL = (
+    "The checkpoint is chosen on validation (early stopping, the same for all); test is scored at that checkpoint and "
+    "at the last one. Figures are means over seeds ± their standard deviation. Differences are taken seed by seed; p "
+    "is that of a two-sided paired t-test, uncorrected for the number of rows. All rows share data, initial weights, "
+    "epochs and learning rate. The paper reports single runs whose checkpoint was chosen on test, on other data: its "
+    "columns show what to compare in direction, not in size."
+)
+
+
+@dataclass(frozen=True)
+class Written:
+    """One experiment's tables, as they were written."""
+
+    planned: Planned
+    table: Table
+    by_epoch: Table | None
+    seconds: float
+
+    def markdown(self) -> str:
+        """A section of a page."""
+        experiment = self.planned.experiment
+        parts = [f"## {experiment.title}\n", f"{experiment.reading}\n", markdown(self.table)]
+        if self.by_epoch is not None:
+            parts.append(markdown(self.by_epoch))
+        if self.planned.left_out:
+            parts.append(f"Left out on these data: {', '.join(self.planned.left_out)}.\n")
+        return "\n".join(parts)
+
+
+def write_tables(planned: Sequence[Planned], found: Mapping[str, Found], request: Request) -> list[Written]:
+    """NAME.md and NAME.csv in the output folder."""
+    written = []
+    for one in planned:
+        made = _tables(one, found, request)
+        name = one.experiment.name
+        _write(request.out / f"{name}.md", made.markdown())
+        _write(request.out / f"{name}.csv", comma_separated(made.table))
+        if made.by_epoch is not None:
+            _write(request.out / f"{name}-by-epoch.csv", comma_separated(made.by_epoch))
+        written.append(made)
+    return written
+
+
+def _tables(planned: Planned, found: Mapping[str, Found], request: Request) -> Written:
+    experiment = planned.experiment
+    names = {job.result_name for cell in planned.cells for job in cell.jobs}
+    seconds = sum(getattr(found[name], "wall_s", 0.0) for name in names)
+    by_epoch = epoch_table(planned, found, experiment.by_epoch) if experiment.by_epoch else None
+    return Written(planned, table_of(planned, found), by_epoch, seconds)
+
+
+def _write(path: Path, text: str) -> None:
+    replace_file(path, [text.encode()])
