@@ -1,8 +1,15 @@
-"""Writes MovieLens-100k as a prepared data set: the first 80% in time to train, then 10% to validate, 10% to test."""
+"""Writes MovieLens-100k as a prepared data set, split in time: of each user's ratings the oldest 80% are
+trained on, the next 10% choose, the latest 10% test.
+
+Split at one date for all, six in seven test rows would be of users that training never saw.
+"""
 
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 import dqrm_cpu
 from dqrm_cpu.data.movielens.files import installed_files
@@ -11,6 +18,7 @@ from dqrm_cpu.data.store.manifest import (
     FORMAT,
     PART_NAMES,
     ColumnStatistics,
+    Json,
     Manifest,
     ShardFile,
     SourceFile,
@@ -20,6 +28,12 @@ from dqrm_cpu.data.store.manifest import (
 from dqrm_cpu.data.store.writer import write_bags
 
 _SHARES = (0.8, 0.9)
+_SHUFFLE_SEED = 1
+_SETTINGS: Mapping[str, Json] = {
+    "converted_from": "MovieLens-100k",
+    "click": "rating of 4 or 5",
+    "split": "each user's ratings by time, 80:10:10",
+}
 
 
 def prepared_movielens(folder: Path) -> Path:
@@ -33,9 +47,11 @@ def prepare_movielens(files: Mapping[str, Path], folder: Path) -> None:
     """`files` has inter, item and user."""
     ratings = read_ratings(files)
     folder.mkdir(parents=True, exist_ok=True)
-    rows = ratings.label.size
-    bounds = (0, *(int(rows * share) for share in _SHARES), rows)
-    parts = {part: (_shard(ratings, folder, part, bounds[k], bounds[k + 1]),) for k, part in enumerate(PART_NAMES)}
+    split = split_rows(ratings.ids[0])
+    parts = {
+        part: (_shard(ratings.in_order(rows), folder, part),) for part, rows in zip(PART_NAMES, split, strict=True)
+    }
+    counts = {"inter": ratings.label.size}
     write_manifest(
         folder,
         Manifest(
@@ -44,17 +60,29 @@ def prepare_movielens(files: Mapping[str, Path], folder: Path) -> None:
             table_rows=ratings.table_rows,
             parts=parts,
             columns=tuple(map(ColumnStatistics, (*SCHEMA.dense, *SCHEMA.categorical))),
-            sources=tuple(_source(path, rows if kind == "inter" else 0) for kind, path in files.items()),
-            settings={"converted_from": "MovieLens-100k", "click": "rating of 4 or 5", "split": "by time, 80:10:10"},
+            sources=tuple(_source(path, counts.get(kind, 0)) for kind, path in files.items()),
+            settings=_SETTINGS,
             version=dqrm_cpu.__version__,
         ),
     )
 
 
-def _shard(ratings: Ratings, folder: Path, part: str, first: int, stop: int) -> ShardFile:
-    ids, offsets = ratings.part(first, stop)
-    rows = slice(first, stop)
-    return write_bags(folder, f"{part}-00000.shard", SCHEMA, ratings.label[rows], ratings.dense[rows], ids, offsets)
+def split_rows(user: NDArray[np.int32]) -> tuple[NDArray[np.int64], ...]:
+    """Rows to train on, to validate and to test, out of rows that are sorted by time."""
+    by_user = np.argsort(user, kind="stable")
+    counts = np.bincount(user)
+    first = np.repeat(np.cumsum(counts) - counts, counts)
+    share = np.empty(user.size)
+    share[by_user] = (np.arange(user.size) - first) / np.repeat(counts, counts)
+    parts = [np.flatnonzero(np.digitize(share, _SHARES) == part) for part in range(len(PART_NAMES))]
+    # Users rate in one sitting: in the order of time a batch would be a few users' only.
+    np.random.default_rng(_SHUFFLE_SEED).shuffle(parts[0])
+    return tuple(parts)
+
+
+def _shard(ratings: Ratings, folder: Path, part: str) -> ShardFile:
+    ids, offsets = ratings.bags()
+    return write_bags(folder, f"{part}-00000.shard", SCHEMA, ratings.label, ratings.dense, ids, offsets)
 
 
 def _source(path: Path, rows: int) -> SourceFile:

@@ -5,9 +5,10 @@ of the user's age and of the film's age in 1998, when the ratings end.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,13 +35,17 @@ class Ratings:
     genres: tuple[tuple[int, ...], ...]
     table_rows: tuple[int, ...]
 
-    def part(self, first: int, stop: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """ids int32[M] and offsets int64[7 * rows + 1], table by table, of these rows."""
-        rows, single = stop - first, self.ids[:, first:stop]
-        bags = self.genres[first:stop]
-        ends = np.fromiter(accumulate(map(len, bags)), np.int64, rows) + single.size
-        genres = np.fromiter((genre for bag in bags for genre in bag), np.int32)
-        return np.concatenate([single.reshape(-1), genres]), np.concatenate([np.arange(single.size + 1), ends])
+    def in_order(self, rows: NDArray[np.int64]) -> Self:
+        """These rows, in this order."""
+        genres = tuple(self.genres[row] for row in rows)
+        return replace(self, label=self.label[rows], dense=self.dense[rows], ids=self.ids[:, rows], genres=genres)
+
+    def bags(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """ids int32[M] and offsets int64[7 N + 1], table by table."""
+        single = self.ids.size
+        ends = np.fromiter(accumulate(map(len, self.genres)), np.int64, len(self.genres)) + single
+        genres = np.fromiter((genre for bag in self.genres for genre in bag), np.int32)
+        return np.concatenate([self.ids.reshape(-1), genres]), np.concatenate([np.arange(single + 1), ends])
 
 
 def read_ratings(files: Mapping[str, Path]) -> Ratings:
