@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import shlex
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -86,7 +87,9 @@ def _run(planned: "list[Planned]", request: "Request") -> int:
     from dqrm_cpu.comm.single import SingleTransport
     from dqrm_cpu.experiments.job import jobs_of
     from dqrm_cpu.experiments.runner import Stopped, Surroundings, run_jobs
+    from dqrm_cpu.report.style import load_matplotlib
 
+    load_matplotlib()  # before hours of training rather than after
     jobs = jobs_of(planned)
     request.out.mkdir(parents=True, exist_ok=True)
     terminal = _Terminal()
@@ -103,10 +106,30 @@ def _run(planned: "list[Planned]", request: "Request") -> int:
 
 
 def _write(planned: "list[Planned]", found: "dict[str, Found]", request: "Request") -> None:
-    from dqrm_cpu.experiments.write_results import write_tables
+    from dqrm_cpu.data.store.atomic import replace_file
+    from dqrm_cpu.experiments.figures import figures_of
+    from dqrm_cpu.experiments.page import html_page
+    from dqrm_cpu.experiments.write_results import results_page, write_tables
+    from dqrm_cpu.report.style import png
 
-    for written in write_tables(planned, found, request):
-        print(written.markdown())
+    written = write_tables(planned, found, request)
+    command = f"dqrm-cpu {shlex.join(sys.argv[1:])}"
+    out = request.out
+    for one in planned:
+        for figure in figures_of(one, found):
+            replace_file(out / f"{figure.key}.png", [png(figure)])
+    replace_file(out / "results.md", [results_page(written, request, command, _machine()).encode()])
+    replace_file(out / "index.html", [html_page(written, found, request, command).encode()])
+    for made in written:
+        print(made.markdown())
+    print(f"written: {out}/index.html, results.md, and .md, .csv, .png of each", file=sys.stderr)
+
+
+def _machine() -> str:
+    from dqrm_cpu.profile.hardware import fingerprint
+
+    machine = fingerprint()
+    return f"{machine.usable_cores} cores of {machine.cpu_model}"
 
 
 def _experiments(args: argparse.Namespace) -> "list[Experiment]":

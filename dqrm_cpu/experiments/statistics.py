@@ -43,7 +43,8 @@ def paired(values: Sequence[float], baseline: Sequence[float]) -> Paired:
 
 def student_two_sided(t: float, degrees: int) -> float:
     """P(|T| >= |t|) of Student's distribution, as a regularized incomplete beta function."""
-    return _incomplete_beta(degrees / 2, 0.5, degrees / (degrees + t * t))
+    below = degrees + t * t
+    return _incomplete_beta(degrees / 2, 0.5, degrees / below, t * t / below)
 
 
 def _p_value(differences: Spread) -> float:
@@ -55,13 +56,16 @@ def _p_value(differences: Spread) -> float:
     return student_two_sided(t, differences.count - 1)
 
 
-def _incomplete_beta(a: float, b: float, x: float) -> float:
-    """I_x(a, b), by its continued fraction, which converges fast below the mean; beyond it by symmetry."""
-    if x in (0.0, 1.0):
-        return x
+def _incomplete_beta(a: float, b: float, x: float, rest: float) -> float:
+    """I_x(a, b), by its continued fraction, which converges fast below the mean; beyond it by symmetry.
+
+    `rest` is 1 - x, given apart because a small one would be lost in the subtraction.
+    """
+    if x == 0 or rest == 0:
+        return 1.0 if rest == 0 else 0.0
     if x > (a + 1) / (a + b + 2):
-        return 1 - _incomplete_beta(b, a, 1 - x)
-    front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+        return 1 - _incomplete_beta(b, a, rest, x)
+    front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log(rest)
     return math.exp(front) / (a * _fraction(a, b, x))
 
 

@@ -1,4 +1,4 @@
-"""What a reproduction leaves: for each experiment a Markdown table, a CSV and plots, and one page with everything."""
+"""What a reproduction leaves: for each experiment a Markdown table and a CSV, and a Markdown page with everything."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dqrm_cpu.data.store.atomic import replace_file
 from dqrm_cpu.experiments.job import Planned
+from dqrm_cpu.experiments.outcome import Outcome
 from dqrm_cpu.experiments.request import Request
 from dqrm_cpu.experiments.runner import Found
 from dqrm_cpu.experiments.table import Table, comma_separated, epoch_table, markdown, table_of
@@ -26,7 +27,12 @@ class Written:
     planned: Planned
     table: Table
     by_epoch: Table | None
-    seconds: float
+    seconds_by_job: Mapping[str, float]
+
+    @property
+    def seconds(self) -> float:
+        """Of all its runs, whichever experiment they were done for."""
+        return sum(self.seconds_by_job.values())
 
     def markdown(self) -> str:
         """A section of a page."""
@@ -53,10 +59,23 @@ def write_tables(planned: Sequence[Planned], found: Mapping[str, Found], request
     return written
 
 
+def results_page(written: Sequence[Written], request: Request, command: str, machine: str) -> str:
+    """All experiments as one Markdown document."""
+    seeds = f"{len(request.seeds)} seed{'s' if len(request.seeds) > 1 else ''}"
+    seconds = sum({job: s for one in written for job, s in one.seconds_by_job.items()}.values())
+    head = [
+        "# Results\n",
+        f"Written by `{command}`: {request.source} data, scale {request.scale.name} ({request.scale.about}), {seeds}, "
+        f"on {machine}. The runs took {seconds / 60:.0f} minutes of it, those that tables share counted once.\n",
+        f"{PROTOCOL}\n",
+    ]
+    return "\n".join([*head, *(one.markdown() for one in written)])
+
+
 def _tables(planned: Planned, found: Mapping[str, Found], request: Request) -> Written:
     experiment = planned.experiment
     names = {job.result_name for cell in planned.cells for job in cell.jobs}
-    seconds = sum(getattr(found[name], "wall_s", 0.0) for name in names)
+    seconds = {name: outcome.wall_s for name in names if isinstance(outcome := found[name], Outcome)}
     by_epoch = epoch_table(planned, found, experiment.by_epoch) if experiment.by_epoch else None
     return Written(planned, table_of(planned, found), by_epoch, seconds)
 
