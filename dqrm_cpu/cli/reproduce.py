@@ -116,7 +116,7 @@ def _write(planned: "list[Planned]", found: "dict[str, Found]", request: "Reques
     command = f"dqrm-cpu {shlex.join(sys.argv[1:])}"
     out = request.out
     for one in planned:
-        for figure in figures_of(one, found):
+        for figure in figures_of(one, found, out):
             replace_file(out / f"{figure.key}.png", [png(figure)])
     replace_file(out / "results.md", [results_page(written, request, command, _machine()).encode()])
     replace_file(out / "index.html", [html_page(written, found, request, command).encode()])

@@ -1,4 +1,4 @@
-"""Figures 3, 4, 5 and 8: accuracy and loss while a model is trained."""
+"""Figures 3 to 8: accuracy, loss and weights while a model is trained."""
 
 from dqrm_cpu.experiments.exchange_tables import four_ranks
 from dqrm_cpu.experiments.experiment import Experiment, Paper, Plot, Variant
@@ -49,6 +49,26 @@ FIGURE_5 = Experiment(
     (FROM_SCRATCH, PRETRAINED),
     FROM_SCRATCH.name,
     plot=Plot.ACCURACY_AND_LOSS,
+)
+
+_WITH_HISTOGRAMS = {"train.keep_checkpoints": "100"}
+
+FIGURE_6_7 = Experiment(
+    "figure6-7",
+    "Figures 6 and 7: the weights of one table while it is trained",
+    "Before training and after 2, 3 and 5 of the paper's 5 epochs. The weights begin uniform and spread outwards into "
+    "a bell. INT8 follows them closely; INT4 keeps most of them at zero, and some apart from it.",
+    tuple(
+        Variant(name, settings | _WITH_HISTOGRAMS, histograms=True)
+        for name, settings in (
+            (BASELINE, method("none")),
+            ("INT4", method("dqrm") | FP32_MLP),
+            ("INT8", method("dqrm", embedding_bits="8") | FP32_MLP),
+        )
+    ),
+    BASELINE,
+    plot=Plot.HISTOGRAMS,
+    one_seed=True,
 )
 
 FIGURE_8 = Experiment(

@@ -35,6 +35,9 @@ class Variant:
     pretrain_epochs: int = 0
     compression: Compression | None = None
     tables_divided_by: int = 1  # smaller tables; generated data only, since prepared ids need theirs
+    family: "Family | None" = None  # where it is not the experiment's
+    processes: int = 1  # real ranks on this machine, over gloo
+    histograms: bool = False  # of the weights at some moments, which takes a checkpoint of every epoch
     against: str = ""  # the variant that it is compared with; empty: the experiment's baseline
 
 
@@ -79,6 +82,8 @@ class Experiment:
     plot: Plot = Plot.TABLE
     by_epoch: tuple[int, ...] = ()  # the paper's epochs, where a table follows one run instead of comparing several
     paper_by_epoch: Mapping[int, Paper] = field(default_factory=dict)
+    one_seed: bool = False  # where a picture of one run is asked for
+    scores: bool = True  # accuracy and AUC; runs that only time or count train too little for them
 
     def __post_init__(self) -> None:
         names = [variant.name for variant in self.variants]

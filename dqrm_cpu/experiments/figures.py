@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from dqrm_cpu.experiments.job import Planned
 from dqrm_cpu.experiments.outcome import Epoch, Outcome
 from dqrm_cpu.experiments.runner import Found
 from dqrm_cpu.experiments.table import outcomes_of, succeeded
+from dqrm_cpu.experiments.weight_figure import weight_figure
 from dqrm_cpu.report.style import Canvas, Figure, row_names
 
 if TYPE_CHECKING:
@@ -23,13 +25,15 @@ Lines = Mapping[str, Sequence[Outcome]]
 """Outcomes over seeds by the name of their variant."""
 
 
-def figures_of(planned: Planned, found: Mapping[str, Found]) -> list[Figure]:
+def figures_of(planned: Planned, found: Mapping[str, Found], out: Path) -> list[Figure]:
     """Of the runs that finished; none where none did."""
     lines = {cell.variant.name: succeeded(outcomes_of(cell, found)) for cell in planned.cells}
     lines = {name: outcomes for name, outcomes in lines.items() if outcomes}
     if not lines:
         return []
     name = planned.experiment.name
+    if not planned.experiment.scores:
+        return []
     match planned.experiment.plot:
         case Plot.TABLE:
             return [rows_of_auc(name, lines)]
@@ -41,7 +45,8 @@ def figures_of(planned: Planned, found: Mapping[str, Found]) -> list[Figure]:
                 curves(f"{name}-auc", "Validation AUC", "AUC", lines, lambda epoch: epoch.auc),
                 curves(f"{name}-loss", "Training loss", "log loss (nats)", lines, lambda epoch: epoch.train_loss),
             ]
-    return []
+        case Plot.HISTOGRAMS:
+            return [weight_figure(name, planned, out)]
 
 
 def rows_of_auc(name: str, lines: Lines) -> Figure:

@@ -23,6 +23,8 @@ class Job:
     config: Config
     seed: int
     compression: Compression | None = None
+    processes: int = 1
+    histograms: bool = False
 
     @property
     def result_name(self) -> str:
@@ -76,21 +78,23 @@ def _planned(experiment: Experiment, request: Request, data: DataIdentity) -> Pl
     cells = []
     for variant in experiment.variants:
         if can_run(variant, data):
-            cells.append(Cell(variant, tuple(_job(experiment, variant, request, data, seed) for seed in request.seeds)))
+            seeds = request.seeds[:1] if experiment.one_seed else request.seeds
+            cells.append(Cell(variant, tuple(_job(experiment, variant, request, data, seed) for seed in seeds)))
     run = {cell.variant.name for cell in cells}
     left_out = tuple(variant.name for variant in experiment.variants if variant.name not in run)
     return Planned(experiment, tuple(cells), left_out)
 
 
 def _job(experiment: Experiment, variant: Variant, request: Request, data: DataIdentity, seed: int) -> Job:
-    config = configuration(request, data, experiment.family, variant, seed)
-    return Job(run_key(config, data.name), variant.name, config, seed, variant.compression)
+    config = configuration(request, data, variant.family or experiment.family, variant, seed)
+    key = run_key(config, data.name, variant.processes)
+    return Job(key, variant.name, config, seed, variant.compression, variant.processes, variant.histograms)
 
 
-def run_key(config: Config, data_name: str) -> str:
+def run_key(config: Config, data_name: str, processes: int = 1) -> str:
     """The same for whatever gives the same figures: threads and the place of the data do not matter."""
     neutral = replace(
         config, data=replace(config.data, source=data_name), train=replace(config.train, threads=0)
     ).to_toml()
-    said = json.dumps([neutral, data_name, source_digest()])
+    said = json.dumps([neutral, data_name, source_digest(), *([processes] if processes > 1 else [])])
     return hashlib.sha256(said.encode()).hexdigest()[:_KEY_DIGITS]

@@ -15,7 +15,7 @@ from dqrm_cpu.report.sections import Part, Section
 def html_page(written: Sequence[Written], found: Mapping[str, Found], request: Request, command: str) -> str:
     """Needs nothing else: no script, no network."""
     about = Section("about", "How to read this", (paragraph(PROTOCOL), paragraph(f"Made by: {command}")))
-    return page("DQRM, reproduced", subtitle(request), [about, *(_section(one, found) for one in written)])
+    return page("DQRM, reproduced", subtitle(request), [about, *(_section(one, found, request) for one in written)])
 
 
 def subtitle(request: Request) -> str:
@@ -23,14 +23,14 @@ def subtitle(request: Request) -> str:
     return f"{request.source} data, {request.scale.name} scale ({request.scale.about}), {len(request.seeds)} seeds"
 
 
-def _section(written: Written, found: Mapping[str, Found]) -> Section:
+def _section(written: Written, found: Mapping[str, Found], request: Request) -> Section:
     experiment = written.planned.experiment
     parts: list[Part] = [paragraph(experiment.reading), _html(written.table)]
     if written.by_epoch is not None:
         parts.append(_html(written.by_epoch))
     if written.planned.left_out:
         parts.append(paragraph(f"Left out on these data: {', '.join(written.planned.left_out)}.", "faint"))
-    parts += figures_of(written.planned, found)
+    parts += figures_of(written.planned, found, request.out)
     parts.append(paragraph(f"Its runs took {written.seconds / 60:.1f} minutes of machine time.", "faint"))
     return Section(experiment.name, experiment.title, tuple(parts))
 

@@ -61,7 +61,6 @@ class Surroundings:
     environment: Mapping[str, JSON]
     open_transport: OpenTransport
     observer: Observer
-    keep_checkpoints: frozenset[str] = frozenset()  # keys of runs whose weights figures read
 
 
 def run_jobs(jobs: Sequence[Job], around: Surroundings) -> dict[str, Found] | Stopped:
@@ -96,7 +95,7 @@ def _lacks_weights(job: Job, jobs: Sequence[Job], around: Surroundings) -> bool:
     if job.compression is not None or holds_checkpoints(job.folder(around.out)):
         return False
     waiting = (other for other in jobs if other.compression is not None and other.key == job.key)
-    return job.key in around.keep_checkpoints or any(Outcome.read(o.folder(around.out)) is None for o in waiting)
+    return any(Outcome.read(other.folder(around.out)) is None for other in waiting)
 
 
 def _run(job: Job, folder: Path, around: Surroundings) -> Found | Interrupted:
@@ -126,8 +125,7 @@ def _failure(folder: Path) -> Failure | None:
 
 def _tidy(job: Job, later: Sequence[Job], around: Surroundings) -> None:
     """Weights go once nobody will read them; a baseline's stay, since other tables may quantize them."""
-    needed = job.key in around.keep_checkpoints or any(other.key == job.key for other in later)
-    if job.config.quant.method != "none" and not needed:
+    if job.config.quant.method != "none" and all(other.key != job.key for other in later):
         drop_checkpoints(job.training().folder(around.out))
 
 

@@ -56,18 +56,21 @@ def table_of(planned: Planned, found: Mapping[str, Found]) -> Table:
     """Rows in the order of the experiment."""
     columns = columns_of(planned.experiment)
     outcomes = {cell.variant.name: outcomes_of(cell, found) for cell in planned.cells}
-    head, rows, figures = ["", *_headings(columns), "AUC less baseline's"], [], []
+    head, rows, figures = ["", *_headings(columns)], [], []
+    if planned.experiment.scores:
+        head.append("AUC less baseline's")
     for cell in planned.cells:
         base = outcomes.get(planned.experiment.compared_with(cell.variant), [])
         row, numbers = _row(cell, outcomes[cell.variant.name], base, columns)
-        rows.append(tuple(row))
+        rows.append(tuple(row[: len(head)]))
         figures.append(numbers)
     return Table(tuple(head), tuple(rows), tuple(figures))
 
 
 def columns_of(experiment: Experiment) -> tuple[Column, ...]:
     """What the experiment shows, then what all show."""
-    return (*(_SHOWN[show] for show in experiment.shows), _ACCURACY, _AUC, _AUC_LAST)
+    scores = (_ACCURACY, _AUC, _AUC_LAST) if experiment.scores else ()
+    return (*(_SHOWN[show] for show in experiment.shows), *scores)
 
 
 def outcomes_of(cell: Cell, found: Mapping[str, Found]) -> list[Outcome | Failure]:

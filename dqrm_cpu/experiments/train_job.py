@@ -1,22 +1,28 @@
 """Trains one job in its folder, or goes on with it, and gathers its outcome."""
 
+import json
 import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import TextIO
+from typing import Any, TextIO
 
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config import Config
+from dqrm_cpu.experiments.histograms import write_histograms
 from dqrm_cpu.experiments.job import Job
+from dqrm_cpu.experiments.launched import train_on_ranks
 from dqrm_cpu.experiments.outcome import Epoch, Outcome
-from dqrm_cpu.model.size import packed_row_bytes
+from dqrm_cpu.model.size import model_bytes, packed_row_bytes
 from dqrm_cpu.train.checkpoint_files import JSON
-from dqrm_cpu.train.result import Interrupted, Result
+from dqrm_cpu.train.metrics import ClickMetrics
+from dqrm_cpu.train.result import Interrupted
 from dqrm_cpu.train.run import RunRequest, train
 from dqrm_cpu.train.run_folder import MetricsRow, checkpoints_folder, holds_run, read_rows
+
+_RESULT = "result.json"
 
 
 def train_job(
@@ -24,13 +30,25 @@ def train_job(
 ) -> Outcome | Interrupted:
     """Resumes what an interruption left; the outcome is written last."""
     start_s = time.perf_counter()
-    resume = holds_run(folder)
-    outcome = train(job.config, RunRequest(folder, resume, environment, stream), transport)
-    if isinstance(outcome, Interrupted):
-        return outcome
-    found = _outcome(job.config, outcome, read_rows(folder), time.perf_counter() - start_s)
+    if not (folder / _RESULT).exists():  # killed between its result and its outcome
+        interrupted = _train(job, folder, environment, stream, transport)
+        if interrupted is not None:
+            return interrupted
+    found = _outcome(job.config, folder, time.perf_counter() - start_s)
+    if job.histograms:
+        write_histograms(job.config, folder, [epoch.step for epoch in found.epochs], transport)
     found.write(folder)
     return found
+
+
+def _train(
+    job: Job, folder: Path, environment: Mapping[str, JSON], stream: TextIO, transport: Transport
+) -> Interrupted | None:
+    if job.processes > 1:
+        return train_on_ranks(job.config, job.processes, folder)
+    request = RunRequest(folder, holds_run(folder), environment, stream)
+    outcome = train(job.config, request, transport)
+    return outcome if isinstance(outcome, Interrupted) else None
 
 
 def drop_checkpoints(folder: Path) -> None:
@@ -43,24 +61,34 @@ def holds_checkpoints(folder: Path) -> bool:
     return checkpoints_folder(folder).is_dir()
 
 
-def _outcome(config: Config, result: Result, rows: Sequence[MetricsRow], wall_s: float) -> Outcome:
-    epochs = tuple(_epochs(rows))
-    at_best = next((epoch for epoch in epochs if epoch.step == result.best_step), epochs[-1])
+def _outcome(config: Config, folder: Path, wall_s: float) -> Outcome:
+    result: dict[str, Any] = json.loads((folder / _RESULT).read_bytes())
+    epochs = tuple(_epochs(read_rows(folder)))
+    at_best = next((epoch for epoch in epochs if epoch.step == result["best_step"]), epochs[-1])
+    size = model_bytes(config)
     return Outcome(
-        validation_best=result.validation.best,
-        validation_last=result.validation.last,
-        test_best=result.test.best,
-        test_last=result.test.last,
-        best_step=result.best_step,
-        steps=result.steps,
-        ms_per_step=result.ms_per_step,
-        model_bytes=result.model_bytes.packed,
-        fp32_bytes=result.model_bytes.fp32,
-        sparse_bytes=_sparse_bytes(config, result, at_best.live_rows),
-        bytes_sent=result.bytes_per_step,
+        validation_best=_metrics(result["validation"]["best"]),
+        validation_last=_metrics(result["validation"]["last"]),
+        test_best=_metrics(result["test"]["best"]),
+        test_last=_metrics(result["test"]["last"]),
+        best_step=result["best_step"],
+        steps=result["steps"],
+        ms_per_step=_number(result["ms_per_step"]),
+        model_bytes=size.packed,
+        fp32_bytes=size.fp32,
+        sparse_bytes=_sparse_bytes(config, size.packed, at_best.live_rows),
+        bytes_sent=result["bytes_per_step"],
         epochs=epochs,
         wall_s=wall_s,
     )
+
+
+def _metrics(content: Mapping[str, Any]) -> ClickMetrics:
+    return ClickMetrics(**{name: _number(value) for name, value in content.items()})
+
+
+def _number(value: Any) -> Any:
+    return math.nan if value is None else value
 
 
 def _epochs(rows: Sequence[MetricsRow]) -> list[Epoch]:
@@ -78,9 +106,8 @@ def _epochs(rows: Sequence[MetricsRow]) -> list[Epoch]:
     return found
 
 
-def _sparse_bytes(config: Config, result: Result, live_rows: float) -> float:
+def _sparse_bytes(config: Config, packed_bytes: int, live_rows: float) -> float:
     """The model with its live rows alone: their codes, and a bit for every row."""
     rows = sum(config.model.table_rows)
-    row_bytes = packed_row_bytes(config.model.embedding_dim, config.quant.embedding_bits)
-    dense_tables = rows * row_bytes
-    return result.model_bytes.packed - dense_tables + live_rows * dense_tables + rows / 8
+    dense_tables = rows * packed_row_bytes(config.model.embedding_dim, config.quant.embedding_bits)
+    return packed_bytes - dense_tables + live_rows * dense_tables + rows / 8
