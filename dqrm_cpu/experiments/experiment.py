@@ -37,6 +37,7 @@ class Variant:
     tables_divided_by: int = 1  # smaller tables; generated data only, since prepared ids need theirs
     family: "Family | None" = None  # where it is not the experiment's
     processes: int = 1  # real ranks on this machine, over gloo
+    small_tables: bool = False  # left out at the paper's scale
     histograms: bool = False  # of the weights at some moments, which takes a checkpoint of every epoch
     against: str = ""  # the variant that it is compared with; empty: the experiment's baseline
 

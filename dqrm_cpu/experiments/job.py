@@ -77,7 +77,7 @@ def jobs_of(planned: Sequence[Planned]) -> list[Job]:
 def _planned(experiment: Experiment, request: Request, data: DataIdentity) -> Planned:
     cells = []
     for variant in experiment.variants:
-        if can_run(variant, data):
+        if can_run(variant, request, data):
             seeds = request.seeds[:1] if experiment.one_seed else request.seeds
             cells.append(Cell(variant, tuple(_job(experiment, variant, request, data, seed) for seed in seeds)))
     run = {cell.variant.name for cell in cells}

@@ -62,8 +62,10 @@ def configuration(request: Request, data: DataIdentity, family: Family, variant:
     return follow_data(*load_given_config(preset, None, overrides))
 
 
-def can_run(variant: Variant, data: DataIdentity) -> bool:
+def can_run(variant: Variant, request: Request, data: DataIdentity) -> bool:
     """Tables of prepared data cannot be made smaller: their ids need them."""
+    if variant.small_tables and not request.scale.caps_rows:
+        return False
     return data.manifest is None or variant.tables_divided_by == 1
 
 

@@ -1,0 +1,70 @@
+"""An experiment whose runs take a second each, and somebody who watches it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dqrm_cpu.comm.single import SingleTransport
+from dqrm_cpu.comm.transport import Transport
+from dqrm_cpu.config import Config
+from dqrm_cpu.experiments.experiment import Compression, Experiment, Family, Show, Variant
+from dqrm_cpu.experiments.job import Job
+from dqrm_cpu.experiments.request import Request
+from dqrm_cpu.experiments.runner import Surroundings
+from dqrm_cpu.experiments.scale import Scale
+
+_SETTINGS = {
+    "model.table_rows": "40,3,500",
+    "model.embedding_dim": "6",
+    "model.bottom_mlp": "9,6",
+    "model.top_mlp": "11,1",
+    "data.train_rows": "640",
+    "data.validation_rows": "200",
+    "data.test_rows": "200",
+    "train.batch_size": "32",
+    "train.log_every": "5",
+}
+TINY = Scale("tiny", "for tests", {Family.KAGGLE: "demo"}, {Family.KAGGLE: _SETTINGS}, {5: 2}, caps_rows=True)
+
+FP32 = Variant("FP32", {"quant.method": "none"})
+EXPERIMENT = Experiment(
+    "tiny",
+    "A tiny table",
+    "Nothing to see.",
+    (
+        FP32,
+        Variant("PTQ", {"quant.method": "none"}, compression=Compression.PER_TABLE),
+        Variant("row-wise", {"quant.method": "none"}, compression=Compression.ROW_WISE),
+        Variant("DQRM", {"quant.method": "dqrm"}),
+    ),
+    "FP32",
+    shows=(Show.SIZE, Show.LOSS, Show.MS_PER_STEP),
+)
+
+
+def request_in(out: Path, seeds: int = 1, source: str = "synthetic") -> Request:
+    return Request(TINY, source, tuple(range(1, seeds + 1)), out)
+
+
+@dataclass
+class Watcher:
+    """What a runner said."""
+
+    begun: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+
+    def begins(self, job: Job, done: int, total: int, left_s: float) -> None:
+        self.begun.append(f"{job.label} {job.seed}")
+
+    def says(self, line: str) -> None:
+        self.lines.append(line)
+
+
+@contextmanager
+def one_process(config: Config) -> Iterator[Transport]:
+    yield SingleTransport()
+
+
+def surroundings(out: Path, watcher: Watcher) -> Surroundings:
+    return Surroundings(out, {}, one_process, watcher)
