@@ -52,6 +52,12 @@ class PlainMethods(PlainDlrm):
         self.layer_scales = nn.ParameterList(nn.Parameter(scale.clone()) for scale in learned.matrices)
         self._position = {id(layer): i for i, layer in enumerate([*self.bottom, *self.top])}
 
+    def keep_scales_positive(self) -> None:
+        """After each update: a learned scale that would pass 0 stays at the smallest one there is."""
+        with torch.no_grad():
+            for scale in (*self.table_scales, *self.layer_scales):
+                scale.clamp_(min=1e-8)
+
     def quantized_rows(self, rows: Tensor, t: int) -> Tensor:
         quant, table = self.config.quant, self.tables[t]
         largest = table.detach().abs().max()
