@@ -2,7 +2,8 @@
 
     x^ = code * scale + bias, codes 0 to 2^b - 1; scale and bias in FP16 behind the codes of each row.
     The search starts from [min, max] of the row and takes a 200th of it off whichever end hurts the squared error less,
-    until 16% are gone; the best local optimum on the way is used, the whole range if there is none.
+    until 16% are gone; the best local optimum on the way is used, the whole range if there is none. Errors are those of
+    scale and bias in FP16.
 
 It runs in torch's own operators, the ones that its quantized embedding bags are packed with.
 """
