@@ -19,7 +19,7 @@ LAYERS = {
     "bench": {"comm", "config", "data", "kernels", "model", "profile", "quant", "train"},
     "report": {"config", "data", "kernels", "model", "profile", "quant", "train"},
     "profiler": {"bench", "comm", "config", "data", "kernels", "model", "profile", "quant", "report", "train"},
-    "experiments": {"comm", "config", "data", "kernels", "model", "profile", "quant", "report", "train"},
+    "experiments": {"comm", "config", "data", "export", "kernels", "model", "profile", "quant", "report", "train"},
     "doctor": {"comm", "config", "data", "kernels", "model", "profile"},
 }
 """What each part may import beside errors, openmp and the version; cli may import everything."""

@@ -38,9 +38,9 @@ class Outcome:
     best_step: int
     steps: int
     ms_per_step: float
-    model_bytes: int  # at its bits
+    model_bytes: int  # of the packed file of the chosen checkpoint; in FP32 of the weights
     fp32_bytes: int
-    sparse_bytes: float  # live rows alone, and a bit for each row; NaN in FP32
+    sparse_bytes: float  # of the file without dead rows; NaN where none can be dead
     bytes_sent: float  # a step, by one rank
     epochs: tuple[Epoch, ...]
     wall_s: float  # of the session that finished it

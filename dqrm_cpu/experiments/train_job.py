@@ -15,7 +15,7 @@ from dqrm_cpu.experiments.histograms import write_histograms
 from dqrm_cpu.experiments.job import Job
 from dqrm_cpu.experiments.launched import train_on_ranks
 from dqrm_cpu.experiments.outcome import Epoch, Outcome
-from dqrm_cpu.model.size import model_bytes, packed_row_bytes
+from dqrm_cpu.model.size import model_bytes
 from dqrm_cpu.train.checkpoint_files import JSON
 from dqrm_cpu.train.metrics import ClickMetrics
 from dqrm_cpu.train.result import Interrupted
@@ -64,8 +64,8 @@ def holds_checkpoints(folder: Path) -> bool:
 def _outcome(config: Config, folder: Path, wall_s: float) -> Outcome:
     result: dict[str, Any] = json.loads((folder / _RESULT).read_bytes())
     epochs = tuple(_epochs(read_rows(folder)))
-    at_best = next((epoch for epoch in epochs if epoch.step == result["best_step"]), epochs[-1])
-    size = model_bytes(config)
+    packed: Mapping[str, Any] = result["packed_files"] or {}
+    fp32_bytes = model_bytes(config).fp32
     return Outcome(
         validation_best=_metrics(result["validation"]["best"]),
         validation_last=_metrics(result["validation"]["last"]),
@@ -74,9 +74,9 @@ def _outcome(config: Config, folder: Path, wall_s: float) -> Outcome:
         best_step=result["best_step"],
         steps=result["steps"],
         ms_per_step=_number(result["ms_per_step"]),
-        model_bytes=size.packed,
-        fp32_bytes=size.fp32,
-        sparse_bytes=_sparse_bytes(config, size.packed, at_best.live_rows),
+        model_bytes=packed.get("dense", fp32_bytes),
+        fp32_bytes=fp32_bytes,
+        sparse_bytes=_number(packed.get("sparse")),
         bytes_sent=result["bytes_per_step"],
         epochs=epochs,
         wall_s=wall_s,
@@ -104,10 +104,3 @@ def _epochs(rows: Sequence[MetricsRow]) -> list[Epoch]:
             found.append(Epoch(row.epoch, row.step, metrics.accuracy, metrics.auc, metrics.log_loss, loss, live))
             losses.clear()
     return found
-
-
-def _sparse_bytes(config: Config, packed_bytes: int, live_rows: float) -> float:
-    """The model with its live rows alone: their codes, and a bit for every row."""
-    rows = sum(config.model.table_rows)
-    dense_tables = rows * packed_row_bytes(config.model.embedding_dim, config.quant.embedding_bits)
-    return packed_bytes - dense_tables + live_rows * dense_tables + rows / 8
