@@ -58,6 +58,7 @@ class Show(Enum):
     LIVE_ROWS = "live rows"
     SPARSE_SIZE = "row-sparse size"
     BYTES_SENT = "bytes sent"
+    PHASES = "where the time of a step goes"
 
 
 class Plot(Enum):
@@ -66,6 +67,7 @@ class Plot(Enum):
     TABLE = "test AUC of each row, at the chosen and at the last checkpoint"
     ACCURACY = "validation accuracy by epoch"
     ACCURACY_AND_LOSS = "validation accuracy and training loss by epoch"
+    PHASES = "the time of a step, by phase"
     HISTOGRAMS = "weights of one table at chosen moments"
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dqrm_cpu.experiments.experiment import Plot
 from dqrm_cpu.experiments.job import Planned
 from dqrm_cpu.experiments.outcome import Epoch, Outcome
+from dqrm_cpu.experiments.phase_figure import phase_figure
 from dqrm_cpu.experiments.runner import Found
 from dqrm_cpu.experiments.table import outcomes_of, succeeded
 from dqrm_cpu.experiments.weight_figure import weight_figure
@@ -32,9 +33,11 @@ def figures_of(planned: Planned, found: Mapping[str, Found], out: Path) -> list[
     if not lines:
         return []
     name = planned.experiment.name
-    if not planned.experiment.scores:
-        return []
     match planned.experiment.plot:
+        case Plot.PHASES:
+            return [phase_figure(name, lines)]
+        case Plot.TABLE if not planned.experiment.scores:
+            return []
         case Plot.TABLE:
             return [rows_of_auc(name, lines)]
         case Plot.ACCURACY:

@@ -42,6 +42,7 @@ class Outcome:
     fp32_bytes: int
     sparse_bytes: float  # of the file without dead rows; NaN where none can be dead
     bytes_sent: float  # a step, by one rank
+    phases_ms: Mapping[str, float]  # of a mean step less the slowest, by the phase's key
     epochs: tuple[Epoch, ...]
     wall_s: float  # of the session that finished it
 
@@ -73,6 +74,7 @@ class Outcome:
         numbers: dict[str, Any] = {name: math.nan if value is None else value for name, value in content.items()}
         for name in ("validation_best", "validation_last", "test_best", "test_last"):
             numbers[name] = ClickMetrics(**_numbers(content[name]))
+        numbers["phases_ms"] = _numbers(content["phases_ms"])
         numbers["epochs"] = tuple(Epoch(**_numbers(epoch)) for epoch in content["epochs"])
         return cls(**numbers)
 

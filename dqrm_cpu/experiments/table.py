@@ -11,6 +11,7 @@ from dqrm_cpu.experiments.job import Cell, Planned
 from dqrm_cpu.experiments.outcome import Outcome
 from dqrm_cpu.experiments.runner import Failure, Found
 from dqrm_cpu.experiments.statistics import Paired, paired, spread
+from dqrm_cpu.profile.phases import Phase
 
 _NOTHING = "-"
 
@@ -39,6 +40,20 @@ class Table:
 _ACCURACY = Column("accuracy %", lambda o: o.test_best.accuracy * 100, "{:.2f}", lambda p: p.accuracy, "{:.3f}")
 _AUC = Column("AUC", lambda o: o.test_best.auc, "{:.4f}", lambda p: p.auc, "{:.4f}")
 _AUC_LAST = Column("AUC, last", lambda o: o.test_last.auc, "{:.4f}")
+
+_PHASE_GROUPS: Mapping[str, tuple[Phase, ...]] = {
+    "scales ms": (Phase.SCALE,),
+    "lookup ms": (Phase.GATHER_QUANTIZE,),
+    "MLPs ms": (Phase.MLP_QUANTIZE, Phase.MLP_FORWARD, Phase.MLP_BACKWARD, Phase.INTERACTION, Phase.LOSS),
+    "exchange ms": (Phase.COALESCE, Phase.QUANTIZE_GRADIENTS, Phase.WIRE, Phase.MERGE, Phase.MLP_EXCHANGE),
+    "update ms": (Phase.EMBEDDING_UPDATE, Phase.DENSE_UPDATE),
+    "data ms": (Phase.DATA,),
+}
+
+
+def _spent(phases: tuple[Phase, ...]) -> Callable[[Outcome], float]:
+    return lambda outcome: sum(outcome.phases_ms.get(phase.key, 0.0) for phase in phases)
+
 
 _SHOWN: Mapping[Show, Column] = {
     Show.SIZE: Column(
@@ -69,8 +84,10 @@ def table_of(planned: Planned, found: Mapping[str, Found]) -> Table:
 
 def columns_of(experiment: Experiment) -> tuple[Column, ...]:
     """What the experiment shows, then what all show."""
+    phases = Show.PHASES in experiment.shows
+    groups = [Column(name, _spent(of), "{:.2f}") for name, of in _PHASE_GROUPS.items()] if phases else []
     scores = (_ACCURACY, _AUC, _AUC_LAST) if experiment.scores else ()
-    return (*(_SHOWN[show] for show in experiment.shows), *scores)
+    return (*(_SHOWN[show] for show in experiment.shows if show in _SHOWN), *groups, *scores)
 
 
 def outcomes_of(cell: Cell, found: Mapping[str, Found]) -> list[Outcome | Failure]:

@@ -1,6 +1,6 @@
-"""Tables 4 and 5: what gradients weigh between ranks, and what finding scales costs."""
+"""Tables 4 and 5, figures 1c and 10: what gradients weigh between ranks, what finding scales costs, where time goes."""
 
-from dqrm_cpu.experiments.experiment import Experiment, Family, Paper, Show, Variant
+from dqrm_cpu.experiments.experiment import Experiment, Family, Paper, Plot, Show, Variant
 from dqrm_cpu.experiments.model_tables import method
 
 _FEW_STEPS = {"train.max_steps": "300", "train.log_every": "50"}
@@ -67,4 +67,47 @@ TABLE_5 = Experiment(
     ),
     _KAGGLE_FIRST.name,
     shows=(Show.MS_PER_STEP, Show.LOSS),
+)
+
+
+def _timed(family: Family, name: str, settings: dict[str, str]) -> Variant:
+    return Variant(f"{family.value}, {name}", settings | _FEW_STEPS, epochs=1, family=family)
+
+
+FIGURE_1C = Experiment(
+    "figure1c",
+    "Figure 1c: where the time of a step goes",
+    "One process. The paper: found at every step, scales take over a third of a step on a GPU and over 97% on a CPU "
+    "with the Terabyte model. The share grows with the tables: at the small scale they are small.",
+    tuple(
+        _timed(family, name, settings)
+        for family in Family
+        for name, settings in (
+            ("FP32", method("none")),
+            ("INT4, scan every step", method("dqrm", scale_finder="scan")),
+            ("INT4, scan every 200", method("dqrm", scale_finder="scan", scale_period="200")),
+            ("INT4, tracked every step", method("dqrm")),
+        )
+    ),
+    "kaggle, FP32",
+    shows=(Show.MS_PER_STEP, Show.PHASES),
+    plot=Plot.PHASES,
+    scores=False,
+)
+
+_SELDOM = {"quant.scale_finder": "scan", "quant.scale_period": "1000"}
+
+FIGURE_10 = Experiment(
+    "figure10",
+    "Figure 10: where the time of a step goes with two ranks",
+    "Two real ranks of one machine, over gloo, scales found every 1,000 steps as in the paper, where the exchange of "
+    "gradients is most of a step, and updates are slow on CPUs.",
+    (
+        _two_ranks("two ranks, sparse FP32", Paper(), _FEW_STEPS | _SELDOM, wire="sparse"),
+        _two_ranks("two ranks, INT8", Paper(), _FEW_STEPS | _SELDOM, wire="int8", mlp_gradients="int8"),
+    ),
+    "two ranks, sparse FP32",
+    shows=(Show.BYTES_SENT, Show.MS_PER_STEP, Show.PHASES),
+    plot=Plot.PHASES,
+    scores=False,
 )

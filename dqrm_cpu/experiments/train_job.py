@@ -16,6 +16,8 @@ from dqrm_cpu.experiments.job import Job
 from dqrm_cpu.experiments.launched import train_on_ranks
 from dqrm_cpu.experiments.outcome import Epoch, Outcome
 from dqrm_cpu.model.size import model_bytes
+from dqrm_cpu.profile.phases import STEP_PHASES
+from dqrm_cpu.profile.span_file import read_spans
 from dqrm_cpu.train.checkpoint_files import JSON
 from dqrm_cpu.train.metrics import ClickMetrics
 from dqrm_cpu.train.result import Interrupted
@@ -78,9 +80,19 @@ def _outcome(config: Config, folder: Path, wall_s: float) -> Outcome:
         fp32_bytes=fp32_bytes,
         sparse_bytes=_number(packed.get("sparse")),
         bytes_sent=result["bytes_per_step"],
+        phases_ms=_phases(folder),
         epochs=epochs,
         wall_s=wall_s,
     )
+
+
+def _phases(folder: Path) -> dict[str, float]:
+    """Of rank 0, over the steps of the session that finished."""
+    first, *_ = read_spans(folder)
+    steps = max(first.summary.step.count - 1, 1)
+    found = first.summary.phases
+    # Without the slowest sample of each: the first step compiles, which no later one does.
+    return {phase.key: (found[phase].total_ms - found[phase].max_ms) / steps for phase in STEP_PHASES if phase in found}
 
 
 def _metrics(content: Mapping[str, Any]) -> ClickMetrics:
