@@ -4,7 +4,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dqrm_cpu.experiments.experiment import Experiment, Paper, Show
 from dqrm_cpu.experiments.job import Cell, Planned
@@ -41,6 +41,9 @@ _ACCURACY = Column("accuracy %", lambda o: o.test_best.accuracy * 100, "{:.2f}",
 _AUC = Column("AUC", lambda o: o.test_best.auc, "{:.4f}", lambda p: p.auc, "{:.4f}")
 _AUC_LAST = Column("AUC, last", lambda o: o.test_last.auc, "{:.4f}")
 
+_COMPARED: Mapping[str, Callable[[Outcome], float]] = {_AUC.heading: _AUC.value, _AUC_LAST.heading: _AUC_LAST.value}
+"""Differences from the baseline, each with its test."""
+
 _PHASE_GROUPS: Mapping[str, tuple[Phase, ...]] = {
     "scales ms": (Phase.SCALE,),
     "lookup ms": (Phase.GATHER_QUANTIZE,),
@@ -73,7 +76,7 @@ def table_of(planned: Planned, found: Mapping[str, Found]) -> Table:
     outcomes = {cell.variant.name: outcomes_of(cell, found) for cell in planned.cells}
     head, rows, figures = ["", *_headings(columns)], [], []
     if planned.experiment.scores:
-        head.append("AUC less baseline's")
+        head += [f"{heading} less baseline's" for heading in _COMPARED]
     for cell in planned.cells:
         base = outcomes.get(planned.experiment.compared_with(cell.variant), [])
         row, numbers = _row(cell, outcomes[cell.variant.name], base, columns)
@@ -87,7 +90,13 @@ def columns_of(experiment: Experiment) -> tuple[Column, ...]:
     phases = Show.PHASES in experiment.shows
     groups = [Column(name, _spent(of), "{:.2f}") for name, of in _PHASE_GROUPS.items()] if phases else []
     scores = (_ACCURACY, _AUC, _AUC_LAST) if experiment.scores else ()
-    return (*(_SHOWN[show] for show in experiment.shows if show in _SHOWN), *groups, *scores)
+    columns = (*(_SHOWN[show] for show in experiment.shows if show in _SHOWN), *groups, *scores)
+    return tuple(column if _is_reported(column, experiment) else replace(column, paper=None) for column in columns)
+
+
+def _is_reported(column: Column, experiment: Experiment) -> bool:
+    """Whether the paper has this figure for any row: a column of nothing would only take room."""
+    return column.paper is not None and any(column.paper(variant.paper) is not None for variant in experiment.variants)
 
 
 def outcomes_of(cell: Cell, found: Mapping[str, Found]) -> list[Outcome | Failure]:
@@ -156,17 +165,22 @@ def _row(
             theirs = column.paper(variant.paper)
             texts.append(_paper_text(theirs, column.write_paper))
             numbers[f"{column.heading}, paper"] = "" if theirs is None else theirs
-    difference = _difference(outcomes, baseline)
-    texts.append(_difference_text(difference) if baseline is not outcomes else _NOTHING)
-    if difference is not None:
-        numbers |= {"AUC difference": difference.mean, "its deviation": difference.deviation, "p": difference.p}
+    for heading, value in _COMPARED.items():
+        difference = _difference(outcomes, baseline, value)
+        texts.append(_difference_text(difference) if baseline is not outcomes else _NOTHING)
+        if difference is not None:
+            numbers[f"{heading} difference, mean"] = difference.mean
+            numbers[f"{heading} difference, deviation"] = difference.deviation
+            numbers[f"{heading} difference, p"] = difference.p
     return texts, numbers
 
 
-def _difference(outcomes: Sequence[Found], baseline: Sequence[Found]) -> Paired | None:
+def _difference(
+    outcomes: Sequence[Found], baseline: Sequence[Found], value: Callable[[Outcome], float]
+) -> Paired | None:
     """Over the seeds that both finished."""
     pairs = [
-        (mine.test_best.auc, base.test_best.auc)
+        (value(mine), value(base))
         for mine, base in zip(outcomes, baseline, strict=False)
         if isinstance(mine, Outcome) and isinstance(base, Outcome)
     ]
