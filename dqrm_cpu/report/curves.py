@@ -40,11 +40,13 @@ def memory_curves(runs: Sequence[RunFiles]) -> Figure | None:
 
     def draw(canvas: Canvas) -> "Drawing":
         drawing, (axes,) = canvas.axes(1, _PANEL_PX)
+        top = 0.0
         for run in recorded:
             rows = run.of_phase("train")
             held = [row.memory_bytes / 1e9 for row in rows]
+            top = max(top, *held)
             axes.plot([row.step for row in rows], held, color=canvas.color(runs.index(run)), label=run.name)
-        axes.set(title="Memory of rank 0", xlabel="step", ylabel="resident (GB)", ylim=(0, None))
+        axes.set(title="Memory of rank 0", xlabel="step", ylabel="resident (GB)", ylim=(0, 1.1 * top))
         _legend_below(drawing, axes, canvas)
         return drawing
 
