@@ -86,6 +86,7 @@ def _run(planned: "list[Planned]", request: "Request") -> int:
     from dqrm_cpu.cli.ranks import gathered_environment, opened_transport
     from dqrm_cpu.comm.single import SingleTransport
     from dqrm_cpu.experiments.job import jobs_of
+    from dqrm_cpu.experiments.lock import alone_in
     from dqrm_cpu.experiments.runner import Stopped, Surroundings, run_jobs
     from dqrm_cpu.report.style import load_matplotlib
 
@@ -95,7 +96,8 @@ def _run(planned: "list[Planned]", request: "Request") -> int:
     terminal = _Terminal()
     around = Surroundings(request.out, gathered_environment(SingleTransport()), opened_transport, terminal)
     try:
-        found = run_jobs(jobs, around)
+        with alone_in(request.out):
+            found = run_jobs(jobs, around)
     finally:
         terminal.close()
     if isinstance(found, Stopped):

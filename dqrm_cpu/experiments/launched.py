@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from dqrm_cpu.config import Config
-from dqrm_cpu.errors import TrainingError
+from dqrm_cpu.errors import CommError
 from dqrm_cpu.train.interrupt import StopRequest
 from dqrm_cpu.train.result import Interrupted
 
@@ -103,7 +103,7 @@ def _require_success(world: list[subprocess.Popen[bytes]], errors: Sequence[IO[s
             said.append(file.read()[-_TOLD:].strip() if rank in failed else "")
     if failed:
         first = failed[0]
-        raise TrainingError(f"rank {first} of {len(world)} ended with {world[first].returncode}: {said[first]}")
+        raise CommError(f"rank {first} of {len(world)} ended with {world[first].returncode}: {said[first]}")
 
 
 def _free_port() -> int:

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from tiny_experiment import EXPERIMENT, FP32, TINY, Watcher, request_in, surroundings
 
+from dqrm_cpu.errors import CommError, ConfigError
 from dqrm_cpu.experiments.experiment import Family, Variant
 from dqrm_cpu.experiments.job import Planned, jobs_of, plan, run_key
+from dqrm_cpu.experiments.lock import alone_in
 from dqrm_cpu.experiments.outcome import Outcome
 from dqrm_cpu.experiments.request import DataIdentity, configuration
 from dqrm_cpu.experiments.runner import Failure, Found, Stopped, run_jobs
@@ -158,3 +160,28 @@ def test_tables_hold_mean_deviation_and_difference(done: tuple[Path, Planned, di
 
 def test_one_epoch_of_the_paper_maps_to_the_scale() -> None:
     assert (TINY.epochs_for(5), TINY.epochs_for(7)) == (2, 7)
+
+
+def test_real_ranks_count_what_they_send(tmp_path: Path) -> None:
+    two = Variant("two", {"quant.method": "dqrm", "comm.wire": "int8"}, processes=2)
+    planned = plan([dataclasses.replace(EXPERIMENT, variants=(two,), baseline="two")], request_in(tmp_path))
+    found = run_jobs(jobs_of(planned), surroundings(tmp_path, Watcher()))
+    assert isinstance(found, dict)
+    (outcome,) = found.values()
+    assert isinstance(outcome, Outcome)
+    assert outcome.bytes_sent > 0
+    assert outcome.phases_ms["wire"] > 0
+
+
+def test_a_rank_that_fails_is_told_with_what_it_said(tmp_path: Path) -> None:
+    wild = Variant("two", {"quant.method": "none", "train.learning_rate": "1e30"}, processes=2)
+    planned = plan([dataclasses.replace(EXPERIMENT, variants=(wild,), baseline="two")], request_in(tmp_path))
+    with pytest.raises(CommError, match=r"(?s)of 2 ended with 1: .*learning-rate"):
+        run_jobs(jobs_of(planned), surroundings(tmp_path, Watcher()))
+
+
+def test_two_commands_do_not_share_a_folder_at_once(tmp_path: Path) -> None:
+    with alone_in(tmp_path), pytest.raises(ConfigError, match="another dqrm-cpu reproduce"), alone_in(tmp_path):
+        pass
+    with alone_in(tmp_path):
+        pass
