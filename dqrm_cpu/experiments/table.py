@@ -14,6 +14,7 @@ from dqrm_cpu.experiments.statistics import Paired, paired, spread
 from dqrm_cpu.profile.phases import Phase
 
 _NOTHING = "-"
+_LEAST_P = 0.001  # smaller ones are written as such
 
 
 @dataclass(frozen=True)
@@ -214,4 +215,6 @@ def _difference_text(difference: Paired | None) -> str:
     text = f"{difference.mean:+.4f}"
     if not math.isnan(difference.deviation):
         text += f" ± {difference.deviation:.4f}"
-    return text if math.isnan(difference.p) else f"{text} (p {difference.p:.3f})"
+    if math.isnan(difference.p):
+        return text
+    return f"{text} (p {difference.p:.3f})" if difference.p >= _LEAST_P else f"{text} (p < {_LEAST_P})"

@@ -1,5 +1,6 @@
 """MovieLens-100k out of RecBole's files, by hand-made files of the same form."""
 
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 
 from dqrm_cpu.config import preset_config
 from dqrm_cpu.config.load import load_config
-from dqrm_cpu.data.movielens.files import files_in
+from dqrm_cpu.data.movielens import files as movielens_files
+from dqrm_cpu.data.movielens.files import files_in, installed_files
 from dqrm_cpu.data.movielens.prepare import prepare_movielens, split_rows
 from dqrm_cpu.data.movielens.ratings import read_ratings
 from dqrm_cpu.data.source import open_data
@@ -111,3 +113,12 @@ def test_a_rating_of_an_unknown_film_is_named(files: dict[str, Path]) -> None:
 def test_missing_files_say_how_to_get_them(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="pip install --no-deps"):
         files_in(tmp_path)
+
+
+def test_a_missing_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(movielens_files, "distribution", missing)
+    with pytest.raises(DataError, match="run pip install --no-deps recbole"):
+        installed_files()
