@@ -9,10 +9,10 @@ from dqrm_cpu.bench.cases import CASES as STEP_CASES
 from dqrm_cpu.bench.cases import Case, quick
 from dqrm_cpu.comm.settings import WIRES
 from dqrm_cpu.config import ModelConfig
+from dqrm_cpu.kernels.ccl import oneccl_files
 
 RANKS = 2
-TRANSPORTS = ("mpi", "gloo")
-"""Those that take part unless others are asked for."""
+TRANSPORTS = ("oneccl", "mpi", "gloo")
 
 MLP_FORMS = MappingProxyType({"mlp_fp32": ("fp32", "none"), "mlp_bf16": ("bf16", "none"), "mlp_int8": ("int8", "mlp")})
 """By name: the form of MLP gradients and the error feedback."""
@@ -48,6 +48,11 @@ def _with_dim(case: Case, dim: int) -> ModelConfig:
 CASES: Mapping[str, Callable[[], Case]] = MappingProxyType(
     {"terabyte_d64": lambda: _terabyte(64), "terabyte_d16": lambda: _terabyte(16)}
 )
+
+
+def usable_transports() -> tuple[str, ...]:
+    """Those that take part unless others are asked for."""
+    return tuple(name for name in TRANSPORTS if name != "oneccl" or not oneccl_files().missing)
 
 
 def make_case(task: ExchangeTask) -> Case:

@@ -54,7 +54,7 @@ def add_parser(subparsers: Subparsers) -> None:
         help="demo_128, kaggle_128, kaggle_2048, terabyte_2048; data: rows_1m, "
         "rows_8m; exchange: terabyte_d64, terabyte_d16",
     )
-    parser.add_argument("--transports", metavar="NAME,...", help="of bench exchange (default: mpi,gloo)")
+    parser.add_argument("--transports", metavar="NAME,...", help="of bench exchange (default: those that work here)")
     parser.add_argument(
         "--rounds",
         metavar="N",

@@ -31,14 +31,12 @@ def run_bench_exchange(args: argparse.Namespace, around: "Circumstances") -> int
 
 
 def _tasks(args: argparse.Namespace, around: "Circumstances") -> "list[ExchangeTask]":
-    from dqrm_cpu.bench.exchange import CASES, RANKS, TRANSPORTS, ExchangeTask
-    from dqrm_cpu.comm.settings import TRANSPORT_NAMES
+    from dqrm_cpu.bench.exchange import CASES, RANKS, TRANSPORTS, ExchangeTask, usable_transports
 
-    transports = _names(args.transports, TRANSPORTS)
+    transports = _names(args.transports, usable_transports())
     for name in transports:
-        if name not in TRANSPORT_NAMES or name == "auto":
-            there_are = ", ".join(known for known in TRANSPORT_NAMES if known != "auto")
-            raise UsageError(f"--transports {name}: no such transport; there are {there_are}")
+        if name not in TRANSPORTS:
+            raise UsageError(f"--transports {name}: no such transport; there are {', '.join(TRANSPORTS)}")
     cases = _names(args.cases, tuple(CASES))
     for name in cases:
         if name not in CASES:
