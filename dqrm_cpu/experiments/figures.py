@@ -85,10 +85,13 @@ def curves(name: str, title: str, unit: str, lines: Lines, value: Callable[[Epoc
     """One line a variant: the mean over seeds, with a band of one deviation."""
 
     def draw(canvas: Canvas) -> "Drawing":
+        from matplotlib.ticker import MaxNLocator
+
         drawing, (axes,) = canvas.axes(1, _PANEL_PX)
         for number, (label, outcomes) in enumerate(lines.items()):
             _curve(axes, canvas.color(number), label, outcomes, value)
         axes.set(title=title, xlabel="epoch", ylabel=unit)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         drawing.legend(loc="outside lower left", ncols=1 if canvas.narrow else 3)
         return drawing
 

@@ -77,7 +77,7 @@ def table_of(planned: Planned, found: Mapping[str, Found]) -> Table:
     outcomes = {cell.variant.name: outcomes_of(cell, found) for cell in planned.cells}
     head, rows, figures = ["", *_headings(columns)], [], []
     if planned.experiment.scores:
-        head += [f"{heading} less baseline's" for heading in _COMPARED]
+        head += [f"Δ {heading}" for heading in _COMPARED]
     for cell in planned.cells:
         base = outcomes.get(planned.experiment.compared_with(cell.variant), [])
         row, numbers = _row(cell, outcomes[cell.variant.name], base, columns)

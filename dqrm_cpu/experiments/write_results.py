@@ -12,11 +12,12 @@ from dqrm_cpu.experiments.runner import Found
 from dqrm_cpu.experiments.table import Table, comma_separated, epoch_table, markdown, table_of
 
 PROTOCOL = (
-    "The checkpoint is chosen on validation (early stopping, the same for all); test is scored at that checkpoint and "
-    "at the last one. Figures are means over seeds ± their standard deviation. Differences are taken seed by seed; p "
-    "is that of a two-sided paired t-test, uncorrected for the number of rows. All rows share data, initial weights, "
-    "epochs and learning rate. The paper reports single runs whose checkpoint was chosen on test, on other data: its "
-    "columns show what to compare in direction, not in size."
+    "The checkpoint is chosen on validation (early stopping, the same for all); test is scored at that checkpoint "
+    "and at the last one. Figures are means over seeds ± their standard deviation. Δ is the difference from the "
+    "baseline, which is the first row, or the first of the row's own optimizer, tables or model, taken seed by "
+    "seed; p is that of a two-sided paired t-test, uncorrected for the number of rows. All rows share data, initial "
+    "weights, epochs and learning rate. The paper reports single runs whose checkpoint was chosen on test, on other "
+    "data: its columns show what to compare in direction, not in size."
 )
 
 
