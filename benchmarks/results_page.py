@@ -3,16 +3,19 @@
 import sys
 from pathlib import Path
 
+from dqrm_cpu.experiments.write_results import PROTOCOL
+
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "results.md"
 START, END = "<!-- tables: start -->\n", "<!-- tables: end -->"
 
 
 def main() -> None:
-    """Each OUT is the --out of a `dqrm-cpu reproduce`; its own title gives way to the page's."""
+    """Each OUT is the --out of a `dqrm-cpu reproduce`; titles give way to the page's, and the protocol stands once."""
     before, rest = PAGE.read_text().split(START)
     _, after = rest.split(END)
-    tables = "\n".join((Path(out) / "results.md").read_text().removeprefix("# Results\n") for out in sys.argv[1:])
-    PAGE.write_text(f"{before}{START}{tables}\n{END}{after}")
+    pages = [(Path(out) / "results.md").read_text().removeprefix("# Results\n") for out in sys.argv[1:]]
+    tables = "\n".join(page.replace(f"{PROTOCOL}\n\n", "") for page in pages)
+    PAGE.write_text(f"{before}{START}\n{PROTOCOL}\n{tables}\n{END}{after}")
     print(f"wrote {PAGE}")
 
 

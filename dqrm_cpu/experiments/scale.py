@@ -43,7 +43,7 @@ _WIDE_ROWS = {"model.embedding_dim": "64", "model.bottom_mlp": "128,64"}
 
 SMALL = Scale(
     "small",
-    "tables of up to 100,000 rows, 60,000 rows to train on, 12 epochs for the paper's 5",
+    "generated tables of up to 100,000 rows and 60,000 rows to train on; 12 epochs for the paper's 5",
     MappingProxyType({Family.KAGGLE: "demo", Family.TERABYTE: "demo"}),
     MappingProxyType(
         {
