@@ -67,7 +67,7 @@ def results_page(written: Sequence[Written], request: Request, command: str, mac
     head = [
         "# Results\n",
         f"Written by `{command}`: {request.source} data, scale {request.scale.name} ({request.scale.about}), {seeds}, "
-        f"on {machine}. The runs took {seconds / 60:.0f} minutes of it, those that tables share counted once.\n",
+        f"on {machine}. The runs took {seconds / 60:.0f} minutes, without sessions that were interrupted.\n",
         f"{PROTOCOL}\n",
     ]
     return "\n".join([*head, *(one.markdown() for one in written)])
