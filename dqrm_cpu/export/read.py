@@ -15,11 +15,11 @@ from dqrm_cpu.config import QuantConfig
 from dqrm_cpu.errors import CheckpointError
 from dqrm_cpu.export.codes import unpack_codes
 from dqrm_cpu.export.rowwise import unpack_rows
-from dqrm_cpu.export.write import FORMAT
+from dqrm_cpu.export.write import FORMAT, ROWS_PER_RANK
 from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.model.tables import table_names
 
-_ROWS_AT_ONCE = 1 << 16
+_ROWS_AT_ONCE = 1 << 16  # a multiple of ROWS_PER_RANK
 
 
 def read_metadata(path: Path) -> Mapping[str, str]:
@@ -63,44 +63,37 @@ def packed_rows(path: Path, model: Dlrm, bits: int) -> Iterator[tuple[int, int, 
     with safe_open(path, framework="np") as file:
         offsets = file.get_tensor("tables.offset") if "tables.offset" in file.keys() else None  # noqa: SIM118
         steps = None if layout == "rowwise" else file.get_tensor("tables.step")
-        bounds = pairwise(model.tables.row_offset.tolist())
-        for t, (name, (first, end)) in enumerate(zip(table_names(model.tables.num_tables), bounds, strict=True)):
-            rows = _Rows(file, name, layout, model, bits)
-            for at in range(first, end, _ROWS_AT_ONCE):
-                stop = min(at + _ROWS_AT_ONCE, end)
-                values = rows.read(at - first, stop - first)
-                if steps is not None:
-                    values = values * float(steps[t]) + (0.0 if offsets is None else float(offsets[t]))
-                yield at, stop, values
+    bounds = pairwise(model.tables.row_offset.tolist())
+    for t, (name, (first, end)) in enumerate(zip(table_names(model.tables.num_tables), bounds, strict=True)):
+        for at in range(first, end, _ROWS_AT_ONCE):
+            stop = min(at + _ROWS_AT_ONCE, end)
+            # Opened for each stretch: what was read of a mapped file counts as memory of ours until it is closed.
+            with safe_open(path, framework="np") as file:
+                values = _stretch(file, name, layout, at - first, stop - first, model, bits)
+            if steps is not None:
+                values = values * float(steps[t]) + (0.0 if offsets is None else float(offsets[t]))
+            yield at, stop, values
 
 
-class _Rows:
-    """Codes, or for row-wise files values, of one table."""
+def _stretch(file: Any, name: str, layout: str, first: int, end: int, model: Dlrm, bits: int) -> Tensor:
+    """Codes f32[end - first, D] of a table, or values where the file is row-wise."""
+    dim, codes = model.tables.dim, file.get_slice(f"{name}.codes")
+    if layout == "rowwise":
+        return unpack_rows(torch.from_numpy(codes[first:end]), bits)
+    if layout == "dense":
+        return unpack_codes(codes[first:end], bits, dim, model.kernels)
+    values, alive = torch.zeros(end - first, dim), _alive(file, name, first, end)
+    before = int(file.get_slice(f"{name}.rank")[first // ROWS_PER_RANK : first // ROWS_PER_RANK + 1][0])
+    if alive.any():  # safetensors refuses an empty slice at the end
+        live = codes[before : before + int(alive.sum())]
+        values[torch.from_numpy(alive)] = unpack_codes(live, bits, dim, model.kernels)
+    return values
 
-    def __init__(self, file: Any, name: str, layout: str, model: Dlrm, bits: int) -> None:
-        self._layout = layout
-        self._model = model
-        self._bits = bits
-        self._codes = file.get_slice(f"{name}.codes")
-        self._alive: NDArray[np.bool_] | None = None
-        if layout == "sparse":
-            bitmap = np.unpackbits(file.get_tensor(f"{name}.bitmap"), bitorder="little")
-            self._alive = bitmap.astype(np.bool_)
-            self._before = np.concatenate([[0], np.cumsum(self._alive)])
 
-    def read(self, first: int, end: int) -> Tensor:
-        """f32[end - first, D]"""
-        dim, kernels = self._model.tables.dim, self._model.kernels
-        if self._layout == "rowwise":
-            return unpack_rows(torch.from_numpy(self._codes[first:end]), self._bits)
-        if self._alive is None:
-            return unpack_codes(self._codes[first:end], self._bits, dim, kernels)
-        values = torch.zeros(end - first, dim)
-        if self._before[first] == self._before[end]:
-            return values  # safetensors refuses an empty slice at the end
-        live = unpack_codes(self._codes[self._before[first] : self._before[end]], self._bits, dim, kernels)
-        values[torch.from_numpy(self._alive[first:end])] = live
-        return values
+def _alive(file: Any, name: str, first: int, end: int) -> NDArray[np.bool_]:
+    """Which rows from `first`, a multiple of 8, on are stored."""
+    packed = file.get_slice(f"{name}.bitmap")[first // 8 : -(-end // 8)]
+    return np.unpackbits(packed, count=end - first, bitorder="little").astype(np.bool_)
 
 
 def _matrix(file: Any, present: set[str], name: str, shape: torch.Size, model: Dlrm, bits: int) -> Tensor:

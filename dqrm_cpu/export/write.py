@@ -65,8 +65,14 @@ class _Table(NamedTuple):
         return [self._codes(self.weight.shape[0], lambda: self._packed(None))]
 
     def sparse(self) -> list[Streamed]:
-        alive = np.concatenate([(codes != 0).any(1).cpu().numpy() for codes in self._all_codes()])
-        before = np.concatenate([[0], np.cumsum(alive)])[: len(alive) : ROWS_PER_RANK].astype(np.int32)
+        # Filled in place: small arrays between large ones that come and go would keep holes in the heap.
+        alive = np.empty(self.weight.shape[0], dtype=np.bool_)
+        for part, codes in zip(
+            np.split(alive, range(_ROWS_AT_ONCE, alive.size, _ROWS_AT_ONCE)), self._all_codes(), strict=True
+        ):
+            part[:] = (codes != 0).any(1).cpu().numpy()
+        live_rows = np.add.reduceat(alive, np.arange(0, len(alive), ROWS_PER_RANK), dtype=np.int32)
+        before = np.cumsum(live_rows, dtype=np.int32) - live_rows
         bitmap = np.packbits(alive, bitorder="little")
         codes = self._codes(int(alive.sum()), lambda: self._packed(alive))
         return [whole(f"{self.name}.bitmap", bitmap), whole(f"{self.name}.rank", before), codes]
