@@ -65,17 +65,20 @@ class _Table(NamedTuple):
         return [self._codes(self.weight.shape[0], lambda: self._packed(None))]
 
     def sparse(self) -> list[Streamed]:
-        # Filled in place: small arrays between large ones that come and go would keep holes in the heap.
-        alive = np.empty(self.weight.shape[0], dtype=np.bool_)
-        for part, codes in zip(
-            np.split(alive, range(_ROWS_AT_ONCE, alive.size, _ROWS_AT_ONCE)), self._all_codes(), strict=True
-        ):
-            part[:] = (codes != 0).any(1).cpu().numpy()
+        alive = self._alive()
         live_rows = np.add.reduceat(alive, np.arange(0, len(alive), ROWS_PER_RANK), dtype=np.int32)
         before = np.cumsum(live_rows, dtype=np.int32) - live_rows
         bitmap = np.packbits(alive, bitorder="little")
         codes = self._codes(int(alive.sum()), lambda: self._packed(alive))
         return [whole(f"{self.name}.bitmap", bitmap), whole(f"{self.name}.rank", before), codes]
+
+    def _alive(self) -> NDArray[np.bool_]:
+        # Filled in place: small arrays between large ones that come and go would keep holes in the heap.
+        alive = np.empty(self.weight.shape[0], dtype=np.bool_)
+        stretches = np.split(alive, range(_ROWS_AT_ONCE, alive.size, _ROWS_AT_ONCE))
+        for stretch, codes in zip(stretches, self._all_codes(), strict=True):
+            stretch[:] = (codes != 0).any(1).cpu().numpy()
+        return alive
 
     def _codes(self, rows: int, parts: Callable[[], Iterator[NDArray[np.generic]]]) -> Streamed:
         row_bytes = packed_row_bytes(self.weight.shape[1], self.formula.bits)
