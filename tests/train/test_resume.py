@@ -23,7 +23,7 @@ from dqrm_cpu.train.run import RunRequest, train
 from dqrm_cpu.train.run_folder import checkpoints_folder
 from tiny import tiny_config
 
-TIMES = ("examples_per_second", "ms_per_step", *ExchangeTimes._fields)
+OF_THE_PROCESS = ("examples_per_second", "ms_per_step", "memory_bytes", *ExchangeTimes._fields)
 
 
 class SignalAt(NoProgress):
@@ -75,16 +75,16 @@ def final_tensors(config: Config, folder: Path) -> dict[str, torch.Tensor]:
     return into
 
 
-def rows_without_times(folder: Path) -> list[dict[str, object]]:
+def rows_without_its_process(folder: Path) -> list[dict[str, object]]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
+    return [{name: value for name, value in row.items() if name not in OF_THE_PROCESS} for row in rows]
 
 
 def assert_same_run(config: Config, found: Path, expected: Path) -> None:
     ours, theirs = final_tensors(config, found), final_tensors(config, expected)
     for name, tensor in theirs.items():
         assert torch.equal(ours[name], tensor), name
-    assert rows_without_times(found) == rows_without_times(expected)
+    assert rows_without_its_process(found) == rows_without_its_process(expected)
     results = [json.loads((folder / "result.json").read_text()) for folder in (found, expected)]
     for part in ("validation", "test", "steps", "best_step"):
         assert results[0][part] == results[1][part]
