@@ -14,7 +14,7 @@ _PACKAGES = (POLARS, "isal", "numba", "numpy", "torch")
 
 _NOTES = (
     "Every round of every contestant is a process of its own; contestants take turns. Seconds are those of the work, "
-    "with first calls and without imports, be they those that numba leaves to its first kernel; peak_bytes is the "
+    "with first calls, what numba imports at its first kernel among them, without others; peak_bytes is the "
     "process' VmHWM, imports and mapped files included.",
     "A ratio is the numerator's median over the denominator's; below 1 the numerator is faster.",
     "Files are in the page cache. Contestants that prepare are checked to have found the same rows, clicks, categories "

@@ -42,7 +42,7 @@ class Found:
 class Outcome:
     """Figures of one process."""
 
-    seconds: float  # of the work, with the first calls' costs, without the imports, numba's own among them
+    seconds: float  # of the work, with the first calls' costs, without the imports before it; those at numba's first kernel count
     peak_bytes: int
     found: Found
 
@@ -60,9 +60,8 @@ def prepare_work(task: Task) -> Work:
     from dqrm_cpu.data.prepare.start import start_kernels
     from dqrm_cpu.data.store.manifest import read_manifest
 
-    start_kernels()
-
     def work() -> object:
+        start_kernels()
         settings, means = Settings(CRITEO_LAYOUT), Means(task.threads, 0)
         sources = (examine(task.source),)
         return prepare(
