@@ -1,6 +1,7 @@
 """What a benchmark lets compete: each is set up once, steps through batches, and is taken down."""
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
 
 from torch import Tensor
 
@@ -26,3 +27,18 @@ class Contestant(Protocol):
 
     def teardown(self) -> None:
         """Lets go of what `setup` took."""
+
+
+AnyContestant = TypeVar("AnyContestant", bound=Contestant)
+
+
+def set_up(contestants: Sequence[AnyContestant]) -> tuple[list[AnyContestant], dict[str, str]]:
+    """Those that can take part, and by name why the others cannot."""
+    present, absent = [], {}
+    for contestant in contestants:
+        try:
+            contestant.setup()
+            present.append(contestant)
+        except AbsentError as error:
+            absent[contestant.name] = str(error)
+    return present, absent

@@ -42,7 +42,7 @@ class Found:
 class Outcome:
     """Figures of one process."""
 
-    seconds: float  # of the work, with the first calls' costs, without the imports before it; those at numba's first kernel count
+    seconds: float  # of the work, with what its first calls cost and import, without earlier imports
     peak_bytes: int
     found: Found
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from dqrm_cpu.bench.cases import Case
-from dqrm_cpu.bench.contestant import AbsentError, Contestant
+from dqrm_cpu.bench.contestant import Contestant, set_up
 from dqrm_cpu.bench.exchange import MLP_FORMS, ExchangeTask, make_case
 from dqrm_cpu.bench.exchange_mlp import OurMlp
 from dqrm_cpu.bench.exchange_step import step_case, step_contestants
@@ -92,7 +92,7 @@ def _mlps(case: Case, transports: Sequence[Transport]) -> list[Carrier]:
 def _carried(contestants: Sequence[Carrier], case: Case, ranks: Ranks, plan: Plan) -> dict[str, Any]:
     rank = ranks.transports[0].rank
     pool = make_pool(case.config.model, case.batch_size, _BATCHES, case.config.seed + rank)
-    present, absent = _set_up(contestants)
+    present, absent = set_up(contestants)
     works = [pool.next() for _ in range(_COUNTED)]
     sent = {contestant.name: _mean_sent(contestant, works) for contestant in present}
     _require_same(present, works[0])
@@ -129,17 +129,6 @@ def _stepped(case: Case, ranks: Ranks, plan: Plan) -> dict[str, Any]:
         },
         "absent": {},
     }
-
-
-def _set_up(contestants: Sequence[Carrier]) -> tuple[list[Carrier], dict[str, str]]:
-    present, absent = [], {}
-    for contestant in contestants:
-        try:
-            contestant.setup()
-            present.append(contestant)
-        except AbsentError as error:
-            absent[contestant.name] = str(error)
-    return present, absent
 
 
 def _mean_sent(contestant: Carrier, works: Sequence[Work]) -> dict[str, float]:

@@ -1,12 +1,12 @@
 """Runs a benchmark over cases: makes tables and batches, lets the contestants take turns, gathers what came out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from dqrm_cpu.bench.arena import Arenas
 from dqrm_cpu.bench.benchmark import Benchmark, Group
 from dqrm_cpu.bench.cases import Case
-from dqrm_cpu.bench.contestant import AbsentError, Contestant
+from dqrm_cpu.bench.contestant import set_up
 from dqrm_cpu.bench.pool import Pool, make_pool, pool_size
 from dqrm_cpu.bench.result import CaseResult, Entry, GroupResult, amortized_entries
 from dqrm_cpu.bench.timing import Plan, time_interleaved
@@ -52,7 +52,7 @@ def run_case(benchmark: Benchmark, case: Case, plan: Plan, observe: Observer) ->
 def _run_group(case: Case, group: Group, pool: Pool, plan: Plan, observe: Observer) -> GroupResult:
     total = plan.warmup_rounds + plan.rounds
     observe(Progress(case.name, group.name, 0, total))
-    present, absent = _set_up(group.contestants)
+    present, absent = set_up(group.contestants)
     try:
         timings = time_interleaved(
             present, pool, plan, lambda done: observe(Progress(case.name, group.name, done, total))
@@ -62,15 +62,3 @@ def _run_group(case: Case, group: Group, pool: Pool, plan: Plan, observe: Observ
             contestant.teardown()
     entries = [Entry(contestant.name, contestant.about, timings[contestant.name]) for contestant in present]
     return GroupResult(group.name, group.baseline, tuple(entries), absent)
-
-
-def _set_up(contestants: Sequence[Contestant]) -> tuple[list[Contestant], dict[str, str]]:
-    """Those that can take part, and by name why the others cannot."""
-    present, absent = [], {}
-    for contestant in contestants:
-        try:
-            contestant.setup()
-            present.append(contestant)
-        except AbsentError as error:
-            absent[contestant.name] = str(error)
-    return present, absent
