@@ -4,6 +4,7 @@ import os
 import shlex
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def readme_commands() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The tracked files and the same virtual environment, into which `make` must not install the copy.
 
     What it is made from is given a time before any installation: `make` finds nothing to do.
@@ -35,7 +36,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy2(source, target, follow_symlinks=False)
         os.utime(target, (0, 0), follow_symlinks=False)
     (copy / ".venv").symlink_to(ROOT / ".venv")
-    return copy
+    yield copy
+    shutil.rmtree(copy)  # gigabytes of checkpoints
 
 
 def test_ci_runs_the_commands_that_this_test_cannot() -> None:
