@@ -57,11 +57,9 @@ def prepare_work(task: Task) -> Work:
     from dqrm_cpu.data.prepare.raw_files import examine
     from dqrm_cpu.data.prepare.request import Means, Request, Settings
     from dqrm_cpu.data.prepare.run import prepare
-    from dqrm_cpu.data.prepare.start import start_kernels
     from dqrm_cpu.data.store.manifest import read_manifest
 
     def work() -> object:
-        start_kernels()
         settings, means = Settings(CRITEO_LAYOUT), Means(task.threads, 0)
         sources = (examine(task.source),)
         return prepare(

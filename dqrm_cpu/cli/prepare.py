@@ -110,14 +110,12 @@ def run(args: argparse.Namespace) -> int:
     """Prepares, and says what came out."""
     from dqrm_cpu.data.prepare.progress import PrepareProgress
     from dqrm_cpu.data.prepare.run import prepare
-    from dqrm_cpu.data.prepare.start import start_kernels
     from dqrm_cpu.openmp import must_compile
 
     progress = PrepareProgress(sys.stderr)
     request = _request(args, progress)
     if must_compile():
         progress.note("compiling the parser, once for this machine: about 10 s before the first rows")
-    start_kernels()
     was_there = (args.out / "manifest.json").exists() and not args.restart
     began = time.monotonic()
     try:

@@ -21,6 +21,7 @@ from dqrm_cpu.data.prepare.order import NUM_BINS, Columns, place_rows, to_record
 from dqrm_cpu.data.prepare.parse import ParsedBlock, Parser, RowBuffers
 from dqrm_cpu.data.prepare.request import Request
 from dqrm_cpu.data.prepare.spool import Counts, Offender, Step, StepHeader, step_path, write_step
+from dqrm_cpu.data.prepare.start import start_kernels
 from dqrm_cpu.data.prepare.statistics import dense_statistics
 from dqrm_cpu.errors import DataError
 
@@ -67,6 +68,7 @@ class Scanner:
             spare.put(RowBuffers(self._request.settings.layout))
         reader = self._reader(position.place, block_bytes, workers + 2)
         with ThreadPoolExecutor(workers, "dqrm-prepare") as pool, reader:
+            start_kernels()  # while the first blocks are read
             parsing: deque[Future[ParsedBlock]] = deque()
             writing: deque[Future[Step]] = deque()
             for block in reader:

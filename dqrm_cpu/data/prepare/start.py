@@ -1,5 +1,6 @@
 """What a process does once before it prepares: lets numba import what it would import at its first kernel."""
 
+import functools
 import gc
 
 import numpy as np
@@ -8,6 +9,7 @@ from dqrm_cpu.data.prepare.rows import count_lines
 from dqrm_cpu.data.prepare.words import PADDING
 
 
+@functools.cache
 def start_kernels() -> None:
     """Calls the smallest kernel: numba then imports some eighty modules, a tenth of a second in which no row moves.
 
