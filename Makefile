@@ -45,7 +45,7 @@ lint: $(STAMP) ## ruff, mypy, shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/shellcheck -x .ci/run $(wildcard scripts/slurm/*.sh)
+	$(BIN)/shellcheck -x .ci/run $(wildcard scripts/slurm/*.sh tests/slurm/*.sh)
 
 clean: ## Remove the virtual environment and caches
 	rm -rf $(VENV) .venv-ipex .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

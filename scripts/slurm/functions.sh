@@ -40,9 +40,14 @@ train() {
 finish_try() {
   local status=$1
   say "the work ended with status $status"
-  if [ -z "$cancelled" ] && { [ -e "$run_dir/interrupted.json" ] || [ "$status" = "$NEAR_LIMIT" ]; }; then
+  if [ -n "$cancelled" ] || [ "$status" = 0 ]; then
+    exit "$status"
+  elif [ -e "$run_dir/interrupted.json" ]; then
     requeue "the time limit is near, and the run is saved"
-  elif [ -z "$cancelled" ] && [ "$status" != 0 ] && ! nodes_answer; then
+  elif [ -n "$near_limit" ] || [ "$status" = "$NEAR_LIMIT" ]; then
+    # Ranks that have only just been started die of the signal.
+    requeue "the time limit is near"
+  elif ! nodes_answer; then
     requeue "a node is gone"
   fi
   exit "$status"
@@ -57,20 +62,40 @@ run_ranks() {
     # Without the mpirun script around it: a signal to that one leaves the ranks behind.
     mpirun) mpiexec.hydra -bootstrap "${I_MPI_HYDRA_BOOTSTRAP:-slurm}" -n "$SLURM_NTASKS" -ppn "$tasks_per_node" "${started[@]}" & ;;
     srun-pmi2) srun --kill-on-bad-exit=1 --mpi=pmi2 "${srun_pinning[@]}" "${started[@]}" & ;;
-    srun) srun --kill-on-bad-exit=1 --mpi=none "${srun_pinning[@]}" "${started[@]}" --comm.transport gloo & ;;
+    srun) srun --kill-on-bad-exit=1 --mpi=none "${srun_pinning[@]}" "${started[@]}" & ;;
     none) "${started[@]}" & ;;
     *) fail "DQRM_LAUNCHER=$launcher: choose mpirun, srun-pmi2, srun, or none for one process" ;;
   esac
   ranks_pid=$!
-  # A signal ends `wait` early; the second one has the status of the ranks.
-  while kill -0 "$ranks_pid" 2>/dev/null; do wait "$ranks_pid" || true; done
+  # A signal ends `wait` early; the last one has the status of the ranks.
+  while kill -0 "$ranks_pid" 2>/dev/null; do
+    if [ -z "$near_limit" ]; then wait "$ranks_pid" || true; else urge_ranks; fi
+  done
   wait "$ranks_pid" || status=$?
   ranks_pid=
   return "$status"
 }
 
-ranks_pid='' cancelled=''
-trap 'say "the time limit is near"; pass_on USR1' USR1
+# Has the ranks save and end; called until they have. MPI loses a signal that comes while it starts, so each call sends one.
+# Ranks that still run when the time is all but over are requeued as they are: the checkpoint before is there.
+urge_ranks() {
+  pass_on USR1
+  sleep 10 &
+  wait -n || true
+  kill $! 2>/dev/null || true
+  [ -n "$cancelled" ] || [ "$(seconds_left)" -gt 15 ] || requeue "the time is over before the ranks have saved"
+}
+
+# Until the time limit of this job; an hour where there is none, or Slurm does not answer.
+seconds_left() {
+  local end now
+  printf -v now '%(%s)T' -1
+  end=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e) && end=$(date --date="${end:-none}" +%s 2>/dev/null) || end=$((now + 3600))
+  echo $((end - now))
+}
+
+ranks_pid='' cancelled='' near_limit=''
+trap 'say "the time limit is near"; near_limit=yes' USR1
 trap 'cancelled=yes; pass_on TERM' TERM INT
 pass_on() { [ -z "$ranks_pid" ] || kill -s "$1" "$ranks_pid" 2>/dev/null || true; }
 
@@ -81,7 +106,10 @@ set_environment() {
   # Of Intel's OpenMP, where it is preloaded: threads that wait sleep soon. Binding them to cores (KMP_AFFINITY,
   # OMP_PROC_BIND) would bind the main thread too, and the readers that it starts inherit its one core.
   export KMP_BLOCKTIME=${KMP_BLOCKTIME:-1}
-  [ "$workers" = 0 ] || export CCL_WORKER_AFFINITY=${CCL_WORKER_AFFINITY:-auto}
+  if [ "$workers" != 0 ]; then
+    # dqrm-cpu has oneCCL do without workers unless told otherwise: without this their cores would idle.
+    export CCL_WORKER_OFFLOAD=${CCL_WORKER_OFFLOAD:-1} CCL_WORKER_AFFINITY=${CCL_WORKER_AFFINITY:-auto}
+  fi
   PATH=$(dirname "$command"):$PATH
   choose_pinning
   choose_preloads
@@ -100,7 +128,9 @@ choose_pinning() {
   local pin=${DQRM_PIN:-auto}
   srun_pinning=()
   case $pin in
-    auto | core | socket | numa) export I_MPI_PIN_DOMAIN=${I_MPI_PIN_DOMAIN:-$pin} ;;
+    auto | socket | numa) export I_MPI_PIN_DOMAIN=${I_MPI_PIN_DOMAIN:-$pin} ;;
+    # Of Intel MPI, "core" is a single one.
+    core) export I_MPI_PIN_DOMAIN=${I_MPI_PIN_DOMAIN:-$cpus_per_task:compact} ;;
     none) export I_MPI_PIN=${I_MPI_PIN:-0} ;;
     *) fail "DQRM_PIN=$pin: choose auto, core, socket, numa or none" ;;
   esac

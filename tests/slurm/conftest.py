@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import SETTINGS, Jobs, dqrm_cpu
+from jobs import Jobs, dqrm_cpu, train_undisturbed
 from local_cluster import LocalCluster, why_not
 
 
@@ -41,14 +41,13 @@ def data(raw_days: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of the same training in one process, two ranks simulated, never interrupted."""
     run_dir = tmp_path_factory.mktemp("runs") / "undisturbed"
-    ranks = ("--comm.simulated-ranks", "2")
-    dqrm_cpu("train", "--preset", "terabyte", "--data", str(data), "--run-dir", str(run_dir), *SETTINGS, *ranks)
+    train_undisturbed(data, run_dir)
     return run_dir
 
 
 @pytest.fixture
 def jobs(cluster: LocalCluster, data: Path, tmp_path: Path) -> Iterator[Jobs]:
     """Submits jobs whose runs and output go to this test's folder; cancels what a failed test leaves."""
-    jobs = Jobs(cluster, data, tmp_path)
+    jobs = Jobs(cluster, tmp_path, data)
     yield jobs
     jobs.cancel_all()

@@ -16,25 +16,28 @@ from local_cluster import LocalCluster
 
 ROOT = Path(__file__).parents[2]
 STEPS = 400
-SETTINGS = (
-    *("--train.max-steps", str(STEPS), "--train.epochs", "10", "--train.batch-size", "128", "--train.log-every", "10"),
-    *("--train.evaluate-every", "1000", "--train.checkpoint-every", "20", "--train.threads", "1"),
+LENGTH = ("--train.max-steps", str(STEPS), "--train.epochs", "10")
+MANNER = (
+    *("--train.batch-size", "128", "--train.log-every", "10", "--train.evaluate-every", "1000"),
+    *("--train.checkpoint-every", "20", "--train.threads", "1"),
 )
+SETTINGS = (*LENGTH, *MANNER)
 """Long enough to be disturbed several times, short enough for a test."""
 
 
 class Jobs:
     """The jobs of one test; each run lies in a folder named after its job."""
 
-    def __init__(self, cluster: LocalCluster, data: Path, folder: Path) -> None:
+    def __init__(self, cluster: LocalCluster, folder: Path, data: Path | None = None) -> None:
         self._cluster, self._data, self._folder = cluster, data, folder
         self._numbers: list[str] = []
 
     def submit(
-        self, script: str, *options: str, sbatch: tuple[str, ...] = (), env: Mapping[str, str] | None = None
+        self, script: str | Path, *options: str, sbatch: tuple[str, ...] = (), env: Mapping[str, str] | None = None
     ) -> str:
         """The number of a job that runs `script` with `options`; `sbatch`'s own options come before it."""
-        given = {**clean_environ(), "DQRM_DATA": str(self._data), "DQRM_ROOT": str(ROOT), **(env or {})}
+        data = {"DQRM_DATA": str(self._data)} if self._data else {}
+        given = {**clean_environ(), **data, "DQRM_ROOT": str(ROOT), **(env or {})}
         path = ROOT / "scripts" / "slurm" / script
         answer = self._cluster.run("sbatch", "--parsable", *sbatch, str(path), *options, env=given, cwd=self._folder)
         number = answer.strip()
@@ -58,6 +61,10 @@ class Jobs:
         found = re.search(rf"\b{field}=(\S+)", known)
         assert found, known
         return found.group(1)
+
+    def wait_for_success(self, job: str) -> None:
+        self.wait_for_state(job, "COMPLETED", "FAILED", "TIMEOUT")
+        assert self.state(job) == "COMPLETED", self.output()
 
     def restarts(self, job: str) -> int:
         return int(self.state(job, "Restarts"))
@@ -121,6 +128,15 @@ def assert_same_end(run_dir: Path, undisturbed: Path) -> None:
     different = [name for name in mine if not np.array_equal(mine[name], theirs[name], equal_nan=True)]
     assert different == []
     assert losses(run_dir) == losses(undisturbed)
+
+
+def train_undisturbed(data: Path, run_dir: Path, *options: str, ranks: int = 2) -> None:
+    """What jobs must repeat to the bit: the training of `Jobs.train`, ranks simulated in one process, never stopped."""
+    simulated = ("--comm.simulated-ranks", str(ranks))
+    dqrm_cpu(
+        *("train", "--preset", "terabyte", "--data", str(data), "--run-dir", str(run_dir)),
+        *(*SETTINGS, *simulated, *options),
+    )
 
 
 def dqrm_cpu(*arguments: str) -> str:

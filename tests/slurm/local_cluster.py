@@ -15,6 +15,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,6 +24,28 @@ _SUBNET = "10.93.7"
 _PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "ip", "nsenter", "unshare", "setpriv")
 _START_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What each node says it has, in words of slurm.conf, and the plugin that binds processes to it."""
+
+    description: str
+    gpus: int
+    task_plugin: str
+
+
+CLAIMED = Hardware("CPUs=112 RealMemory=512000", gpus=1, task_plugin="task/none")
+"""More than the machine has, so that a script's header is accepted as it stands."""
+
+
+def real_hardware() -> Hardware:
+    """What this machine has: Slurm can then bind processes to its CPUs."""
+    told = subprocess.run(
+        ["slurmd", "-C"], env={**os.environ, "PATH": _PATH}, capture_output=True, text=True, check=True
+    )
+    _, description = told.stdout.splitlines()[0].split(maxsplit=1)
+    return Hardware(description, gpus=0, task_plugin="task/affinity")
 
 
 def why_not() -> str:
@@ -36,12 +59,11 @@ def why_not() -> str:
 
 
 class LocalCluster:
-    """`num_nodes` nodes named node1, node2, ... that claim `cpus` CPUs each, however many there are."""
+    """`num_nodes` nodes named node1, node2, ..., each with all of `hardware`."""
 
-    def __init__(self, folder: Path, num_nodes: int = 2, cpus: int = 112, memory_mb: int = 512_000) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, num_nodes: int = 2, hardware: Hardware = CLAIMED) -> None:
+        self._folder, self._hardware = folder, hardware
         self._names = [f"node{number}" for number in range(1, num_nodes + 1)]
-        self._cpus, self._memory_mb = cpus, memory_mb
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         self._env = {**os.environ, "PATH": _PATH, "SLURM_CONF": str(folder / "slurm.conf")}
 
@@ -184,6 +206,8 @@ class LocalCluster:
         (folder / "hosts").write_text("\n".join(["127.0.0.1 localhost", f"{_SUBNET}.1 login", *hosts, ""]))
         (folder / "nsswitch.conf").write_text("passwd: files\ngroup: files\nhosts: files\n")
         (folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
+        gpus = self._hardware.gpus
+        (folder / "gres.conf").write_text(f"Name=gpu Count={gpus}\n" if gpus else "")
         (folder / "slurm.conf").write_text(self._slurm_conf())
 
     def _slurm_conf(self) -> str:
@@ -200,7 +224,8 @@ class LocalCluster:
             "SlurmctldPidFile": f"{self._folder}/slurmctld.pid",
             "SlurmdPidFile": f"{self._folder}/slurmd-%n.pid",
             "ProctrackType": "proctrack/linuxproc",
-            "TaskPlugin": "task/none",
+            "TaskPlugin": self._hardware.task_plugin,
+            "GresTypes": "gpu",
             "SelectType": "select/cons_tres",
             "SelectTypeParameters": "CR_CPU_Memory",
             "SchedulerType": "sched/backfill",
@@ -213,13 +238,14 @@ class LocalCluster:
             "SlurmdTimeout": 10,
             "KillWait": 5,
             "MinJobAge": 3600,
-            # The nodes claim more than the machine has, so that a script's header is accepted as it stands.
+            # Nodes may claim more than the machine has.
             "SlurmdParameters": "config_overrides",
         }
         lines = [f"{name}={value}" for name, value in settings.items()]
+        has = f"{self._hardware.description}{f' Gres=gpu:{self._hardware.gpus}' if self._hardware.gpus else ''}"
         for place, node in enumerate(self._names):
             address = f"NodeAddr={_SUBNET}.{11 + place} NodeHostname={node}"
-            lines.append(f"NodeName={node} {address} CPUs={self._cpus} RealMemory={self._memory_mb} State=UNKNOWN")
+            lines.append(f"NodeName={node} {address} {has} State=UNKNOWN")
         lines.append("PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP")
         return "\n".join([*lines, ""])
 

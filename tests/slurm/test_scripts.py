@@ -1,12 +1,14 @@
 """The other scripts, as they stand, on the virtual cluster; and what can be said of all of them without one."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from jobs import ROOT, Jobs, dqrm_cpu
+from jobs import ROOT, SETTINGS, Jobs, dqrm_cpu, losses, train_undisturbed
+from local_cluster import LocalCluster
 
 SCRIPTS = sorted((ROOT / "scripts" / "slurm").glob("*.sh"))
 JOB_SCRIPTS = [path for path in SCRIPTS if path.name != "functions.sh"]
@@ -16,7 +18,9 @@ pytestmark = pytest.mark.timeout(600)
 
 def test_shellcheck_finds_nothing() -> None:
     shellcheck = Path(sys.executable).parent / "shellcheck"
-    done = subprocess.run([shellcheck, "-x", *SCRIPTS], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [shellcheck, "-x", *SCRIPTS, *Path(__file__).parent.glob("*.sh")], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout
 
 
@@ -72,12 +76,41 @@ def test_doctor_looks_at_a_rank_per_socket_on_every_node(jobs: Jobs) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.mpi
 @pytest.mark.slurm
-def test_kaggle_on_one_node_needs_no_launcher(jobs: Jobs, data: Path) -> None:
+def test_two_ranks_on_each_node_train_as_four_simulated_ones(jobs: Jobs, data: Path, tmp_path: Path) -> None:
+    few = ("--train.max-steps", "20", "--train.checkpoint-every", "0")
+    env = {"DQRM_RUN_DIR": str(jobs.run_dir)}
+    jobs.wait_for_success(jobs.submit("tb_nnode.sh", *SETTINGS, *few, sbatch=("--nodes=2",), env=env))
+    environment = json.loads((jobs.run_dir / "environment.json").read_text())
+    assert [rank["host"] for rank in environment["ranks"]] == ["node1", "node1", "node2", "node2"]
+    train_undisturbed(data, tmp_path / "simulated", *few, ranks=4)
+    assert losses(jobs.run_dir) == losses(tmp_path / "simulated")
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+def test_kaggle_needs_no_launcher_and_is_not_run_again(jobs: Jobs, cluster: LocalCluster) -> None:
     options = ("--train.max-steps", "5", "--train.batch-size", "128", "--train.threads", "1")
     job = jobs.submit("kaggle_1node.sh", *options, env={"DQRM_RUN_DIR": str(jobs.run_dir)})
+    jobs.wait_for_success(job)
+    finished = (jobs.run_dir / "result.json").stat()
+    cluster.run("scontrol", "requeue", job)
+    jobs.wait_until(lambda: jobs.restarts(job) == 1 and jobs.state(job) == "COMPLETED", "the second try", 60)
+    assert "holds a finished run" in jobs.output()
+    assert (jobs.run_dir / "result.json").stat().st_mtime_ns == finished.st_mtime_ns
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+def test_kaggle_on_a_gpu_ends_before_any_work_where_there_is_none(jobs: Jobs) -> None:
+    env = {"DQRM_RUN_DIR": str(jobs.run_dir), "CUDA_VISIBLE_DEVICES": "-1"}
+    job = jobs.submit("kaggle_gpu.sh", env=env)
     jobs.wait_for_state(job, "COMPLETED", "FAILED")
-    assert (jobs.run_dir / "result.json").exists(), jobs.output()
+    assert "--device cuda needs an NVIDIA GPU" in jobs.output()
+    assert jobs.state(job) == "FAILED"
+    assert jobs.restarts(job) == 0
+    assert not jobs.run_dir.exists()
 
 
 def rows_of(folder: Path) -> str:
