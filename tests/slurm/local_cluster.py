@@ -31,7 +31,7 @@ class Hardware:
     """What each node says it has, in words of slurm.conf, and the plugin that binds processes to it."""
 
     description: str
-    gpus: int
+    gpus: int  # 0 or 1
     task_plugin: str
 
 
@@ -207,7 +207,8 @@ class LocalCluster:
         (folder / "nsswitch.conf").write_text("passwd: files\ngroup: files\nhosts: files\n")
         (folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
         gpus = self._hardware.gpus
-        (folder / "gres.conf").write_text(f"Name=gpu Count={gpus}\n" if gpus else "")
+        # Slurm counts files, whatever they are.
+        (folder / "gres.conf").write_text(f"Name=gpu Count={gpus} File=/dev/zero\n" if gpus else "")
         (folder / "slurm.conf").write_text(self._slurm_conf())
 
     def _slurm_conf(self) -> str:
