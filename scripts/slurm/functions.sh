@@ -197,9 +197,12 @@ requeue() {
     fail "$1, but the job was requeued $most times already (DQRM_MAX_REQUEUES); go on with sbatch and DQRM_RUN_DIR=$run_dir"
   fi
   say "$1: requeueing"
-  # Where a node failed, Slurm may have done so a moment ago.
-  scontrol requeue "$SLURM_JOB_ID" || [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = PENDING ] ||
-    fail "Slurm refuses to requeue; go on with sbatch and DQRM_RUN_DIR=$run_dir"
+  if ! scontrol requeue "$SLURM_JOB_ID"; then
+    case $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) in
+      PENDING | COMPLETING | REQUEUE*) ;; # Where a node failed, Slurm did so a moment ago.
+      *) fail "Slurm refuses to requeue; go on with sbatch and DQRM_RUN_DIR=$run_dir" ;;
+    esac
+  fi
   sleep 300 &
   wait $!
 }

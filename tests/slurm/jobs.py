@@ -15,7 +15,7 @@ from launching import clean_environ
 from local_cluster import LocalCluster
 
 ROOT = Path(__file__).parents[2]
-STEPS = 400
+STEPS = 240
 LENGTH = ("--train.max-steps", str(STEPS), "--train.epochs", "10")
 MANNER = (
     *("--train.batch-size", "128", "--train.log-every", "10", "--train.evaluate-every", "1000"),

@@ -80,7 +80,7 @@ def test_doctor_looks_at_a_rank_per_socket_on_every_node(jobs: Jobs) -> None:
 @pytest.mark.mpi
 @pytest.mark.slurm
 def test_two_ranks_on_each_node_train_as_four_simulated_ones(jobs: Jobs, data: Path, tmp_path: Path) -> None:
-    few = ("--train.max-steps", "20", "--train.checkpoint-every", "0")
+    few = ("--train.max-steps", "20", "--kernels", "torch")
     env = {"DQRM_RUN_DIR": str(jobs.run_dir)}
     jobs.wait_for_success(jobs.submit("tb_nnode.sh", *SETTINGS, *few, sbatch=("--nodes=2",), env=env))
     environment = json.loads((jobs.run_dir / "environment.json").read_text())
