@@ -83,7 +83,7 @@ urge_ranks() {
   sleep 10 &
   wait -n || true
   kill $! 2>/dev/null || true
-  [ -n "$cancelled" ] || [ "$(seconds_left)" -gt 15 ] || requeue "the time is over before the ranks have saved"
+  [ -n "$cancelled" ] || [ "$(seconds_left)" -gt "${DQRM_MARGIN:-15}" ] || requeue "the time is over before the ranks have saved"
 }
 
 # Until the time limit of this job; an hour where there is none, or Slurm does not answer.

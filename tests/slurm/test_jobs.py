@@ -8,7 +8,7 @@ import pytest
 from jobs import MANNER, Jobs, assert_same_end, dqrm_cpu, losses, train_undisturbed
 from local_cluster import LocalCluster
 
-pytestmark = [pytest.mark.slow, pytest.mark.mpi, pytest.mark.slurm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.mpi, pytest.mark.slurm, pytest.mark.timeout(300)]
 
 
 @pytest.mark.parametrize(
@@ -73,6 +73,15 @@ def test_srun_too_has_ranks_save_near_the_limit(launcher: str, jobs: Jobs) -> No
     assert "the time limit is near, and the run is saved" in jobs.output()
 
 
+def test_ranks_that_do_not_save_are_requeued_before_the_limit(jobs: Jobs) -> None:
+    sbatch = ("--nodes=2", "--ntasks-per-node=1", "--time=1")
+    job = jobs.submit(Path(__file__).with_name("deaf.sh"), sbatch=sbatch, env={"DQRM_MARGIN": "60"})
+    jobs.wait_until(lambda: "deaf\n" in jobs.output(), "the ranks", 30)
+    jobs.signal(job)
+    jobs.wait_until(lambda: jobs.restarts(job) == 1, "the job to be requeued", 40)
+    assert "the time is over before the ranks have saved: requeueing" in jobs.output()
+
+
 def test_a_node_fails_and_the_job_comes_back(jobs: Jobs, cluster: LocalCluster, undisturbed: Path) -> None:
     job = jobs.train()
     jobs.wait_for_step(50)
@@ -84,7 +93,7 @@ def test_a_node_fails_and_the_job_comes_back(jobs: Jobs, cluster: LocalCluster, 
     assert_same_end(jobs.run_dir, undisturbed)
 
 
-@pytest.mark.parametrize("launcher", ["mpirun", "srun-pmi2"])
+@pytest.mark.parametrize("launcher", ["mpirun", "srun-pmi2", "srun"])
 def test_cancelling_leaves_a_checkpoint_and_no_process(launcher: str, jobs: Jobs, cluster: LocalCluster) -> None:
     job = jobs.train(env={"DQRM_LAUNCHER": launcher})
     jobs.wait_for_step(30)

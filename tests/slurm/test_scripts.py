@@ -14,7 +14,7 @@ from local_cluster import LocalCluster
 SCRIPTS = sorted((ROOT / "scripts" / "slurm").glob("*.sh"))
 JOB_SCRIPTS = [path for path in SCRIPTS if path.name != "functions.sh"]
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(300)
 
 
 def test_shellcheck_finds_nothing() -> None:
