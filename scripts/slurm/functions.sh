@@ -76,26 +76,28 @@ run_ranks() {
   return "$status"
 }
 
-# Has the ranks save and end; called until they have. MPI loses a signal that comes while it starts, so each call sends one.
-# Ranks that still run when the time is all but over are requeued as they are: the checkpoint before is there.
+# Called until ranks that were told to save have ended: MPI loses a signal that comes while it starts, so that they are told
+# again. Those that still run when the time is all but over are requeued as they are: the checkpoint before is there.
 urge_ranks() {
-  pass_on USR1
   sleep 10 &
   wait -n || true
   kill $! 2>/dev/null || true
-  [ -n "$cancelled" ] || [ "$(seconds_left)" -gt "${DQRM_MARGIN:-15}" ] || requeue "the time is over before the ranks have saved"
+  if [ -n "$cancelled" ] || ! kill -0 "$ranks_pid" 2>/dev/null; then return 0; fi
+  [ "$(seconds_left)" -gt "${DQRM_MARGIN:-15}" ] || requeue "the time is over before the ranks have saved"
+  pass_on USR1
 }
 
 # Until the time limit of this job; an hour where there is none, or Slurm does not answer.
 seconds_left() {
   local end now
   printf -v now '%(%s)T' -1
-  end=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e) && end=$(date --date="${end:-none}" +%s 2>/dev/null) || end=$((now + 3600))
+  end=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e) || end=
+  end=$(date --date="${end:-none}" +%s 2>/dev/null) || end=$((now + 3600))
   echo $((end - now))
 }
 
 ranks_pid='' cancelled='' near_limit=''
-trap 'say "the time limit is near"; near_limit=yes' USR1
+trap 'say "the time limit is near"; near_limit=yes; pass_on USR1' USR1
 trap 'cancelled=yes; pass_on TERM' TERM INT
 pass_on() { [ -z "$ranks_pid" ] || kill -s "$1" "$ranks_pid" 2>/dev/null || true; }
 
