@@ -90,7 +90,7 @@ def _written(folder: Path, profile: "Profile", around: "Circumstances", png: boo
     from dqrm_cpu.profiler.sections import profile_sections
     from dqrm_cpu.report.build import write_page
 
-    ranks = len(profile.events)
+    ranks = len(profile.timelines)
     title = f"Profile of {around.config.preset}, batch {around.config.train.batch_size:,}"
     subtitle = f"{around.environment['machine']['cpu_model']}, {ranks} rank{'s' * (ranks > 1)}, {around.taken_at}"
     sections = profile_sections(profile, around)

@@ -1,5 +1,7 @@
 """Global batches in a fixed order, of which each rank reads only its share."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 
 from dqrm_cpu.data.batch import Batch
@@ -9,6 +11,7 @@ from dqrm_cpu.data.store.ahead import ReadAhead
 from dqrm_cpu.data.store.stream import Stream
 
 _BYTES_OF_A_CELL = 4
+_UNWATCHED = nullcontext()
 
 
 class Loader:
@@ -16,16 +19,24 @@ class Loader:
 
     Prepared rows are read ahead on a thread, into memory that is used again: a batch stays as it is until the next but
     one is asked for. Generated rows are made when they are asked for; a part of them that fits in `cache_bytes` is made
-    once and kept for later epochs.
+    once and kept for later epochs. `reading` is entered by the thread around whatever it reads.
     """
 
-    def __init__(self, part: Part, batch_size: int, shards: Shards, device: torch.device, cache_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        part: Part,
+        batch_size: int,
+        shards: Shards,
+        device: torch.device,
+        cache_bytes: int = 0,
+        reading: AbstractContextManager[None] = _UNWATCHED,
+    ) -> None:
         self._part = part
         self._batch_size = batch_size
         self._shards = shards
         self._device = device
         self.num_batches = -(-part.num_rows // batch_size)
-        self._ahead = _read_ahead(part, batch_size, shards)
+        self._ahead = _read_ahead(part, batch_size, shards, reading)
         self._keep = self._ahead is None and part.num_rows > 0 and self.cached_bytes(part, shards) <= cache_bytes
         self._kept: dict[int, list[Batch]] = {}
 
@@ -61,10 +72,10 @@ class Loader:
         return batch if self._device.type == "cpu" else _to_device(batch, self._device)
 
 
-def _read_ahead(part: Part, batch_size: int, shards: Shards) -> ReadAhead | None:
+def _read_ahead(part: Part, batch_size: int, shards: Shards, reading: AbstractContextManager[None]) -> ReadAhead | None:
     if not isinstance(part.source, Stream) or not part.num_rows:
         return None
-    return ReadAhead(part.source, part.num_rows, batch_size, shards)
+    return ReadAhead(part.source, part.num_rows, batch_size, shards, reading)
 
 
 def _to_device(batch: Batch, device: torch.device) -> Batch:

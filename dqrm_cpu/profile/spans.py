@@ -73,12 +73,11 @@ class ObservedSpan(Span):
         self._observer.end(self._label, self._start, end)
 
 
-class Occasion:
-    """A context manager for what happens between steps; every time is a sample of its own."""
+class Aside:
+    """A context manager for what is no part of a step: only an observer hears of it. One thread at a time."""
 
-    def __init__(self, phase: Phase, durations: Durations, observer: Observer | None) -> None:
-        self._label = phase.label
-        self._durations = durations
+    def __init__(self, label: str, observer: Observer | None) -> None:
+        self._label = label
         self._observer = observer
         self._start = 0
 
@@ -91,9 +90,23 @@ class Occasion:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         end = perf_counter_ns()
-        self._durations.add(np.array([end - self._start]))
+        self._took(end - self._start)
         if self._observer is not None:
             self._observer.end(self._label, self._start, end)
+
+    def _took(self, nanoseconds: int) -> None:
+        """For those that keep count."""
+
+
+class Occasion(Aside):
+    """What happens between steps; every time is a sample of its own."""
+
+    def __init__(self, phase: Phase, durations: Durations, observer: Observer | None) -> None:
+        super().__init__(phase.label, observer)
+        self._durations = durations
+
+    def _took(self, nanoseconds: int) -> None:
+        self._durations.add(np.array([nanoseconds]))
 
 
 class SpanSummary(NamedTuple):
@@ -162,6 +175,10 @@ class Spans:
 
     def _occasion(self, phase: Phase) -> Occasion:
         return Occasion(phase, self._durations[phase], self._observer)
+
+    def aside(self, label: str) -> Aside:
+        """For what another thread does meanwhile, such as reading ahead."""
+        return Aside(label, self._observer)
 
     def begin_step(self) -> None:
         """Starts the clock of a step; what the model spent on anything else since the last one is not the step's."""

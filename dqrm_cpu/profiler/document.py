@@ -48,7 +48,7 @@ def write_files(folder: Path, profile: Profile, around: Circumstances) -> list[P
     hosts = [place["host"] for place in around.environment["ranks"]]
     documents = {
         "profile.json": json.dumps(profile_document(profile, around), indent=1),
-        "trace.json": json.dumps(chrome_trace(profile.events, hosts)),
+        "trace.json": json.dumps(chrome_trace(profile.timelines, hosts)),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)

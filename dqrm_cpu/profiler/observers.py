@@ -1,39 +1,13 @@
-"""Who else hears of spans while a profile is taken: a trace, VTune's ITT marks, torch.profiler."""
+"""Who else hears of spans while a profile is taken: VTune's ITT marks, torch.profiler."""
 
 import threading
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from dqrm_cpu.errors import DeviceError
 from dqrm_cpu.profile.spans import Observer
-
-
-class Event(NamedTuple):
-    """Nanoseconds of the monotonic clock."""
-
-    label: str
-    thread: int
-    start_ns: int
-    end_ns: int
-
-    def earlier(self, offset_ns: int) -> "Event":
-        """The same on a clock that is behind."""
-        return self._replace(start_ns=self.start_ns - offset_ns, end_ns=self.end_ns - offset_ns)
-
-
-class EventRecorder:
-    """Keeps every span."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def begin(self, label: str) -> None:
-        pass
-
-    def end(self, label: str, start_ns: int, end_ns: int) -> None:
-        self.events.append(Event(label, threading.get_native_id(), start_ns, end_ns))
 
 
 class IttMarks:
@@ -52,17 +26,24 @@ class IttMarks:
 
 
 class TorchMarks:
-    """Ranges around the operators that torch.profiler records."""
+    """Ranges around the operators that torch.profiler records, on the thread that runs them."""
 
     def __init__(self) -> None:
-        self._open: list[Any] = []
+        self._of_thread = threading.local()
 
     def begin(self, label: str) -> None:
-        self._open.append(torch.profiler.record_function(label))
-        self._open[-1].__enter__()
+        mark: Any = torch.profiler.record_function(label)
+        mark.__enter__()
+        self._open().append(mark)
 
     def end(self, label: str, start_ns: int, end_ns: int) -> None:
-        self._open.pop().__exit__(None, None, None)
+        self._open().pop().__exit__(None, None, None)
+
+    def _open(self) -> list[Any]:
+        if not hasattr(self._of_thread, "marks"):
+            self._of_thread.marks = []
+        marks: list[Any] = self._of_thread.marks
+        return marks
 
 
 class Observers:

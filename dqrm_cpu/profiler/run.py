@@ -1,10 +1,10 @@
 """Takes a profile: variants in interleaved rounds, so that a busy machine meets all alike; every rank calls it."""
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.source import open_data
 from dqrm_cpu.profile.spans import Observer, SpanSummary
-from dqrm_cpu.profiler.observers import Event, EventRecorder, IttMarks, Observers, TorchMarks
+from dqrm_cpu.profiler.observers import IttMarks, Observers, TorchMarks
+from dqrm_cpu.profiler.timeline import Recorder, Timeline
 from dqrm_cpu.profiler.trainee import Trainee
 from dqrm_cpu.profiler.variants import Variant, variants_of
 from dqrm_cpu.train.session import load_kernels
@@ -58,15 +59,15 @@ class VariantProfile:
 
 @dataclass(frozen=True)
 class Profile:
-    """The same on every rank; events are on the clock of rank 0."""
+    """The same on every rank; timelines, one of each, are on the clock of rank 0."""
 
     variants: tuple[VariantProfile, ...]
-    events: tuple[tuple[Event, ...], ...]
+    timelines: tuple[Timeline, ...]
 
 
 def take_profile(config: Config, plan: ProfilePlan, transport: Transport, advance: Callable[[str], None]) -> Profile:
     """`advance` hears what is done next."""
-    recorder = EventRecorder()
+    recorder = Recorder()
     data, arenas = open_data(config), Arenas(Case("profile", "", config))
     arenas.kernels = load_kernels(config, CPU)
     observer = Observers([recorder, *([IttMarks()] if plan.itt else [])])
@@ -77,28 +78,30 @@ def take_profile(config: Config, plan: ProfilePlan, transport: Transport, advanc
         trainee.run(1 + plan.warmup_steps)
         trainee.spans.forget()
     sent = [trainee.bytes_sent for trainee in trainees]
-    recorder.events.clear()
+    recorder.forget()
     offset_ns = _clock_offset(transport)
     for number in range(plan.rounds):
         advance(f"round {number + 1} of {plan.rounds}")
         first = number % len(trainees)
         for trainee in (*trainees[first:], *trainees[:first]):
-            _turn(trainee, plan.turn_steps, transport, observer)
+            _turn(trainee, plan.turn_steps, transport, observer, recorder)
     profiles = [_rank_profile(trainee, before) for trainee, before in zip(trainees, sent, strict=True)]
-    events = [event.earlier(offset_ns) for event in recorder.events]
+    timeline = recorder.timeline(offset_ns)
     if plan.torch_folder is not None:
         advance("torch.profiler: this configuration once more")
         _torch_trace(Trainee(variants[0], data, arenas, transport, TorchMarks()), transport, plan.torch_folder)
-    return _gathered(variants, profiles, events, transport)
+    return _gathered(variants, profiles, timeline, transport)
 
 
-def _turn(trainee: Trainee, steps: int, transport: Transport, observer: Observer) -> None:
+def _turn(trainee: Trainee, steps: int, transport: Transport, observer: Observer, recorder: Recorder) -> None:
     """Ranks begin together: what one waits for at the start of a turn is no part of a step."""
+    name = trainee.variant.name
     transport.barrier()
-    start = time.perf_counter_ns()
-    observer.begin(trainee.variant.name)
+    start_ns = recorder.turn_begins()
+    observer.begin(name)
     trainee.run(steps)
-    observer.end(trainee.variant.name, start, time.perf_counter_ns())
+    observer.end(name, start_ns, perf_counter_ns())
+    recorder.turn_ended(name, start_ns)
 
 
 def _rank_profile(trainee: Trainee, sent_before: int) -> RankProfile:
@@ -109,7 +112,7 @@ def _rank_profile(trainee: Trainee, sent_before: int) -> RankProfile:
 def _clock_offset(transport: Transport) -> int:
     """Of this host's clock over that of rank 0, as exactly as ranks leave a barrier together."""
     transport.barrier()
-    now = time.perf_counter_ns()
+    now = perf_counter_ns()
     return now - int(str(transport.broadcast_json(now)))
 
 
@@ -122,11 +125,11 @@ def _torch_trace(trainee: Trainee, transport: Transport, folder: Path) -> None:
 
 
 def _gathered(
-    variants: list[Variant], profiles: list[RankProfile], events: list[Event], transport: Transport
+    variants: list[Variant], profiles: list[RankProfile], timeline: Timeline, transport: Transport
 ) -> Profile:
     own = {
         "profiles": [[p.summary.as_dict(), p.bytes_per_step] for p in profiles],
-        "events": events,
+        "timeline": timeline.as_list(),
     }
     payload = np.frombuffer(json.dumps(own).encode(), dtype=np.uint8)
     of_ranks = [json.loads(part.tobytes()) for part in transport.allgatherv(payload)]
@@ -134,7 +137,7 @@ def _gathered(
         VariantProfile(variant, tuple(_rank_profile_of(*rank["profiles"][number]) for rank in of_ranks))
         for number, variant in enumerate(variants)
     )
-    return Profile(by_variant, tuple(tuple(Event(*event) for event in rank["events"]) for rank in of_ranks))
+    return Profile(by_variant, tuple(Timeline.from_list(rank["timeline"]) for rank in of_ranks))
 
 
 def _rank_profile_of(summary: dict[str, Any], bytes_per_step: float) -> RankProfile:

@@ -77,7 +77,7 @@ def _phases(profile: Profile) -> Iterator[Part]:
 
 
 def _ranks(profile: Profile) -> Iterator[Part]:
-    if len(profile.events) == 1:
+    if len(profile.timelines) == 1:
         yield paragraph("One process was profiled.")
         return
     for number, found in enumerate(profile.variants):

@@ -27,7 +27,8 @@ class Trainee:
         self.model, scales = model_on_shared_tables(config, arenas, arenas.kernels, self.spans)
         if variant.scan is not None:
             scales.scan = variant.scan
-        self._loader = Loader(data.train, config.train.batch_size, shards, CPU, DATA_CACHE_BYTES)
+        reading = self.spans.aside("read ahead")
+        self._loader = Loader(data.train, config.train.batch_size, shards, CPU, DATA_CACHE_BYTES, reading)
         self._step = TrainingStep(
             self.model,
             scales,

@@ -1,6 +1,7 @@
 """Reads batches ahead of their use, on one thread, into buffers that are used again and again."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import numpy as np
@@ -37,11 +38,19 @@ class _Key(NamedTuple):
 class ReadAhead:
     """Shares of global batches in any order; the one that follows is read while the present one is used.
 
-    A batch stays as it is until the next but one is asked for.
+    A batch stays as it is until the next but one is asked for. The thread enters `reading` around each chunk.
     """
 
-    def __init__(self, stream: Stream, num_rows: int, batch_size: int, shards: Shards) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        num_rows: int,
+        batch_size: int,
+        shards: Shards,
+        reading: AbstractContextManager[None],
+    ) -> None:
         self._stream, self._num_rows, self._batch_size, self._shards = stream, num_rows, batch_size, shards
+        self._reading = reading
         share = -(-batch_size * len(shards.mine) // shards.total)
         self._chunk_batches = max(1, CHUNK_ROWS // share)
         self._num_batches = -(-num_rows // batch_size)
@@ -83,7 +92,11 @@ class ReadAhead:
 
     def _submit(self, key: _Key) -> "Future[list[Shares]]":
         self._turn = (self._turn + 1) % _BUFFERS
-        return self._executor.submit(self._read, key, self._buffers[self._turn])
+        return self._executor.submit(self._read_chunk, key, self._buffers[self._turn])
+
+    def _read_chunk(self, key: _Key, buffer: "_Buffer") -> list[Shares]:
+        with self._reading:
+            return self._read(key, buffer)
 
     def _read(self, key: _Key, buffer: "_Buffer") -> list[Shares]:
         spans = self._spans(key.chunk)
