@@ -21,9 +21,9 @@ def train_small(folder: Path, *options: str) -> Path:
 def profile_prepared(folder: Path, steps: int, rounds: int) -> list[str]:
     """Prepares generated clicks in `folder`; the command that profiles them into folder/profile."""
     raw, data = folder / "train.txt", folder / "data"
-    assert main(["data", "generate", str(raw), "--rows", "20000"]) == 0
+    assert main(["data", "generate", str(raw), "--rows", "40000"]) == 0
     assert main(["prepare", str(raw), "--format", "kaggle", "--out", str(data)]) == 0
-    # Two batches are read at a time: at every other step the thread that reads ahead has something to do.
+    # Large batches are read a few at a time: the thread that reads ahead has something to do every few steps.
     model = ["--model.embedding-dim", "4", "--model.bottom-mlp", "8,4", "--model.top-mlp", "8,1", "--kernels", "torch"]
     plan = ["--warmup", "1", "--steps", str(steps), "--rounds", str(rounds), "--train.batch-size", "8192"]
     return ["profile", "--data", str(data), "--out", str(folder / "profile"), *plan, *model]

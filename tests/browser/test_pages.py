@@ -1,13 +1,11 @@
 """Pages as Chromium shows them: on a desk and on a phone, light and dark, whole, legible, and silent."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from dqrm_cpu.cli.main import main
 from launching import run_mpi
@@ -43,16 +41,6 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     out = folder / "report.html"
     assert main(["report", str(folder / "two"), str(folder / "fp32"), "--out", str(out)]) == 0
     return {"report": out, "profile": folder / "profile" / "report.html"}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        # As root, as in a container, Chromium has no sandbox to start in; it opens only files that we wrote.
-        options = ["--no-sandbox"] if os.geteuid() == 0 else []
-        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=options)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(params=[(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")], ids=lambda p: f"{p[0]}-{p[1]}")
