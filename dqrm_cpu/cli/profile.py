@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dqrm_cpu.comm.transport import Transport
     from dqrm_cpu.config import Config
     from dqrm_cpu.profiler.document import Circumstances
-    from dqrm_cpu.profiler.run import Profile
+    from dqrm_cpu.profiler.result import Profile
 
 _WARMUP_STEPS, _STEPS, _ROUNDS = 10, 50, 5
 
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _profile(config: "Config", args: argparse.Namespace, transport: "Transport") -> int:
     from dqrm_cpu.cli.ranks import gathered_environment
-    from dqrm_cpu.profiler.bandwidth import bandwidths, reading_floor
+    from dqrm_cpu.profiler.bandwidth import bandwidths
     from dqrm_cpu.profiler.document import Circumstances
     from dqrm_cpu.profiler.run import ProfilePlan, take_profile
 
@@ -77,9 +77,8 @@ def _profile(config: "Config", args: argparse.Namespace, transport: "Transport")
     profile = take_profile(config, plan, transport, _show if transport.rank == 0 else _say_nothing)
     if transport.rank > 0:
         return 0
-    known = [one for found in profile.variants for one in bandwidths(found, transport.size)]
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    around = Circumstances(now, config, plan, environment, reading_floor(), known)
+    around = Circumstances(now, config, plan, environment, bandwidths(profile))
     for path in _written(folder, profile, around, args.png):
         print(path)
     return 0

@@ -121,7 +121,11 @@ class SpanSummary(NamedTuple):
     @property
     def covered(self) -> float:
         """The share of the steps' time that is inside spans."""
-        inside = sum(summary.total_ms for phase, summary in self.phases.items() if phase in STEP_PHASES)
+        return self.share_of(*STEP_PHASES)
+
+    def share_of(self, *phases: Phase) -> float:
+        """Of the steps' time."""
+        inside = sum(self.phases[phase].total_ms for phase in phases if phase in self.phases)
         return inside / self.step.total_ms if self.step.total_ms else 0.0
 
     def as_dict(self) -> dict[str, Any]:

@@ -1,59 +1,58 @@
-"""What phases move through memory, against what this machine can read at all."""
+"""What phases move, against what this machine, or the way to the other ranks, can move at all."""
 
-import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
-import torch
-
-from dqrm_cpu.config import Config
 from dqrm_cpu.profile.phases import Phase
-from dqrm_cpu.profiler.run import VariantProfile
-
-_FLOAT_BYTES = 4
-_FLOOR_BYTES = 1 << 30
-_FLOOR_ROUNDS = 5
+from dqrm_cpu.profiler.floors import FLOAT_BYTES
+from dqrm_cpu.profiler.result import Floors, Profile, VariantProfile
 
 
 class Bandwidth(NamedTuple):
-    """Of one phase of one variant, on rank 0."""
+    """Of one phase of one variant, on rank 0; of a step as long as the median."""
 
     variant: str
     phase: Phase
-    bytes_per_step: int
+    bytes_per_step: float
     bytes_per_second: float
+    floor_bytes_per_second: float
 
 
-def reading_floor() -> float:
-    """Bytes per second at which all threads together read memory in order; the best of a few rounds."""
-    # Here, because it compiles.
-    from dqrm_cpu.bench.reading import read_all
-
-    words = torch.ones(_FLOOR_BYTES // 8, dtype=torch.int64).numpy()
-    best = float("inf")
-    for _ in range(_FLOOR_ROUNDS):
-        start = time.perf_counter()
-        read_all(words)
-        best = min(best, time.perf_counter() - start)
-    return _FLOOR_BYTES / best
+class _Moved(NamedTuple):
+    phase: Phase
+    bytes_per_step: float
+    floor_bytes_per_second: float
 
 
-def bandwidths(profile: VariantProfile, num_ranks: int) -> list[Bandwidth]:
-    """Where bytes are known: scans read every table, lookups read the rows of a rank's share of the batch."""
-    config, summary = profile.variant.config, profile.ranks[0].summary
-    found = []
-    for phase, num_bytes in _moved(config, num_ranks).items():
-        if phase in summary.phases:
-            seconds = summary.phases[phase].total_ms / 1e3 / summary.step.count
-            found.append(Bandwidth(profile.variant.name, phase, num_bytes, num_bytes / seconds))
-    return found
+def bandwidths(profile: Profile) -> list[Bandwidth]:
+    """Where it is known what must be moved."""
+    return [one for found in profile.variants for one in _of_variant(found, profile.floors)]
 
 
-def _moved(config: Config, num_ranks: int) -> dict[Phase, int]:
-    model, quant = config.model, config.quant
-    row_bytes = model.embedding_dim * _FLOAT_BYTES
-    moved = {}
-    if quant.method != "none" and quant.scale_finder == "scan" and quant.scale_period == 1:
-        moved[Phase.SCALE] = sum(model.table_rows) * row_bytes
-    if config.data.max_bag_size == 1:
-        moved[Phase.GATHER_QUANTIZE] = config.train.batch_size // num_ranks * len(model.table_rows) * row_bytes
-    return moved
+def _of_variant(found: VariantProfile, floors: Floors) -> Iterator[Bandwidth]:
+    phases = found.ranks[0].summary.phases
+    for phase, num_bytes, floor in (*_of_tables(found, floors), *_of_wire(found)):
+        if phase in phases and num_bytes:
+            seconds = phases[phase].median_ms / 1e3
+            yield Bandwidth(found.variant.name, phase, num_bytes, num_bytes / seconds, floor)
+
+
+def _of_tables(found: VariantProfile, floors: Floors) -> Iterator[_Moved]:
+    """Scans read every table, lookups the row of every id; updates read a gradient, and read and write rows."""
+    config, work = found.variant.config, floors.work
+    row_bytes = config.model.embedding_dim * FLOAT_BYTES
+    if config.quant.method != "none" and config.quant.scale_finder == "scan" and config.quant.scale_period == 1:
+        yield _Moved(Phase.SCALE, sum(config.model.table_rows) * row_bytes, floors.reading)
+    if floors.rows is None:
+        return
+    yield _Moved(Phase.GATHER_QUANTIZE, work.lookups * row_bytes, floors.rows.reading)
+    gradients = work.changed_rows if work.merged else work.lookups
+    state_bytes = 2 * FLOAT_BYTES if config.train.optimizer == "rowwise-adagrad" else 0
+    changed_bytes = work.changed_rows * (2 * row_bytes + state_bytes)
+    yield _Moved(Phase.EMBEDDING_UPDATE, gradients * row_bytes + changed_bytes, floors.rows.rewriting)
+
+
+def _of_wire(found: VariantProfile) -> Iterator[_Moved]:
+    rank = found.ranks[0]
+    if rank.wire_floor is not None:
+        yield _Moved(Phase.WIRE, rank.sent.of_tables, rank.wire_floor)

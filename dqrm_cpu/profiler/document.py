@@ -10,10 +10,11 @@ from dqrm_cpu.config import Config
 from dqrm_cpu.config.schema import flatten
 from dqrm_cpu.errors import ConfigError
 from dqrm_cpu.profiler.bandwidth import Bandwidth
-from dqrm_cpu.profiler.run import Profile, ProfilePlan, VariantProfile
+from dqrm_cpu.profiler.result import Profile, VariantProfile
+from dqrm_cpu.profiler.run import ProfilePlan
 from dqrm_cpu.profiler.trace import chrome_trace
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,6 @@ class Circumstances:
     config: Config
     plan: ProfilePlan
     environment: Mapping[str, Any]
-    floor_bytes_per_second: float
     bandwidths: Sequence[Bandwidth]
 
 
@@ -38,7 +38,7 @@ def profile_document(profile: Profile, around: Circumstances) -> dict[str, Any]:
         "rounds": around.plan.rounds,
         "environment": around.environment,
         "settings": _plain(flatten(around.config)),
-        "reading_floor_bytes_per_second": around.floor_bytes_per_second,
+        "reading_floor_bytes_per_second": profile.floors.reading,
         "variants": {found.variant.name: _variant(found, around) for found in profile.variants},
     }
 
@@ -65,11 +65,16 @@ def _variant(found: VariantProfile, around: Circumstances) -> dict[str, Any]:
         "about": found.variant.about,
         "changed_settings": _plain({key: value for key, value in own.items() if value != asked[key]}),
         "ranks": [
-            {**rank.summary.as_dict(), "covered": rank.summary.covered, "bytes_sent": rank.bytes_per_step}
+            {**rank.summary.as_dict(), "covered": rank.summary.covered, "bytes_sent": rank.sent._asdict()}
             for rank in found.ranks
         ],
         "bandwidth": [
-            {"phase": one.phase.key, "bytes": one.bytes_per_step, "bytes_per_second": one.bytes_per_second}
+            {
+                "phase": one.phase.key,
+                "bytes": one.bytes_per_step,
+                "bytes_per_second": one.bytes_per_second,
+                "floor_bytes_per_second": one.floor_bytes_per_second,
+            }
             for one in around.bandwidths
             if one.variant == found.variant.name
         ],

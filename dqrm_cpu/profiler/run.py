@@ -1,9 +1,10 @@
 """Takes a profile: variants in interleaved rounds, so that a busy machine meets all alike; every rank calls it."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from time import perf_counter_ns
 from typing import Any
 
@@ -14,15 +15,20 @@ from dqrm_cpu.bench.arena import CPU, Arenas
 from dqrm_cpu.bench.cases import Case
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config import Config
-from dqrm_cpu.data.source import open_data
-from dqrm_cpu.profile.spans import Observer, SpanSummary
+from dqrm_cpu.data.loader import Loader
+from dqrm_cpu.data.shards import Shards, shards_of
+from dqrm_cpu.data.source import DataSet, open_data
+from dqrm_cpu.profile.spans import Observer
+from dqrm_cpu.profiler.floors import distinct_rows, reading_floor, row_floors, wire_floor
 from dqrm_cpu.profiler.observers import IttMarks, Observers, TorchMarks
+from dqrm_cpu.profiler.result import Floors, Profile, RankProfile, SentPerStep, StepWork, VariantProfile
 from dqrm_cpu.profiler.timeline import Recorder, Timeline
 from dqrm_cpu.profiler.trainee import Trainee
 from dqrm_cpu.profiler.variants import Variant, variants_of
 from dqrm_cpu.train.session import load_kernels
 
 _TORCH_STEPS = 5
+_FLOOR_STEPS = 16
 
 
 @dataclass(frozen=True)
@@ -41,30 +47,6 @@ class ProfilePlan:
         return max(self.measured_steps // self.rounds, 1)
 
 
-@dataclass(frozen=True)
-class RankProfile:
-    """What one rank saw of one variant."""
-
-    summary: SpanSummary
-    bytes_per_step: float
-
-
-@dataclass(frozen=True)
-class VariantProfile:
-    """A variant, by rank."""
-
-    variant: Variant
-    ranks: tuple[RankProfile, ...]
-
-
-@dataclass(frozen=True)
-class Profile:
-    """The same on every rank; timelines, one of each, are on the clock of rank 0."""
-
-    variants: tuple[VariantProfile, ...]
-    timelines: tuple[Timeline, ...]
-
-
 def take_profile(config: Config, plan: ProfilePlan, transport: Transport, advance: Callable[[str], None]) -> Profile:
     """`advance` hears what is done next."""
     recorder = Recorder()
@@ -76,8 +58,7 @@ def take_profile(config: Config, plan: ProfilePlan, transport: Transport, advanc
     for trainee in trainees:
         advance(f"warming up: {trainee.variant.name}")
         trainee.run(1 + plan.warmup_steps)
-        trainee.spans.forget()
-    sent = [trainee.bytes_sent for trainee in trainees]
+        trainee.forget()
     recorder.forget()
     offset_ns = _clock_offset(transport)
     for number in range(plan.rounds):
@@ -85,12 +66,14 @@ def take_profile(config: Config, plan: ProfilePlan, transport: Transport, advanc
         first = number % len(trainees)
         for trainee in (*trainees[first:], *trainees[:first]):
             _turn(trainee, plan.turn_steps, transport, observer, recorder)
-    profiles = [_rank_profile(trainee, before) for trainee, before in zip(trainees, sent, strict=True)]
     timeline = recorder.timeline(offset_ns)
+    advance("what this machine can move")
+    profiles = [_rank_profile(trainee, transport) for trainee in trainees]
+    floors = _floors(config, data, trainees[0], transport)
     if plan.torch_folder is not None:
         advance("torch.profiler: this configuration once more")
         _torch_trace(Trainee(variants[0], data, arenas, transport, TorchMarks()), transport, plan.torch_folder)
-    return _gathered(variants, profiles, timeline, transport)
+    return _gathered(variants, profiles, timeline, floors, transport)
 
 
 def _turn(trainee: Trainee, steps: int, transport: Transport, observer: Observer, recorder: Recorder) -> None:
@@ -104,9 +87,31 @@ def _turn(trainee: Trainee, steps: int, transport: Transport, observer: Observer
     recorder.turn_ended(name, start_ns)
 
 
-def _rank_profile(trainee: Trainee, sent_before: int) -> RankProfile:
+def _rank_profile(trainee: Trainee, transport: Transport) -> RankProfile:
     summary = trainee.spans.summary()
-    return RankProfile(summary, (trainee.bytes_sent - sent_before) / max(summary.step.count, 1))
+    sent = SentPerStep.of(trainee.sent, summary.step.count)
+    floor = None
+    # One message for all tables; the dense wire sums gigabytes instead.
+    if transport.size > 1 and trainee.variant.config.comm.wire != "dense":
+        floor = wire_floor(transport, round(sent.of_tables) // (transport.size - 1))
+    return RankProfile(summary, sent, floor)
+
+
+def _floors(config: Config, data: DataSet, trainee: Trainee, transport: Transport) -> Floors:
+    """Of all ranks at once, as they train; on batches that come next, so that no cache holds their rows yet."""
+    shards = shards_of(transport.rank, transport.size, config.comm.simulated_ranks)
+    everyones = Loader(data.train, config.train.batch_size, Shards(tuple(range(shards.total)), shards.total), CPU)
+    batches = [everyones.batches(number) for number in range(trainee.done, trainee.done + _FLOOR_STEPS)]
+    own = [[shares[mine] for mine in shards.mine] for shares in batches]
+    merged = shards.total > 1
+    work = StepWork(
+        fmean(sum(share.ids.numel() for share in shares) for shares in own),
+        fmean(distinct_rows(shares) for shares in (batches if merged else own)),
+        merged,
+    )
+    transport.barrier()
+    rows = row_floors(trainee.model.tables, [share for shares in own for share in shares])
+    return Floors(reading_floor(transport.size), rows, work)
 
 
 def _clock_offset(transport: Transport) -> int:
@@ -125,20 +130,17 @@ def _torch_trace(trainee: Trainee, transport: Transport, folder: Path) -> None:
 
 
 def _gathered(
-    variants: list[Variant], profiles: list[RankProfile], timeline: Timeline, transport: Transport
+    variants: Sequence[Variant],
+    profiles: Sequence[RankProfile],
+    timeline: Timeline,
+    floors: Floors,
+    transport: Transport,
 ) -> Profile:
-    own = {
-        "profiles": [[p.summary.as_dict(), p.bytes_per_step] for p in profiles],
-        "timeline": timeline.as_list(),
-    }
+    own = {"profiles": [profile.as_list() for profile in profiles], "timeline": timeline.as_list()}
     payload = np.frombuffer(json.dumps(own).encode(), dtype=np.uint8)
-    of_ranks = [json.loads(part.tobytes()) for part in transport.allgatherv(payload)]
+    of_ranks: list[dict[str, Any]] = [json.loads(part.tobytes()) for part in transport.allgatherv(payload)]
     by_variant = tuple(
-        VariantProfile(variant, tuple(_rank_profile_of(*rank["profiles"][number]) for rank in of_ranks))
+        VariantProfile(variant, tuple(RankProfile.from_list(rank["profiles"][number]) for rank in of_ranks))
         for number, variant in enumerate(variants)
     )
-    return Profile(by_variant, tuple(Timeline.from_list(rank["timeline"]) for rank in of_ranks))
-
-
-def _rank_profile_of(summary: dict[str, Any], bytes_per_step: float) -> RankProfile:
-    return RankProfile(SpanSummary.from_dict(summary), bytes_per_step)
+    return Profile(by_variant, tuple(Timeline.from_list(rank["timeline"]) for rank in of_ranks), floors)

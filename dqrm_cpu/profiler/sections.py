@@ -3,13 +3,15 @@
 from collections.abc import Iterator
 
 from dqrm_cpu.profile.phases import Phase
+from dqrm_cpu.profiler.advice import mends
 from dqrm_cpu.profiler.document import Circumstances
-from dqrm_cpu.profiler.run import Profile, VariantProfile
-from dqrm_cpu.report.markup import paragraph, table, warning
+from dqrm_cpu.profiler.result import Profile, VariantProfile
+from dqrm_cpu.report.markup import paragraph, table, warning, words
 from dqrm_cpu.report.phase_figures import bar_of, phase_breakdown, ranks_figure
 from dqrm_cpu.report.sections import Part, Section, environment_parts, phase_table
+from dqrm_cpu.report.traffic import bytes_per_step
 
-_SCALE_SHARE = 0.05
+_EXCHANGE = (Phase.QUANTIZE_GRADIENTS, Phase.WIRE, Phase.MERGE, Phase.MLP_EXCHANGE)
 
 
 def profile_sections(profile: Profile, around: Circumstances) -> list[Section]:
@@ -19,7 +21,8 @@ def profile_sections(profile: Profile, around: Circumstances) -> list[Section]:
         ("warnings", "What to change", _warnings(profile)),
         ("phases", "Where a step's time goes", _phases(profile)),
         ("ranks", "Rank by rank", _ranks(profile)),
-        ("bandwidth", "Memory bandwidth", _bandwidth(around)),
+        ("bytes", "Bytes between ranks", _bytes(profile)),
+        ("bandwidth", "Bandwidth", _bandwidth(profile, around)),
         ("environment", "Environment", environment_parts(around.environment, around.config)),
     )
     return [Section(key, title, tuple(parts)) for key, title, parts in made]
@@ -32,42 +35,25 @@ def _summary(profile: Profile, around: Circumstances) -> Iterator[Part]:
     plan = around.plan
     yield paragraph(
         f"{plan.rounds} rounds, in each of which every variant takes {plan.turn_steps} steps in its turn, after "
-        f"{plan.warmup_steps} to warm up. Figures are those of rank 0. "
-        + "; ".join(f"{found.variant.name}: {found.variant.about}" for found in profile.variants)
-        + ".",
+        f"{plan.warmup_steps} to warm up. Figures are those of rank 0; scale and exchange are shares of its steps.",
         "faint",
     )
+    yield words((found.variant.name, found.variant.about) for found in profile.variants)
 
 
 def _row(found: VariantProfile, first_ms: float) -> list[str]:
     rank = found.ranks[0]
     step = rank.summary.step
-    exchange = _share(found, Phase.QUANTIZE_GRADIENTS, Phase.WIRE, Phase.MERGE, Phase.MLP_EXCHANGE)
     figures = [f"{value:.2f}" for value in (step.median_ms, step.mean_ms, step.p95_ms, step.median_ms / first_ms)]
-    shares = [f"{_share(found, Phase.SCALE):.1%}", f"{exchange:.1%}"]
-    return [found.variant.name, *figures, *shares, f"{rank.bytes_per_step / 1e3:,.1f}"]
-
-
-def _share(found: VariantProfile, *phases: Phase) -> float:
-    summary = found.ranks[0].summary
-    return sum(summary.phases[phase].total_ms for phase in phases if phase in summary.phases) / summary.step.total_ms
+    shares = [f"{rank.summary.share_of(Phase.SCALE):.1%}", f"{rank.summary.share_of(*_EXCHANGE):.1%}"]
+    return [found.variant.name, *figures, *shares, f"{sum(rank.sent) / 1e3:,.1f}"]
 
 
 def _warnings(profile: Profile) -> Iterator[Part]:
-    own, *others = profile.variants
-    own_ms, quant = own.ranks[0].summary.step.median_ms, own.variant.config.quant
-    found = []
-    if _share(own, Phase.SCALE) > _SCALE_SHARE:
-        mend = "use --quant.scale-finder track" if quant.scale_finder == "scan" else "lengthen --quant.scale-period"
-        found.append(f"Finding scales takes {_share(own, Phase.SCALE):.0%} of the step: {mend}.")
-    same_method = [other for other in others if other.variant.config.quant.method == quant.method]
-    best = min(same_method, key=lambda other: other.ranks[0].summary.step.median_ms, default=None)
-    if best is not None and best.ranks[0].summary.step.median_ms < 0.9 * own_ms:
-        best_ms = best.ranks[0].summary.step.median_ms
-        found.append(f"{best.variant.name} takes {best_ms:.2f} ms instead of {own_ms:.2f} ms: {best.variant.about}.")
+    found = list(mends(profile))
     yield from (warning(text) for text in found)
     if not found:
-        yield paragraph("Nothing stands out among what was compared.")
+        yield paragraph("Nothing stands out among what was run.")
 
 
 def _phases(profile: Profile) -> Iterator[Part]:
@@ -85,20 +71,27 @@ def _ranks(profile: Profile) -> Iterator[Part]:
         yield ranks_figure(found.variant.name, f"ranks-{number}", ranks)
 
 
-def _bandwidth(around: Circumstances) -> Iterator[Part]:
-    floor = around.floor_bytes_per_second
+def _bytes(profile: Profile) -> Iterator[Part]:
+    figure = bytes_per_step({found.variant.name: found.ranks[0].sent for found in profile.variants})
+    yield figure or paragraph("Nothing was sent: one process was profiled.")
+
+
+def _bandwidth(profile: Profile, around: Circumstances) -> Iterator[Part]:
     rows = [
         [
             f"{one.variant}: {one.phase.label}",
-            f"{one.bytes_per_step / 1e6:,.2f}",
-            f"{one.bytes_per_second / 1e9:.1f}",
-            f"{one.bytes_per_second / floor:.0%}",
+            f"{one.bytes_per_step / 1e6:,.3f}",
+            f"{one.bytes_per_second / 1e9:.2f}",
+            f"{one.floor_bytes_per_second / 1e9:.2f}",
+            f"{one.bytes_per_second / one.floor_bytes_per_second:.0%}",
         ]
         for one in around.bandwidths
     ]
-    yield table(("phase", "read per step (MB)", "GB/s", "of the machine's"), rows)
+    yield table(("phase", "moved (MB per step)", "GB/s", "possible (GB/s)", "of it"), rows)
     yield paragraph(
-        f"This machine reads {floor / 1e9:.1f} GB/s in order with the threads of rank 0. Lookups may exceed it: "
-        "popular rows stay in the caches.",
+        f"Of rank 0, in the median step. Memory is read in order at {profile.floors.reading / 1e9:.1f} GB/s, which is "
+        "what is possible for scans. Lookups and updates are held against merely reading, and reading and writing, the "
+        "rows of the batches that come next; the wire against messages as large, sent while nothing else is done and "
+        "no rank is late. All ranks measure at once. Caches and chance can put a phase above what is possible.",
         "faint",
     )

@@ -2,6 +2,7 @@
 
 from dqrm_cpu.bench.arena import CPU, Arenas
 from dqrm_cpu.bench.ours_step import model_on_shared_tables
+from dqrm_cpu.comm.accounting import NOTHING_SENT, SentBytes
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.data.loader import Loader
 from dqrm_cpu.data.shards import Shards, shards_of
@@ -38,23 +39,30 @@ class Trainee:
             _largest_share(config.train.batch_size, shards),
             wire_settings(config),
         )
-        self._done = 0
+        self.done = 0
+        """Steps so far."""
+        self._sent_before = NOTHING_SENT
 
     @property
-    def bytes_sent(self) -> int:
-        """By this rank so far."""
-        return sum(self._step.sent)
+    def sent(self) -> SentBytes:
+        """By this rank, since it forgot what was before."""
+        return self._step.sent.minus(self._sent_before)
+
+    def forget(self) -> None:
+        """Nothing so far counts: it warmed up."""
+        self._sent_before = self._step.sent
+        self.spans.forget()
 
     def run(self, steps: int) -> None:
         """The same steps as of training; batches follow from turn to turn."""
         for _ in range(steps):
             self.spans.begin_step()
             with self.spans.data:
-                shares = self._loader.batches(self._done)
-            size, rate = self._loader.global_size(self._done), self._config.train.learning_rate
-            self._step(self._done, shares, size, rate, stop_requested=False)
+                shares = self._loader.batches(self.done)
+            size, rate = self._loader.global_size(self.done), self._config.train.learning_rate
+            self._step(self.done, shares, size, rate, stop_requested=False)
             self.spans.step_done()
-            self._done += 1
+            self.done += 1
 
 
 def _largest_share(batch_size: int, shards: Shards) -> int:

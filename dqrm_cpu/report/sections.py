@@ -16,7 +16,7 @@ from dqrm_cpu.report.run_files import RunFiles
 from dqrm_cpu.report.scales import scale_history
 from dqrm_cpu.report.sizes import model_sizes
 from dqrm_cpu.report.style import Figure
-from dqrm_cpu.report.traffic import bytes_per_step
+from dqrm_cpu.report.traffic import bytes_of_runs
 from dqrm_cpu.report.weights import weight_histograms
 
 Part = str | Figure
@@ -160,7 +160,7 @@ def _ranks(runs: Sequence[RunFiles]) -> Iterator[Part]:
 
 
 def _bytes(runs: Sequence[RunFiles]) -> Iterator[Part]:
-    yield bytes_per_step(runs) or paragraph("No run sent anything: each had one process.")
+    yield bytes_of_runs(runs) or paragraph("No run sent anything: each had one process.")
 
 
 def _weights(runs: Sequence[RunFiles]) -> Iterator[Part]:

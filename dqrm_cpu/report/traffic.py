@@ -1,7 +1,7 @@
 """What ranks send each other at each step."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dqrm_cpu.report.run_files import RunFiles
@@ -26,9 +26,13 @@ def mean_bytes(run: RunFiles) -> tuple[float, float, float, float]:
     )
 
 
-def bytes_per_step(runs: Sequence[RunFiles]) -> Figure | None:
+def bytes_of_runs(runs: Sequence[RunFiles]) -> Figure | None:
     """One bar per run that sends anything."""
-    found = {run.name: mean_bytes(run) for run in runs}
+    return bytes_per_step({run.name: mean_bytes(run) for run in runs})
+
+
+def bytes_per_step(found: Mapping[str, tuple[float, float, float, float]]) -> Figure | None:
+    """One bar for each that sends anything, by name: indices, values, scales, MLPs."""
     sending = {name: parts for name, parts in found.items() if sum(parts)}
     if not sending:
         return None

@@ -14,7 +14,7 @@ from report_runs import QUICKLY, SMALL, train_small
 pytestmark = [pytest.mark.mpi, pytest.mark.slow]
 
 REPORT = ["summary", "warnings", "learning", "phases", "ranks", "bytes", "weights", "scales", "memory", "sizes"]
-PROFILE = ["summary", "warnings", "phases", "ranks", "bandwidth"]
+PROFILE = ["summary", "warnings", "phases", "ranks", "bytes", "bandwidth"]
 LEAST_CONTRAST = 4.5  # of text on its ground, by the accessibility guidelines
 
 # Texts of the drawing that is shown, with what they overlap and where they leave it.

@@ -35,14 +35,25 @@ def test_every_variant_was_measured_alike(folder: Path) -> None:
         assert inside == pytest.approx(rank["covered"] * rank["step"]["total_ms"])
         assert 0 < rank["covered"] <= 1
     assert document["variants"]["FP32"]["changed_settings"]["quant.method"] == "none"
-    scanned = document["variants"]["QAT, our scan"]["bandwidth"]
-    assert {"scale", "gather_quantize"} == {one["phase"] for one in scanned}
-    assert next(one for one in scanned if one["phase"] == "scale")["bytes"] == (400 + 30 + 2000) * 8 * 4
+
+
+def test_bandwidths_count_what_must_be_moved(folder: Path) -> None:
+    document = json.loads((folder / "profile.json").read_text())
+    scanned = {one["phase"]: one for one in document["variants"]["QAT, our scan"]["bandwidth"]}
+    row_bytes, lookups = 8 * 4, 3 * 2000 / 16  # an epoch has 16 batches, the last a smaller one
+    assert set(scanned) == {"scale", "gather_quantize", "embedding_update"}
+    assert scanned["scale"]["bytes"] == (400 + 30 + 2000) * row_bytes
+    assert scanned["gather_quantize"]["bytes"] == lookups * row_bytes
+    changed_rows = (scanned["embedding_update"]["bytes"] / row_bytes - lookups) / 2
+    assert 3 < changed_rows <= lookups
+    assert all(one["bytes_per_second"] > 0 and one["floor_bytes_per_second"] > 0 for one in scanned.values())
+    tracked = {one["phase"] for one in document["variants"]["QAT, tracked"]["bandwidth"]}
+    assert tracked == {"gather_quantize", "embedding_update"}
 
 
 def test_the_page_and_its_figures_are_there(folder: Path) -> None:
     text = (folder / "report.html").read_text(encoding="utf-8")
-    for key in ("summary", "warnings", "phases", "ranks", "bandwidth", "environment"):
+    for key in ("summary", "warnings", "phases", "ranks", "bytes", "bandwidth", "environment"):
         assert f'<section id="{key}">' in text
     assert all(name in text for name in VARIANTS)
     assert (folder / "figures" / "phases.png").read_bytes().startswith(b"\x89PNG")

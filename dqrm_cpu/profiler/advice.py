@@ -1,0 +1,49 @@
+"""What a profile says should be changed, in figures and options."""
+
+from collections.abc import Iterator
+
+from dqrm_cpu.config.schema import flatten
+from dqrm_cpu.profile.phases import Phase
+from dqrm_cpu.profiler.result import Profile, VariantProfile
+
+_SCALE_SHARE = 0.05
+_COVERED_SHARE = 0.97
+_UNEVEN_RATIO = 1.5
+_WORTH_SAYING = 0.9
+
+
+def mends(profile: Profile) -> Iterator[str]:
+    """Nothing where nothing stands out."""
+    own, *others = profile.variants
+    summary, quant = own.ranks[0].summary, own.variant.config.quant
+    scale = summary.share_of(Phase.SCALE)
+    if scale > _SCALE_SHARE:
+        mend = "use --quant.scale-finder track" if quant.scale_finder == "scan" else "lengthen --quant.scale-period"
+        yield f"Finding scales takes {scale:.0%} of the step: {mend}."
+    yield from _quicker(own, others)
+    if summary.step.mean_ms > _UNEVEN_RATIO * summary.step.median_ms:
+        yield (
+            f"Steps are uneven, {summary.step.mean_ms:.2f} ms on average and {summary.step.median_ms:.2f} ms in the "
+            "middle: something else uses the same cores, or there are more threads than cores (--train.threads). "
+            "Trust medians only, or profile again when the machine is quiet."
+        )
+    if summary.covered < _COVERED_SHARE:
+        yield f"{1 - summary.covered:.0%} of a step is outside every phase: look at it with --torch-profiler."
+
+
+def _quicker(own: VariantProfile, others: list[VariantProfile]) -> Iterator[str]:
+    """The quickest that quantizes alike and can be asked for by options, if it beats chance."""
+    method = own.variant.config.quant.method
+    alike = [other for other in others if other.variant.config.quant.method == method and other.variant.scan is None]
+    best = min(alike, key=_median_ms, default=None)
+    if best is None or _median_ms(best) > _WORTH_SAYING * _median_ms(own):
+        return
+    if best.ranks[0].summary.step.min_ms < _WORTH_SAYING * own.ranks[0].summary.step.min_ms:
+        before, after = flatten(own.variant.config), flatten(best.variant.config)
+        options = [f"--{key.replace('_', '-')} {value}" for key, value in after.items() if value != before[key]]
+        times = f"{_median_ms(best):.2f} ms instead of {_median_ms(own):.2f} ms"
+        yield f"{best.variant.name} takes {times}: use {' '.join(options)}."
+
+
+def _median_ms(found: VariantProfile) -> float:
+    return found.ranks[0].summary.step.median_ms
