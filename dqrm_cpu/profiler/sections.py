@@ -1,13 +1,14 @@
 """A profile as sections of a report."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from dqrm_cpu.profile.phases import Phase
 from dqrm_cpu.profiler.advice import mends
+from dqrm_cpu.profiler.bandwidth import Bandwidth
 from dqrm_cpu.profiler.document import Circumstances
 from dqrm_cpu.profiler.result import Profile, VariantProfile
-from dqrm_cpu.report.markup import paragraph, table, warning, words
-from dqrm_cpu.report.phase_figures import bar_of, phase_breakdown, ranks_figure
+from dqrm_cpu.report.markup import folded_parts, heading, paragraph, table, warning, words
+from dqrm_cpu.report.phase_figures import bar_of, phase_breakdown, ranks_figure, working_ms
 from dqrm_cpu.report.sections import Part, Section, environment_parts, phase_table
 from dqrm_cpu.report.traffic import bytes_per_step
 
@@ -58,17 +59,33 @@ def _warnings(profile: Profile) -> Iterator[Part]:
 
 def _phases(profile: Profile) -> Iterator[Part]:
     yield phase_breakdown([bar_of(found.variant.name, found.ranks[0].summary) for found in profile.variants])
-    for found in profile.variants:
-        yield from phase_table(found.variant.name, found.ranks[0].summary)
+    tables = [phase_table(found.variant.name, found.ranks[0].summary) for found in profile.variants]
+    yield from _first_and_others(tables, "the other variants in figures")
+
+
+def _first_and_others(tables: Sequence[Iterable[str]], others: str) -> Iterator[str]:
+    """The configuration's own is to be seen; the rest would hide what comes behind it."""
+    yield from tables[0]
+    if tables[1:]:
+        yield folded_parts(others, (part for parts in tables[1:] for part in parts))
 
 
 def _ranks(profile: Profile) -> Iterator[Part]:
     if len(profile.timelines) == 1:
         yield paragraph("One process was profiled.")
         return
-    for number, found in enumerate(profile.variants):
-        ranks = {rank: seen.summary for rank, seen in enumerate(found.ranks)}
-        yield ranks_figure(found.variant.name, f"ranks-{number}", ranks)
+    own = profile.variants[0]
+    yield ranks_figure(own.variant.name, "ranks", {rank: seen.summary for rank, seen in enumerate(own.ranks)})
+    head = ("variant", "works longest", "(ms)", "works shortest", "(ms)", "rank 0 waits, exchanges (ms)")
+    yield table(head, [_rank_row(found) for found in profile.variants])
+
+
+def _rank_row(found: VariantProfile) -> list[str]:
+    working = [working_ms(rank.summary) for rank in found.ranks]
+    longest, shortest = max(working), min(working)
+    of_first = found.ranks[0].summary.step.median_ms - working[0]
+    ends = [f"rank {working.index(longest)}", f"{longest:.2f}", f"rank {working.index(shortest)}", f"{shortest:.2f}"]
+    return [found.variant.name, *ends, f"{of_first:.2f}"]
 
 
 def _bytes(profile: Profile) -> Iterator[Part]:
@@ -77,17 +94,9 @@ def _bytes(profile: Profile) -> Iterator[Part]:
 
 
 def _bandwidth(profile: Profile, around: Circumstances) -> Iterator[Part]:
-    rows = [
-        [
-            f"{one.variant}: {one.phase.label}",
-            f"{one.bytes_per_step / 1e6:,.3f}",
-            f"{one.bytes_per_second / 1e9:.2f}",
-            f"{one.floor_bytes_per_second / 1e9:.2f}",
-            f"{one.bytes_per_second / one.floor_bytes_per_second:.0%}",
-        ]
-        for one in around.bandwidths
-    ]
-    yield table(("phase", "moved (MB per step)", "GB/s", "possible (GB/s)", "of it"), rows)
+    names = [found.variant.name for found in profile.variants]
+    tables = [_bandwidth_table(name, [one for one in around.bandwidths if one.variant == name]) for name in names]
+    yield from _first_and_others(tables, "the other variants")
     yield paragraph(
         f"Of rank 0, in the median step. Memory is read in order at {profile.floors.reading / 1e9:.1f} GB/s, which is "
         "what is possible for scans. Lookups and updates are held against merely reading, and reading and writing, the "
@@ -95,3 +104,18 @@ def _bandwidth(profile: Profile, around: Circumstances) -> Iterator[Part]:
         "no rank is late. All ranks measure at once. Caches and chance can put a phase above what is possible.",
         "faint",
     )
+
+
+def _bandwidth_table(name: str, found: Sequence[Bandwidth]) -> Iterator[str]:
+    yield heading(name)
+    rows = [
+        [
+            one.phase.label,
+            f"{one.bytes_per_step / 1e6:,.3f}",
+            f"{one.bytes_per_second / 1e9:.3f}",
+            f"{one.floor_bytes_per_second / 1e9:.3f}",
+            f"{one.bytes_per_second / one.floor_bytes_per_second:.0%}",
+        ]
+        for one in found
+    ]
+    yield table(("phase", "MB per step", "GB/s", "possible (GB/s)", "of it"), rows)

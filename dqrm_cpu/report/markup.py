@@ -16,9 +16,7 @@ def paragraph(text: str, kind: str = "") -> str:
 
 
 def warning(text: str) -> str:
-    """Options stay on one line."""
-    marked = re.sub(r"--[a-z][a-z0-9.-]*[a-z0-9]", r"<code>\g<0></code>", escape(text))
-    return f'<p class="warning">{marked}</p>'
+    return f'<p class="warning">{_with_options(text)}</p>'
 
 
 def heading(text: str) -> str:
@@ -34,12 +32,16 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def words(rows: Iterable[tuple[str, str]]) -> str:
     """A name and a text in each row."""
-    body = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in rows)
+    body = "".join(f"<tr><th>{escape(name)}</th><td>{_with_options(text)}</td></tr>" for name, text in rows)
     return f'<table class="words"><tbody>{body}</tbody></table>'
 
 
 def folded(title: str, text: str) -> str:
-    return f"<details><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>"
+    return folded_parts(title, [f"<pre>{escape(text)}</pre>"])
+
+
+def folded_parts(title: str, parts: Iterable[str]) -> str:
+    return f"<details><summary>{escape(title)}</summary>{''.join(parts)}</details>"
 
 
 def drawn(figure: Figure) -> str:
@@ -50,3 +52,8 @@ def drawn(figure: Figure) -> str:
         f'<div class="narrow" role="img" aria-label="{label}">{narrow}</div>'
         f"<figcaption>{escape(figure.caption)}</figcaption></figure>"
     )
+
+
+def _with_options(text: str) -> str:
+    """Options stay on one line."""
+    return re.sub(r"--[a-z][a-z0-9.-]*[a-z0-9]", r"<code>\g<0></code>", escape(text))

@@ -40,7 +40,7 @@ class Palette:
 # Tableau's twenty in another order: neighbours differ in lightness too, for those who see fewer colours.
 _SERIES = (
     *("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#76b7b2", "#edc948", "#b07aa1", "#9c755f"),
-    *("#a0cbe8", "#ffbe7d", "#8cd17d", "#ff9d9a", "#86bcb6", "#d4a6c8", "#79706e", "#d7b5a6"),
+    *("#a0cbe8", "#ffbe7d", "#8cd17d", "#ff9d9a", "#b6992d", "#d4a6c8", "#79706e", "#d7b5a6"),
 )
 PRINT = Palette("#1c2024", "#60646c", "#d9dbe0", "#ffffff", _SERIES)
 _PAGE = Palette("#010a01", "#010a02", "#010a03", "#010a04", _SERIES)

@@ -74,6 +74,7 @@ def test_a_page_is_whole_on_every_screen(look: Look, pages: dict[str, Path], nam
     assert look.requests == [pages[name].as_uri()], "the page asked for something"
     found = look.page.eval_on_selector_all("section", "all => all.map(one => one.id)")
     assert found == [*sections, "environment"]
+    look.page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
     assert look.page.evaluate("document.documentElement.scrollWidth") <= look.width, "the page scrolls sideways"
     if look.width > 1000:
         cut = "all => all.filter(one => one.scrollWidth > one.clientWidth).map(one => one.innerText)"
