@@ -4,23 +4,37 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dqrm_cpu.bench.document import FORMAT, Circumstances
-from dqrm_cpu.bench.result import CaseResult, Entry, GroupResult
+from dqrm_cpu.bench.result import CaseResult
+from dqrm_cpu.bench.timing import Timing
 from dqrm_cpu.errors import ConfigError
 
 _LEAST_CHANGE = 0.05  # medians of one machine differ by this much from run to run
 
 
+class TimedGroup(NamedTuple):
+    """Of any benchmark: contestants that took turns, and the one that the others are divided by."""
+
+    case: str
+    name: str
+    baseline: str
+    timings: Mapping[str, Timing]
+
+
 @dataclass(frozen=True)
 class Change:
-    """Of one contestant. Both times are divided by their group's baseline: a slow day of the machine cancels."""
+    """Of one contestant. Both times are divided by their group's baseline: a slow day of the machine cancels.
+
+    `alone`: there was no baseline to divide by, both times or one, so that a slow day counts.
+    """
 
     case: str
     name: str
     ratio: float  # now over then
     noise: float  # relative; what is within says nothing
+    alone: bool = False
 
     @property
     def slower(self) -> bool:
@@ -69,34 +83,39 @@ def read_earlier(path: Path, benchmark: str) -> Earlier:
     return Earlier(path, document)
 
 
-def changes_since(earlier: Earlier, results: Iterable[CaseResult]) -> list[Change]:
-    """Of every contestant but the baselines that took part both times."""
-    found = []
-    for result in results:
-        groups = earlier.document["cases"].get(result.case.name, {}).get("groups", {})
-        for group in result.groups:
-            then = groups.get(group.name, {}).get("contestants", {})
-            found += list(_of_group(result.case.name, group, then))
+def timed_groups(results: Iterable[CaseResult]) -> list[TimedGroup]:
+    """Of a benchmark of steps or kernels."""
+    return [
+        TimedGroup(result.case.name, group.name, group.baseline, {entry.name: entry.timing for entry in group.entries})
+        for result in results
+        for group in result.groups
+    ]
+
+
+def changes_since(earlier: Earlier, groups: Iterable[TimedGroup]) -> list[Change]:
+    """Of every contestant that took part both times, but the baselines."""
+    found: list[Change] = []
+    for group in groups:
+        groups_then = earlier.document["cases"].get(group.case, {}).get("groups", {})
+        found += _of_group(group, groups_then.get(group.name, {}).get("contestants", {}))
     return found
 
 
-def _of_group(case: str, group: GroupResult, then: Mapping[str, Any]) -> Iterable[Change]:
-    now = {entry.name: entry for entry in group.entries}
-    if group.baseline not in now or group.baseline not in then:
-        return
-    base = now[group.baseline].median_s / then[group.baseline]["median_s"]
-    base_noise = _noise(now[group.baseline], then[group.baseline])
-    for name, entry in now.items():
-        if name != group.baseline and name in then:
-            ratio = entry.median_s / then[name]["median_s"] / base
-            yield Change(case, name, ratio, max(_LEAST_CHANGE, base_noise + _noise(entry, then[name])))
+def _of_group(group: TimedGroup, then: Mapping[str, Any]) -> Iterable[Change]:
+    both = [name for name in group.timings if name in then]
+    has_base = group.baseline in both and both != [group.baseline]
+    base, base_noise = _compared(group.timings[group.baseline], then[group.baseline]) if has_base else (1.0, 0.0)
+    for name in both:
+        if not has_base or name != group.baseline:
+            ratio, noise = _compared(group.timings[name], then[name])
+            yield Change(group.case, name, ratio / base, max(_LEAST_CHANGE, base_noise + noise), alone=not has_base)
 
 
-def _noise(now: Entry, then: Mapping[str, Any]) -> float:
-    """Half of what lies between the quartiles, of both, over the medians."""
-    lower_s, upper_s = now.timing.quartiles_s
-    scattered_now = (upper_s - lower_s) / 2 / now.median_s
-    return scattered_now + float(then["upper_quartile_s"] - then["lower_quartile_s"]) / 2 / float(then["median_s"])
+def _compared(now: Timing, then: Mapping[str, Any]) -> tuple[float, float]:
+    """Now over then; and half of what lies between the quartiles, of both, over the medians."""
+    lower_s, upper_s = now.quartiles_s
+    then_s, spread_then_s = float(then["median_s"]), float(then["upper_quartile_s"] - then["lower_quartile_s"])
+    return now.median_s / then_s, (upper_s - lower_s) / 2 / now.median_s + spread_then_s / 2 / then_s
 
 
 def _differ(now: Mapping[str, Any], then: Mapping[str, Any], key: str) -> bool:

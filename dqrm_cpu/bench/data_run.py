@@ -8,10 +8,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from dqrm_cpu.bench.against import TimedGroup
 from dqrm_cpu.bench.contestant import AbsentError
 from dqrm_cpu.bench.data import GROUPS, DataCase, DataContestant, DataGroup
 from dqrm_cpu.bench.data_work import Found, Outcome, Task
@@ -72,6 +73,20 @@ class DataResult:
     def medians_s(self) -> dict[str, float]:
         """By the names of contestants."""
         return {entry.contestant.name: entry.timing.median_s for group in self.groups for entry in group.entries}
+
+
+def timed_groups(results: Iterable[DataResult]) -> list[TimedGroup]:
+    """What an earlier benchmark is compared with."""
+    return [
+        TimedGroup(
+            result.case.name,
+            found.group.name,
+            found.group.baseline,
+            {entry.contestant.name: entry.timing for entry in found.entries},
+        )
+        for result in results
+        for found in result.groups
+    ]
 
 
 def run_data_case(case: DataCase, rounds: int, threads: int, observe: Callable[[DataProgress], None]) -> DataResult:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dqrm_cpu import __version__
+from dqrm_cpu.bench.against import TimedGroup
 from dqrm_cpu.bench.document import Circumstances, document_frame, ratio_tree
 from dqrm_cpu.bench.exchange import PER_TABLE, STEP_ALONE, contestant_name, ratios
 from dqrm_cpu.bench.exchange_run import ExchangeEntry, ExchangeGroup, ExchangeResult
@@ -49,6 +50,20 @@ def efficiencies(result: ExchangeResult) -> dict[str, float]:
         for entry in steps.entries
         if entry.name != STEP_ALONE
     }
+
+
+def timed_groups(results: Iterable[ExchangeResult]) -> list[TimedGroup]:
+    """What an earlier benchmark is compared with."""
+    return [
+        TimedGroup(
+            result.case,
+            group.name,
+            baseline(group, result.transports),
+            {entry.name: entry.timing for entry in group.entries},
+        )
+        for result in results
+        for group in result.groups
+    ]
 
 
 def baseline(group: ExchangeGroup, transports: Iterable[str]) -> str:

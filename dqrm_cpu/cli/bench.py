@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dqrm_cpu.cli.bench_against import earlier_of, print_changes
 from dqrm_cpu.cli.bench_data import DATA_ROUNDS, run_bench_data
 from dqrm_cpu.cli.bench_exchange import run_bench_exchange
 from dqrm_cpu.cli.parser import Subparsers, UsageError
 
 if TYPE_CHECKING:
-    from dqrm_cpu.bench.against import Change, Earlier
     from dqrm_cpu.bench.benchmark import Benchmark
     from dqrm_cpu.bench.cases import Case
     from dqrm_cpu.bench.document import Circumstances
@@ -79,18 +79,13 @@ def run(args: argparse.Namespace) -> int:
     if args.transports is not None and args.what != "exchange":
         raise UsageError(f"--transports {args.transports}: bench {args.what} has no ranks; bench exchange has")
     if args.what in ("data", "exchange"):
-        if args.against is not None:
-            raise UsageError(
-                f"--against {args.against}: bench {args.what} is not compared; step, kernels and spans are"
-            )
         return {"data": run_bench_data, "exchange": run_bench_exchange}[args.what](args, _circumstances(args))
-    from dqrm_cpu.bench.against import changes_since, read_earlier
+    from dqrm_cpu.bench.against import timed_groups
     from dqrm_cpu.bench.document import benchmark_document
     from dqrm_cpu.bench.run import run_case
 
     benchmark = _benchmark(args.what)
-    # Before hours of timing: whatever is wrong with the file is said at once, and --json may replace it.
-    earlier = None if args.against is None else read_earlier(args.against, benchmark.name)
+    earlier = earlier_of(args, benchmark.name)
     around = _circumstances(args)
     results = []
     for case in _cases(args, benchmark):
@@ -99,8 +94,7 @@ def run(args: argparse.Namespace) -> int:
         if args.json is not None:
             # After each case: what is measured is not lost when a later one is interrupted.
             args.json.write_text(json.dumps(benchmark_document(benchmark, around, results), indent=1) + "\n")
-    if earlier is not None:
-        print(format_changes(earlier, changes_since(earlier, results), earlier.differences(around)))
+    print_changes(earlier, timed_groups(results), around)
     return 0
 
 
@@ -174,22 +168,6 @@ def format_case(benchmark: "Benchmark", result: "CaseResult") -> str:
         lines += [f"  {name:<{width}}  absent: {reason}" for name, reason in group.absent.items()]
     compared = compare(benchmark.ratios, medians)
     return "\n".join([*lines, "", *_ratio_lines(compared), ""])
-
-
-def format_changes(earlier: "Earlier", changes: "Sequence[Change]", differences: "Sequence[str]") -> str:
-    """What got slower beyond noise, what got quicker, and whether the two may be compared at all."""
-    lines = [f"against {earlier.path}, each over its group's baseline:"]
-    lines += [f"  not the same circumstances: {text}" for text in differences]
-    if not changes:
-        return "\n".join([*lines, "  nothing was timed in both"])
-    told = [change for change in changes if change.slower or change.quicker]
-    width = max((len(f"{change.case} {change.name}") for change in told), default=0)
-    for change in sorted(told, key=lambda change: -change.ratio):
-        verdict = "slower" if change.slower else "quicker"
-        place = f"{change.case} {change.name}"
-        lines.append(f"  {place:<{width}}  {change.ratio:5.2f} times  {verdict} (noise {change.noise:.0%})")
-    slower = sum(change.slower for change in changes)
-    return "\n".join([*lines, f"  {slower} of {len(changes)} got slower beyond noise"])
 
 
 def _ratio_lines(compared: "Sequence[Comparison]") -> list[str]:

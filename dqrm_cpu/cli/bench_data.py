@@ -5,6 +5,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from dqrm_cpu.cli.bench_against import earlier_of, print_changes
 from dqrm_cpu.cli.parser import UsageError
 
 if TYPE_CHECKING:
@@ -19,14 +20,15 @@ DATA_ROUNDS = 5
 def run_bench_data(args: argparse.Namespace, around: "Circumstances") -> int:
     """Prints a table per case; the exit status does not judge."""
     from dqrm_cpu.bench.data_document import data_document
-    from dqrm_cpu.bench.data_run import run_data_case
+    from dqrm_cpu.bench.data_run import run_data_case, timed_groups
 
-    results = []
+    earlier, results = earlier_of(args, "data"), []
     for case in _cases(args):
         results.append(run_data_case(case, around.plan.rounds, around.threads, _show))
         print(format_data_case(results[-1]), flush=True)
         if args.json is not None:
             args.json.write_text(json.dumps(data_document(around, results), indent=1) + "\n")
+    print_changes(earlier, timed_groups(results), around)
     return 0
 
 

@@ -5,6 +5,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from dqrm_cpu.cli.bench_against import earlier_of, print_changes
 from dqrm_cpu.cli.parser import UsageError
 
 if TYPE_CHECKING:
@@ -17,16 +18,17 @@ _PHASES_SHOWN = ("coalesce", "quantize_gradients", "wire", "merge")
 
 def run_bench_exchange(args: argparse.Namespace, around: "Circumstances") -> int:
     """Prints a table per case; the exit status does not judge."""
-    from dqrm_cpu.bench.exchange_document import exchange_document
+    from dqrm_cpu.bench.exchange_document import exchange_document, timed_groups
     from dqrm_cpu.bench.exchange_run import run_exchange_case
 
-    results = []
+    earlier, results = earlier_of(args, "exchange"), []
     for task in _tasks(args, around):
         print(f"{task.case}: starting ranks, over {', '.join(task.transports)}", file=sys.stderr, flush=True)
         results.append(run_exchange_case(task))
         print(format_exchange_case(results[-1]), flush=True)
         if args.json is not None:
             args.json.write_text(json.dumps(exchange_document(around, results), indent=1) + "\n")
+    print_changes(earlier, timed_groups(results), around)
     return 0
 
 

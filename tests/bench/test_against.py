@@ -6,11 +6,17 @@ from typing import Any
 
 import pytest
 
-from dqrm_cpu.bench.against import Change, Earlier, changes_since, read_earlier
+from dqrm_cpu.bench.against import Change, Earlier, TimedGroup, changes_since, read_earlier, timed_groups
 from dqrm_cpu.bench.cases import CASES
+from dqrm_cpu.bench.data import CASES as DATA_CASES
+from dqrm_cpu.bench.data import GROUPS
+from dqrm_cpu.bench.data_run import DataEntry, DataGroupResult, DataResult
+from dqrm_cpu.bench.data_run import timed_groups as groups_of_data
+from dqrm_cpu.bench.exchange_document import timed_groups as groups_of_exchange
+from dqrm_cpu.bench.exchange_run import ExchangeEntry, ExchangeGroup, ExchangeResult
 from dqrm_cpu.bench.result import CaseResult, Entry, GroupResult
 from dqrm_cpu.bench.timing import Timing
-from dqrm_cpu.cli.bench import format_changes
+from dqrm_cpu.cli.bench_against import format_changes
 from dqrm_cpu.errors import ConfigError
 
 THEN = {"base": 10.0, "ours": 5.0, "other": 8.0}
@@ -27,7 +33,7 @@ def earlier(spread: float = 0.0) -> Earlier:
 def changes(now: dict[str, float], spread: float = 0.0) -> dict[str, Change]:
     entries = tuple(Entry(name, "", Timing((seconds,), 1)) for name, seconds in now.items())
     result = CaseResult(CASES["demo_128"](), 1, (GroupResult("g", "base", entries, {}),), ())
-    return {change.name: change for change in changes_since(earlier(spread), [result])}
+    return {change.name: change for change in changes_since(earlier(spread), timed_groups([result]))}
 
 
 def test_a_slower_day_of_the_machine_is_no_change() -> None:
@@ -55,7 +61,42 @@ def test_within_noise_nothing_is_told() -> None:
 
 def test_what_was_not_timed_before_is_passed_over() -> None:
     assert set(changes({**THEN, "new": 1.0})) == {"ours", "other"}
-    assert changes({"ours": 1.0}) == {}
+
+
+def test_without_a_baseline_times_themselves_are_compared_and_marked() -> None:
+    found = changes({"ours": 10.0})
+    assert (found["ours"].ratio, found["ours"].alone, found["ours"].slower) == (2.0, True, True)
+    text = format_changes(earlier(), list(found.values()), [])
+    assert "demo_128 ours*" in text
+    assert "a slow day of the machine looks the same" in text
+    both = changes({**THEN, "ours": 10.0})
+    assert not both["ours"].alone
+    assert "*" not in format_changes(earlier(), list(both.values()), [])
+
+
+def test_preparation_is_compared_too() -> None:
+    timing = Timing((2.0, 2.0), 1)
+    groups = [DataGroupResult(g, tuple(DataEntry(c, 9, timing, 1) for c in g.contestants), {}) for g in GROUPS]
+    found = groups_of_data([DataResult(DATA_CASES["rows_1m"], 1, 1, tuple(groups))])
+    plain = {"ours_plain", "polars_plain", "read_floor"}
+    assert found[0] == TimedGroup("rows_1m", "plain", "polars_plain", dict.fromkeys(plain, timing))
+    then = {
+        "polars_plain": {"median_s": 2.0, "lower_quartile_s": 2.0, "upper_quartile_s": 2.0},
+        "ours_plain": {"median_s": 1.0, "lower_quartile_s": 1.0, "upper_quartile_s": 1.0},
+    }
+    before = Earlier(Path("old.json"), {"cases": {"rows_1m": {"groups": {"plain": {"contestants": then}}}}})
+    (change,) = changes_since(before, found)
+    assert (change.name, change.ratio, change.slower) == ("ours_plain", 2.0, True)
+
+
+def test_exchanges_are_compared_too() -> None:
+    def entry(name: str, seconds: float) -> ExchangeEntry:
+        return ExchangeEntry(name, "", Timing((seconds,), 1), {}, {})
+
+    groups = [ExchangeGroup("mlp", (entry("mpi_mlp_fp32", 4.0), entry("mpi_mlp_int8", 3.0)), {})]
+    found = groups_of_exchange([ExchangeResult("terabyte_d64", "", 2, {"mpi": "asked for"}, tuple(groups))])
+    timings = {"mpi_mlp_fp32": Timing((4.0,), 1), "mpi_mlp_int8": Timing((3.0,), 1)}
+    assert found == [TimedGroup("terabyte_d64", "mlp", "mpi_mlp_fp32", timings)]
 
 
 @pytest.mark.parametrize(
