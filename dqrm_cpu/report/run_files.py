@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from dqrm_cpu.config import Config
@@ -13,6 +14,25 @@ from dqrm_cpu.errors import ConfigError
 from dqrm_cpu.model.size import ModelBytes, model_bytes
 from dqrm_cpu.profile.span_file import RankSpans, read_spans
 from dqrm_cpu.train.run_folder import MetricsRow, Phase, holds_run, read_rows
+
+Shape = Any
+"""A type; or a dict or list of shapes, which may have more keys and has as many items as it likes."""
+
+_ENVIRONMENT: Shape = {
+    "dqrm_cpu": str,
+    "command": [str],
+    "ranks": [{"rank": int, "host": str, "threads": int, "affinity": [int]}],
+    "machine": {
+        "cpu_model": str,
+        "cores": int,
+        "isa": [str],
+        "memory_total_bytes": int,
+        "python": str,
+        "packages": [{"name": str, "version": str | None}],
+    },
+}
+_SCORES: Shape = {"auc": float | None, "log_loss": float | None}
+_RESULT: Shape = {"test": {"best": _SCORES}}
 
 
 @dataclass(frozen=True)
@@ -60,20 +80,41 @@ def read_runs(paths: list[Path]) -> tuple[RunFiles, ...]:
 
 
 def _read_run(path: Path, name: str) -> RunFiles:
+    settings = path / "config.toml"
     if not holds_run(path):
-        raise ConfigError(f"{path} holds no run; give a folder that dqrm-cpu train or profile wrote")
-    config = load_config(None, path / "config.toml", {})
-    environment = _json(path / "environment.json") or {}
-    return RunFiles(
-        name, path, config, tuple(read_rows(path)), read_spans(path), environment, _json(path / "result.json")
-    )
+        page = path / "report.html"
+        made = f"; it holds a profile, whose page is {page}" if (path / "profile.json").exists() else ""
+        raise ConfigError(f"{path} holds no run; give a folder that dqrm-cpu train wrote{made}")
+    if not settings.exists():
+        raise ConfigError(f"{path} holds a run without its settings; restore {settings}")
+    config = load_config(None, settings, {})
+    environment = _json(path / "environment.json", _ENVIRONMENT) or {}
+    result = _json(path / "result.json", _RESULT)
+    return RunFiles(name, path, config, tuple(read_rows(path)), read_spans(path), environment, result)
 
 
-def _json(path: Path) -> dict[str, Any] | None:
+def _json(path: Path, shape: Shape) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        _require_shape(found, shape, path.stem)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read ({error}); restore it, or remove it to do without") from error
-    return found if isinstance(found, dict) else None
+    return found
+
+
+def _require_shape(value: object, shape: Shape, place: str) -> None:
+    """ValueError where something is of another type, or missing, at that place."""
+    kind = shape if isinstance(shape, type | UnionType) else type(shape)
+    if not isinstance(value, kind):
+        raise ValueError(f"{place} is {type(value).__name__}, not {getattr(kind, '__name__', kind)}")
+    if isinstance(shape, dict) and isinstance(value, dict):
+        missing = shape.keys() - value.keys()
+        if missing:
+            raise ValueError(f"{place} has no {', '.join(sorted(missing))}")
+        for name, inner in shape.items():
+            _require_shape(value[name], inner, f"{place}.{name}")
+    if isinstance(shape, list) and isinstance(value, list):
+        for number, item in enumerate(value):
+            _require_shape(item, shape[0], f"{place}[{number}]")

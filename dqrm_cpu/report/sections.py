@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dqrm_cpu.config import Config
+from dqrm_cpu.errors import CheckpointError
 from dqrm_cpu.profile.phases import Phase
 from dqrm_cpu.profile.spans import SpanSummary
 from dqrm_cpu.report.advice import warnings_of
@@ -164,18 +165,24 @@ def _bytes(runs: Sequence[RunFiles]) -> Iterator[Part]:
 
 
 def _weights(runs: Sequence[RunFiles]) -> Iterator[Part]:
-    yield from _each(runs, weight_histograms, "No run has quantized weights in a checkpoint.")
+    parts = [part for number, run in enumerate(runs) if (part := _weights_of(run, number)) is not None]
+    yield from parts
+    if not parts:
+        yield paragraph("No run has quantized weights in a checkpoint.")
+
+
+def _weights_of(run: RunFiles, number: int) -> Part | None:
+    try:
+        return weight_histograms(run, number)
+    except CheckpointError as error:  # the rest of the page does not need it
+        return warning(f"{run.name}: {error}")
 
 
 def _scales(runs: Sequence[RunFiles]) -> Iterator[Part]:
-    yield from _each(runs, scale_history, "No run has recorded scales: only quantized ones have them.")
-
-
-def _each(runs: Sequence[RunFiles], make: Callable[[RunFiles, int], Figure | None], none: str) -> Iterator[Part]:
-    figures = [figure for number, run in enumerate(runs) if (figure := make(run, number)) is not None]
+    figures = [figure for number, run in enumerate(runs) if (figure := scale_history(run, number)) is not None]
     yield from figures
     if not figures:
-        yield paragraph(none)
+        yield paragraph("No run has recorded scales: only quantized ones have them.")
 
 
 def _memory(runs: Sequence[RunFiles]) -> Iterator[Part]:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from dqrm_cpu.errors import CheckpointError
 from dqrm_cpu.model.tables import table_names
 from dqrm_cpu.report.run_files import RunFiles
 from dqrm_cpu.report.style import Canvas, Figure
@@ -35,14 +34,11 @@ class Sample:
 
 
 def weight_histograms(run: RunFiles, number: int) -> Figure | None:
-    """None of a run that is not quantized or has no checkpoint yet."""
+    """None of a run that is not quantized or has no checkpoint yet; CheckpointError where one cannot be read."""
     folder = checkpoints_folder(run.path)
-    if not run.quantized or not folder.is_dir():
+    if not run.quantized or not any(folder.glob("step-*")):
         return None
-    try:
-        path = find_checkpoint(folder, "best")
-    except CheckpointError:
-        return None
+    path = find_checkpoint(folder, "best")
     samples = _samples(run, path)
     bits = run.config.quant.embedding_bits
 

@@ -1,0 +1,74 @@
+"""Reports of run folders that something happened to: a page, or one line that names the file; never a traceback."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dqrm_cpu.cli.main import main
+from report_runs import train_small
+
+FILES = ("config.toml", "environment.json", "metrics.jsonl", "result.json", "spans/rank0.json")
+NESTED = b'{"format": 1, "ranks": 3, "machine": null, "test": null, "step": 1, "phases": 2, "phase": "train"}\n'
+DAMAGES = {"garbage": b"\x00\xff garbage\n", "list": b"[]\n", "null": b"null\n", "nested": NESTED}
+
+
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_small(tmp_path_factory.mktemp("intact") / "run")
+
+
+@pytest.fixture
+def run(intact: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(intact, tmp_path / "run"))
+
+
+def told(run: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    capsys.readouterr()
+    status = main(["report", str(run)])
+    return status, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_of_something_else_is_named(
+    run: Path, name: str, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / name).write_bytes(DAMAGES[damage])
+    status, said = told(run, capsys)
+    assert status in (1, 2)
+    assert said.count("\n") == 1
+    assert str(run / name) in said
+
+
+@pytest.mark.parametrize("name", FILES[1:])
+def test_a_file_that_is_missing_is_done_without(run: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / name).unlink()
+    assert told(run, capsys) == (0, "")
+
+
+def test_settings_that_are_missing_are_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "config.toml").unlink()
+    status, said = told(run, capsys)
+    assert status == 2
+    assert f"restore {run / 'config.toml'}" in said
+
+
+@pytest.mark.parametrize("name", ["shard-00000.safetensors", "state.json"])
+def test_a_checkpoint_that_cannot_be_read_is_told_on_the_page(
+    run: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (run / "checkpoints").glob(f"step-*/{name}"):
+        path.write_bytes(b"torn")
+    assert told(run, capsys)[0] == 0
+    page = (run / "report.html").read_text(encoding="utf-8")
+    weights = page[page.index('<section id="weights">') : page.index('<section id="scales">')]
+    assert 'class="warning"' in weights
+    assert "<figure" not in weights
+
+
+def test_a_profile_is_no_run_and_has_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "profile.json").write_text("{}")
+    status, said = told(tmp_path, capsys)
+    assert status == 2
+    assert str(tmp_path / "report.html") in said
