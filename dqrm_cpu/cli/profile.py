@@ -65,12 +65,16 @@ def run(args: argparse.Namespace) -> int:
 
 def _profile(config: "Config", args: argparse.Namespace, transport: "Transport") -> int:
     from dqrm_cpu.cli.ranks import gathered_environment
+    from dqrm_cpu.comm.first_rank import on_first_rank
     from dqrm_cpu.profiler.bandwidth import bandwidths
     from dqrm_cpu.profiler.document import Circumstances
+    from dqrm_cpu.profiler.folder import make_folder
     from dqrm_cpu.profiler.run import ProfilePlan, take_profile
 
     default = Path("profiles") / f"{config.preset}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = Path(str(transport.broadcast_json(str(args.out or default))))
+    # Before minutes of measuring: whatever is wrong with the folder is said at once.
+    on_first_rank(transport, lambda: make_folder(folder))
     environment = gathered_environment(transport)
     torch_folder = folder if args.torch_profiler else None
     plan = ProfilePlan(args.warmup, args.steps, min(args.rounds, args.steps), args.compare, args.itt, torch_folder)

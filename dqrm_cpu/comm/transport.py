@@ -208,4 +208,6 @@ def _leaves_nobody_waiting(error: BaseException) -> bool:
 def _describe(error: BaseException) -> str:
     if isinstance(error, DqrmError):
         return str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
     return "".join(traceback.format_exception(error)).rstrip()

@@ -8,8 +8,8 @@ from typing import Any
 
 from dqrm_cpu.config import Config
 from dqrm_cpu.config.schema import flatten
-from dqrm_cpu.errors import ConfigError
 from dqrm_cpu.profiler.bandwidth import Bandwidth
+from dqrm_cpu.profiler.folder import unwritable
 from dqrm_cpu.profiler.result import Profile, VariantProfile
 from dqrm_cpu.profiler.run import ProfilePlan
 from dqrm_cpu.profiler.trace import chrome_trace
@@ -51,11 +51,10 @@ def write_files(folder: Path, profile: Profile, around: Circumstances) -> list[P
         "trace.json": json.dumps(chrome_trace(profile.timelines, hosts)),
     }
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for name, text in documents.items():
             (folder / name).write_text(text + "\n", encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{folder} cannot be written: {error.strerror}; give another --out") from error
+        raise unwritable(folder, error) from error
     return [folder / name for name in documents]
 
 

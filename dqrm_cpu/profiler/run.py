@@ -20,6 +20,7 @@ from dqrm_cpu.data.shards import Shards, shards_of
 from dqrm_cpu.data.source import DataSet, open_data
 from dqrm_cpu.profile.spans import Observer
 from dqrm_cpu.profiler.floors import distinct_rows, reading_floor, row_floors, wire_floor
+from dqrm_cpu.profiler.folder import make_folder
 from dqrm_cpu.profiler.observers import IttMarks, Observers, TorchMarks
 from dqrm_cpu.profiler.result import Floors, Profile, RankProfile, SentPerStep, StepWork, VariantProfile
 from dqrm_cpu.profiler.timeline import Recorder, Timeline
@@ -125,7 +126,7 @@ def _torch_trace(trainee: Trainee, transport: Transport, folder: Path) -> None:
     trainee.run(2)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True) as profiler:
         trainee.run(_TORCH_STEPS)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)  # each host has its own, unless they share a disk
     profiler.export_chrome_trace(str(folder / f"torch-rank{transport.rank}.json"))
 
 

@@ -1,6 +1,9 @@
 """Profiles: every variant, phases that add up, the page, PyTorch's operators."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,6 +72,54 @@ def test_the_papers_way_finds_the_same_extremes() -> None:
     tables = Tables(weight, torch.tensor([0, 5, 12]))
     expected = torch.stack([weight[:5].abs().max(), weight[5:].abs().max()])
     assert torch.equal(aminmax_scan(tables), expected)
+
+
+def test_phases_are_ranges_for_vtune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    itt = torch.profiler.itt
+    push, pop, marks = itt.range_push, itt.range_pop, []
+
+    def pushed(label: str) -> None:
+        marks.append(label)
+        push(label)
+
+    def popped() -> None:
+        marks.append("")
+        pop()
+
+    monkeypatch.setattr(itt, "range_push", pushed)
+    monkeypatch.setattr(itt, "range_pop", popped)
+    assert main(["profile", "--itt", "--steps", "2", "--rounds", "1", "--out", str(tmp_path), *SMALL]) == 0
+    assert {"this configuration", "step", Phase.MLP_FORWARD.label, Phase.EMBEDDING_UPDATE.label} <= set(marks)
+    assert marks.count("") == len(marks) / 2
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_anything_is_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(["profile", "--out", str(tmp_path / "file" / "profile"), *SMALL]) == 2
+    said = capsys.readouterr().err
+    assert "give another --out" in said
+    assert "warming up" not in said
+
+
+@pytest.mark.slow
+def test_an_interrupted_profile_says_so_and_leaves_no_figures(tmp_path: Path) -> None:
+    plan = ["--steps", "1000000", "--rounds", "2", "--warmup", "0", "--out", str(tmp_path / "profile")]
+    command = [sys.executable, "-m", "dqrm_cpu", "profile", *plan, *SMALL]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts) as process:
+        assert process.stderr is not None
+        next(line for line in process.stderr if line.startswith("round 1"))
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+        assert process.wait() == 130
+    assert said == "dqrm-cpu: interrupted\n"
+    assert list((tmp_path / "profile").iterdir()) == []
+
+
+def heed_interrupts() -> None:
+    """Whoever starts the tests in the background of a shell lets them ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def test_a_gpu_is_not_profiled(capsys: pytest.CaptureFixture[str]) -> None:
