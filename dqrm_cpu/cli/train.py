@@ -1,6 +1,7 @@
 """`dqrm-cpu train`: trains a model, or goes on with a run that was interrupted."""
 
 import argparse
+import math
 import signal
 import sys
 from datetime import datetime
@@ -116,8 +117,9 @@ def result_table(result: "Result") -> str:
         "",
         f"{'model size':<24}{_megabytes(size.fp32)} in FP32, {_megabytes(size.int4)} in INT4 ({ratio:.1f}x smaller)",
         *_packed_lines(result),
-        f"{'step':<24}{result.ms_per_step:.2f} ms (median)",
     ]
+    if not math.isnan(result.ms_per_step):  # of a process' first step there is no time: it compiles
+        lines.append(f"{'step':<24}{result.ms_per_step:.2f} ms (median)")
     if result.bytes_per_step:
         lines.append(f"{'sent per step':<24}{result.bytes_per_step / 1e3:,.1f} kB by rank 0")
     lines.append(f"{'run folder':<24}{result.run_dir}")

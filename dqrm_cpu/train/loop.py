@@ -3,28 +3,23 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
-from dqrm_cpu.comm.accounting import NOTHING_SENT
 from dqrm_cpu.comm.first_rank import on_first_rank
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config import Config
-from dqrm_cpu.data.batch import Batch
 from dqrm_cpu.data.loader import Loader
 from dqrm_cpu.errors import CheckpointError
 from dqrm_cpu.export.pack import PackedFiles, pack_model
 from dqrm_cpu.model.size import model_bytes
-from dqrm_cpu.profile.memory import peak_bytes, resident_bytes
+from dqrm_cpu.profile.memory import peak_bytes
 from dqrm_cpu.profile.span_file import SpanFile
-from dqrm_cpu.quant.clipping import clip_rates
-from dqrm_cpu.quant.liveness import Liveness
 from dqrm_cpu.train.checkpoint import CheckpointStore
-from dqrm_cpu.train.exchange_times import ExchangeClock
 from dqrm_cpu.train.interrupt import StopRequest
 from dqrm_cpu.train.metrics import ClickMetrics
 from dqrm_cpu.train.progress import Progress
+from dqrm_cpu.train.recorder import RunRecorder
 from dqrm_cpu.train.result import Interrupted, PartResult, Result
-from dqrm_cpu.train.run_folder import MetricsRow, Phase, RunLog
+from dqrm_cpu.train.run_folder import RunLog
 from dqrm_cpu.train.schedule import LearningRate
 from dqrm_cpu.train.session import Session, load_session
 from dqrm_cpu.train.state import RunState
@@ -61,8 +56,8 @@ class TrainingLoop:
             train.learning_rate, train.warmup_steps, train.decay_start_step, train.decay_steps
         )
         self._batches_per_epoch = session.loaders.train.num_batches
-        self._step_seconds: list[float] = []
-        self._exchange_clock = ExchangeClock(session.model.spans)
+        self._recorder = RunRecorder(config, session, state, surroundings.log)
+        self._first_step = state.step
         self._bytes_sent = 0
         self._spans = SpanFile(surroundings.run_dir, surroundings.transport.rank, state.step)
 
@@ -93,15 +88,13 @@ class TrainingLoop:
         with spans.data:
             shares = loader.batches(number)
         outcome = self._session.step(state.step, shares, loader.global_size(number), rate, self._around.stop.requested)
-        self._step_seconds.append(spans.step_done())
+        spans.step_done()
         self._bytes_sent += transport.bytes_sent - sent
         state.step += 1
-        state.window_loss += outcome.loss
-        state.window_steps += 1
-        state.window_sent = state.window_sent.plus(self._session.step.sent.minus(parts))
+        self._recorder.stepped(outcome.loss, self._session.step.sent.minus(parts))
         self._around.progress.update(state.step, outcome.loss)
         if self._due(self._config.train.log_every):
-            self._log_training(rate, shares[0])
+            self._recorder.log_training(rate, shares[0])
         return outcome.stop_requested
 
     def _due(self, period: int) -> bool:
@@ -113,43 +106,6 @@ class TrainingLoop:
         patience = train.early_stop_patience
         return reached or (patience > 0 and state.evaluations_without_better >= patience)
 
-    def _log_training(self, rate: float, batch: Batch) -> None:
-        state = self._state
-        recent = self._step_seconds[-state.window_steps :]
-        seconds = sum(recent) / len(recent)
-        absmax, rates = self._scales_of(batch)
-        row = MetricsRow(
-            step=state.step,
-            epoch=self._epoch(),
-            phase="train",
-            loss=state.window_loss / state.window_steps,
-            examples_per_second=self._config.train.batch_size / seconds,
-            ms_per_step=seconds * 1e3,
-            learning_rate=rate,
-            **self._exchange_clock.since_last()._asdict(),
-            index_bytes=state.window_sent.indices / state.window_steps,
-            value_bytes=state.window_sent.values / state.window_steps,
-            scale_bytes=state.window_sent.scales / state.window_steps,
-            mlp_bytes=state.window_sent.mlp / state.window_steps,
-            memory_bytes=resident_bytes(),
-            scale_absmax=absmax,
-            lookup_clip_rate=rates,
-        )
-        state.window_loss, state.window_steps, state.window_sent = 0.0, 0, NOTHING_SENT
-        self._around.log.log(row)
-
-    def _scales_of(self, batch: Batch) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Per table: what the scale in use was found from, and the share of the values of `batch` beyond it."""
-        model, scale = self._session.model, self._session.scales.state
-        formula = model.table_formula
-        if formula is None or not self._session.step.is_quantized_at(self._state.step - 1):
-            return (), ()
-        rates = clip_rates(formula, model.tables, model.bags(batch), scale.step)
-        return tuple(scale.absmax.tolist()), tuple(rates.tolist())
-
-    def _epoch(self) -> int:
-        return max(self._state.step - 1, 0) // self._batches_per_epoch + 1
-
     def _evaluate_validation(self) -> None:
         """Evaluates, notes whether this is the best so far, and saves."""
         state = self._state
@@ -160,24 +116,21 @@ class TrainingLoop:
             state.best_validation, state.best_step = metrics, state.step
         state.last_validation, state.evaluated_step = metrics, state.step
         alive = self._session.evaluate.liveness() if self._around.transport.rank == 0 else None
-        self._log_metrics("validation", metrics, alive)
+        self._recorder.log_metrics("validation", metrics, self._rate_of_last_step(), alive)
         best = "  best so far" if better else ""
         self._around.progress.note(
-            f"step {state.step:,}  epoch {self._epoch()}  validation AUC {metrics.auc:.4f}  "
+            f"step {state.step:,}  epoch {self._recorder.epoch}  validation AUC {metrics.auc:.4f}  "
             f"accuracy {metrics.accuracy:.2%}  log loss {metrics.log_loss:.4f}{best}"
         )
         if better or self._config.train.checkpoint_every == 0:
             self._save(better)
 
+    def _rate_of_last_step(self) -> float:
+        return self._learning_rate.at(max(self._state.step, 1))
+
     def _evaluate(self, loader: Loader) -> ClickMetrics:
         with self._session.model.spans.evaluation:
             return self._session.evaluate(loader)
-
-    def _log_metrics(self, phase: Phase, metrics: ClickMetrics, alive: Liveness | None = None) -> None:
-        rate = self._learning_rate.at(max(self._state.step, 1))
-        place = self._state.step, self._epoch(), phase
-        row = MetricsRow(*place, metrics.log_loss, math.nan, math.nan, rate, metrics, liveness=alive)
-        self._around.log.log(row)
 
     def _save(self, best: bool) -> None:
         """Rank 0 writes, the others wait."""
@@ -210,7 +163,7 @@ class TrainingLoop:
         test_last = self._evaluate(self._session.loaders.test)
         test_best = test_last if state.best_step == state.step else self._test_at_best()
         sizes = model_bytes(self._config)
-        steps = len(self._step_seconds)
+        timed, steps = self._session.model.spans.summary().step, state.step - self._first_step
         result = Result(
             run_dir=self._around.run_dir,
             world_size=self._around.transport.size,
@@ -220,11 +173,11 @@ class TrainingLoop:
             validation=PartResult(best=state.best_validation, last=state.last_validation),
             test=PartResult(best=test_best, last=test_last),
             model_bytes=sizes,
-            ms_per_step=median(self._step_seconds) * 1e3 if steps else math.nan,
+            ms_per_step=timed.median_ms if timed.count else math.nan,
             bytes_per_step=self._bytes_sent / steps if steps else 0.0,
             packed_files=self._pack(),
         )
-        self._log_metrics("test", test_last)
+        self._recorder.log_metrics("test", test_last, self._rate_of_last_step())
         self._write_spans()
         self._around.log.write_result(result.as_dict())
         return result

@@ -37,7 +37,7 @@ class MetricsRow:
     ms_per_step: float
     learning_rate: float
     metrics: ClickMetrics | None = None
-    # Of rank 0, mean milliseconds per step since the row before: see train.exchange_times.
+    # Of rank 0, mean milliseconds per step since the row before: see train.step_times.
     coalesce_ms: float = math.nan
     quantize_ms: float = math.nan
     wire_ms: float = math.nan

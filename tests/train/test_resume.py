@@ -16,14 +16,14 @@ from dqrm_cpu.config import Config
 from dqrm_cpu.errors import CheckpointError, ConfigError
 from dqrm_cpu.train import run as run_module
 from dqrm_cpu.train.checkpoint import CheckpointStore, find_checkpoint
-from dqrm_cpu.train.exchange_times import ExchangeTimes
 from dqrm_cpu.train.progress import NoProgress
 from dqrm_cpu.train.result import Interrupted, Result
 from dqrm_cpu.train.run import RunRequest, train
 from dqrm_cpu.train.run_folder import checkpoints_folder
+from dqrm_cpu.train.step_times import StepTimes
 from tiny import tiny_config
 
-OF_THE_PROCESS = ("examples_per_second", "ms_per_step", "memory_bytes", *ExchangeTimes._fields)
+OF_THE_PROCESS = ("examples_per_second", "memory_bytes", *StepTimes._fields)
 
 
 class SignalAt(NoProgress):

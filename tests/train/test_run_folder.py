@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dqrm_cpu.errors import CheckpointError, ConfigError, DeviceError, TrainingError
-from dqrm_cpu.train.exchange_times import ExchangeTimes
 from dqrm_cpu.train.metrics import ClickMetrics
 from dqrm_cpu.train.run_folder import MetricsRow, NoRunLog, Phase, RunFolder, checkpoints_folder, holds_run, read_rows
+from dqrm_cpu.train.step_times import StepTimes
 
 METRICS = ClickMetrics(auc=0.8, accuracy=0.75, log_loss=0.5, normalized_entropy=0.9, calibration=1.1, examples=1000)
 
@@ -64,7 +64,7 @@ def test_a_row_is_flat_and_undefined_figures_are_null(tmp_path: Path) -> None:
     times = ["examples_per_second", "ms_per_step"]
     sent = ["index_bytes", "value_bytes", "scale_bytes", "mlp_bytes"]
     watched = ["memory_bytes", "scale_absmax", "lookup_clip_rate"]
-    named = ["step", "epoch", "phase", "loss", *times, "learning_rate", *ExchangeTimes._fields, *sent, *watched]
+    named = ["step", "epoch", "phase", "loss", *times, "learning_rate", *StepTimes._fields[1:], *sent, *watched]
     assert list(train) == named
     assert (validation["auc"], validation["calibration"], validation["accuracy"]) == (None, None, 1.0)
     assert validation["examples"] == 5

@@ -14,9 +14,9 @@ from dqrm_cpu.config import Config
 from dqrm_cpu.config.rules import conflicts
 from dqrm_cpu.config.schema import ENTRIES
 from dqrm_cpu.errors import CheckpointError
-from dqrm_cpu.train.exchange_times import ExchangeTimes
 from dqrm_cpu.train.result import Result
 from dqrm_cpu.train.run import RunRequest, train
+from dqrm_cpu.train.step_times import StepTimes
 from launching import run_world
 from tiny import tiny_config
 
@@ -132,7 +132,7 @@ def test_real_ranks_log_bytes_by_part_and_resume_to_the_bit(transport: str, tmp_
         assert value_bytes == index_bytes * 16 / 4, "16 values of a byte for each row of 4"
         assert 0 < row["scale_bytes"] < 2 * 4 * 3 + 3 * 16  # type: ignore[operator]
         assert row["mlp_bytes"] > 0  # type: ignore[operator]
-        assert all(row[name] > 0 for name in ExchangeTimes._fields)  # type: ignore[operator]
+        assert all(row[name] > 0 for name in StepTimes._fields)  # type: ignore[operator]
     total = rows(whole, "validation")[0]
     assert total["index_bytes"] is None
     assert not math.isnan(json.loads((whole / "result.json").read_text())["bytes_per_step"])

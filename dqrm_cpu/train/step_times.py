@@ -1,4 +1,4 @@
-"""How long the phases between backward and new weights took, from one row of metrics.jsonl to the next."""
+"""How long steps took, and their phases between backward and new weights, from one row of metrics.jsonl to the next."""
 
 import math
 from typing import NamedTuple
@@ -16,9 +16,10 @@ _PHASES = (
 )
 
 
-class ExchangeTimes(NamedTuple):
+class StepTimes(NamedTuple):
     """Mean milliseconds per step on this rank. `wire_ms` and `mlp_exchange_ms` include waiting for the others."""
 
+    ms_per_step: float = math.nan
     coalesce_ms: float = math.nan
     quantize_ms: float = math.nan
     wire_ms: float = math.nan
@@ -27,20 +28,21 @@ class ExchangeTimes(NamedTuple):
     update_ms: float = math.nan
 
 
-class ExchangeClock:
+class StepClock:
     """Reads the spans of a run from time to time."""
 
     def __init__(self, spans: Spans) -> None:
         self._spans = spans
         self._steps = 0
-        self._totals_ms = [0.0] * len(_PHASES)
+        self._totals_ms = [0.0] * len(StepTimes._fields)
 
-    def since_last(self) -> ExchangeTimes:
-        """Of the steps since the last call that the spans counted; NaN without any."""
+    def since_last(self) -> StepTimes:
+        """Of the steps since the last call that the spans counted; NaN without any, as of the first, which compiles."""
         summary = self._spans.summary()
         steps = summary.step.count - self._steps
         known = summary.phases
-        totals_ms = [sum(known[phase].total_ms for phase in group if phase in known) for group in _PHASES]
+        of_phases = [sum(known[phase].total_ms for phase in group if phase in known) for group in _PHASES]
+        totals_ms = [summary.step.total_ms, *of_phases]
         spent_ms = [total - before for total, before in zip(totals_ms, self._totals_ms, strict=True)]
         self._steps, self._totals_ms = summary.step.count, totals_ms
-        return ExchangeTimes(*(spent / steps for spent in spent_ms)) if steps else ExchangeTimes()
+        return StepTimes(*(spent / steps for spent in spent_ms)) if steps else StepTimes()
