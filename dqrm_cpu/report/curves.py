@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 from dqrm_cpu.report.run_files import RunFiles
 from dqrm_cpu.report.style import Canvas, Figure
+from dqrm_cpu.report.thinning import thinned
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
 
 _PANEL_PX = 300
+_POINTS = 400  # as many as a wide figure has pixels for
 _BEST, _LAST = "*", "o"
 
 
@@ -22,7 +24,8 @@ def learning_curves(runs: Sequence[RunFiles]) -> Figure:
         drawing, (losses, rated) = canvas.axes(2, _PANEL_PX)
         for number, run in enumerate(runs):
             color, trained = canvas.color(number), run.of_phase("train")
-            losses.plot([row.step for row in trained], [row.loss for row in trained], color=color, label=run.name)
+            points = thinned([row.step for row in trained], [row.loss for row in trained], _POINTS)
+            losses.plot(*points, color=color, label=run.name)
             _plot_validation(rated, run, color)
         losses.set(title="Training loss", xlabel="step", ylabel="log loss (nats)")
         rated.set(title="Validation AUC (star: best, dot: last)", xlabel="step", ylabel="AUC")
@@ -43,9 +46,9 @@ def memory_curves(runs: Sequence[RunFiles]) -> Figure | None:
         top = 0.0
         for run in recorded:
             rows = run.of_phase("train")
-            held = [row.memory_bytes / 1e9 for row in rows]
-            top = max(top, *held)
-            axes.plot([row.step for row in rows], held, color=canvas.color(runs.index(run)), label=run.name)
+            steps, held = thinned([row.step for row in rows], [row.memory_bytes / 1e9 for row in rows], _POINTS)
+            top = max(top, float(held.max()))
+            axes.plot(steps, held, color=canvas.color(runs.index(run)), label=run.name)
         axes.set(title="Memory of rank 0", xlabel="step", ylabel="resident (GB)", ylim=(0, 1.1 * top))
         _legend_below(drawing, axes, canvas)
         return drawing

@@ -179,7 +179,8 @@ def _weights_of(run: RunFiles, number: int) -> Part | None:
 
 
 def _scales(runs: Sequence[RunFiles]) -> Iterator[Part]:
-    figures = [figure for number, run in enumerate(runs) if (figure := scale_history(run, number)) is not None]
+    found = [scale_history(run, number, len(runs)) for number, run in enumerate(runs)]
+    figures = [figure for figure in found if figure is not None]
     yield from figures
     if not figures:
         yield paragraph("No run has recorded scales: only quantized ones have them.")

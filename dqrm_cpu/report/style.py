@@ -5,7 +5,6 @@ that it cannot know, those of a light or dark page, are written as stand-ins and
 """
 
 import io
-import re
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dqrm_cpu.errors import DeviceError
+from dqrm_cpu.report.svg import fitted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -118,17 +118,9 @@ def _svg(figure: Figure, width_px: int) -> str:
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         drawing.savefig(out, format="svg", transparent=True, metadata=nothing)
     text = out.getvalue()
-    text = text[text.index("<svg") :]
     for color, variable in _VARIABLES.items():
         text = text.replace(color, variable)
-    return _own_names(text, f"{figure.key}-{width_px}-")
-
-
-def _own_names(svg: str, prefix: str) -> str:
-    """Names are shared by all drawings of a page: without a prefix one would be clipped by another's path."""
-    svg = re.sub(r'\bid="', f'id="{prefix}', svg)
-    svg = re.sub(r"url\(#", f"url(#{prefix}", svg)
-    return re.sub(r'href="#', f'href="#{prefix}', svg)
+    return fitted(text, f"{figure.key}-{width_px}-")
 
 
 @contextmanager

@@ -69,6 +69,7 @@ def _draw(axes: "Axes", canvas: Canvas, sample: Sample, bits: int) -> None:
     per_code = counts / total * 100 * (_BINS / (2 * largest + 1))
     axes.stairs(per_code, edges, color=canvas.color(0), linewidth=1.4, label="FP32 weights (per step of width)")
     axes.set(title=sample.table, xlabel="weight / step", ylabel="% of values", yscale="log", ylim=(1e-3, 200))
+    axes.minorticks_off()
 
 
 def _samples(run: RunFiles, checkpoint: Path) -> list[Sample]:
