@@ -1,13 +1,13 @@
 """A profile as sections of a report."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from dqrm_cpu.profile.phases import Phase
 from dqrm_cpu.profiler.advice import mends
 from dqrm_cpu.profiler.bandwidth import Bandwidth
 from dqrm_cpu.profiler.document import Circumstances
 from dqrm_cpu.profiler.result import Profile, VariantProfile
-from dqrm_cpu.report.markup import folded_parts, heading, paragraph, table, warning, words
+from dqrm_cpu.report.markup import first_and_others, heading, paragraph, table, warning, words
 from dqrm_cpu.report.phase_figures import bar_of, phase_breakdown, ranks_figure, working_ms
 from dqrm_cpu.report.sections import Part, Section, environment_parts, phase_table
 from dqrm_cpu.report.traffic import bytes_per_step
@@ -60,14 +60,7 @@ def _warnings(profile: Profile) -> Iterator[Part]:
 def _phases(profile: Profile) -> Iterator[Part]:
     yield phase_breakdown([bar_of(found.variant.name, found.ranks[0].summary) for found in profile.variants])
     tables = [phase_table(found.variant.name, found.ranks[0].summary) for found in profile.variants]
-    yield from _first_and_others(tables, "the other variants in figures")
-
-
-def _first_and_others(tables: Sequence[Iterable[str]], others: str) -> Iterator[str]:
-    """The configuration's own is to be seen; the rest would hide what comes behind it."""
-    yield from tables[0]
-    if tables[1:]:
-        yield folded_parts(others, (part for parts in tables[1:] for part in parts))
+    yield from first_and_others(tables, "the other variants in figures")
 
 
 def _ranks(profile: Profile) -> Iterator[Part]:
@@ -96,7 +89,7 @@ def _bytes(profile: Profile) -> Iterator[Part]:
 def _bandwidth(profile: Profile, around: Circumstances) -> Iterator[Part]:
     names = [found.variant.name for found in profile.variants]
     tables = [_bandwidth_table(name, [one for one in around.bandwidths if one.variant == name]) for name in names]
-    yield from _first_and_others(tables, "the other variants")
+    yield from first_and_others(tables, "the other variants")
     yield paragraph(
         f"Of rank 0, in the median step. Memory is read in order at {profile.floors.reading / 1e9:.1f} GB/s, which is "
         "what is possible for scans. Lookups and updates are held against merely reading, and reading and writing, the "

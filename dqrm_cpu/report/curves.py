@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dqrm_cpu.report.run_files import RunFiles
-from dqrm_cpu.report.style import Canvas, Figure
+from dqrm_cpu.report.style import Canvas, Figure, over_steps
 from dqrm_cpu.report.thinning import thinned
 
 if TYPE_CHECKING:
@@ -27,8 +27,9 @@ def learning_curves(runs: Sequence[RunFiles]) -> Figure:
             points = thinned([row.step for row in trained], [row.loss for row in trained], _POINTS)
             losses.plot(*points, color=color, label=run.name)
             _plot_validation(rated, run, color)
-        losses.set(title="Training loss", xlabel="step", ylabel="log loss (nats)")
-        rated.set(title="Validation AUC (star: best, dot: last)", xlabel="step", ylabel="AUC")
+        losses.set(title="Training loss", ylabel="log loss (nats)")
+        rated.set(title="Validation AUC (star: best, dot: last)", ylabel="AUC")
+        over_steps(losses, rated)
         _legend_below(drawing, losses, canvas)
         return drawing
 
@@ -49,7 +50,8 @@ def memory_curves(runs: Sequence[RunFiles]) -> Figure | None:
             steps, held = thinned([row.step for row in rows], [row.memory_bytes / 1e9 for row in rows], _POINTS)
             top = max(top, float(held.max()))
             axes.plot(steps, held, color=canvas.color(runs.index(run)), label=run.name)
-        axes.set(title="Memory of rank 0", xlabel="step", ylabel="resident (GB)", ylim=(0, 1.1 * top))
+        axes.set(title="Memory of rank 0", ylabel="resident (GB)", ylim=(0, 1.1 * top))
+        over_steps(axes)
         _legend_below(drawing, axes, canvas)
         return drawing
 

@@ -1,7 +1,7 @@
 """Pieces of HTML; every text from outside is escaped here."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
 from dqrm_cpu.report.style import Figure, svg_pair
@@ -42,6 +42,13 @@ def folded(title: str, text: str) -> str:
 
 def folded_parts(title: str, parts: Iterable[str]) -> str:
     return f"<details><summary>{escape(title)}</summary>{''.join(parts)}</details>"
+
+
+def first_and_others(parts: Sequence[Iterable[str]], others: str) -> Iterator[str]:
+    """The first is to be seen; the rest, which would hide what comes behind it, is folded."""
+    yield from parts[0]
+    if parts[1:]:
+        yield folded_parts(others, (part for folded in parts[1:] for part in folded))
 
 
 def drawn(figure: Figure) -> str:

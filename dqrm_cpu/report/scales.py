@@ -6,7 +6,7 @@ import numpy as np
 
 from dqrm_cpu.model.tables import table_names
 from dqrm_cpu.report.run_files import RunFiles
-from dqrm_cpu.report.style import Canvas, Figure
+from dqrm_cpu.report.style import Canvas, Figure, over_steps
 from dqrm_cpu.report.thinning import thinned
 
 if TYPE_CHECKING:
@@ -36,10 +36,11 @@ def scale_history(run: RunFiles, number: int, num_runs: int) -> Figure | None:
             axes.plot(steps, values, color=canvas.palette.faint, linewidth=0.7, alpha=0.5)
             for place, table in enumerate(named):
                 axes.plot(steps, values[:, table], color=canvas.color(place), label=names[table])
-        panels[0].set(title="Largest weight in use for the scale", xlabel="step", ylabel="max|W|", yscale="log")
+        panels[0].set(title="Largest weight in use for the scale", ylabel="max|W|", yscale="log")
         panels[0].minorticks_off()
+        over_steps(*panels)
         top = float(clipped.max()) * 1.05 or 1.0
-        panels[1].set(title="Values beyond the scale", xlabel="step", ylabel="% of values looked up", ylim=(0, top))
+        panels[1].set(title="Values beyond the scale", ylabel="% of values looked up", ylim=(0, top))
         handles, labels = panels[0].get_legend_handles_labels()
         drawing.legend(handles, labels, loc="outside lower left", ncols=3 if canvas.narrow else _NAMED)
         return drawing

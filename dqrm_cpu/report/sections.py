@@ -11,7 +11,7 @@ from dqrm_cpu.profile.phases import Phase
 from dqrm_cpu.profile.spans import SpanSummary
 from dqrm_cpu.report.advice import warnings_of
 from dqrm_cpu.report.curves import learning_curves, memory_curves
-from dqrm_cpu.report.markup import folded, heading, paragraph, table, warning, words
+from dqrm_cpu.report.markup import first_and_others, folded, heading, paragraph, table, warning, words
 from dqrm_cpu.report.phase_figures import bar_of, phase_breakdown, rank_comparison, working_ms
 from dqrm_cpu.report.run_files import RunFiles
 from dqrm_cpu.report.scales import scale_history
@@ -112,8 +112,8 @@ def _phases(runs: Sequence[RunFiles]) -> Iterator[Part]:
         yield paragraph("No spans were recorded yet: they are written at checkpoints and at the end.")
         return
     yield phase_breakdown([bar_of(run.name, run.spans[0].summary) for run in timed])
-    for run in timed:
-        yield from phase_table(f"{run.name}, rank 0", run.spans[0].summary)
+    tables = [phase_table(f"{run.name}, rank 0", run.spans[0].summary) for run in timed]
+    yield from first_and_others(tables, "the other runs in figures")
 
 
 def phase_table(name: str, summary: SpanSummary) -> Iterator[str]:

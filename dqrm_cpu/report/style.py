@@ -92,6 +92,15 @@ def beside_bar(axes: "Axes", x: float, y: float, text: str, *, bold: bool = Fals
     axes.annotate(text, (x, y), (5, 0), textcoords="offset points", va="center", fontweight=weight)
 
 
+def over_steps(*panels: "Axes") -> None:
+    """Their x-axes count steps, as 500, 20k or 1.5M."""
+    from matplotlib.ticker import EngFormatter
+
+    for axes in panels:
+        axes.set_xlabel("step")
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
 def row_names(names: Sequence[str], canvas: Canvas) -> list[str]:
     """In two lines at most: on a phone a long name would leave no room for its bar."""
     width = 13 if canvas.narrow else 24
