@@ -1,7 +1,8 @@
 """How quickly this machine does what phases cannot do without: what their bandwidths are held against."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from statistics import median
 from time import perf_counter
 from typing import NamedTuple
 
@@ -42,7 +43,7 @@ def reading_floor(num_ranks: int) -> float:
 
 
 def row_floors(tables: Tables, batches: Sequence[Batch]) -> RowFloors | None:
-    """Of each batch in turn, as a step does: its rows are read, and a little later read and written again.
+    """The rows of every batch are read, then those of every batch read and written again: as in a step, a while later.
 
     Only of rows that batches name one by one. The weights stay as they are.
     """
@@ -52,19 +53,30 @@ def row_floors(tables: Tables, batches: Sequence[Batch]) -> RowFloors | None:
     if not batches or any(batch.offsets is not None or not batch.size for batch in batches):
         return None
     arena, row_bytes = arena_of(tables), tables.dim * FLOAT_BYTES
-    largest = max(batch.size for batch in batches)
-    gradient = torch.zeros(largest, 1 + tables.num_tables, tables.dim)
-    reading, rewriting = [], []
-    for batch in (batches[0], *batches):  # the first compiles
-        ids = batch.ids.contiguous()
+    gradient = torch.zeros(max(batch.size for batch in batches), 1 + tables.num_tables, tables.dim)
+
+    def read(batch: Batch) -> None:
+        read_rows(arena, batch.ids.data_ptr(), batch.size)
+
+    def rewrite(batch: Batch) -> None:
+        rewrite_rows(arena, batch.ids.data_ptr(), batch.size, gradient.data_ptr())
+
+    num_ids = [batch.ids.numel() for batch in batches]
+    moved = [ids + 2 * distinct_rows([batch]) for ids, batch in zip(num_ids, batches, strict=True)]
+    return RowFloors(
+        median(ids * row_bytes / seconds for ids, seconds in zip(num_ids, _seconds(read, batches), strict=True)),
+        median(rows * row_bytes / seconds for rows, seconds in zip(moved, _seconds(rewrite, batches), strict=True)),
+    )
+
+
+def _seconds(work: Callable[[Batch], None], batches: Sequence[Batch]) -> list[float]:
+    """Of each batch; the first is there once more, because its first time compiles."""
+    found = []
+    for batch in (batches[0], *batches):
         start = perf_counter()
-        read_rows(arena, ids.data_ptr(), batch.size)
-        read = perf_counter()
-        rewrite_rows(arena, ids.data_ptr(), batch.size, gradient.data_ptr())
-        rewritten = perf_counter()
-        reading.append(ids.numel() * row_bytes / (read - start))
-        rewriting.append((ids.numel() + 2 * distinct_rows([batch])) * row_bytes / (rewritten - read))
-    return RowFloors(float(np.median(reading[1:])), float(np.median(rewriting[1:])))
+        work(batch)
+        found.append(perf_counter() - start)
+    return found[1:]
 
 
 def wire_floor(transport: Transport, message_bytes: int) -> float:

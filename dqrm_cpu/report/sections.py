@@ -130,7 +130,8 @@ def _phase_row(name: str, found: Any, steps_ms: float) -> list[str]:
     between = name in (Phase.EVALUATION.label, Phase.CHECKPOINT.label)
     share = "between" if between else f"{found.total_ms / steps_ms:.1%}"
     figures = [f"{value:.3f}" for value in (found.min_ms, found.median_ms, found.p95_ms, found.max_ms)]
-    return [name, f"{found.total_ms / 1e3:.2f}", share, *figures, f"{found.count:,}"]
+    total_s = found.total_ms / 1e3
+    return [name, f"{total_s:.3f}" if total_s < 10 else f"{total_s:,.1f}", share, *figures, f"{found.count:,}"]
 
 
 def _ranks(runs: Sequence[RunFiles]) -> Iterator[Part]:
