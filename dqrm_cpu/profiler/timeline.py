@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, Self
 
 from dqrm_cpu.profiler.threads import cpu_times_ns, thread_names
 
+_LEAST_BUSY = 0.005  # of a turn; a thread that wakes now and then to look around is idle
+
 
 class Event(NamedTuple):
     """Nanoseconds of the monotonic clock."""
@@ -72,8 +74,8 @@ class Recorder:
         end_ns = time.perf_counter_ns()
         for thread, cpu_ns in cpu_times_ns().items():
             busy = (cpu_ns - self._before.get(thread, 0)) / (end_ns - start_ns)
-            if busy > 0:
-                self._turns.append(Event(f"{name}: busy {min(busy, 1):.0%}", thread, start_ns, end_ns))
+            if busy >= _LEAST_BUSY:
+                self._turns.append(Event(f"{min(busy, 1):.0%} busy: {name}", thread, start_ns, end_ns))
         self._names.update(thread_names())
 
     def timeline(self, offset_ns: int) -> Timeline:

@@ -7,6 +7,8 @@ import pytest
 
 from dqrm_cpu.cli.main import main
 
+pytestmark = pytest.mark.slow
+
 LEAST_COVERED = 0.97
 
 
