@@ -101,6 +101,9 @@ def _bandwidth(profile: Profile, around: Circumstances) -> Iterator[Part]:
 
 def _bandwidth_table(name: str, found: Sequence[Bandwidth]) -> Iterator[str]:
     yield heading(name)
+    if not found:
+        yield paragraph("Of none of its phases is known what must be moved: with several ids in a bag, only of scans.")
+        return
     rows = [
         [
             one.phase.label,
