@@ -69,7 +69,7 @@ def _profile(config: "Config", args: argparse.Namespace, transport: "Transport")
     from dqrm_cpu.profiler.bandwidth import bandwidths
     from dqrm_cpu.profiler.document import Circumstances
     from dqrm_cpu.profiler.folder import make_folder
-    from dqrm_cpu.profiler.run import ProfilePlan, take_profile
+    from dqrm_cpu.profiler.run import ProfilePlan, take_profile, torch_file
 
     default = Path("profiles") / f"{config.preset}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = Path(str(transport.broadcast_json(str(args.out or default))))
@@ -83,7 +83,9 @@ def _profile(config: "Config", args: argparse.Namespace, transport: "Transport")
         return 0
     now = datetime.now(UTC).isoformat(timespec="seconds")
     around = Circumstances(now, config, plan, environment, bandwidths(profile))
-    for path in _written(folder, profile, around, args.png):
+    of_torch = (folder / torch_file(rank) for rank in range(transport.size) if args.torch_profiler)
+    # Those of ranks on other hosts are there, unless they share a disk.
+    for path in (*_written(folder, profile, around, args.png), *(path for path in of_torch if path.exists())):
         print(path)
     return 0
 

@@ -127,7 +127,12 @@ def _torch_trace(trainee: Trainee, transport: Transport, folder: Path) -> None:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True) as profiler:
         trainee.run(_TORCH_STEPS)
     make_folder(folder)  # each host has its own, unless they share a disk
-    profiler.export_chrome_trace(str(folder / f"torch-rank{transport.rank}.json"))
+    profiler.export_chrome_trace(str(folder / torch_file(transport.rank)))
+
+
+def torch_file(rank: int) -> str:
+    """The name of torch.profiler's trace of a rank."""
+    return f"torch-rank{rank}.json"
 
 
 def _gathered(

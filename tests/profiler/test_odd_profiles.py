@@ -23,6 +23,7 @@ def moved(found: dict[str, Any]) -> dict[str, float]:
     return {one["phase"]: one["bytes"] for one in found["bandwidth"]}
 
 
+@pytest.mark.slow
 def test_simulated_ranks_change_each_row_once(tmp_path: Path) -> None:
     alone, together = (profiled(tmp_path / n, "--comm.simulated-ranks", n) for n in ("1", "3"))
     assert moved(together)["gather_quantize"] == moved(alone)["gather_quantize"]
@@ -31,6 +32,7 @@ def test_simulated_ranks_change_each_row_once(tmp_path: Path) -> None:
     assert {"coalesce", "merge"} <= set(together["ranks"][0]["phases"])
 
 
+@pytest.mark.slow
 def test_rowwise_adagrad_moves_its_state_too(tmp_path: Path) -> None:
     sgd, adagrad = (moved(profiled(tmp_path / n, "--train.optimizer", n)) for n in ("sgd", "rowwise-adagrad"))
     changed_rows = (sgd["embedding_update"] - sgd["gather_quantize"]) / (2 * ROW_BYTES)
