@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from statistics import median
 from time import perf_counter
 from typing import NamedTuple
 
@@ -45,7 +44,7 @@ def reading_floor(num_ranks: int) -> float:
 def row_floors(tables: Tables, batches: Sequence[Batch]) -> RowFloors | None:
     """The rows of every batch are read, then those of every batch read and written again: as in a step, a while later.
 
-    Only of rows that batches name one by one. The weights stay as they are.
+    The best batch counts. Only of rows that batches name one by one. The weights stay as they are.
     """
     from dqrm_cpu.bench.reading import read_rows, rewrite_rows
     from dqrm_cpu.kernels.numba_impl.arena import arena_of
@@ -64,8 +63,8 @@ def row_floors(tables: Tables, batches: Sequence[Batch]) -> RowFloors | None:
     num_ids = [batch.ids.numel() for batch in batches]
     moved = [ids + 2 * distinct_rows([batch]) for ids, batch in zip(num_ids, batches, strict=True)]
     return RowFloors(
-        median(ids * row_bytes / seconds for ids, seconds in zip(num_ids, _seconds(read, batches), strict=True)),
-        median(rows * row_bytes / seconds for rows, seconds in zip(moved, _seconds(rewrite, batches), strict=True)),
+        max(ids * row_bytes / seconds for ids, seconds in zip(num_ids, _seconds(read, batches), strict=True)),
+        max(rows * row_bytes / seconds for rows, seconds in zip(moved, _seconds(rewrite, batches), strict=True)),
     )
 
 
