@@ -8,6 +8,8 @@ from dqrm_cpu.config.schema import Config
 DENSE_WIRE_LIMIT_BYTES = 256 << 20
 """The largest tables whose whole gradient is sent: a step moves about twice their size."""
 
+_FP32_BITS = 32
+
 
 @dataclass(frozen=True)
 class Conflict:
@@ -215,6 +217,16 @@ def _pretraining_ends(config: Config) -> Conflict | None:
     )
 
 
+def _activations_have_a_model(config: Config) -> Conflict | None:
+    quant = config.quant
+    if quant.activation_bits == _FP32_BITS or quant.method != "none":
+        return None
+    return Conflict(
+        ("quant.activation_bits", "quant.method"),
+        f"quant.activation_bits {quant.activation_bits} is about a quantized model, quant.method is none, choose one",
+    )
+
+
 def _integer_wire(config: Config) -> bool:
     return config.comm.wire.startswith("int")
 
@@ -237,4 +249,5 @@ _RULES: tuple[Callable[[Config], Conflict | None], ...] = (
     _ramp_leads_somewhere,
     _mask_is_a_choice,
     _pretraining_ends,
+    _activations_have_a_model,
 )

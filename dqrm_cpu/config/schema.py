@@ -85,6 +85,12 @@ class QuantConfig:
         "of the MLPs' scales; channel: one per output row; matrix: one per layer",
         choices=("channel", "matrix"),
     )
+    activation_bits: int = setting(
+        32,
+        "bits per value that a layer of the MLPs reads, one scale per layer: in training max|x| of the batch, in "
+        "evaluations its moving average; 32 leaves activations in FP32",
+        choices=(4, 8, 16, 32),
+    )
     scale_period: int = setting(
         1, "of dqrm and dorefa: iterations from one refresh of the tables' scales to the next", minimum=1
     )

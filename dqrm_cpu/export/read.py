@@ -40,9 +40,12 @@ def load_packed(path: Path, model: Dlrm, quant: QuantConfig) -> None:
         model.tables.weight[first:end] = values.to(model.device)
     with safe_open(path, framework="np") as file:
         present = set(file.keys())
-        for name, layer, _ in model.mlp_layers():
+        maxima = model.inputs.running
+        for i, (name, layer, _) in enumerate(model.mlp_layers()):
             layer.weight.copy_(_matrix(file, present, name, layer.weight.shape, model, quant.mlp_bits))
             layer.bias.copy_(torch.from_numpy(file.get_tensor(f"{name}.bias")))
+            if maxima.numel():
+                maxima[i] = float(file.get_tensor(f"{name}.input_max")[0])
 
 
 def require_same_tables(path: Path, model: Dlrm, scale: Tensor, quant: QuantConfig) -> None:

@@ -98,9 +98,10 @@ class _Table(NamedTuple):
 
 
 def mlp_tensors(model: Dlrm) -> list[Streamed]:
-    """The MLPs: codes where they are quantized, biases in FP32."""
+    """The MLPs: codes where they are quantized, biases in FP32, what the scales of their inputs follow from."""
     tensors: list[Streamed] = []
-    for name, layer, quantized in model.mlp_layers():
+    maxima = model.inputs.running.cpu().numpy()
+    for i, (name, layer, quantized) in enumerate(model.mlp_layers()):
         if quantized is None:
             tensors.append(whole(f"{name}.weight", layer.weight.cpu().numpy()))
         else:
@@ -108,6 +109,8 @@ def mlp_tensors(model: Dlrm) -> list[Streamed]:
             codes = pack_codes(formula.codes(layer.weight, scale).contiguous(), formula.bits, model.kernels)
             tensors += [whole(f"{name}.codes", codes), *_grid(name, formula, scale.view(-1))]
         tensors.append(whole(f"{name}.bias", layer.bias.cpu().numpy()))
+        if len(maxima):
+            tensors.append(whole(f"{name}.input_max", maxima[i : i + 1]))
     return tensors
 
 

@@ -12,6 +12,7 @@ from dqrm_cpu.errors import DataError, TrainingError
 from dqrm_cpu.kernels.interface import Kernels
 from dqrm_cpu.kernels.types import Bags, SparseGrad, Tables
 from dqrm_cpu.kernels.validate import BagError, validate_bags
+from dqrm_cpu.model.activations import LayerInputs
 from dqrm_cpu.model.gemm import select_gemm
 from dqrm_cpu.model.interaction import Interaction, select_interaction
 from dqrm_cpu.model.layers import LayerParameters, LayerShape, initialize_, layer_shapes, split_parameters
@@ -58,15 +59,17 @@ def mlp_shapes(config: Config) -> MlpShapes:
 
 class DenseGradients:
     """Gradients of both MLPs in one flat buffer, with room behind them for what travels along in an exchange, exact:
-    scalars, and the gradients of learned scales."""
+    scalars, the maxima of the layers' inputs, and the gradients of learned scales."""
 
     NUM_SCALARS = 2
 
-    def __init__(self, shapes: MlpShapes, scale_counts: ScaleCounts, device: torch.device) -> None:
-        behind = shapes.num_parameters + self.NUM_SCALARS
+    def __init__(self, shapes: MlpShapes, num_inputs: int, scale_counts: ScaleCounts, device: torch.device) -> None:
+        maxima = shapes.num_parameters + self.NUM_SCALARS
+        behind = maxima + num_inputs
         self.flat = torch.zeros(behind + scale_counts.total, device=device)
         self.parameters = self.flat[: shapes.num_parameters]
-        self.scalars = self.flat[shapes.num_parameters : behind]
+        self.scalars = self.flat[shapes.num_parameters : maxima]
+        self.input_maxima = self.flat[maxima:behind]
         self.scales: LearnedScales = scale_counts.split(self.flat[behind:])
         self.bottom: tuple[LayerParameters, ...] = split_parameters(self.parameters, shapes.bottom)
         self.top: tuple[LayerParameters, ...] = split_parameters(
@@ -94,9 +97,13 @@ class Dlrm:
         self._gemm = gemm = select_gemm(config.train.precision, device)
         of_bottom, of_top = (quantized_matrices(quant, scales) for scales in self._of_mlps(self.scales))
         self._matrices = of_bottom, of_top
+        self.inputs = LayerInputs(quant.activation_bits, (self.shapes.bottom, self.shapes.top), device)
+        readers = self.inputs.reader(0), self.inputs.reader(len(self.shapes.bottom))
         top = self.dense[self.shapes.bottom_parameters :]
-        self._bottom = Mlp(self.shapes.bottom, self.dense, quantized_weights(quant, of_bottom), kernels, gemm)
-        self._top = Mlp(self.shapes.top, top, quantized_weights(quant, of_top), kernels, gemm)
+        self._bottom = Mlp(
+            self.shapes.bottom, self.dense, quantized_weights(quant, of_bottom), kernels, gemm, readers[0]
+        )
+        self._top = Mlp(self.shapes.top, top, quantized_weights(quant, of_top), kernels, gemm, readers[1])
         self._interaction: Interaction = select_interaction(
             model.interaction, kernels, 1 + self.tables.num_tables, model.embedding_dim
         )
@@ -121,7 +128,8 @@ class Dlrm:
     def weights(self) -> dict[str, Tensor]:
         """All parameters by the names they have in a checkpoint; the tensors themselves."""
         learned = {"scales": self.scales.flat} if self.scales.flat.numel() else {}
-        return {"tables": self.tables.weight, "mlps": self.dense, **learned}
+        seen = {"activations": self.inputs.running} if self.inputs.running.numel() else {}
+        return {"tables": self.tables.weight, "mlps": self.dense, **seen, **learned}
 
     def workspace(self, batch: int) -> Workspace:
         """Buffers for batches of up to `batch` examples."""
@@ -131,7 +139,7 @@ class Dlrm:
 
     def gradients(self) -> DenseGradients:
         """A buffer for the MLPs' gradients."""
-        return DenseGradients(self.shapes, self._scale_counts, self.device)
+        return DenseGradients(self.shapes, len(self.inputs.formulas), self._scale_counts, self.device)
 
     def bags(self, batch: Batch) -> Bags:
         """The batch's lookups as the kernels take them: checked, since a kernel would write wherever an id points."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from dqrm_cpu.config import Config
+from dqrm_cpu.kernels.types import UNQUANTIZED
 from dqrm_cpu.model.dlrm import mlp_shapes
 
 _FLOAT = 4
@@ -71,7 +72,10 @@ def _forward_bytes(config: Config, batch: int) -> int:
     """Feature vectors, the interaction, activations; the gradients of a training step take as much again."""
     shapes = mlp_shapes(config)
     features = (1 + len(config.model.table_rows)) * config.model.embedding_dim
-    activations = sum(shape.outputs for shape in (*shapes.bottom, *shapes.top))
+    layers = (*shapes.bottom, *shapes.top)
+    activations = sum(shape.outputs for shape in layers)
+    if config.quant.activation_bits != UNQUANTIZED:
+        activations += sum(shape.inputs for shape in layers)  # the quantized copies, beside what they were made of
     return batch * (features + shapes.top[0].inputs + activations) * _FLOAT
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dqrm_cpu.kernels.interface import TILE, Kernels
+from dqrm_cpu.model.activations import ReadInput
 from dqrm_cpu.model.gemm import Gemm
 from dqrm_cpu.model.layers import LayerParameters, LayerShape, split_parameters
 from dqrm_cpu.model.weights import MlpWeights, WeightSource, plain_weights
@@ -23,18 +24,21 @@ class Mlp:
         quantized: MakeWeights | None,
         kernels: Kernels,
         gemm: Gemm,
+        read_input: ReadInput,
     ) -> None:
         self.shapes = tuple(shapes)
         self.layers = split_parameters(parameters, shapes)
         self._kernels = kernels
         self._gemm = gemm
+        self._read_input = read_input
         source = WeightSource(self.shapes, self.layers, kernels, gemm.dtype)
         self._plain = plain_weights(source)
         self._quantized = self._plain if quantized is None else quantized(source)
         self._weights = self._quantized
         self._lower_gradients = self._lower_precision_gradients()
         self._transposed = torch.empty(0)
-        self._activations: list[Tensor] = []
+        self._inputs: list[Tensor] = []  # as the products read them
+        self._outputs: list[Tensor] = []
 
     def begin_learning_scales(self) -> None:
         """Writes where learned scales start, from the weights as they stand."""
@@ -54,10 +58,12 @@ class Mlp:
     def forward(self, x: Tensor) -> Tensor:
         """x f32[B, inputs] to [B, outputs] in the products' precision."""
         x = x.to(self._gemm.dtype)
-        self._activations = [x]
-        for shape, used in zip(self.shapes, self._weights.layers, strict=True):
-            x = self._gemm.linear(x, used.weight, used.bias, shape.relu)
-            self._activations.append(x)
+        self._inputs, self._outputs = [], []
+        for i, (shape, used) in enumerate(zip(self.shapes, self._weights.layers, strict=True)):
+            read = self._read_input(i, x)
+            x = self._gemm.linear(read, used.weight, used.bias, shape.relu)
+            self._inputs.append(read)
+            self._outputs.append(x)
         return x
 
     def backward(
@@ -72,11 +78,11 @@ class Mlp:
         weights = [gradient.weight for gradient in gradients]
         products = self._lower_gradients or weights
         for i in reversed(range(len(self.shapes))):
-            activation = self._activations[i + 1] if self.shapes[i].relu else None
+            activation = self._outputs[i] if self.shapes[i].relu else None
             transposed = self._room_for_transpose(grad) if self._gemm.takes_transposed else None
             self._kernels.rectify_backward_(grad, activation, gradients[i].bias, transposed)
             turned = grad.t() if transposed is None else transposed[: grad.shape[1], : grad.shape[0]]
-            self._gemm.grad_weight(turned, self._activations[i], products[i])
+            self._gemm.grad_weight(turned, self._inputs[i], products[i])
             if i > 0 or needs_grad_input:
                 grad = self._gemm.grad_input(grad, self._weights.layers[i].weight)
         if self._lower_gradients:

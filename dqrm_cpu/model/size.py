@@ -25,6 +25,8 @@ def model_bytes(config: Config) -> ModelBytes:
     quant = config.quant
     packed = _packed_bytes(config, shapes, quant.embedding_bits, quant.mlp_bits)
     fp32 = values * _FLOAT_BYTES
+    if quant.activation_bits != UNQUANTIZED:
+        packed += _FLOAT_BYTES * len((*shapes.bottom, *shapes.top))
     return ModelBytes(fp32, _packed_bytes(config, shapes, 4, 4), fp32 if quant.method == "none" else packed)
 
 

@@ -1,11 +1,16 @@
 """Metrics of the model over a part of the data, each rank computing its share of the examples."""
 
+import torch
+
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.data.loader import Loader
+from dqrm_cpu.model.activations import Mode
 from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.quant.liveness import Liveness, liveness
 from dqrm_cpu.quant.scale import Scales
 from dqrm_cpu.train.metrics import ClickAccumulator, ClickMetrics
+
+CALIBRATION_BATCHES = 32
 
 
 class Evaluator:
@@ -18,10 +23,15 @@ class Evaluator:
         self._workspace = model.workspace(micro_batch)
 
     def __call__(self, loader: Loader, quantized: bool = True) -> ClickMetrics:
-        """The same figures on every rank, whatever the number of ranks. Not `quantized`: of the weights as they are."""
+        """The same figures on every rank, whatever the number of ranks. Not `quantized`: of the weights as they are.
+
+        Activations are quantized in any case, by their running maxima, where the configuration has bits for them.
+        """
         self._model.require_finite_mlps()
         step = self._scales.for_evaluation()
         self._model.quantize_weights(quantized)
+        assert self._model.inputs.begun, "activations without scales: nothing was trained, loaded or calibrated"
+        self._model.inputs.mode = Mode.BY_RUNNING
         mine = ClickAccumulator()
         for number in range(loader.num_batches):
             for batch in loader.batches(number):
@@ -31,6 +41,24 @@ class Evaluator:
                 logits = self._model.forward(batch, self._model.bags(batch), step, workspace)
                 mine.add(logits, batch.label)
         return self._gathered(mine).compute()
+
+    def calibrate(self, loader: Loader) -> None:
+        """Running maxima of activations that no training has left any of: the mean of the first batches of `loader`."""
+        model, batches = self._model, range(min(loader.num_batches, CALIBRATION_BATCHES))
+        step = self._scales.for_evaluation()
+        model.quantize_weights()
+        model.inputs.mode = Mode.BY_BATCH
+        means = torch.zeros_like(model.inputs.running)
+        seen = torch.empty_like(means)
+        for number in batches:
+            for batch in loader.batches(number):
+                if batch.size == 0:
+                    continue
+                model.forward(batch, model.bags(batch), step, model.workspace(batch.size))
+                model.inputs.write_seen(batch.size / (loader.global_size(number) * len(batches)), seen)
+                means += seen
+        of_ranks = torch.from_numpy(self._transport.allgather_small(means.cpu().numpy()))
+        model.inputs.follow(of_ranks.sum(0).to(means.device))
 
     def liveness(self) -> Liveness | None:
         """Of the tables as they would be exported; None in FP32. Reads all of them, on the rank that calls it."""

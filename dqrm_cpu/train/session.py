@@ -78,12 +78,16 @@ def load_session(session: Session, path: Path) -> RunState:
 def load_weights(session: Session, path: Path) -> None:
     """Only what a prediction needs, from a checkpoint of any method and optimizer.
 
-    Scales that this session would learn and the checkpoint does not have stay where training would start them.
+    Scales that this session would learn and the checkpoint does not have stay where training would start them; those
+    of activations are found from training rows. All ranks call it.
     """
-    stored = read_manifest(path).tensors
-    into = {name: tensor for name, tensor in session.model.weights().items() if name in stored or name != "scales"}
+    stored, weights = read_manifest(path).tensors, session.model.weights()
+    into = {name: weights[name] for name in weights if name in stored or name not in ("scales", "activations")}
     state = RunState.from_dict(load_checkpoint(path, into, allow_unused=True))
     session.scales.tables_loaded(state.scale_refreshed_at)
+    if "activations" in weights and "activations" not in stored:
+        session.model.inputs.forget()
+        session.evaluate.calibrate(session.loaders.train)
 
 
 def restore_scales(session: Session, tensors: Mapping[str, Tensor], state: RunState) -> None:

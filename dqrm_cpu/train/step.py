@@ -13,6 +13,7 @@ from dqrm_cpu.comm.wires import Shape, open_exchange
 from dqrm_cpu.data.batch import Batch
 from dqrm_cpu.errors import TrainingError
 from dqrm_cpu.kernels.types import Bags, SparseGrad
+from dqrm_cpu.model.activations import Mode
 from dqrm_cpu.model.dlrm import DenseGradients, Dlrm
 from dqrm_cpu.model.loss import click_loss, click_loss_gradient
 from dqrm_cpu.quant.scale import Scales
@@ -86,6 +87,7 @@ class TrainingStep:
         with self._spans.scale:
             step = self._scale(iteration) if quantized else self._scales.state.step
         self._model.quantize_weights(quantized)
+        self._model.inputs.mode = Mode.BY_BATCH if quantized else Mode.WATCHED
         for gradients in self._gradients:
             gradients.scalars[_STOP] = float(stop_requested)
         if self._alone and self._model.straight_through:
@@ -102,6 +104,7 @@ class TrainingStep:
             bags = self._model.bags(batch)
         self._forward_backward(batch, bags, global_batch, step, gradients)
         outcome = _outcome(iteration, gradients)
+        self._model.inputs.follow(gradients.input_maxima)
         grad_features = self._workspace.first(batch.size).grad_features
         with spans.embedding_update:
             self._optimizer.update_tables(bags, grad_features, lr, self._scales.tracker)
@@ -127,6 +130,7 @@ class TrainingStep:
         with spans.mlp_exchange:
             self._exchange.mlp([gradients.flat for gradients in self._gradients])
         outcome = _outcome(iteration, total)
+        model.inputs.follow(total.input_maxima)
         with spans.embedding_update:
             self._optimizer.apply_tables(merged, lr, self._scales.tracker)
         with spans.dense_update:
@@ -141,6 +145,7 @@ class TrainingStep:
         if batch.size == 0:
             gradients.parameters.zero_()
             gradients.scales.flat.zero_()
+            gradients.input_maxima.zero_()
             gradients.scalars[_LOSS] = 0.0
             return
         workspace = self._workspace.first(batch.size)
@@ -148,6 +153,7 @@ class TrainingStep:
         with self._spans.loss:
             gradients.scalars[_LOSS] = click_loss(logits, batch.label) / global_batch
             grad_logits = click_loss_gradient(logits, batch.label, global_batch)
+        self._model.inputs.write_seen(batch.size / global_batch, gradients.input_maxima)
         self._model.backward(grad_logits, workspace, gradients)
 
 

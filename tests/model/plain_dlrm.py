@@ -54,11 +54,20 @@ class PlainDlrm(nn.Module):
     def _run(self, layers: nn.ModuleList, x: Tensor, last_relu: bool) -> Tensor:
         quant = self.config.quant
         for i, layer in enumerate(layers):
+            x = self.read_input(x, rectified=i > 0)
             quantized = quant.method != "none" and quant.mlp_bits < 32
             x = x @ (self.quantized_weight(layer) if quantized else layer.weight).t() + layer.bias
             if i < len(layers) - 1 or last_relu:
                 x = x.relu()
         return x
+
+    def read_input(self, x: Tensor, rectified: bool) -> Tensor:
+        bits = self.config.quant.activation_bits
+        if bits == 32:
+            return x
+        low, high = (0, 2**bits - 1) if rectified else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+        step = x.detach().abs().max() / high
+        return x + ((x / step).round().clamp(low, high) * step - x).detach()
 
     def _pool(self, t: int, batch: Batch) -> Tensor:
         table, size = self.tables[t], batch.size

@@ -29,6 +29,9 @@ CASES: dict[str, Mapping[str, object]] = {
     "dorefa by matrix": {"method": "dorefa", "mlp_granularity": "matrix", "mlp_bits": 8, "embedding_bits": 8},
     "clip mask": {"method": "dqrm", "clip_mask": True, "step_width": (0.3,)},
     "dqrm by matrix": {"method": "dqrm", "mlp_granularity": "matrix"},
+    "INT8 activations": {"method": "dqrm", "activation_bits": 8},
+    "INT4 activations, lsq": {"method": "lsq", "activation_bits": 4},
+    "activations of FP32 MLPs": {"method": "dqrm", "mlp_bits": 32, "activation_bits": 4},
     "wide": {"method": "hawq", "step_width": (3.0,), "embedding_bits": 8},
 }
 
