@@ -144,6 +144,11 @@ CONFLICTS = [
         "--kernels numba and --device cuda: "
         "kernels numba run on a CPU only, set kernels auto or torch with device cuda",
     ),
+    (
+        {"quant.method": "none", "quant.activation_bits": "8"},
+        "--quant.activation-bits 8 and --quant.method none: "
+        "quant.activation_bits 8 is about a quantized model, quant.method is none, choose one",
+    ),
 ]
 
 
