@@ -149,6 +149,11 @@ CONFLICTS = [
         "--quant.activation-bits 8 and --quant.method none: "
         "quant.activation_bits 8 is about a quantized model, quant.method is none, choose one",
     ),
+    (
+        {"quant.method": "none", "quant.mlp_bias_bits": "8"},
+        "--quant.mlp-bias-bits 8 and --quant.method none: "
+        "quant.mlp_bias_bits 8 is about a quantized model, quant.method is none, choose one",
+    ),
 ]
 
 

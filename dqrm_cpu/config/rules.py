@@ -217,14 +217,18 @@ def _pretraining_ends(config: Config) -> Conflict | None:
     )
 
 
-def _activations_have_a_model(config: Config) -> Conflict | None:
+def _bits_have_a_method(config: Config) -> Conflict | None:
     quant = config.quant
-    if quant.activation_bits == _FP32_BITS or quant.method != "none":
+    if quant.method != "none":
         return None
-    return Conflict(
-        ("quant.activation_bits", "quant.method"),
-        f"quant.activation_bits {quant.activation_bits} is about a quantized model, quant.method is none, choose one",
-    )
+    for name in ("activation_bits", "mlp_bias_bits"):
+        bits = getattr(quant, name)
+        if bits != _FP32_BITS:
+            return Conflict(
+                (f"quant.{name}", "quant.method"),
+                f"quant.{name} {bits} is about a quantized model, quant.method is none, choose one",
+            )
+    return None
 
 
 def _integer_wire(config: Config) -> bool:
@@ -249,5 +253,5 @@ _RULES: tuple[Callable[[Config], Conflict | None], ...] = (
     _ramp_leads_somewhere,
     _mask_is_a_choice,
     _pretraining_ends,
-    _activations_have_a_model,
+    _bits_have_a_method,
 )

@@ -85,6 +85,11 @@ class QuantConfig:
         "of the MLPs' scales; channel: one per output row; matrix: one per layer",
         choices=("channel", "matrix"),
     )
+    mlp_bias_bits: int = setting(
+        32,
+        "bits per bias of the MLPs, one scale per layer, from max|b|; 32 leaves biases in FP32",
+        choices=(4, 8, 16, 32),
+    )
     activation_bits: int = setting(
         32,
         "bits per value that a layer of the MLPs reads, one scale per layer: in training max|x| of the batch, in "

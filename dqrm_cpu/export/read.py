@@ -43,7 +43,7 @@ def load_packed(path: Path, model: Dlrm, quant: QuantConfig) -> None:
         maxima = model.inputs.running
         for i, (name, layer, _) in enumerate(model.mlp_layers()):
             layer.weight.copy_(_matrix(file, present, name, layer.weight.shape, model, quant.mlp_bits))
-            layer.bias.copy_(torch.from_numpy(file.get_tensor(f"{name}.bias")))
+            layer.bias.copy_(_bias(file, present, name, layer.bias.numel(), model, quant.mlp_bias_bits))
             if maxima.numel():
                 maxima[i] = float(file.get_tensor(f"{name}.input_max")[0])
 
@@ -97,6 +97,13 @@ def _alive(file: Any, name: str, first: int, end: int) -> NDArray[np.bool_]:
     """Which rows from `first`, a multiple of 8, on are stored."""
     packed = file.get_slice(f"{name}.bitmap")[first // 8 : -(-end // 8)]
     return np.unpackbits(packed, count=end - first, bitorder="little").astype(np.bool_)
+
+
+def _bias(file: Any, present: set[str], name: str, size: int, model: Dlrm, bits: int) -> Tensor:
+    if f"{name}.bias" in present:
+        return torch.from_numpy(file.get_tensor(f"{name}.bias"))
+    codes = unpack_codes(file.get_tensor(f"{name}.bias_codes"), bits, size, model.kernels)
+    return codes[0] * torch.from_numpy(file.get_tensor(f"{name}.bias_step"))
 
 
 def _matrix(file: Any, present: set[str], name: str, shape: torch.Size, model: Dlrm, bits: int) -> Tensor:

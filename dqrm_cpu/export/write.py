@@ -98,7 +98,7 @@ class _Table(NamedTuple):
 
 
 def mlp_tensors(model: Dlrm) -> list[Streamed]:
-    """The MLPs: codes where they are quantized, biases in FP32, what the scales of their inputs follow from."""
+    """The MLPs: codes where they are quantized, biases likewise, and what the scales of their inputs follow from."""
     tensors: list[Streamed] = []
     maxima = model.inputs.running.cpu().numpy()
     for i, (name, layer, quantized) in enumerate(model.mlp_layers()):
@@ -108,10 +108,19 @@ def mlp_tensors(model: Dlrm) -> list[Streamed]:
             formula, scale = quantized
             codes = pack_codes(formula.codes(layer.weight, scale).contiguous(), formula.bits, model.kernels)
             tensors += [whole(f"{name}.codes", codes), *_grid(name, formula, scale.view(-1))]
-        tensors.append(whole(f"{name}.bias", layer.bias.cpu().numpy()))
+        tensors += _bias(name, layer.bias, model)
         if len(maxima):
             tensors.append(whole(f"{name}.input_max", maxima[i : i + 1]))
     return tensors
+
+
+def _bias(name: str, bias: Tensor, model: Dlrm) -> list[Streamed]:
+    formula = model.bias_formula
+    if formula is None:
+        return [whole(f"{name}.bias", bias.cpu().numpy())]
+    scale = formula.scale_of(bias.abs().amax().view(1))
+    codes = pack_codes(formula.codes(bias.view(1, -1), scale.view(1, 1)), formula.bits, model.kernels)
+    return [whole(f"{name}.bias_codes", codes), whole(f"{name}.bias_step", scale.cpu().numpy())]
 
 
 def _grid(name: str, formula: Formula, scale: Tensor) -> list[Streamed]:

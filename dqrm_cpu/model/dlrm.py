@@ -10,7 +10,7 @@ from dqrm_cpu.config import Config
 from dqrm_cpu.data.batch import Batch
 from dqrm_cpu.errors import DataError, TrainingError
 from dqrm_cpu.kernels.interface import Kernels
-from dqrm_cpu.kernels.types import Bags, SparseGrad, Tables
+from dqrm_cpu.kernels.types import UNQUANTIZED, Bags, SparseGrad, Tables
 from dqrm_cpu.kernels.validate import BagError, validate_bags
 from dqrm_cpu.model.activations import LayerInputs
 from dqrm_cpu.model.gemm import select_gemm
@@ -25,6 +25,7 @@ from dqrm_cpu.quant.formula import Formula
 from dqrm_cpu.quant.learned import LearnedScales, initial_table_scales
 from dqrm_cpu.quant.select import learned_formula, select_formula
 from dqrm_cpu.quant.tables import TableQuantizer
+from dqrm_cpu.quant.uniform import Uniform
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ class Dlrm:
         self.scales: LearnedScales = self._scale_counts.split(torch.zeros(self._scale_counts.total, device=device))
         self._learned = learned_formula(quant, quant.embedding_bits)
         self.table_formula = select_formula(quant, quant.embedding_bits)
+        self.bias_formula = None if quant.mlp_bias_bits == UNQUANTIZED else Uniform(quant.mlp_bias_bits)
         self._table_quantizer = TableQuantizer(quant, kernels)
         self._quantized = True
         self._gemm = gemm = select_gemm(config.train.precision, device)

@@ -68,9 +68,11 @@ def quantized_matrices(quant: QuantConfig, scales: Sequence[Tensor]) -> Quantize
 
 def quantized_weights(quant: QuantConfig, matrices: QuantizedMatrices | None) -> MakeWeights | None:
     """What one MLP reads when it is quantized; None: it stays in FP32."""
-    if matrices is None:
+    bias_bits, by_matrix = quant.mlp_bias_bits, quant.mlp_granularity == "matrix"
+    if matrices is None and bias_bits == UNQUANTIZED:
         return None
-    if isinstance(matrices.formula, Uniform):
+    if matrices is None or isinstance(matrices.formula, Uniform):
         # The kernels know this one.
-        return lambda source: uniform_weights(source, quant.mlp_bits, quant.mlp_granularity == "matrix")
-    return lambda source: FormulaWeights(source, *matrices)
+        bits = UNQUANTIZED if matrices is None else quant.mlp_bits
+        return lambda source: uniform_weights(source._replace(bias_bits=bias_bits), bits, by_matrix)
+    return lambda source: FormulaWeights(source._replace(bias_bits=bias_bits), *matrices)

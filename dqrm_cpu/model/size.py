@@ -23,11 +23,13 @@ def model_bytes(config: Config) -> ModelBytes:
     shapes = mlp_shapes(config)
     values = sum(config.model.table_rows) * config.model.embedding_dim + shapes.num_parameters
     quant = config.quant
-    packed = _packed_bytes(config, shapes, quant.embedding_bits, quant.mlp_bits)
+    packed = _packed_bytes(config, shapes, quant.embedding_bits, quant.mlp_bits, quant.mlp_bias_bits)
     fp32 = values * _FLOAT_BYTES
     if quant.activation_bits != UNQUANTIZED:
         packed += _FLOAT_BYTES * len((*shapes.bottom, *shapes.top))
-    return ModelBytes(fp32, _packed_bytes(config, shapes, 4, 4), fp32 if quant.method == "none" else packed)
+    return ModelBytes(
+        fp32, _packed_bytes(config, shapes, 4, 4, UNQUANTIZED), fp32 if quant.method == "none" else packed
+    )
 
 
 def packed_row_bytes(values: int, bits: int) -> int:
@@ -35,12 +37,14 @@ def packed_row_bytes(values: int, bits: int) -> int:
     return -(-values * bits // 8)
 
 
-def _packed_bytes(config: Config, shapes: MlpShapes, embedding_bits: int, mlp_bits: int) -> int:
-    """One FP32 scale per table, one per quantized MLP row; biases stay FP32."""
+def _packed_bytes(config: Config, shapes: MlpShapes, embedding_bits: int, mlp_bits: int, bias_bits: int) -> int:
+    """One FP32 scale per table, one per quantized MLP row, one per quantized bias vector."""
     rows = sum(config.model.table_rows)
     tables = rows * packed_row_bytes(config.model.embedding_dim, embedding_bits)
     scales = len(config.model.table_rows) * _FLOAT_BYTES
-    beside = _FLOAT_BYTES * (1 if mlp_bits == UNQUANTIZED else 2)
+    per_row = 0 if mlp_bits == UNQUANTIZED else _FLOAT_BYTES
+    per_bias = 0 if bias_bits == UNQUANTIZED else _FLOAT_BYTES
     layers = (*shapes.bottom, *shapes.top)
-    mlps = sum(s.outputs * (packed_row_bytes(s.inputs, mlp_bits) + beside) for s in layers)
-    return tables + scales + mlps
+    mlps = sum(s.outputs * (packed_row_bytes(s.inputs, mlp_bits) + per_row) for s in layers)
+    biases = sum(packed_row_bytes(s.outputs, bias_bits) + per_bias for s in layers)
+    return tables + scales + mlps + biases

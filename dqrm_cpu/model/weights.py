@@ -20,6 +20,7 @@ class WeightSource(NamedTuple):
     layers: tuple[LayerParameters, ...]
     kernels: Kernels
     dtype: torch.dtype
+    bias_bits: int = UNQUANTIZED  # below: each bias is one row with a scale of its own, by max|b|, straight through
 
 
 class MlpWeights(Protocol):
@@ -154,8 +155,8 @@ class LearnedMatrixScales:
 
 
 def _room(source: WeightSource) -> tuple[LayerParameters, ...]:
-    """For copies of the weights, and of the biases where the products want another precision."""
-    exact = source.dtype == torch.float32
+    """For copies of the weights, and of the biases where the products do not read them as they are."""
+    exact = source.dtype == torch.float32 and source.bias_bits == UNQUANTIZED
     return tuple(
         LayerParameters(
             torch.empty_like(layer.weight, dtype=source.dtype),
@@ -166,9 +167,9 @@ def _room(source: WeightSource) -> tuple[LayerParameters, ...]:
 
 
 def _all_copies(source: WeightSource, layers: Sequence[LayerParameters]) -> Iterator[list[RowCopy]]:
-    """Of each layer: the weight's, and the bias' if it is copied; unquantized."""
+    """Of each layer: the weight's, unquantized, and the bias' if it is copied."""
     for layer, used in zip(source.layers, layers, strict=True):
         copies = [RowCopy(layer.weight, used.weight, UNQUANTIZED)]
         if used.bias is not layer.bias:
-            copies.append(RowCopy(layer.bias.view(-1, 1), used.bias.view(-1, 1), UNQUANTIZED))
+            copies.append(RowCopy(layer.bias.view(1, -1), used.bias.view(1, -1), source.bias_bits))
         yield copies

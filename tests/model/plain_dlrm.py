@@ -56,7 +56,7 @@ class PlainDlrm(nn.Module):
         for i, layer in enumerate(layers):
             x = self.read_input(x, rectified=i > 0)
             quantized = quant.method != "none" and quant.mlp_bits < 32
-            x = x @ (self.quantized_weight(layer) if quantized else layer.weight).t() + layer.bias
+            x = x @ (self.quantized_weight(layer) if quantized else layer.weight).t() + self.read_bias(layer.bias)
             if i < len(layers) - 1 or last_relu:
                 x = x.relu()
         return x
@@ -68,6 +68,10 @@ class PlainDlrm(nn.Module):
         low, high = (0, 2**bits - 1) if rectified else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
         step = x.detach().abs().max() / high
         return x + ((x / step).round().clamp(low, high) * step - x).detach()
+
+    def read_bias(self, bias: Tensor) -> Tensor:
+        bits = self.config.quant.mlp_bias_bits
+        return bias if bits == 32 else fake_quantize(bias, bias.detach().abs().max(), bits)
 
     def _pool(self, t: int, batch: Batch) -> Tensor:
         table, size = self.tables[t], batch.size

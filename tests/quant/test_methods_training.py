@@ -32,6 +32,9 @@ CASES: dict[str, Mapping[str, object]] = {
     "INT8 activations": {"method": "dqrm", "activation_bits": 8},
     "INT4 activations, lsq": {"method": "lsq", "activation_bits": 4},
     "activations of FP32 MLPs": {"method": "dqrm", "mlp_bits": 32, "activation_bits": 4},
+    "INT8 biases": {"method": "dqrm", "mlp_bias_bits": 8},
+    "INT4 biases, pact by matrix": {"method": "pact", "mlp_bias_bits": 4, "mlp_granularity": "matrix"},
+    "INT4 biases of FP32 MLPs": {"method": "dqrm", "mlp_bits": 32, "mlp_bias_bits": 4},
     "wide": {"method": "hawq", "step_width": (3.0,), "embedding_bits": 8},
 }
 

@@ -23,6 +23,7 @@ from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.model.size import model_bytes, packed_row_bytes
 from dqrm_cpu.train.run import RunRequest, train
 from dqrm_cpu.train.session import open_scales
+from plain_dlrm import fake_quantize
 from tiny import CPU, tiny_config
 
 KERNELS = select_kernels("numba", CPU)
@@ -33,6 +34,8 @@ METHODS: dict[str, dict[str, object]] = {
     "lsq": {"method": "lsq"},
     "pact": {"method": "pact", "mlp_granularity": "matrix"},
     "dorefa": {"method": "dorefa"},
+    "INT8 biases": {"method": "dqrm", "mlp_bias_bits": 8},
+    "INT4 biases of FP32 MLPs": {"method": "lsq", "mlp_bits": 32, "mlp_bias_bits": 4},
     "FP32 MLPs": {"method": "ptq", "mlp_bits": 32},
 }
 
@@ -60,6 +63,9 @@ def test_a_model_comes_back_as_it_was_quantized(name: str, bits: int, tmp_path: 
     files = pack_model(tmp_path, config, model, scale)
     per_row = scale.repeat_interleave(model.tables.row_offset.diff())[:, None]
     tables = formula.values(model.tables.weight, per_row)
+    biases = [layer.bias for _, layer, _ in model.mlp_layers()]
+    if config.quant.mlp_bias_bits < 32:
+        biases = [fake_quantize(bias, bias.abs().max(), config.quant.mlp_bias_bits) for bias in biases]
     matrices = [layer.weight if q is None else q[0].values(layer.weight, q[1]) for _, layer, q in model.mlp_layers()]
     for layout in ("dense", "sparse") if files.sparse else ("dense",):
         path = packed_path(tmp_path, layout)
@@ -67,8 +73,9 @@ def test_a_model_comes_back_as_it_was_quantized(name: str, bits: int, tmp_path: 
         other = Dlrm(config, KERNELS, CPU)
         load_packed(path, other, config.quant)
         torch.testing.assert_close(other.tables.weight, tables, rtol=1e-6, atol=1e-7)
-        for (_, layer, _), expected in zip(other.mlp_layers(), matrices, strict=True):
-            torch.testing.assert_close(layer.weight, expected, rtol=1e-6, atol=1e-7)
+        for (_, layer, _), weight, bias in zip(other.mlp_layers(), matrices, biases, strict=True):
+            torch.testing.assert_close(layer.weight, weight, rtol=1e-6, atol=1e-7)
+            torch.testing.assert_close(layer.bias, bias, rtol=1e-6, atol=1e-7)
     assert (files.sparse is None) is (name == "dorefa")
 
 
@@ -80,6 +87,15 @@ def test_the_dense_file_is_as_large_as_the_formula_says(tmp_path: Path) -> None:
     files = pack_model(tmp_path, config, model, open_scales(config.quant, model).for_evaluation())
     header = int.from_bytes(packed_path(tmp_path, "dense").read_bytes()[:8], "little")
     assert files.dense - 8 - header == model_bytes(config).int4
+
+
+def test_the_file_of_a_run_is_as_large_as_its_widths_say(tmp_path: Path) -> None:
+    config = tiny_config(quant={"embedding_bits": 3, "mlp_bits": 8, "mlp_bias_bits": 4, "activation_bits": 8})
+    model = Dlrm(config, KERNELS, CPU)
+    model.initialize_(1)
+    files = pack_model(tmp_path, config, model, open_scales(config.quant, model).for_evaluation())
+    header = int.from_bytes(packed_path(tmp_path, "dense").read_bytes()[:8], "little")
+    assert files.dense - 8 - header == model_bytes(config).packed
 
 
 def test_dead_rows_take_a_bit(tmp_path: Path) -> None:
