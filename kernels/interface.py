@@ -99,6 +99,14 @@ class Kernels(Protocol):
     def row_copier(self, copies: Sequence[RowCopy]) -> Callable[[], None]:
         """What makes every target follow its source, called once per step; the tensors must stay where they are."""
 
+    def round_stochastic(self, values: Tensor, rows: Tensor, pointer: Tensor, step: Tensor, key: int) -> Tensor:
+        """f32[N, D]: whole multiples of their table's step f32[T] beside values f32[N, D], one of the two next ones.
+
+        The nearer, the more probable: the mean over many keys is the value. pointer int64[T + 1] says which entries
+        belong to which table, rows int32[N] in which row of it they stand: the chance of a value follows from the key
+        (64 bits), its table, row and column alone, whatever the threads, and is the same in all implementations.
+        """
+
     def rectify_backward_(
         self, grad: Tensor, activation: Tensor | None, bias: Tensor, transposed: Tensor | None
     ) -> None:

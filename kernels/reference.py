@@ -45,16 +45,21 @@ def table_rows(tables: Tables, t: int) -> Floats:
     return weight[int(tables.row_offset[t]) : int(tables.row_offset[t + 1])]
 
 
+def splitmix(word: int, counter: int) -> int:
+    """Number `counter` of the splitmix64 sequence that starts at `word`."""
+    z = (word + counter * _HASH_INCREMENT) % 2**64
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+    return z ^ (z >> 31)
+
+
 def uniform_value(seed: int, row: int, column: int, num_rows: int) -> np.float32:
     """The initial weight at a row of the arena and a column, in a table of num_rows rows.
 
     splitmix64 of seed and row gives the row two 32-bit keys, a 32-bit mixer of keys and column gives 23 bits.
     """
-    word, half = 2**64 - 1, 2**32 - 1
-    z = (seed * 0xD1342543DE82EF95 + row * _HASH_INCREMENT + 1) & word
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & word
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & word
-    z ^= z >> 31
+    half = 2**32 - 1
+    z = splitmix(seed * 0xD1342543DE82EF95 + 1, row)
     x = (z & half) ^ (column * 0x9E3779B9 & half)
     x = ((x ^ (x >> 16)) * 0x21F0AAAD) & half
     x ^= z >> 32
@@ -210,6 +215,18 @@ class ReferenceKernels:
                     target[o] = torch.from_numpy(fake_quantize(row, step, bits))
 
         return copy
+
+    def round_stochastic(self, values: Tensor, rows: Tensor, pointer: Tensor, step: Tensor, key: int) -> Tensor:
+        out = values.clone()
+        tables = np.repeat(np.arange(step.numel()), pointer.diff().numpy())
+        for entry, (table, row) in enumerate(zip(tables.tolist(), rows.tolist(), strict=True)):
+            of_row = splitmix(splitmix(key, table), row)
+            for column in range(values.shape[1]):
+                steps_in = values[entry, column].numpy() / step[table].numpy()
+                chance = np.float32(splitmix(of_row, column) >> 40) * np.float32(2.0**-24)
+                rounded = np.floor(steps_in) + np.float32(chance < steps_in - np.floor(steps_in))
+                out[entry, column] = float(rounded * step[table].numpy())
+        return out
 
     def rectify_backward_(
         self, grad: Tensor, activation: Tensor | None, bias: Tensor, transposed: Tensor | None

@@ -12,11 +12,14 @@ import torch
 from torch import Tensor
 
 from .interface import Tracker
+from .torch_hashing import mixed, shift_right, signed, uniform_odd
 from .types import UNQUANTIZED, Bags, RowCopy, SparseGrad, Tables
 
 _SMALLEST_STEP = 1e-8
 _INIT_CHUNK_ELEMENTS = 1 << 22
 _LOW_HALF = (1 << 32) - 1
+_CHANCE_BITS = 24
+"""What a float between 0 and 1 holds exactly."""
 
 
 class _Lookups(NamedTuple):
@@ -63,30 +66,6 @@ def _fake_quantize(values: Tensor, step: Tensor, bits: int) -> Tensor:
     """step: broadcastable to values."""
     codes = torch.round(values * torch.reciprocal(step)).clamp_(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     return codes.mul_(step)
-
-
-def _shift_right(x: Tensor, by: int) -> Tensor:
-    """Logical shift of 64-bit words, which torch keeps in a signed type."""
-    return (x >> by) & ((1 << (64 - by)) - 1)
-
-
-def _signed(word: int) -> int:
-    word &= (1 << 64) - 1
-    return word - (1 << 64) if word >= 1 << 63 else word
-
-
-def _uniform_odd(seed: int, rows: Tensor, dim: int) -> Tensor:
-    """Odd integers in (-2^23, 2^23) as f32[rows, dim]: the hash that `reference.uniform_value` spells out."""
-    z = rows * _signed(0x9E3779B97F4A7C15) + _signed(seed * 0xD1342543DE82EF95 + 1)
-    z = (z ^ _shift_right(z, 30)) * _signed(0xBF58476D1CE4E5B9)
-    z = (z ^ _shift_right(z, 27)) * _signed(0x94D049BB133111EB)
-    z = (z ^ _shift_right(z, 31))[:, None]
-    x = (z & _LOW_HALF) ^ (torch.arange(dim, device=rows.device) * 0x9E3779B9 & _LOW_HALF)
-    x = ((x ^ (x >> 16)) * 0x21F0AAAD) & _LOW_HALF
-    x = x ^ _shift_right(z, 32)
-    x = ((x ^ (x >> 15)) * 0x735A2D97) & _LOW_HALF
-    x = x ^ (x >> 15)
-    return (2 * (x >> 9) + 1 - 2**23).float()
 
 
 def gather_transform_pool(
@@ -147,7 +126,7 @@ class TorchKernels:
             scale = torch.tensor((1 / max(end - first, 1)) ** 0.5 / 2**23, dtype=torch.float32, device=device)
             for start in range(first, end, rows_per_chunk):
                 rows = torch.arange(start, min(start + rows_per_chunk, end), device=device)
-                torch.mul(_uniform_odd(seed, rows, dim), scale, out=tables.weight[start : start + rows.numel()])
+                torch.mul(uniform_odd(seed, rows, dim), scale, out=tables.weight[start : start + rows.numel()])
 
     def gather_quantize_pool(self, tables: Tables, bags: Bags, step: Tensor, bits: int, out: Tensor) -> None:
         def transform(rows: Tensor, table: Tensor) -> Tensor:
@@ -237,6 +216,16 @@ class TorchKernels:
                 target.copy_(_fake_quantize(source, step, bits))
 
         return copy
+
+    def round_stochastic(self, values: Tensor, rows: Tensor, pointer: Tensor, step: Tensor, key: int) -> Tensor:
+        table = torch.arange(step.numel(), device=rows.device).repeat_interleave(pointer.diff().to(rows.device))
+        of_row = mixed(mixed(torch.full_like(table, signed(key)), table), rows)
+        words = mixed(of_row[:, None], torch.arange(values.shape[1], device=rows.device))
+        chance = shift_right(words, 64 - _CHANCE_BITS).float() * 2.0**-_CHANCE_BITS
+        of_table = step[table][:, None]
+        steps_in = values / of_table
+        below = torch.floor(steps_in)
+        return (below + (chance < steps_in - below)) * of_table
 
     def rectify_backward_(
         self, grad: Tensor, activation: Tensor | None, bias: Tensor, transposed: Tensor | None

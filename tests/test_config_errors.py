@@ -154,6 +154,16 @@ CONFLICTS = [
         "--quant.mlp-bias-bits 8 and --quant.method none: "
         "quant.mlp_bias_bits 8 is about a quantized model, quant.method is none, choose one",
     ),
+    (
+        {"quant.method": "ptq", "quant.rounding": "stochastic"},
+        "--quant.rounding stochastic and --quant.method ptq: "
+        "quant.rounding stochastic is about training with dqrm or hawq, quant.method is ptq",
+    ),
+    (
+        {"quant.mlp_rounding": "stochastic", "quant.mlp_bits": "32"},
+        "--quant.mlp-rounding stochastic and --quant.mlp-bits 32: "
+        "quant.mlp_rounding stochastic has nothing to round, quant.mlp_bits is 32, set that to 4 or 8",
+    ),
 ]
 
 

@@ -6,7 +6,6 @@ run, the step, the rank, and the value's table, row and column.
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 
 from dqrm_cpu.comm.buffers import Bytes
@@ -45,18 +44,5 @@ class StochasticCodec(IntegerCodec):
 
 def rounded(grad: SparseGrad, steps: Floats, key: int) -> SparseGrad:
     """The gradient with each value at a multiple of its table's step f32[T]."""
-    # Named, so that a copy that had to be made lives until the kernel is done.
-    values, rows, pointer = grad.values.contiguous(), grad.rows.contiguous(), grad.table_ptr.contiguous()
-    steps = np.ascontiguousarray(steps)
-    out = torch.empty_like(values)
-    stochastic.round_tables(
-        values.data_ptr(),
-        rows.data_ptr(),
-        pointer.data_ptr(),
-        steps.size,
-        values.shape[1],
-        steps.ctypes.data,
-        np.uint64(key),
-        out.data_ptr(),
-    )
-    return grad._replace(values=out)
+    values = stochastic.rounded(grad.values, grad.rows, grad.table_ptr, torch.from_numpy(steps), key)
+    return grad._replace(values=values)

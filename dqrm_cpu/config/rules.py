@@ -231,6 +231,24 @@ def _bits_have_a_method(config: Config) -> Conflict | None:
     return None
 
 
+def _rounding_is_trained(config: Config) -> Conflict | None:
+    quant = config.quant
+    for name in ("rounding", "mlp_rounding"):
+        if getattr(quant, name) == "nearest":
+            continue
+        if quant.method not in ("dqrm", "hawq"):
+            return Conflict(
+                (f"quant.{name}", "quant.method"),
+                f"quant.{name} stochastic is about training with dqrm or hawq, quant.method is {quant.method}",
+            )
+        if name == "mlp_rounding" and quant.mlp_bits == _FP32_BITS:
+            return Conflict(
+                ("quant.mlp_rounding", "quant.mlp_bits"),
+                "quant.mlp_rounding stochastic has nothing to round, quant.mlp_bits is 32, set that to 4 or 8",
+            )
+    return None
+
+
 def _integer_wire(config: Config) -> bool:
     return config.comm.wire.startswith("int")
 
@@ -254,4 +272,5 @@ _RULES: tuple[Callable[[Config], Conflict | None], ...] = (
     _mask_is_a_choice,
     _pretraining_ends,
     _bits_have_a_method,
+    _rounding_is_trained,
 )

@@ -85,6 +85,15 @@ class QuantConfig:
         "of the MLPs' scales; channel: one per output row; matrix: one per layer",
         choices=("channel", "matrix"),
     )
+    rounding: str = setting(
+        "nearest",
+        "of the tables' rows while dqrm or hawq trains; stochastic: up or down by chance, right on average, not in the "
+        "fused lookup; evaluations and files are always rounded to the nearest",
+        choices=("nearest", "stochastic"),
+    )
+    mlp_rounding: str = setting(
+        "nearest", "the same, of the MLPs' weights at mlp_bits 4 or 8", choices=("nearest", "stochastic")
+    )
     mlp_bias_bits: int = setting(
         32,
         "bits per bias of the MLPs, one scale per layer, from max|b|; 32 leaves biases in FP32",

@@ -23,6 +23,7 @@ from dqrm_cpu.model.workspace import Workspace, allocate_workspace
 from dqrm_cpu.profile.spans import Spans
 from dqrm_cpu.quant.formula import Formula
 from dqrm_cpu.quant.learned import LearnedScales, initial_table_scales
+from dqrm_cpu.quant.rounding import NEAREST, Rounding
 from dqrm_cpu.quant.select import learned_formula, select_formula
 from dqrm_cpu.quant.tables import TableQuantizer
 from dqrm_cpu.quant.uniform import Uniform
@@ -96,6 +97,8 @@ class Dlrm:
         self.bias_formula = None if quant.mlp_bias_bits == UNQUANTIZED else Uniform(quant.mlp_bias_bits)
         self._table_quantizer = TableQuantizer(quant, kernels)
         self._quantized = True
+        self._rounding = Rounding(config.seed, quant.rounding == "stochastic", quant.mlp_rounding == "stochastic")
+        self._keys = NEAREST
         self._gemm = gemm = select_gemm(config.train.precision, device)
         of_bottom, of_top = (quantized_matrices(quant, scales) for scales in self._of_mlps(self.scales))
         self._matrices = of_bottom, of_top
@@ -172,18 +175,22 @@ class Dlrm:
             self._bottom.begin_learning_scales()
             self._top.begin_learning_scales()
 
-    def quantize_weights(self, quantized: bool = True) -> None:
-        """Follows the MLPs' parameters; once before the forwards of a step. Not `quantized`: all of them are FP32."""
+    def quantize_weights(self, quantized: bool = True, iteration: int | None = None) -> None:
+        """Follows the MLPs' parameters; once before the forwards of a step. Not `quantized`: all of them are FP32.
+
+        `iteration`: that of training, which may round by chance; None: to the nearest.
+        """
         self._quantized = quantized
+        self._keys = self._rounding.keys(iteration) if quantized and iteration is not None else NEAREST
         with self.spans.mlp_quantize:
-            self._bottom.follow_weights(quantized)
-            self._top.follow_weights(quantized)
+            self._bottom.follow_weights(quantized, self._keys.bottom)
+            self._top.follow_weights(quantized, self._keys.top)
 
     def forward(self, batch: Batch, bags: Bags, step: Tensor, workspace: Workspace) -> Tensor:
         """Logits f32[B]."""
         features, spans = workspace.features, self.spans
         with spans.gather_quantize:
-            self._table_quantizer.look_up(self.tables, bags, step, features, self._quantized)
+            self._table_quantizer.look_up(self.tables, bags, step, features, self._quantized, self._keys.tables)
         with spans.mlp_forward:
             features[:, 0, :] = self._bottom.forward(batch.dense)
         with spans.interaction:

@@ -10,6 +10,7 @@ from dqrm_cpu.model.activations import ReadInput
 from dqrm_cpu.model.gemm import Gemm
 from dqrm_cpu.model.layers import LayerParameters, LayerShape, split_parameters
 from dqrm_cpu.model.weights import MlpWeights, WeightSource, plain_weights
+from dqrm_cpu.quant.rounding import RoundingKey
 
 MakeWeights = Callable[[WeightSource], MlpWeights]
 
@@ -44,10 +45,10 @@ class Mlp:
         """Writes where learned scales start, from the weights as they stand."""
         self._quantized.begin_learning_scales()
 
-    def follow_weights(self, quantized: bool) -> None:
+    def follow_weights(self, quantized: bool, key: RoundingKey | None = None) -> None:
         """Makes what the products read follow the parameters; once per step, before any forward of it."""
         self._weights = self._quantized if quantized else self._plain
-        self._weights.follow()
+        self._weights.follow(key)
 
     def _lower_precision_gradients(self) -> list[Tensor]:
         """Where the products leave the weights' gradients if not in FP32."""

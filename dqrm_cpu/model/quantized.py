@@ -14,6 +14,7 @@ from dqrm_cpu.model.weights import (
     FoundMatrixScales,
     LearnedMatrixScales,
     MatrixScales,
+    RoundedWeights,
     uniform_weights,
 )
 from dqrm_cpu.quant.formula import Formula
@@ -74,5 +75,6 @@ def quantized_weights(quant: QuantConfig, matrices: QuantizedMatrices | None) ->
     if matrices is None or isinstance(matrices.formula, Uniform):
         # The kernels know this one.
         bits = UNQUANTIZED if matrices is None else quant.mlp_bits
-        return lambda source: uniform_weights(source._replace(bias_bits=bias_bits), bits, by_matrix)
+        make = RoundedWeights if quant.mlp_rounding == "stochastic" else uniform_weights
+        return lambda source: make(source._replace(bias_bits=bias_bits), bits, by_matrix)
     return lambda source: FormulaWeights(source._replace(bias_bits=bias_bits), *matrices)

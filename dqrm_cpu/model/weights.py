@@ -11,6 +11,8 @@ from dqrm_cpu.kernels.types import UNQUANTIZED, RowCopy
 from dqrm_cpu.model.layers import LayerParameters, LayerShape
 from dqrm_cpu.quant.formula import Formula, FoundScale, LearnedScale
 from dqrm_cpu.quant.learned import initial_matrix_scales, matrix_scale_gradient
+from dqrm_cpu.quant.rounding import RoundingKey, stochastic_matrix
+from dqrm_cpu.quant.uniform import quantization_step
 
 
 class WeightSource(NamedTuple):
@@ -24,11 +26,14 @@ class WeightSource(NamedTuple):
 
 
 class MlpWeights(Protocol):
-    """`layers` stay where they are; `follow` makes them those of the parameters."""
+    """`layers` stay where they are; `follow` makes them those of the parameters.
+
+    Its key is that of stochastic rounding; None: to the nearest.
+    """
 
     layers: tuple[LayerParameters, ...]
 
-    def follow(self) -> None: ...
+    def follow(self, key: RoundingKey | None) -> None: ...
 
     def begin_learning_scales(self) -> None:
         """Writes where scales start, if they are learned."""
@@ -42,7 +47,11 @@ class CopiedWeights:
 
     def __init__(self, source: WeightSource, layers: tuple[LayerParameters, ...], copies: Sequence[RowCopy]) -> None:
         self.layers = layers
-        self.follow = source.kernels.row_copier(list(copies))
+        self._copy = source.kernels.row_copier(list(copies))
+
+    def follow(self, key: RoundingKey | None) -> None:
+        assert key is None, "these copies are rounded to the nearest"
+        self._copy()
 
     def begin_learning_scales(self) -> None:
         pass
@@ -62,13 +71,39 @@ def plain_weights(source: WeightSource) -> CopiedWeights:
 def uniform_weights(source: WeightSource, bits: int, by_matrix: bool) -> CopiedWeights:
     """Symmetric, with the step of max|W| of each output row (channel-wise), or of the matrix."""
     layers = _room(source)
+    return CopiedWeights(source, layers, _uniform_copies(source, layers, bits, by_matrix))
+
+
+def _uniform_copies(
+    source: WeightSource, layers: Sequence[LayerParameters], bits: int, by_matrix: bool
+) -> list[RowCopy]:
     copies = []
     for weight, *bias in _all_copies(source, layers):
         source_rows, target_rows = weight.source, weight.target
         if by_matrix:
             source_rows, target_rows = source_rows.view(1, -1), target_rows.view(1, -1)
         copies += [RowCopy(source_rows, target_rows, bits), *bias]
-    return CopiedWeights(source, layers, copies)
+    return copies
+
+
+class RoundedWeights(CopiedWeights):
+    """As `uniform_weights`, and where there is a key rounded by chance."""
+
+    def __init__(self, source: WeightSource, bits: int, by_matrix: bool) -> None:
+        layers = _room(source)
+        super().__init__(source, layers, _uniform_copies(source, layers, bits, by_matrix))
+        self._source = source
+        self._bits = bits
+        self._by_matrix = by_matrix
+
+    def follow(self, key: RoundingKey | None) -> None:
+        super().follow(None)
+        if key is None:
+            return
+        for i, (layer, used) in enumerate(zip(self._source.layers, self.layers, strict=True)):
+            rows = layer.weight.view(1, -1) if self._by_matrix else layer.weight
+            step = quantization_step(rows.abs().amax(1), self._bits)
+            used.weight.copy_(stochastic_matrix(self._source.kernels, layer.weight, step, self._bits, key.of(i)))
 
 
 class MatrixScales(Protocol):
@@ -97,7 +132,8 @@ class FormulaWeights:
         )
         self._in_use: list[Tensor] = []
 
-    def follow(self) -> None:
+    def follow(self, key: RoundingKey | None) -> None:
+        assert key is None, "a formula has its own rounding"
         self._in_use = [self._scales.of(i, layer.weight) for i, layer in enumerate(self._parameters)]
         for used, layer, scale in zip(self.layers, self._parameters, self._in_use, strict=True):
             used.weight.copy_(self._formula.values(layer.weight, scale))

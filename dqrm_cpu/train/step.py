@@ -86,7 +86,7 @@ class TrainingStep:
         quantized = iteration >= self._quantized_from
         with self._spans.scale:
             step = self._scale(iteration) if quantized else self._scales.state.step
-        self._model.quantize_weights(quantized)
+        self._model.quantize_weights(quantized, iteration)
         self._model.inputs.mode = Mode.BY_BATCH if quantized else Mode.WATCHED
         for gradients in self._gradients:
             gradients.scalars[_STOP] = float(stop_requested)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..interface import Tracker
 from ..types import UNQUANTIZED, Bags, RowCopy, SparseGrad, Tables
-from . import apply, coalesce, gather, init, interaction, layer, pack, rectify, scan, update
+from . import apply, coalesce, gather, init, interaction, layer, pack, rectify, scan, stochastic, update
 from .arena import arena_of
 from .bounds import NO_BOUNDS, SIGHTING_LONGS, Bounds
 from .lookups import Pooled
@@ -142,6 +142,9 @@ class NumbaKernels:
 
     def row_copier(self, copies: Sequence[RowCopy]) -> Callable[[], None]:
         return _RowCopier(copies)
+
+    def round_stochastic(self, values: Tensor, rows: Tensor, pointer: Tensor, step: Tensor, key: int) -> Tensor:
+        return stochastic.rounded(values, rows, pointer, step, key)
 
     def rectify_backward_(
         self, grad: Tensor, activation: Tensor | None, bias: Tensor, transposed: Tensor | None

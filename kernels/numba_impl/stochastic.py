@@ -1,10 +1,12 @@
-"""Stochastic rounding of table gradients: up or down to a multiple of the step, so that the mean over many is exact.
+"""Stochastic rounding of table gradients, and of weights: up or down to a multiple of the step, exact on average.
 
 The chance of a value is a hash of its table, row and column under a key: no state, the same for any number of threads.
 """
 
 import numpy as np
+import torch
 from numba import prange
+from torch import Tensor
 
 from .compiled import serial, thoroughly_parallel
 from .hashing import mixed
@@ -31,6 +33,16 @@ def round_tables(
             table_key = mixed(key, table)
             for entry in range(first, last):
                 _round_row(values, entry * dim, dim, float_at(steps, table), mixed(table_key, int_at(rows, entry)), out)
+
+
+def rounded(values: Tensor, rows: Tensor, pointer: Tensor, steps: Tensor, key: int) -> Tensor:
+    """`round_tables` of tensors."""
+    # Named, so that a copy that had to be made lives until the kernel is done.
+    values, rows, pointer, steps = (tensor.contiguous() for tensor in (values, rows, pointer, steps))
+    out = torch.empty_like(values)
+    places = values.data_ptr(), rows.data_ptr(), pointer.data_ptr()
+    round_tables(*places, steps.numel(), values.shape[1], steps.data_ptr(), np.uint64(key), out.data_ptr())
+    return out
 
 
 @serial

@@ -37,6 +37,14 @@ def test_gather_is_bit_exact(kernels: Kernels, case: Case, bits: int) -> None:
 
 
 @EXAMPLES
+@given(case=CASES, key=st.integers(0, 2**64 - 1))
+def test_stochastic_rounding_is_bit_exact(kernels: Kernels, case: Case, key: int) -> None:
+    rows = torch.cat([torch.arange(n, dtype=torch.int32) for n in case.tables.row_offset.diff().tolist()])
+    arguments = (case.tables.weight, rows, case.tables.row_offset, case.step, key)
+    assert torch.equal(kernels.round_stochastic(*arguments), ORACLE.round_stochastic(*arguments))
+
+
+@EXAMPLES
 @given(case=CASES)
 def test_coalesce_is_bit_exact(kernels: Kernels, case: Case) -> None:
     actual = kernels.coalesce(case.tables, case.bags, case.grad_features)

@@ -1,6 +1,7 @@
 """The training step over every wire: what each does to losses and weights; simulated against real ranks."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +30,14 @@ CASES = {
     "feedback": WireSettings(wire="int8", mlp_gradients="int8", error_feedback="mlp"),
     "all-feedback": WireSettings(wire="int8", mlp_gradients="int8", error_feedback="all"),
     "bf16": WireSettings(mlp_gradients="bf16"),
+    "activations": WireSettings(wire="int8", mlp_gradients="int8"),
+    "rounding": WireSettings(),
 }
+QUANT: dict[str, dict[str, object]] = {
+    "activations": {"activation_bits": 4},
+    "rounding": {"rounding": "stochastic", "mlp_rounding": "stochastic"},
+}
+"""Of the cases that have settings of their own."""
 
 
 def run_steps(
@@ -38,9 +46,10 @@ def run_steps(
     kernels: str = "numba",
     batch_size: int = 32,
     transport: Transport | None = None,
+    quant: Mapping[str, object] | None = None,
 ) -> dict[str, np.ndarray]:
     """Losses and weights after some steps of the tiny model, on real or simulated ranks."""
-    config = replace(tiny_config(train={"batch_size": batch_size}), kernels=kernels)
+    config = replace(tiny_config(train={"batch_size": batch_size}, quant=quant), kernels=kernels)
     transport = open_transport("auto", simulated) if transport is None else transport
     model = Dlrm(config, select_kernels(kernels, CPU), CPU)
     model.initialize_(config.seed)
@@ -50,7 +59,8 @@ def run_steps(
     micro = -(-config.train.batch_size // shards.total)
     step = TrainingStep(model, scales, select_optimizer(config.train, model), transport, simulated, micro, wires)
     losses = [step(i, loader.batches(i), loader.global_size(i), 0.1, stop_requested=False).loss for i in range(STEPS)]
-    return {"losses": np.array(losses), "tables": model.tables.weight.numpy(), "mlps": model.dense.numpy()}
+    weights = {name: tensor.numpy() for name, tensor in model.weights().items()}
+    return {"losses": np.array(losses), **weights}
 
 
 def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
@@ -109,12 +119,15 @@ def worker() -> None:
     torch.set_num_threads(1)
     with open_transport(sys.argv[1], timeout_s=60) as transport:
         for case, wires in CASES.items():
-            np.savez(Path(sys.argv[2]) / f"{case}.{transport.rank}.npz", **run_steps(wires, transport=transport))
+            np.savez(
+                Path(sys.argv[2]) / f"{case}.{transport.rank}.npz",
+                **run_steps(wires, transport=transport, quant=QUANT.get(case)),
+            )
 
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("case", CASES)
 def test_real_ranks_train_as_simulated_ranks_to_the_bit(real: Path, case: str) -> None:
-    expected = run_steps(CASES[case], simulated=RANKS)
+    expected = run_steps(CASES[case], simulated=RANKS, quant=QUANT.get(case))
     for rank in range(RANKS):
         assert_same(dict(np.load(real / f"{case}.{rank}.npz")), expected)
