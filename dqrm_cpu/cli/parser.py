@@ -67,7 +67,10 @@ class Parser(argparse.ArgumentParser):
     def _usage_line(self) -> str:
         if any(isinstance(action, argparse._SubParsersAction) for action in self._actions):
             return f"{self.prog} COMMAND [options]"
-        return f"{self.prog} [options]{' [--SECTION.KEY VALUE ...]' if self._pages else ''}"
+        formatter = self._get_formatter()
+        words = [formatter._format_args(action, str(action.metavar)) for action in self._get_positional_actions()]
+        settings = ["[--SECTION.KEY VALUE ...]"] if self._pages else []
+        return " ".join([self.prog, *words, "[options]", *settings])
 
     def _page_list(self) -> str:
         titles = [str(page.title).partition(" ") for page in self._pages.values()]

@@ -82,28 +82,20 @@ class QuantConfig:
     mlp_bits: int = setting(4, "bits per MLP weight; 32 leaves the MLPs in FP32", choices=(4, 8, 32))
     mlp_granularity: str = setting(
         "channel",
-        "of the MLPs' scales; channel: one per output row; matrix: one per layer",
+        "of MLP scales; channel: one per output row; matrix: one per layer",
         choices=("channel", "matrix"),
     )
     rounding: str = setting(
         "nearest",
-        "of the tables' rows while dqrm or hawq trains; stochastic: up or down by chance, right on average, not in the "
-        "fused lookup; evaluations and files are always rounded to the nearest",
+        "of table rows while dqrm or hawq trains, not when they are scored; stochastic: up or down by chance",
         choices=("nearest", "stochastic"),
     )
     mlp_rounding: str = setting(
         "nearest", "the same, of the MLPs' weights at mlp_bits 4 or 8", choices=("nearest", "stochastic")
     )
-    mlp_bias_bits: int = setting(
-        32,
-        "bits per bias of the MLPs, one scale per layer, from max|b|; 32 leaves biases in FP32",
-        choices=(4, 8, 16, 32),
-    )
+    mlp_bias_bits: int = setting(32, "bits per bias of the MLPs; 32 leaves biases in FP32", choices=(4, 8, 16, 32))
     activation_bits: int = setting(
-        32,
-        "bits per value that a layer of the MLPs reads, one scale per layer: in training max|x| of the batch, in "
-        "evaluations its moving average; 32 leaves activations in FP32",
-        choices=(4, 8, 16, 32),
+        32, "bits per value that a layer of the MLPs reads; 32: FP32", choices=(4, 8, 16, 32)
     )
     scale_period: int = setting(
         1, "of dqrm and dorefa: iterations from one refresh of the tables' scales to the next", minimum=1
@@ -130,9 +122,7 @@ class QuantConfig:
     )
     target_alive_period: int = setting(500, "iterations after which that width is found again", minimum=1)
     target_alive_min_rows: int = setting(1000, "smaller tables keep width 1", minimum=1)
-    clip_mask: bool = setting(
-        False, "of dqrm and hawq: a weight beyond the largest code gets no gradient, instead of passing it straight on"
-    )
+    clip_mask: bool = setting(False, "of dqrm and hawq: a weight beyond the codes gets no gradient")
     pretrain_epochs: int = setting(0, "epochs in FP32 before quantization-aware training begins", minimum=0)
 
 

@@ -13,17 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dqrm_cpu.quant.formula import Grid, largest_code
-from dqrm_cpu.quant.uniform import beyond_codes, uniform_codes
+from dqrm_cpu.quant.formula import largest_code
+from dqrm_cpu.quant.uniform import StepFormula
 
 
 @dataclass(frozen=True)
-class Lsq:
+class Lsq(StepFormula):
     """The scale is the step s."""
 
-    bits: int
-
-    is_step = True
     straight_through = False
 
     def initial_scale(self, absmax: Tensor, absmean: Tensor) -> Tensor:
@@ -31,9 +28,6 @@ class Lsq:
 
     def gradient_factor(self, num_weights: int) -> float:
         return 1 / math.sqrt(num_weights * largest_code(self.bits))
-
-    def values(self, weight: Tensor, scale: Tensor) -> Tensor:
-        return uniform_codes(weight, scale, self.bits).mul_(scale)
 
     def backward_(self, weight: Tensor, scale: Tensor, grad: Tensor) -> Tensor | None:
         low, high = -largest_code(self.bits) - 1, largest_code(self.bits)
@@ -43,12 +37,3 @@ class Lsq:
         of_scale = grad * slope
         grad.mul_(inside)
         return of_scale
-
-    def clipped(self, weight: Tensor, scale: Tensor) -> Tensor:
-        return beyond_codes(weight, scale, self.bits)
-
-    def codes(self, weight: Tensor, scale: Tensor) -> Tensor:
-        return uniform_codes(weight, scale, self.bits)
-
-    def grid(self, scale: Tensor) -> Grid:
-        return Grid(scale, None)

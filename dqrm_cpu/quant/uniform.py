@@ -36,28 +36,15 @@ def beyond_codes(weight: Tensor, step: Tensor, bits: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Uniform:
-    """The scale is the step."""
+class StepFormula:
+    """The scale is the step; gradients are a subclass's affair."""
 
     bits: int
-    clip_mask: bool = False
 
     is_step = True
 
-    @property
-    def straight_through(self) -> bool:
-        return not self.clip_mask
-
-    def scale_of(self, absmax: Tensor) -> Tensor:
-        return quantization_step(absmax, self.bits)
-
     def values(self, weight: Tensor, scale: Tensor) -> Tensor:
         return uniform_codes(weight, scale, self.bits).mul_(scale)
-
-    def backward_(self, weight: Tensor, scale: Tensor, grad: Tensor) -> Tensor | None:
-        if self.clip_mask:
-            grad.mul_(~self.clipped(weight, scale))
-        return None
 
     def clipped(self, weight: Tensor, scale: Tensor) -> Tensor:
         return beyond_codes(weight, scale, self.bits)
@@ -67,3 +54,22 @@ class Uniform:
 
     def grid(self, scale: Tensor) -> Grid:
         return Grid(scale, None)
+
+
+@dataclass(frozen=True)
+class Uniform(StepFormula):
+    """The step follows from max|W|."""
+
+    clip_mask: bool = False
+
+    @property
+    def straight_through(self) -> bool:
+        return not self.clip_mask
+
+    def scale_of(self, absmax: Tensor) -> Tensor:
+        return quantization_step(absmax, self.bits)
+
+    def backward_(self, weight: Tensor, scale: Tensor, grad: Tensor) -> Tensor | None:
+        if self.clip_mask:
+            grad.mul_(~self.clipped(weight, scale))
+        return None

@@ -12,8 +12,8 @@ from numba import prange
 from numba.core import types
 
 from .compiled import inlined, parallel, serial
-from .memory import float_at, int_at, long_at, set_int
-from .merge import PARTS, FoundRows, RankRows, Sum, found_entry
+from .memory import float_at, int_at, long_at
+from .merge import ENTRIES_PER_ITEM, PARTS, FoundRows, RankRows, Sum, part_of, place_row
 from .vector import (
     FLOATS,
     LANES,
@@ -161,14 +161,12 @@ def _store(codes: int, k: int, rounded: Any, count: int, code_bytes: int) -> Non
 def sum_codes(ranks: RankRows, found: FoundRows, sent: RankCodes, steps: int, result: Sum) -> None:
     """Fills `result`: the ranks' codes summed in int32, times their table's step f32[T]."""
     num_rows = long_at(result.first_entry, ranks.num_tables * PARTS)
-    for item in prange((num_rows + ROWS_PER_ITEM - 1) // ROWS_PER_ITEM):
-        first, part = item * ROWS_PER_ITEM, 0
-        for entry in range(first, min(num_rows, first + ROWS_PER_ITEM)):
-            while entry >= long_at(result.first_entry, part + 1):
-                part += 1
-            at = found_entry(found, result.first_entry, part, entry)
-            set_int(result.rows, entry, int_at(found.rows, at))
-            sources, step = found.sources + 4 * ranks.num_ranks * at, float_at(steps, part // PARTS)
+    for item in prange((num_rows + ENTRIES_PER_ITEM - 1) // ENTRIES_PER_ITEM):
+        first, part = item * ENTRIES_PER_ITEM, 0
+        for entry in range(first, min(num_rows, first + ENTRIES_PER_ITEM)):
+            part = part_of(result, entry, part)
+            sources = place_row(ranks, found, result, part, entry)
+            step = float_at(steps, part // PARTS)
             _sum_ranks(ranks.num_ranks, sources, sent, result.dim, step, result.values + 4 * entry * result.dim)
 
 

@@ -136,9 +136,20 @@ class Sum(NamedTuple):
 
 
 @inlined
-def found_entry(found: FoundRows, first_entry: int, part: int, entry: int) -> int:
-    """Where what belongs to an entry of the sum, which lies in a part, stands in `found`."""
-    return int(long_at(found.start, part)) + entry - int(long_at(first_entry, part))
+def part_of(result: Sum, entry: int, earlier: int) -> int:
+    """The part that an entry of the sum lies in; `earlier`: that of one before."""
+    part = earlier
+    while entry >= long_at(result.first_entry, part + 1):
+        part += 1
+    return part
+
+
+@inlined
+def place_row(ranks: RankRows, found: FoundRows, result: Sum, part: int, entry: int) -> int:
+    """Writes the row of an entry of the sum, which lies in a part; returns the address of its sources int32[K]."""
+    at = long_at(found.start, part) + entry - long_at(result.first_entry, part)
+    set_int(result.rows, entry, int_at(found.rows, at))
+    return int(found.sources + 4 * ranks.num_ranks * at)
 
 
 @parallel
@@ -148,11 +159,8 @@ def sum_values(ranks: RankRows, found: FoundRows, sent: int, result: Sum) -> Non
     for item in prange((num_rows + ENTRIES_PER_ITEM - 1) // ENTRIES_PER_ITEM):
         first, part = item * ENTRIES_PER_ITEM, 0
         for entry in range(first, min(num_rows, first + ENTRIES_PER_ITEM)):
-            while entry >= long_at(result.first_entry, part + 1):
-                part += 1
-            at = found_entry(found, result.first_entry, part, entry)
-            set_int(result.rows, entry, int_at(found.rows, at))
-            sources = found.sources + 4 * ranks.num_ranks * at
+            part = part_of(result, entry, part)
+            sources = place_row(ranks, found, result, part, entry)
             _sum_ranks(ranks.num_ranks, sources, sent, result.dim, result.values + 4 * entry * result.dim)
 
 

@@ -149,6 +149,15 @@ def test_help_on_an_unknown_section() -> None:
         parser().parse_args(["--help", "nothing"])
 
 
+def test_the_usage_line_names_what_has_no_option(capsys: pytest.CaptureFixture[str]) -> None:
+    named = Parser(prog="named")
+    named.add_argument("run", metavar="RUN")
+    named.add_argument("names", metavar="NAME", nargs="*")
+    with pytest.raises(SystemExit):
+        named.parse_args(["-h"])
+    assert capsys.readouterr().out.startswith("usage: named RUN [NAME ...] [options]\n")
+
+
 def test_help_of_a_parser_without_sections_takes_no_name(capsys: pytest.CaptureFixture[str]) -> None:
     plain = Parser(prog="plain", description="Says little.")
     with pytest.raises(SystemExit):

@@ -6,6 +6,7 @@ from pathlib import Path
 from dqrm_cpu.errors import DataError
 
 _PACKAGE = "recbole"
+_INSTALL = f"pip install --no-deps {_PACKAGE}==1.2.1"
 _FOLDER = "recbole/dataset_example/ml-100k"
 KINDS = ("inter", "item", "user")
 
@@ -16,8 +17,7 @@ def installed_files() -> dict[str, Path]:
         package = distribution(_PACKAGE)
     except PackageNotFoundError:
         raise DataError(
-            f"MovieLens-100k comes with the package {_PACKAGE}, which is not installed; "
-            f"run pip install --no-deps {_PACKAGE}"
+            f"MovieLens-100k comes with the package {_PACKAGE}, which is not installed; run {_INSTALL}"
         ) from None
     return files_in(Path(str(package.locate_file(_FOLDER))))
 
@@ -27,5 +27,5 @@ def files_in(folder: Path) -> dict[str, Path]:
     found = {kind: folder / f"ml-100k.{kind}" for kind in KINDS}
     for path in found.values():
         if not path.is_file():
-            raise DataError(f"{path} is not there; install {_PACKAGE} again: pip install --no-deps --force-reinstall")
+            raise DataError(f"{path} is not there; install {_PACKAGE} again: {_INSTALL} --force-reinstall")
     return found

@@ -120,5 +120,5 @@ def test_a_missing_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr(movielens_files, "distribution", missing)
-    with pytest.raises(DataError, match="run pip install --no-deps recbole"):
+    with pytest.raises(DataError, match=r"run pip install --no-deps recbole==1\.2\.1"):
         installed_files()
