@@ -50,7 +50,7 @@ def test_floors_leave_the_tables_as_they_were() -> None:
 @pytest.mark.mpi
 def test_the_wire_is_held_against_bare_messages(tmp_path: Path) -> None:
     command = ["-m", "dqrm_cpu", "profile", "--steps", "4", "--warmup", "1", "--out", tmp_path, *SMALL]
-    run_mpi([*command, "--comm.wire", "int8"], 2, timeout_s=100).check()
+    run_mpi([*command, "--comm.wire", "int8"], 2, timeout_s=200).check()
     (found,) = json.loads((tmp_path / "profile.json").read_text())["variants"].values()
     bandwidth = {one["phase"]: one for one in found["bandwidth"]}
     assert set(bandwidth) == {"gather_quantize", "embedding_update", "wire"}
