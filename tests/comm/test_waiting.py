@@ -79,7 +79,7 @@ def unanimous() -> CommError:
         (SystemExit(0), "close"),
         (SystemExit(2), "SystemExit: 2"),
         (DataError("shard 7"), "shard 7"),
-        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (KeyboardInterrupt(), "interrupted"),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -39,6 +39,7 @@ class Order:
     ) -> None:
         self._stored_rows, self._seed, self.reshuffle = stored_rows, seed, reshuffle
         self._rate, self._labels = sub_sample_rate, labels
+        self._group_rows, self._window_groups = GROUP_ROWS, WINDOW_GROUPS
         self._kept = self._count_kept()
         self.num_rows = int(self._kept.sum())
         if stored_rows and not self.num_rows:
@@ -67,7 +68,7 @@ class Order:
         self._groups = np.arange(self._kept.size)
         if self.reshuffle:
             _shuffle(self._groups, _key(self._seed, _GROUPS_STREAM, epoch))
-        sizes = np.add.reduceat(self._kept[self._groups], np.arange(0, self._kept.size, WINDOW_GROUPS))
+        sizes = np.add.reduceat(self._kept[self._groups], np.arange(0, self._kept.size, self._window_groups))
         self._window_start = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
         self._epoch = epoch
         self._windows.clear()
@@ -75,8 +76,8 @@ class Order:
     def _window(self, number: int) -> NDArray[np.int64]:
         rows = self._windows.get(number)
         if rows is None:
-            groups = self._groups[number * WINDOW_GROUPS : (number + 1) * WINDOW_GROUPS] * GROUP_ROWS
-            rows = np.concatenate([self._kept_rows(int(start), int(start) + GROUP_ROWS) for start in groups])
+            groups = self._groups[number * self._window_groups : (number + 1) * self._window_groups] * self._group_rows
+            rows = np.concatenate([self._kept_rows(int(start), int(start) + self._group_rows) for start in groups])
             if self.reshuffle:
                 _shuffle(rows, _key(self._seed, _ROWS_STREAM, self._epoch, number))
             self._windows[number] = rows
@@ -86,13 +87,13 @@ class Order:
 
     def _count_kept(self) -> NDArray[np.int64]:
         """Rows of each group that are not left out."""
-        starts = np.arange(0, self._stored_rows, GROUP_ROWS)
+        starts = np.arange(0, self._stored_rows, self._group_rows)
         if not self._rate:
-            return np.minimum(GROUP_ROWS, self._stored_rows - starts)
+            return np.minimum(self._group_rows, self._stored_rows - starts)
         kept = np.zeros(starts.size, np.int64)
         for start in range(0, self._stored_rows, _COUNTED_ROWS):
-            first = start // GROUP_ROWS
-            counts = np.bincount(self._kept_rows(start, start + _COUNTED_ROWS) // GROUP_ROWS - first)
+            first = start // self._group_rows
+            counts = np.bincount(self._kept_rows(start, start + _COUNTED_ROWS) // self._group_rows - first)
             kept[first : first + counts.size] = counts
         return kept
 

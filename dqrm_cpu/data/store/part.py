@@ -44,8 +44,6 @@ class StoredRows:
 
     def take(self, rows: NDArray[np.int64]) -> Batch:
         """The rows of these numbers, in this order, in new tensors."""
-        if rows.size:
-            self._require(int(rows.min()), int(rows.max()) + 1)
         if self.bags:
             return self._take_bags(rows)
         target = self.new_target(rows.size)
@@ -73,6 +71,7 @@ class StoredRows:
         self, rows: NDArray[np.int64], num_rows: NDArray[np.int64], at: NDArray[np.int64], target: copying.Target
     ) -> None:
         """Share s becomes rows[at[s] : at[s] + num_rows[s]], from row at[s] of the target on."""
+        self._require_rows(rows)
         with self._lock:
             self._map_rows(rows)
             copying.gather_rows(self._places, rows, num_rows, at, target)
@@ -106,6 +105,7 @@ class StoredRows:
         return batch_of(target, self.num_tables, 0, stop - start)
 
     def _take_bags(self, rows: NDArray[np.int64]) -> Batch:
+        self._require_rows(rows)
         dense, label = np.empty((rows.size, self.num_dense), np.float32), np.empty(rows.size, np.float32)
         offsets = np.empty(self.num_tables * rows.size + 1, np.int64)
         with self._lock:
@@ -156,6 +156,11 @@ class StoredRows:
             blocks = slice(int(self._first_block[number]), int(self._first_block[number + 1]))
             for address in self._places[2:6]:
                 address[blocks] = 0
+
+    def _require_rows(self, rows: NDArray[np.int64]) -> None:
+        """Kernels follow row numbers without looking."""
+        if rows.size:
+            self._require(int(rows.min()), int(rows.max()) + 1)
 
     def _require(self, start: int, stop: int) -> None:
         if not 0 <= start <= stop <= self.num_rows:
