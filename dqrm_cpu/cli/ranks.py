@@ -28,7 +28,8 @@ _GB = 1e9
 def opened_transport(config: Config) -> Iterator[Transport]:
     """The ranks of this run, once this process knows that it can do its part."""
     _require_device(config)
-    with open_transport(config.comm.transport, config.comm.simulated_ranks, config.comm.timeout) as transport:
+    comm = config.comm
+    with open_transport(comm.transport, comm.simulated_ranks, comm.timeout, overlap=comm.overlap) as transport:
         machine = fingerprint()
         set_threads(config.train.threads or default_threads(machine, os.environ))
         _require_memory(config, transport, machine)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from dqrm_cpu.comm.accounting import SentBytes
-from dqrm_cpu.comm.exchange import check_count, exchange_dense_
+from dqrm_cpu.comm.exchange import Finish, check_count, exchange_dense_
+from dqrm_cpu.comm.overlap import Carrier, Delivery
 from dqrm_cpu.comm.scales import Floats
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config.rules import DENSE_WIRE_LIMIT_BYTES
@@ -19,7 +20,7 @@ from dqrm_cpu.profile.spans import Spans
 class DenseTableExchange:
     """All-reduces f32[R, D]. A row whose sum is 0 everywhere counts as not looked up: weight decay passes it over."""
 
-    def __init__(self, transport: Transport, row_offset: Tensor, dim: int, spans: Spans | None = None) -> None:
+    def __init__(self, transport: Transport, row_offset: Tensor, dim: int, spans: Spans, carrier: Carrier) -> None:
         num_bytes = int(row_offset[-1]) * dim * 4
         if num_bytes > DENSE_WIRE_LIMIT_BYTES:
             raise ConfigError(
@@ -29,20 +30,22 @@ class DenseTableExchange:
         self._transport = transport
         self._row_offset = row_offset
         self._dim = dim
-        self._spans = Spans() if spans is None else spans
+        self._spans = spans
+        self._carrier = carrier
         self.sent = SentBytes()
 
-    def __call__(self, local: Sequence[SparseGrad]) -> SparseGrad:
-        """The sum in rank order; `local` as in `SparseExchange`."""
+    def begin(self, local: Sequence[SparseGrad]) -> Finish:
+        """To the sum in rank order; `local` as in `SparseExchange`."""
         check_count(self._transport, len(local))
-        before = self._transport.bytes_sent
         with self._spans.quantize_gradients:
             own = [self._whole(slot, grad) for slot, grad in enumerate(local)]
-        with self._spans.wire:
-            whole = exchange_dense_(self._transport, own)
-        self.sent = self.sent.plus(SentBytes(values=self._transport.bytes_sent - before))
-        with self._spans.merge:
-            return self._sparse(whole.reshape(-1, self._dim))
+
+        def merged(delivery: Delivery[Floats]) -> SparseGrad:
+            self.sent = self.sent.plus(SentBytes(values=delivery.bytes_sent))
+            with self._spans.merge:
+                return self._sparse(delivery.value.reshape(-1, self._dim))
+
+        return self._carrier.start(lambda way: exchange_dense_(way, own), merged)
 
     def _whole(self, slot: int, grad: SparseGrad) -> Floats:
         num_rows, offsets = int(self._row_offset[-1]), self._row_offset.numpy()[:-1]

@@ -3,7 +3,7 @@
 A process that simulates N ranks runs the same codec and sums in the same order as N real ranks: the same bits come out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +11,15 @@ import numpy.typing as npt
 from dqrm_cpu.comm.accounting import SentBytes
 from dqrm_cpu.comm.buffers import Bytes
 from dqrm_cpu.comm.codec import Codec, Fp32Codec, Layout, Longs, Merge, layout_of
+from dqrm_cpu.comm.overlap import Carrier, Delivery
 from dqrm_cpu.comm.residuals import TableResiduals
 from dqrm_cpu.comm.scales import Floats, require_finite
 from dqrm_cpu.comm.transport import Transport, sum_in_order
 from dqrm_cpu.kernels.types import SparseGrad
 from dqrm_cpu.profile.spans import Spans
+
+Finish = Callable[[], SparseGrad]
+"""Waits for the end of an exchange that has begun, and gives what came of it."""
 
 _NO_STEPS = np.empty(0, dtype=np.float32)
 
@@ -24,37 +28,45 @@ class SparseExchange:
     """Two collectives for all tables: counts and abs-max of every rank, then one message of each."""
 
     def __init__(
-        self, transport: Transport, codec: Codec, residuals: TableResiduals | None = None, spans: Spans | None = None
+        self,
+        transport: Transport,
+        codec: Codec,
+        residuals: TableResiduals | None = None,
+        spans: Spans | None = None,
+        carrier: Carrier | None = None,
     ) -> None:
         self._transport = transport
         self._codec = codec
         self._residuals = residuals
         self._spans = Spans() if spans is None else spans
+        self._carrier = Carrier(transport, self._spans) if carrier is None else carrier
         self.sent = SentBytes()
 
-    def __call__(self, local: Sequence[SparseGrad]) -> SparseGrad:
-        """The gradients of all ranks, merged in rank order.
+    def begin(self, local: Sequence[SparseGrad]) -> Finish:
+        """`local` holds this rank's gradient; in a world of one process, one for each rank that it simulates.
 
-        `local` holds this rank's gradient; in a world of one process, one for each rank that it simulates.
+        What comes of it are the gradients of all ranks, merged in rank order.
         """
         check_count(self._transport, len(local))
         before, dim = self._transport.bytes_sent, local[0].values.shape[1]
         with self._spans.quantize_gradients:
             if self._residuals is not None:
                 local = [self._residuals.added(slot, grad) for slot, grad in enumerate(local)]
-            own = [_header(grad, self._codec.absmax(grad)) for grad in local]
+            headers = [_header(grad, self._codec.absmax(grad)) for grad in local]
         with self._spans.wire:
-            words = self._transport.allgather_small(own[0]) if len(own) == 1 else np.stack(own)
+            words = self._transport.allgather_small(headers[0]) if len(headers) == 1 else np.stack(headers)
         with self._spans.quantize_gradients:
             pointers, steps = self._understood(words)
             messages = [self._encode(slot, grad, steps) for slot, grad in enumerate(local)]
-        if self._transport.size > 1:
-            layouts = [Layout(int(pointer[-1]), dim, self._codec.value_bytes) for pointer in pointers]
-            with self._spans.wire:
-                messages = self._transport.allgatherv(messages[0], [layout.message_bytes for layout in layouts])
-        self._count(layout_of(local[0], self._codec.value_bytes), self._transport.bytes_sent - before)
-        with self._spans.merge:
-            return self._codec.merge(messages, pointers, dim, steps)
+        own, header_bytes = layout_of(local[0], self._codec.value_bytes), self._transport.bytes_sent - before
+        lengths = [Layout(int(pointer[-1]), dim, self._codec.value_bytes).message_bytes for pointer in pointers]
+
+        def merged(delivery: Delivery[Sequence[Bytes]]) -> SparseGrad:
+            self._count(own, header_bytes + delivery.bytes_sent)
+            with self._spans.merge:
+                return self._codec.merge(delivery.value, pointers, dim, steps)
+
+        return self._carrier.start(lambda way: _all_messages(way, messages, lengths), merged)
 
     def _understood(self, words: npt.NDArray[np.int32]) -> tuple[Longs, Floats]:
         """Of all headers: where each rank's tables begin among its rows, int64[ranks, T + 1], each table's step."""
@@ -81,6 +93,11 @@ class SparseExchange:
         self.sent = self.sent.plus(SentBytes(indices, values, scales=num_bytes - indices - values))
 
 
+def _all_messages(transport: Transport, local: Sequence[Bytes], lengths: Sequence[int]) -> Sequence[Bytes]:
+    """Those of every rank; one process that simulates them has them all."""
+    return transport.allgatherv(local[0], lengths) if len(local) == 1 else local
+
+
 def _header(grad: SparseGrad, absmax: Floats | None) -> npt.NDArray[np.int32]:
     """int32[1 or 2, T]: rows of each table, and the bits of its largest magnitude."""
     counts = np.diff(grad.table_ptr.numpy()).astype(np.int32)
@@ -91,7 +108,7 @@ def exchange_sparse(
     transport: Transport, local: Sequence[SparseGrad], merge: Merge, codec: Codec | None = None
 ) -> SparseGrad:
     """One exchange by itself; as FP32 unless another codec is given."""
-    return SparseExchange(transport, Fp32Codec(merge) if codec is None else codec)(local)
+    return SparseExchange(transport, Fp32Codec(merge) if codec is None else codec).begin(local)()
 
 
 def exchange_dense_(transport: Transport, local: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:

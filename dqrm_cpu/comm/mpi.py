@@ -67,7 +67,7 @@ class MpiTransport(WorldTransport):
     """All ranks of MPI_COMM_WORLD."""
 
     def __init__(self, launch: Launch, timeout_s: float, reason: str) -> None:
-        mpi = joined_mpi(launch, timeout_s)
+        mpi = self._mpi = joined_mpi(launch, timeout_s)
         self._comm = mpi.COMM_WORLD
         self._failures = (mpi.Exception,)
         super().__init__("mpi", self._comm.rank, self._comm.size, reason, timeout_s)
@@ -76,11 +76,24 @@ class MpiTransport(WorldTransport):
         with self._waiting("a barrier"):
             self._comm.Barrier()
 
+    def obstacle_beside(self) -> str:
+        if self._mpi.Query_thread() < self._mpi.THREAD_MULTIPLE:
+            return "MPI was started without MPI_THREAD_MULTIPLE"
+        return ""
+
+    def _meet_again(self) -> None:
+        with self._waiting("a second communicator"):
+            self._comm = self._comm.Dup()
+
+    def _leave_again(self) -> None:
+        with self._waiting("the end of the second communicator"):
+            self._comm.Free()
+
     def _leave(self) -> None:
         return
 
     def _end_all(self) -> None:
-        self._comm.Abort(1)
+        self._mpi.COMM_WORLD.Abort(1)
 
     def _broadcast(self, buffer: Array, root: int) -> None:
         with self._waiting("a broadcast"):

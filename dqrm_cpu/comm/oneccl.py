@@ -4,6 +4,7 @@ oneCCL only moves bytes. Its own sums would differ in their order, and those of 
 """
 
 import importlib.util
+import itertools
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,25 +25,40 @@ class OneCclTransport(WorldTransport):
 
     _failures = (CommError,)
 
-    def __init__(self, launch: Launch, timeout_s: float, reason: str, environ: Mapping[str, str]) -> None:
+    def __init__(self, launch: Launch, timeout_s: float, reason: str, environ: Mapping[str, str], overlap: str) -> None:
         super().__init__("oneccl", launch.rank, launch.size, reason, timeout_s)
         shim = built_shim(environ)
         self._mpi: Any = None
         self._store: Any = None
         through_mpi = _meets_through_mpi(launch, environ)
-        set_defaults(os.environ, through_mpi)
+        set_defaults(os.environ, through_mpi, offload=overlap == "on")
         share = (
             self._share_through_mpi(launch, timeout_s)
             if through_mpi
             else self._share_through_store(launch, timeout_s, environ)
         )
-        with self._waiting("the first meeting"):
-            self._world = OneCclWorld(shim, launch.rank, launch.size, share)
+        self._shim, self._share = shim, share
+        self._world = self._meet("the first meeting")
         self.reason = f"{reason} (oneCCL {self._world.version} through {os.environ['CCL_ATL_TRANSPORT']})"
 
     def barrier(self) -> None:
         with self._waiting("a barrier"):
             self._world.barrier()
+
+    def _meet(self, what: str) -> OneCclWorld:
+        with self._waiting(what):
+            return OneCclWorld(self._shim, self.rank, self.size, self._share)
+
+    def obstacle_beside(self) -> str:
+        if os.environ.get("CCL_WORKER_OFFLOAD") == "0":
+            return "oneCCL serves one thread under CCL_WORKER_OFFLOAD=0"
+        return ""
+
+    def _meet_again(self) -> None:
+        self._world = self._meet("the second meeting")
+
+    def _leave_again(self) -> None:
+        self._world.leave()
 
     def _leave(self) -> None:
         self._world.leave()
@@ -69,12 +85,14 @@ class OneCclTransport(WorldTransport):
         from dqrm_cpu.comm.rendezvous import shared_store
 
         self._store = shared_store(launch, environ, timeout_s)
+        numbers = itertools.count()  # every meeting has an address of its own
 
         def share(mine: bytes) -> bytes:
+            number = next(numbers)
             if launch.rank == 0:
-                self._store.set(_ADDRESS_KEY, mine.hex())
+                self._store.set(f"{_ADDRESS_KEY}/{number}", mine.hex())
                 return mine
-            return bytes.fromhex(self._store.get(_ADDRESS_KEY).decode())
+            return bytes.fromhex(self._store.get(f"{_ADDRESS_KEY}/{number}").decode())
 
         return share
 

@@ -29,12 +29,14 @@ _SIGNATURES: dict[str, list[Any]] = {
 _VERSION_BYTES = 64
 
 
-def oneccl_defaults(environ: Mapping[str, str], through_mpi: bool, prefix: Path = Path(sys.prefix)) -> dict[str, str]:
+def oneccl_defaults(
+    environ: Mapping[str, str], through_mpi: bool, offload: bool, prefix: Path = Path(sys.prefix)
+) -> dict[str, str]:
     """Settings of oneCCL and libfabric that are not set yet. Set ones stay."""
     defaults = {
         "CCL_LOG_LEVEL": "error",
-        # Each wait is a rank's main thread: a worker would take a core from training to wait on its behalf.
-        "CCL_WORKER_OFFLOAD": "0",
+        # A worker takes a core from training, only to wait. Without one oneCCL serves a single thread of a rank.
+        "CCL_WORKER_OFFLOAD": "1" if offload else "0",
         # Ranks may be more than cores: a wait that only spins keeps the rank that is waited for from running.
         "CCL_YIELD": "sched_yield",
         "CCL_ATL_TRANSPORT": "mpi" if through_mpi else "ofi",
@@ -99,9 +101,9 @@ class OneCclWorld:
             raise CommError(f"oneCCL failed in {name}: {self._library.dqrm_ccl_error().decode(errors='replace')}")
 
 
-def set_defaults(environ: MutableMapping[str, str], through_mpi: bool) -> None:
+def set_defaults(environ: MutableMapping[str, str], through_mpi: bool, offload: bool) -> None:
     """Before the library is loaded, which reads them once; C code sees what os.environ holds."""
-    environ.update(oneccl_defaults(environ, through_mpi))
+    environ.update(oneccl_defaults(environ, through_mpi, offload))
 
 
 @contextmanager

@@ -13,11 +13,16 @@ from dqrm_cpu.errors import CommError, ConfigError
 
 
 def open_transport(
-    name: str, simulated_ranks: int = 1, timeout_s: float = 600.0, environ: Mapping[str, str] | None = None
+    name: str,
+    simulated_ranks: int = 1,
+    timeout_s: float = 600.0,
+    environ: Mapping[str, str] | None = None,
+    overlap: str = "auto",
 ) -> Transport:
     """The meeting place of this process's world; `reason` of the result says why it is that one.
 
     `timeout_s` is how long a rank may wait for the others in one operation: longer than the slowest checkpoint takes.
+    `overlap` is that of WireSettings: some libraries must know it when they are loaded.
     """
     environ = os.environ if environ is None else environ
     if name not in TRANSPORT_NAMES:
@@ -36,7 +41,7 @@ def open_transport(
         _require_gpu(launch)
     if chosen == "single" or (launch.launcher == NO_LAUNCHER and chosen != "mpi"):
         return SingleTransport("one process, started without a launcher" if name != "auto" else reason)
-    world = _OPENERS[chosen](launch, timeout_s, reason, environ)
+    world = _OPENERS[chosen](launch, timeout_s, reason, environ, overlap)
     world.start_roll_call()
     return world
 
@@ -47,25 +52,33 @@ def _require_gpu(launch: Launch) -> None:
     nccl_backend(launch)
 
 
-def _open_mpi(launch: Launch, timeout_s: float, reason: str, environ: Mapping[str, str]) -> WorldTransport:
+def _open_mpi(
+    launch: Launch, timeout_s: float, reason: str, environ: Mapping[str, str], overlap: str
+) -> WorldTransport:
     from dqrm_cpu.comm.mpi import MpiTransport
 
     return MpiTransport(launch, timeout_s, reason)
 
 
-def _open_gloo(launch: Launch, timeout_s: float, reason: str, environ: Mapping[str, str]) -> WorldTransport:
+def _open_gloo(
+    launch: Launch, timeout_s: float, reason: str, environ: Mapping[str, str], overlap: str
+) -> WorldTransport:
     from dqrm_cpu.comm.torch_group import TorchTransport, gloo_backend
 
     return TorchTransport(gloo_backend(), launch, timeout_s, reason, environ)
 
 
-def _open_nccl(launch: Launch, timeout_s: float, reason: str, environ: Mapping[str, str]) -> WorldTransport:
+def _open_nccl(
+    launch: Launch, timeout_s: float, reason: str, environ: Mapping[str, str], overlap: str
+) -> WorldTransport:
     from dqrm_cpu.comm.torch_group import TorchTransport, nccl_backend
 
     return TorchTransport(nccl_backend(launch), launch, timeout_s, reason, environ)
 
 
-def _open_oneccl(launch: Launch, timeout_s: float, reason: str, environ: Mapping[str, str]) -> WorldTransport:
+def _open_oneccl(
+    launch: Launch, timeout_s: float, reason: str, environ: Mapping[str, str], overlap: str
+) -> WorldTransport:
     """Through Intel's PyTorch bindings where they are installed, else directly."""
     if importlib.util.find_spec(CCL_BINDINGS) is not None:
         from dqrm_cpu.comm.torch_group import TorchTransport, ccl_backend
@@ -73,11 +86,11 @@ def _open_oneccl(launch: Launch, timeout_s: float, reason: str, environ: Mapping
         return TorchTransport(ccl_backend(), launch, timeout_s, f"{reason}, through {CCL_BINDINGS}", environ)
     from dqrm_cpu.comm.oneccl import OneCclTransport
 
-    return OneCclTransport(launch, timeout_s, reason, environ)
+    return OneCclTransport(launch, timeout_s, reason, environ, overlap)
 
 
 # Each imports what it needs only when it is chosen: a run over gloo must not load MPI.
-_OPENERS: dict[str, Callable[[Launch, float, str, Mapping[str, str]], WorldTransport]] = {
+_OPENERS: dict[str, Callable[[Launch, float, str, Mapping[str, str], str], WorldTransport]] = {
     "oneccl": _open_oneccl,
     "mpi": _open_mpi,
     "gloo": _open_gloo,

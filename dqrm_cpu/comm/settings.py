@@ -13,6 +13,7 @@ SCALE_REDUCTIONS = ("max", "mean")
 ERROR_FEEDBACKS = ("none", "mlp", "all")
 ROUNDINGS = ("nearest", "stochastic")
 SIMULATED_SCALES = ("all", "first")
+OVERLAPS = ("auto", "on", "off")
 
 INTEGER_LIMITS = {"int8": 127, "int16": 32767}
 """The largest code of a width; -limit is the smallest, so that both signs saturate alike."""
@@ -29,6 +30,7 @@ class WireSettings:
     simulated_scale: str = "all"  # first: the first micro-batch's own scale serves the others (Algorithm 1)
     rounding: str = "nearest"  # of integer wires
     seed: int = 0  # of stochastic rounding
+    overlap: str = "auto"  # of the tables' message with what is left of the backward, and with the MLPs' exchange
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
@@ -53,4 +55,5 @@ _CHOICES = {
     "error_feedback": ERROR_FEEDBACKS,
     "simulated_scale": SIMULATED_SCALES,
     "rounding": ROUNDINGS,
+    "overlap": OVERLAPS,
 }

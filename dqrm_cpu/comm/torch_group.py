@@ -79,6 +79,8 @@ class TorchTransport(WorldTransport):
         if dist.is_initialized():
             raise CommError("torch.distributed is in use in this process already: close that process group first.")
         self._device = backend.device
+        self._patience = datetime.timedelta(seconds=timeout_s + _PATIENCE_BEYOND_OURS_S)
+        self._group: dist.ProcessGroup | None = None  # torch's default one
         if backend.device.type == "cuda":
             torch.cuda.set_device(backend.device)
         store = meet(launch, environ, timeout_s)
@@ -89,19 +91,29 @@ class TorchTransport(WorldTransport):
                 store=store,
                 rank=launch.rank,
                 world_size=launch.size,
-                timeout=datetime.timedelta(seconds=timeout_s + _PATIENCE_BEYOND_OURS_S),
+                timeout=self._patience,
             )
 
     def barrier(self) -> None:
         if self._device.type != "cuda":
             with self._waiting("a barrier"):
-                dist.barrier()
+                dist.barrier(self._group)
             return
         # NCCL's own barrier returns before the others are there.
         token = torch.zeros(self.size, dtype=torch.uint8, device=self._device)
         with self._waiting("a barrier"):
-            dist.all_to_all_single(torch.empty_like(token), token)
+            dist.all_to_all_single(torch.empty_like(token), token, group=self._group)
             torch.cuda.synchronize(self._device)
+
+    def obstacle_beside(self) -> str:
+        return "" if self.name == "gloo" else f"{self.name} through torch.distributed serves one thread"
+
+    def _meet_again(self) -> None:
+        with self._waiting("the second meeting"):
+            self._group = dist.new_group(timeout=self._patience)
+
+    def _leave_again(self) -> None:
+        dist.destroy_process_group(self._group)
 
     def _leave(self) -> None:
         dist.destroy_process_group()
@@ -112,7 +124,7 @@ class TorchTransport(WorldTransport):
     def _broadcast(self, buffer: Array, root: int) -> None:
         with self._waiting("a broadcast"):
             moved = self._there(_tensor(buffer))
-            dist.broadcast(moved, src=root)
+            dist.broadcast(moved, src=root, group=self._group)
             self._back(moved, buffer)
 
     def _allgather(self, send: Array, receive: Array) -> None:
@@ -134,7 +146,7 @@ class TorchTransport(WorldTransport):
         self, send: Tensor, receive: Array, received: list[int] | None = None, sent: list[int] | None = None
     ) -> None:
         moved = self._there(_tensor(receive), copied=False)
-        dist.all_to_all_single(moved, self._there(send), received, sent)
+        dist.all_to_all_single(moved, self._there(send), received, sent, group=self._group)
         self._back(moved, receive)
 
     def _there(self, tensor: Tensor, copied: bool = True) -> Tensor:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dqrm_cpu.comm.buffers import Buffers, Bytes, align
+from dqrm_cpu.comm.whereabouts import Whereabouts
 from dqrm_cpu.errors import DqrmError
 
 Json = None | bool | int | float | str | list[Any] | dict[str, Any]
@@ -51,7 +52,6 @@ class Transport(ABC):
 
     As a context manager it closes itself; an exception that leaves the block on one rank only takes the others down.
     `bytes_sent` counts what this rank handed over for other ranks. `reason` says why this transport was chosen.
-    `step` is the step under way, 0 before the first: whoever drives it says so, for what is told of a failure.
     """
 
     def __init__(self, name: str, rank: int, size: int, reason: str) -> None:
@@ -60,8 +60,17 @@ class Transport(ABC):
         self.size = size
         self.reason = reason
         self.bytes_sent = 0
-        self.step = 0
+        self.where = Whereabouts()
         self.buffers = Buffers()
+
+    @property
+    def step(self) -> int:
+        """The one under way, 0 before the first: whoever drives it says so, for what is told of a failure."""
+        return self.where.step
+
+    @step.setter
+    def step(self, number: int) -> None:
+        self.where.step = number
 
     def __enter__(self) -> Self:
         return self
@@ -70,7 +79,11 @@ class Transport(ABC):
         if error is None or self.size == 1 or _leaves_nobody_waiting(error):
             self.close()
         else:
-            self.abort(_describe(error))
+            self.end_with(error)
+
+    def end_with(self, error: BaseException) -> NoReturn:
+        """What another rank cannot know of ends them all."""
+        self.abort(_describe(error))
 
     def broadcast_json(self, value: Json, root: int = 0) -> Json:
         """The value of `root`, on every rank; what the others pass is not looked at."""

@@ -9,9 +9,10 @@ from torch import Tensor
 from dqrm_cpu.comm.accounting import SentBytes
 from dqrm_cpu.comm.codec import Codec, Fp32Codec, Merge
 from dqrm_cpu.comm.dense_tables import DenseTableExchange
-from dqrm_cpu.comm.exchange import SparseExchange
+from dqrm_cpu.comm.exchange import Finish, SparseExchange
 from dqrm_cpu.comm.mlp import Fp32Mlp, MlpExchange, Parts, ShortMlp
 from dqrm_cpu.comm.mlp_forms import Bf16Form, Form, Int8Form
+from dqrm_cpu.comm.overlap import open_carrier
 from dqrm_cpu.comm.residuals import Residuals, TableResiduals
 from dqrm_cpu.comm.scales import ScaleRule
 from dqrm_cpu.comm.settings import WireSettings
@@ -25,7 +26,7 @@ class TableExchange(Protocol):
 
     sent: SentBytes
 
-    def __call__(self, local: Sequence[SparseGrad]) -> SparseGrad: ...
+    def begin(self, local: Sequence[SparseGrad]) -> Finish: ...
 
 
 @dataclass(frozen=True)
@@ -43,16 +44,24 @@ class GradientExchange:
     def __init__(
         self, tables: TableExchange, mlp: MlpExchange, exact: bool, residuals: dict[str, Residuals] | None = None
     ) -> None:
-        self.tables = tables
+        self._tables = tables
         self.mlp = mlp
         self.exact = exact
         """Whether one rank alone would get back what it gave."""
         self._residuals = residuals or {}
 
+    def begin_tables(self, local: Sequence[SparseGrad]) -> Finish:
+        """The caller may use the MLPs' exchange, and nothing else between the ranks, before it finishes this one."""
+        return self._tables.begin(local)
+
+    def tables(self, local: Sequence[SparseGrad]) -> SparseGrad:
+        """From beginning to end."""
+        return self.begin_tables(local)()
+
     @property
     def sent(self) -> SentBytes:
         """Since it was built."""
-        return self.tables.sent.plus(self.mlp.sent)
+        return self._tables.sent.plus(self.mlp.sent)
 
     def gather_state(self) -> None:
         """Completes `state` on every rank; all call it."""
@@ -68,6 +77,7 @@ def open_exchange(
     settings: WireSettings, transport: Transport, num_local: int, shape: Shape, merge: Merge, spans: Spans | None = None
 ) -> GradientExchange:
     """For `num_local` gradients in this process: 1 of a real rank, or all that are simulated."""
+    spans = Spans() if spans is None else spans
     residuals: dict[str, Residuals] = {}
     tables = _table_exchange(settings, transport, num_local, shape, merge, residuals, spans)
     mlp = _mlp_exchange(settings, transport, num_local, shape.num_parameters, residuals)
@@ -81,15 +91,16 @@ def _table_exchange(
     shape: Shape,
     merge: Merge,
     residuals: dict[str, Residuals],
-    spans: Spans | None,
+    spans: Spans,
 ) -> TableExchange:
+    carrier = open_carrier(transport, settings.overlap, spans)
     if settings.wire == "dense":
-        return DenseTableExchange(transport, shape.row_offset, shape.dim, spans)
+        return DenseTableExchange(transport, shape.row_offset, shape.dim, spans, carrier)
     kept = None
     if settings.error_feedback == "all":
         kept = TableResiduals(transport, num_local, shape.row_offset, shape.dim)
         residuals["feedback.tables"] = kept
-    return SparseExchange(transport, _codec(settings, transport, num_local, merge), kept, spans)
+    return SparseExchange(transport, _codec(settings, transport, num_local, merge), kept, spans, carrier)
 
 
 def _codec(settings: WireSettings, transport: Transport, num_local: int, merge: Merge) -> Codec:

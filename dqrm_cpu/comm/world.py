@@ -1,12 +1,15 @@
 """What all transports between real processes share: patience with the others, and the end when it is at its end."""
 
+import copy
 import os
 import threading
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import NoReturn, Self
 
+from dqrm_cpu.comm.buffers import Buffers
+from dqrm_cpu.comm.courier import Courier
 from dqrm_cpu.comm.roll_call import RollCall, open_roll_call
 from dqrm_cpu.comm.transport import Transport, last_words
 from dqrm_cpu.comm.watchdog import Watchdog
@@ -28,17 +31,37 @@ class WorldTransport(Transport):
     def __init__(self, name: str, rank: int, size: int, reason: str, timeout_s: float) -> None:
         super().__init__(name, rank, size, reason)
         self._timeout_s = timeout_s
-        self._operations = 0
         self._ending = threading.Lock()
         self._watchdog = Watchdog(timeout_s, self._on_timeout)
         self._roll_call: RollCall | None = None
+        self._beside: tuple[Self, Courier] | None = None
 
     def start_roll_call(self) -> None:
         """From here on a rank that is gone is noticed by all, and one that hangs is known by its number."""
         if self.size > 1:
             self._roll_call = open_roll_call(self, self._timeout_s, self._position, self._on_lost)
 
+    def beside(self) -> tuple[Self, Courier]:
+        """Another transport between the same ranks, and the thread that it is for; every rank calls it.
+
+        Both ends of a failure are shared. Raises where `obstacle_beside` has a word.
+        """
+        if self._beside is None:
+            twin = copy.copy(self)
+            twin.buffers, twin.bytes_sent = Buffers(), 0
+            twin._meet_again()
+            self._beside = twin, Courier(twin.end_with)
+        return self._beside
+
+    @abstractmethod
+    def obstacle_beside(self) -> str:
+        """Why two threads of a rank cannot use the library below at once; empty where they can."""
+
     def close(self) -> None:
+        if self._beside is not None:
+            twin, courier = self._beside
+            courier.stop()
+            twin._leave_again()
         if self._roll_call is not None:
             self._roll_call.leave()
         self._watchdog.stop()
@@ -54,6 +77,14 @@ class WorldTransport(Transport):
         os._exit(1)
 
     @abstractmethod
+    def _meet_again(self) -> None:
+        """Replaces what the library below calls a world by another one of the same ranks, in a copy of a transport."""
+
+    @abstractmethod
+    def _leave_again(self) -> None:
+        """Undoes `_meet_again`."""
+
+    @abstractmethod
     def _leave(self) -> None:
         """Gives back what the library below holds."""
 
@@ -64,7 +95,7 @@ class WorldTransport(Transport):
     @contextmanager
     def _waiting(self, what: str) -> Iterator[None]:
         """Around each operation that needs the other ranks."""
-        self._operations += 1
+        self.where.begin_operation()
         try:
             with self._watchdog.waiting_for(what):
                 yield
@@ -77,7 +108,7 @@ class WorldTransport(Transport):
             ) from error
 
     def _position(self) -> tuple[int, int]:
-        return self.step, self._operations
+        return self.where.step, self.where.operations
 
     def _at_step(self) -> str:
         return f" at step {self.step}" if self.step else " before step 1"

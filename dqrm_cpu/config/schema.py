@@ -188,6 +188,11 @@ class CommConfig:
         "add what rounding took from a gradient to the next one; mlp: of the MLPs; all: of the tables too",
         choices=("none", "mlp", "all"),
     )
+    overlap: str = setting(
+        "auto",
+        "send tables' gradients in a thread while the rest of the backward runs; auto: where cores are left for it",
+        choices=("auto", "on", "off"),
+    )
     simulated_ranks: int = setting(
         1, "data-parallel ranks played one after another in each process (paper, Algorithm 1)", minimum=1, maximum=1024
     )

@@ -200,14 +200,23 @@ class Dlrm:
 
     def backward(self, grad_logits: Tensor, workspace: Workspace, gradients: DenseGradients) -> None:
         """From the gradient of the logits f32[B] to `gradients` and workspace.grad_features (of the latest forward)."""
+        self.backward_top(grad_logits, workspace, gradients)
+        self.backward_bottom(workspace, gradients)
+
+    def backward_top(self, grad_logits: Tensor, workspace: Workspace, gradients: DenseGradients) -> None:
+        """The first half of a backward: the top MLP's gradients, and those of all features."""
         spans = self.spans
-        of_bottom, of_top = self._of_mlps(gradients.scales)
+        _, of_top = self._of_mlps(gradients.scales)
         with spans.mlp_backward:
             grad = self._top.backward(grad_logits.view(-1, 1), gradients.top, of_top, needs_grad_input=True)
         assert grad is not None
         with spans.interaction:
             self._interaction.backward(workspace.features, grad, workspace.grad_features)
-        with spans.mlp_backward:
+
+    def backward_bottom(self, workspace: Workspace, gradients: DenseGradients) -> None:
+        """The second half: the bottom MLP's gradients, which nothing else waits for."""
+        of_bottom, _ = self._of_mlps(gradients.scales)
+        with self.spans.mlp_backward:
             self._bottom.backward(workspace.grad_features[:, 0, :], gradients.bottom, of_bottom, needs_grad_input=False)
 
     def backward_tables_(self, grad: SparseGrad, step: Tensor, gradients: DenseGradients) -> None:

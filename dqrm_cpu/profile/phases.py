@@ -22,8 +22,9 @@ class Phase(IntEnum):
     MLP_EXCHANGE = 12
     EMBEDDING_UPDATE = 13
     DENSE_UPDATE = 14
-    EVALUATION = 15  # from here on: between steps
-    CHECKPOINT = 16
+    WIRE_HIDDEN = 15  # of messages on the wire, while the step computed something else
+    EVALUATION = 16  # from here on: between steps
+    CHECKPOINT = 17
 
     @property
     def key(self) -> str:
@@ -35,5 +36,8 @@ class Phase(IntEnum):
         return words.replace("_", " ")
 
 
-STEP_PHASES = tuple(phase for phase in Phase if phase < Phase.EVALUATION)
+STEP_PHASES = tuple(phase for phase in Phase if phase < Phase.WIRE_HIDDEN)
 """Those that make up a step; never one inside another, so that they add up."""
+
+OCCASIONS = (Phase.EVALUATION, Phase.CHECKPOINT)
+"""Those between steps."""

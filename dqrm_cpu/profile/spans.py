@@ -21,7 +21,8 @@ from dqrm_cpu.profile.phases import STEP_PHASES, Phase
 STEP_LABEL = "step"
 
 _RING_STEPS = 1024
-_WALL = len(STEP_PHASES)  # the column behind those of the phases
+_COUNTED = (*STEP_PHASES, Phase.WIRE_HIDDEN)
+_WALL = len(_COUNTED)  # the column behind those of the phases
 
 
 class Observer(Protocol):
@@ -142,7 +143,7 @@ class SpanSummary(NamedTuple):
 
 
 class Spans:
-    """The spans of a rank's main thread, and what they add up to."""
+    """The spans of a rank's main thread, and what they add up to; `wire_beside` is for a thread that sends."""
 
     def __init__(self, observer: Observer | None = None) -> None:
         self._observer = observer
@@ -165,6 +166,8 @@ class Spans:
         self.coalesce = self._span(Phase.COALESCE)
         self.quantize_gradients = self._span(Phase.QUANTIZE_GRADIENTS)
         self.wire = self._span(Phase.WIRE)
+        # Of another thread: an observer sees it, and the step does not count it.
+        self.wire_beside = self._uncounted(Phase.WIRE)
         self.merge = self._span(Phase.MERGE)
         self.mlp_exchange = self._span(Phase.MLP_EXCHANGE)
         self.embedding_update = self._span(Phase.EMBEDDING_UPDATE)
@@ -172,10 +175,20 @@ class Spans:
         self.evaluation = self._occasion(Phase.EVALUATION)
         self.checkpoint = self._occasion(Phase.CHECKPOINT)
 
+    def hide(self, nanoseconds: int) -> None:
+        """So long a message was under way in another thread, and nobody waited for it."""
+        self._totals[Phase.WIRE_HIDDEN] += max(0, nanoseconds)
+
     def _span(self, phase: Phase) -> Span:
+        return self._adding(phase, self._totals)
+
+    def _uncounted(self, phase: Phase) -> Span:
+        return self._adding(phase, array("q", bytes(8 * len(_COUNTED))))
+
+    def _adding(self, phase: Phase, totals: "array[int]") -> Span:
         if self._observer is None:
-            return Span(phase, self._totals)
-        return ObservedSpan(phase, self._totals, self._observer)
+            return Span(phase, totals)
+        return ObservedSpan(phase, totals, self._observer)
 
     def _occasion(self, phase: Phase) -> Occasion:
         return Occasion(phase, self._durations[phase], self._observer)
@@ -220,7 +233,7 @@ class Spans:
 
     def _drain(self) -> None:
         rows = self._ring[: self._filled]
-        for phase in STEP_PHASES:
+        for phase in _COUNTED:
             self._durations[phase].add(rows[:, phase])
         self._step_durations.add(rows[:, _WALL])
         self._filled = 0

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from statistics import fmean, median
 
-from dqrm_cpu.profile.phases import STEP_PHASES, Phase
+from dqrm_cpu.profile.phases import OCCASIONS, Phase
 from dqrm_cpu.report.phase_figures import Bar, bar_of, working_ms
 from dqrm_cpu.report.run_files import RunFiles
 
@@ -43,7 +43,7 @@ def _spans(run: RunFiles) -> Iterator[str]:
             f"its steps are uneven, {summary.step.mean_ms:.2f} ms on average, {summary.step.median_ms:.2f} ms in "
             "the middle: something else uses the same cores, or there are more threads than cores (--train.threads)."
         )
-    occasions = sum(found.total_ms for phase, found in summary.phases.items() if phase not in STEP_PHASES)
+    occasions = sum(found.total_ms for phase, found in summary.phases.items() if phase in OCCASIONS)
     total = occasions + summary.step.total_ms
     if occasions > _BETWEEN_SHARE * total:
         yield (

@@ -83,15 +83,16 @@ class TrainingLoop:
         transport.step = number + 1
         rate = self._learning_rate.at(state.step + 1)
         spans = self._session.model.spans
-        sent, parts = transport.bytes_sent, self._session.step.sent
+        sent = self._session.step.sent
         spans.begin_step()
         with spans.data:
             shares = loader.batches(number)
         outcome = self._session.step(state.step, shares, loader.global_size(number), rate, self._around.stop.requested)
         spans.step_done()
-        self._bytes_sent += transport.bytes_sent - sent
+        newly_sent = self._session.step.sent.minus(sent)
+        self._bytes_sent += sum(newly_sent)
         state.step += 1
-        self._recorder.stepped(outcome.loss, self._session.step.sent.minus(parts))
+        self._recorder.stepped(outcome.loss, newly_sent)
         self._around.progress.update(state.step, outcome.loss)
         if self._due(self._config.train.log_every):
             self._recorder.log_training(rate, shares[0])

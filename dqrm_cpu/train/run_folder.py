@@ -41,6 +41,7 @@ class MetricsRow:
     coalesce_ms: float = math.nan
     quantize_ms: float = math.nan
     wire_ms: float = math.nan
+    wire_hidden_ms: float = math.nan
     merge_ms: float = math.nan
     mlp_exchange_ms: float = math.nan
     update_ms: float = math.nan

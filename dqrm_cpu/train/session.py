@@ -161,4 +161,5 @@ def wire_settings(config: Config) -> WireSettings:
         comm.simulated_scale,
         comm.rounding,
         config.seed,
+        comm.overlap,
     )

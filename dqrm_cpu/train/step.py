@@ -102,7 +102,8 @@ class TrainingStep:
         gradients, spans = self._gradients[0], self._spans
         with spans.data:
             bags = self._model.bags(batch)
-        self._forward_backward(batch, bags, global_batch, step, gradients)
+        self._forward_backward_top(batch, bags, global_batch, step, gradients)
+        self._backward_bottom(batch, gradients)
         outcome = _outcome(iteration, gradients)
         self._model.inputs.follow(gradients.input_maxima)
         grad_features = self._workspace.first(batch.size).grad_features
@@ -115,22 +116,19 @@ class TrainingStep:
     def _step_together(
         self, iteration: int, shares: Sequence[Batch], global_batch: int, step: Tensor, lr: float
     ) -> StepOutcome:
-        model, total, spans = self._model, self._gradients[0], self._spans
+        total, spans = self._gradients[0], self._spans
         sparse: list[SparseGrad] = []
         for batch, gradients in zip(shares, self._gradients, strict=True):
-            with spans.data:
-                bags = model.bags(batch)
-            self._forward_backward(batch, bags, global_batch, step, gradients)
-            grad_features = self._workspace.first(batch.size).grad_features
-            with spans.coalesce:
-                of_rows = model.kernels.coalesce(model.tables, bags, grad_features)
-                model.backward_tables_(of_rows, step, gradients)
-                sparse.append(of_rows)
-        merged = self._exchange.tables(sparse)
+            sparse.append(self._table_gradient(batch, global_batch, step, gradients))
+            if len(sparse) == len(shares):
+                # The tables' gradients are complete: they travel while the rest of the backward runs.
+                finish = self._exchange.begin_tables(sparse)
+            self._backward_bottom(batch, gradients)
         with spans.mlp_exchange:
             self._exchange.mlp([gradients.flat for gradients in self._gradients])
+        merged = finish()
         outcome = _outcome(iteration, total)
-        model.inputs.follow(total.input_maxima)
+        self._model.inputs.follow(total.input_maxima)
         with spans.embedding_update:
             self._optimizer.apply_tables(merged, lr, self._scales.tracker)
         with spans.dense_update:
@@ -138,10 +136,21 @@ class TrainingStep:
             self._optimizer.update_scales(total.scales.flat, lr)
         return outcome
 
-    def _forward_backward(
+    def _table_gradient(self, batch: Batch, global_batch: int, step: Tensor, gradients: DenseGradients) -> SparseGrad:
+        """Of one share; leaves what the bottom MLP's backward needs in the workspace."""
+        model = self._model
+        with self._spans.data:
+            bags = model.bags(batch)
+        self._forward_backward_top(batch, bags, global_batch, step, gradients)
+        with self._spans.coalesce:
+            of_rows = model.kernels.coalesce(model.tables, bags, self._workspace.first(batch.size).grad_features)
+            model.backward_tables_(of_rows, step, gradients)
+        return of_rows
+
+    def _forward_backward_top(
         self, batch: Batch, bags: Bags, global_batch: int, step: Tensor, gradients: DenseGradients
     ) -> None:
-        """Gradients of this share's part of the global mean loss; leaves those of the tables in the workspace."""
+        """Gradients of this share's part of the global mean loss; leaves those of the features in the workspace."""
         if batch.size == 0:
             gradients.parameters.zero_()
             gradients.scales.flat.zero_()
@@ -154,7 +163,11 @@ class TrainingStep:
             gradients.scalars[_LOSS] = click_loss(logits, batch.label) / global_batch
             grad_logits = click_loss_gradient(logits, batch.label, global_batch)
         self._model.inputs.write_seen(batch.size / global_batch, gradients.input_maxima)
-        self._model.backward(grad_logits, workspace, gradients)
+        self._model.backward_top(grad_logits, workspace, gradients)
+
+    def _backward_bottom(self, batch: Batch, gradients: DenseGradients) -> None:
+        if batch.size:
+            self._model.backward_bottom(self._workspace.first(batch.size), gradients)
 
 
 def _outcome(iteration: int, gradients: DenseGradients) -> StepOutcome:

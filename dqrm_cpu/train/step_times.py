@@ -10,6 +10,7 @@ _PHASES = (
     (Phase.COALESCE,),
     (Phase.QUANTIZE_GRADIENTS,),
     (Phase.WIRE,),
+    (Phase.WIRE_HIDDEN,),
     (Phase.MERGE,),
     (Phase.MLP_EXCHANGE,),
     (Phase.EMBEDDING_UPDATE, Phase.DENSE_UPDATE),
@@ -17,12 +18,14 @@ _PHASES = (
 
 
 class StepTimes(NamedTuple):
-    """Mean milliseconds per step on this rank. `wire_ms` and `mlp_exchange_ms` include waiting for the others."""
+    """Mean milliseconds per step on this rank. `wire_ms` and `mlp_exchange_ms` include waiting for the others;
+    `wire_hidden_ms` is what a message took while the step went on, and adds nothing to it."""
 
     ms_per_step: float = math.nan
     coalesce_ms: float = math.nan
     quantize_ms: float = math.nan
     wire_ms: float = math.nan
+    wire_hidden_ms: float = math.nan
     merge_ms: float = math.nan
     mlp_exchange_ms: float = math.nan
     update_ms: float = math.nan

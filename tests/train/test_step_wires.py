@@ -1,5 +1,6 @@
 """The training step over every wire: what each does to losses and weights; simulated against real ranks."""
 
+import itertools
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,6 +25,7 @@ from launching import run_world
 from tiny import CPU, tiny_config
 
 STEPS, RANKS = 5, 2
+OVERLAPS = ("on", "off")
 
 CASES = {
     **{wire: WireSettings(wire=wire) for wire in WIRES},
@@ -104,7 +106,7 @@ def test_ranks_without_examples(case: str) -> None:
     assert_same(run_steps(CASES[case], 5, batch_size=3), run_steps(CASES[case], 3, batch_size=3))
 
 
-@pytest.fixture(scope="session", params=["mpi", "gloo"])
+@pytest.fixture(scope="session", params=["mpi", "gloo", "oneccl"])
 def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     tests = Path(__file__).parent.parent
@@ -117,17 +119,16 @@ def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def worker() -> None:
     """One real rank: every case, results to FOLDER/CASE.RANK.npz."""
     torch.set_num_threads(1)
-    with open_transport(sys.argv[1], timeout_s=60) as transport:
-        for case, wires in CASES.items():
-            np.savez(
-                Path(sys.argv[2]) / f"{case}.{transport.rank}.npz",
-                **run_steps(wires, transport=transport, quant=QUANT.get(case)),
-            )
+    with open_transport(sys.argv[1], timeout_s=60, overlap="on") as transport:
+        for (case, wires), overlap in itertools.product(CASES.items(), OVERLAPS):
+            found = run_steps(replace(wires, overlap=overlap), transport=transport, quant=QUANT.get(case))
+            np.savez(Path(sys.argv[2]) / f"{case}.{overlap}.{transport.rank}.npz", **found)
 
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("case", CASES)
 def test_real_ranks_train_as_simulated_ranks_to_the_bit(real: Path, case: str) -> None:
+    """Whether or not tables travel while the backward runs."""
     expected = run_steps(CASES[case], simulated=RANKS, quant=QUANT.get(case))
-    for rank in range(RANKS):
-        assert_same(dict(np.load(real / f"{case}.{rank}.npz")), expected)
+    for overlap, rank in itertools.product(OVERLAPS, range(RANKS)):
+        assert_same(dict(np.load(real / f"{case}.{overlap}.{rank}.npz")), expected)
