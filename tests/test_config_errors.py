@@ -30,7 +30,7 @@ FILE_MISTAKES = [
     (
         "\n[comm]\nxxxxxxxx = 2",
         ":3: comm.xxxxxxxx: unknown key; [comm] has transport, wire, scale_reduce, rounding, mlp_gradients, "
-        "error_feedback, simulated_ranks, simulated_scale, timeout",
+        "error_feedback, overlap, simulated_ranks, simulated_scale, timeout",
     ),
     # misplaced
     ("scale_period = 2", ":1: scale_period: misplaced key; scale_period belongs in [quant]"),

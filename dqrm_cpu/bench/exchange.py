@@ -18,6 +18,7 @@ MLP_FORMS = MappingProxyType({"mlp_fp32": ("fp32", "none"), "mlp_bf16": ("bf16",
 """By name: the form of MLP gradients and the error feedback."""
 
 STEP_WIRES = ("sparse", "int8")
+STEP_OVERLAPS = ("off", "on")
 PER_TABLE, FUSED = "torch_gloo_per_table", "torch_gloo_fused"
 STEP_TABLE_BYTES = 1_000_000_000
 
@@ -65,8 +66,8 @@ def contestant_name(transport: str, what: str) -> str:
     return f"{transport}_{what}"
 
 
-def step_name(transport: str, wire: str) -> str:
-    return f"step_{transport}_{wire}"
+def step_name(transport: str, wire: str, overlap: str = "off") -> str:
+    return f"step_{transport}_{wire}" + ("_overlap" if overlap == "on" else "")
 
 
 STEP_ALONE = "step_alone"
@@ -86,4 +87,6 @@ def ratios(transports: tuple[str, ...]) -> Iterator[Ratio]:
                 mlp_fp32 = contestant_name(transport, "mlp_fp32")
                 yield Ratio(f"{name}_over_mlp_fp32", transport, contestant_name(transport, name), mlp_fp32)
         for wire in STEP_WIRES:
-            yield Ratio(f"step_{wire}_over_alone", transport, step_name(transport, wire), STEP_ALONE)
+            apart, overlapping = step_name(transport, wire), step_name(transport, wire, "on")
+            yield Ratio(f"step_{wire}_over_alone", transport, apart, STEP_ALONE)
+            yield Ratio(f"step_{wire}_overlap_on_over_off", transport, overlapping, apart)

@@ -5,6 +5,7 @@ One rank works alone while the others wait: all the machine's memory bandwidth i
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from dqrm_cpu.bench.arena import Arenas
 from dqrm_cpu.bench.cases import Case, cap_tables
 from dqrm_cpu.bench.contestant import Contestant
-from dqrm_cpu.bench.exchange import STEP_ALONE, STEP_TABLE_BYTES, STEP_WIRES, step_name
+from dqrm_cpu.bench.exchange import STEP_ALONE, STEP_OVERLAPS, STEP_TABLE_BYTES, STEP_WIRES, step_name
 from dqrm_cpu.bench.ours_step import OursStep
 from dqrm_cpu.bench.pool import Work
 from dqrm_cpu.comm.transport import Transport
@@ -33,14 +34,14 @@ def step_contestants(case: Case, transports: Sequence[Transport]) -> list[Contes
     contestants: list[Contestant] = [
         _Alone(OursStep(STEP_ALONE, _about("one rank, one process"), case.config, arenas), rank)
     ]
-    for transport in transports:
-        for wire in STEP_WIRES:
-            about = _about(
-                f"{size} ranks, each with its share of the same batch, comm.wire {wire} over {transport.name}"
-            )
-            config = replace(case.config, comm=replace(case.config.comm, wire=wire))
-            step = OursStep(step_name(transport.name, wire), about, config, arenas, transport)
-            contestants.append(_Share(step, rank, size))
+    for transport, (wire, overlap) in product(transports, product(STEP_WIRES, STEP_OVERLAPS)):
+        about = _about(
+            f"{size} ranks, each with its share of the same batch, comm.wire {wire}, comm.overlap {overlap}, over "
+            f"{transport.name}"
+        )
+        config = replace(case.config, comm=replace(case.config.comm, wire=wire, overlap=overlap))
+        step = OursStep(step_name(transport.name, wire, overlap), about, config, arenas, transport)
+        contestants.append(_Share(step, rank, size))
     return contestants
 
 

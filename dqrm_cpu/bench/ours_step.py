@@ -80,7 +80,7 @@ def make_parts(
     """On the shared tables."""
     model, scales = model_on_shared_tables(config, arenas, kernels, spans)
     optimizer = select_optimizer(config.train, model)
-    wires = WireSettings(wire=config.comm.wire)
+    wires = WireSettings(wire=config.comm.wire, overlap=config.comm.overlap)
     step = TrainingStep(model, scales, optimizer, transport, 1, config.train.batch_size, wires)
     return Parts(model, scales, optimizer, step)
 

@@ -35,7 +35,7 @@ def _differences(documents: list[dict[str, str]]) -> Iterator[str]:
         for rank, document in enumerate(documents):
             holders.setdefault(document.get(key, _ABSENT), []).append(rank)
         if len(holders) > 1:
-            yield f"{key}: " + ", ".join(f"{value} on {ranks_in_words(ranks)}" for value, ranks in holders.items())
+            yield f"{key}: {told_apart(holders)}"
 
 
 def _leaves(path: str, value: Json) -> Iterator[tuple[str, str]]:
@@ -48,6 +48,11 @@ def _leaves(path: str, value: Json) -> Iterator[tuple[str, str]]:
             yield from _leaves(f"{path}[{index}]", inner)
     else:
         yield path, json.dumps(value)
+
+
+def told_apart(holders: Mapping[str, list[int]]) -> str:
+    """What which ranks hold: `value on ranks 0-2, value on rank 3`."""
+    return ", ".join(f"{value} on {ranks_in_words(ranks)}" for value, ranks in holders.items())
 
 
 def ranks_in_words(ranks: list[int]) -> str:

@@ -2,8 +2,10 @@
 
 import importlib
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
+from dqrm_cpu.comm.agreement import told_apart
 from dqrm_cpu.comm.buffers import Bytes
 from dqrm_cpu.comm.deadline import deadline
 from dqrm_cpu.comm.launch import NO_LAUNCHER, SLURM, Launch
@@ -48,8 +50,8 @@ def check_world(launch: Launch, rank: int, size: int, library: str) -> None:
     )
 
 
-def joined_mpi(launch: Launch, timeout_s: float) -> Any:
-    """`load_mpi`, in the world that the launcher speaks of."""
+def joined_mpi(launch: Launch, timeout_s: float, transport: str) -> Any:
+    """`load_mpi`, in the world that the launcher speaks of, for a transport that all ranks must have been given."""
     # MPI waits without end for a rank that died before it joined, and Hydra does not notice.
     reason = (
         f"it waited more than {timeout_s:g} s for all ranks to start MPI. Another rank is gone or hangs before step 1: "
@@ -57,17 +59,31 @@ def joined_mpi(launch: Launch, timeout_s: float) -> Any:
     )
     with deadline(timeout_s, in_last_words(launch.rank, launch.size, reason)):
         mpi = load_mpi()
+        chosen = mpi.COMM_WORLD.allgather(transport)
     check_world(
         launch, mpi.COMM_WORLD.rank, mpi.COMM_WORLD.size, mpi.Get_library_version().splitlines()[0].strip("\0 ")
     )
+    _require_one_transport(chosen)
     return mpi
+
+
+def _require_one_transport(chosen: Sequence[str]) -> None:
+    """Over different ones the ranks would wait for each other until their patience ends."""
+    holders: dict[str, list[int]] = {}
+    for rank, name in enumerate(chosen):
+        holders.setdefault(name, []).append(rank)
+    if len(holders) > 1:
+        raise CommError(
+            f"the ranks were given different transports, {told_apart(holders)}: start all with the same "
+            f"--comm.transport."
+        )
 
 
 class MpiTransport(WorldTransport):
     """All ranks of MPI_COMM_WORLD."""
 
     def __init__(self, launch: Launch, timeout_s: float, reason: str) -> None:
-        mpi = self._mpi = joined_mpi(launch, timeout_s)
+        mpi = self._mpi = joined_mpi(launch, timeout_s, "mpi")
         self._comm = mpi.COMM_WORLD
         self._failures = (mpi.Exception,)
         super().__init__("mpi", self._comm.rank, self._comm.size, reason, timeout_s)

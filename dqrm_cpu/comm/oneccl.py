@@ -70,7 +70,7 @@ class OneCclTransport(WorldTransport):
     def _share_through_mpi(self, launch: Launch, timeout_s: float) -> Callable[[bytes], bytes]:
         from dqrm_cpu.comm.mpi import joined_mpi
 
-        self._mpi = joined_mpi(launch, timeout_s)
+        self._mpi = joined_mpi(launch, timeout_s, "oneccl")
 
         def share(mine: bytes) -> bytes:
             theirs: bytes = self._mpi.COMM_WORLD.bcast(mine, 0)

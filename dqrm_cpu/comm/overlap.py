@@ -81,7 +81,7 @@ def open_carrier(transport: Transport, overlap: str, spans: Spans) -> Carrier:
         raise ConfigError(f"comm.overlap on is not possible over {transport.name}, {obstacle}: set it to auto or off")
     if not bool(transport.allgather_small(np.array([not obstacle])).all()):
         return Carrier(transport, spans)
-    if overlap == "auto" and not _cores_are_left(transport):
+    if overlap == "auto" and not (transport.waits_asleep or _cores_are_left(transport)):
         return Carrier(transport, spans)
     twin, courier = transport.beside()
     return Carrier(twin, spans, courier)

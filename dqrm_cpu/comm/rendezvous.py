@@ -54,7 +54,7 @@ def _meet_through_mpi(launch: Launch, timeout_s: float) -> Store:
         raise CommError("mpi4py is not installed")
     from dqrm_cpu.comm.mpi import joined_mpi
 
-    mpi = joined_mpi(launch, timeout_s)
+    mpi = joined_mpi(launch, timeout_s, "gloo")
     comm = mpi.COMM_WORLD
     on_one_host = comm.Split_type(mpi.COMM_TYPE_SHARED).size == comm.size
     if on_one_host:

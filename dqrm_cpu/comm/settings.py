@@ -28,7 +28,7 @@ class WireSettings:
     mlp_gradients: str = "fp32"
     error_feedback: str = "none"
     simulated_scale: str = "all"  # first: the first micro-batch's own scale serves the others (Algorithm 1)
-    rounding: str = "nearest"  # of integer wires
+    rounding: str = "nearest"  # of integers: of tables, and of INT8 gradients of MLPs
     seed: int = 0  # of stochastic rounding
     overlap: str = "auto"  # of the tables' message with what is left of the backward, and with the MLPs' exchange
 

@@ -115,9 +115,13 @@ def _codec(settings: WireSettings, transport: Transport, num_local: int, merge: 
         return IntegerCodec(width, container == "fp32", rule)
     from dqrm_cpu.comm.stochastic import Chances, StochasticCodec
 
-    ranks = range(transport.rank * num_local, (transport.rank + 1) * num_local)
-    chances = Chances(settings.seed, ranks, lambda: transport.step)
+    chances = Chances(settings.seed, _own_ranks(transport, num_local), lambda: transport.step)
     return StochasticCodec(width, container == "fp32", rule, chances)
+
+
+def _own_ranks(transport: Transport, num_local: int) -> range:
+    """Those that this process stands for."""
+    return range(transport.rank * num_local, (transport.rank + 1) * num_local)
 
 
 def _mlp_exchange(
@@ -129,10 +133,23 @@ def _mlp_exchange(
 ) -> MlpExchange:
     if settings.mlp_gradients == "fp32":
         return Fp32Mlp(transport)
-    form: Form = Bf16Form() if settings.mlp_gradients == "bf16" else Int8Form(ScaleRule.of(settings, "int8"))
+    form = Bf16Form() if settings.mlp_gradients == "bf16" else _int8_form(settings, transport, num_local)
     parts = Parts(num_parameters, transport.size * num_local)
     feedback = None
     if settings.error_feedback != "none":
         feedback = Residuals(transport, num_local, parts.padded), Residuals(transport, num_local, parts.part)
         residuals |= {"feedback.mlp": feedback[0], "feedback.mlp_sum": feedback[1]}
     return ShortMlp(transport, form, parts, feedback)
+
+
+def _int8_form(settings: WireSettings, transport: Transport, num_local: int) -> Form:
+    rule = ScaleRule.of(settings, "int8")
+    if settings.rounding == "nearest":
+        return Int8Form(rule)
+    # Here, because it loads numba.
+    from dqrm_cpu.comm.stochastic import Chances, StochasticInt8Form
+
+    own, total = _own_ranks(transport, num_local), transport.size * num_local
+    # At each step the senders' gradients, then the sums of the parts; neither shares its chances with a rank's tables.
+    roles = [role * total + rank for role in (1, 2) for rank in own]
+    return StochasticInt8Form(rule, Chances(settings.seed, roles, lambda: transport.step))

@@ -126,12 +126,13 @@ def _scales_are_used(config: Config) -> Conflict | None:
 
 
 def _rounding_is_of_integers(config: Config) -> Conflict | None:
-    if config.comm.rounding == "nearest" or _integer_wire(config):
+    comm = config.comm
+    if comm.rounding == "nearest" or _integer_wire(config) or comm.mlp_gradients == "int8":
         return None
     return Conflict(
-        ("comm.rounding", "comm.wire"),
-        f"comm.rounding {config.comm.rounding} is about integers, and comm.wire {config.comm.wire} sends none, set "
-        "that to int8",
+        ("comm.rounding", "comm.wire", "comm.mlp_gradients"),
+        f"comm.rounding {comm.rounding} is about integers, and neither comm.wire {comm.wire} nor comm.mlp_gradients "
+        f"{comm.mlp_gradients} sends any, set one of them to int8",
     )
 
 

@@ -179,7 +179,7 @@ class CommConfig:
     )
     rounding: str = setting(
         "nearest",
-        "of integer wires; stochastic: up or down by chance, right on average",
+        "of integer gradients; stochastic: up or down by chance, right on average",
         choices=("nearest", "stochastic"),
     )
     mlp_gradients: str = setting("fp32", "form of the MLPs' gradients between ranks", choices=("fp32", "bf16", "int8"))

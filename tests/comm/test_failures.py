@@ -74,6 +74,21 @@ def test_a_rank_that_is_gone_before_mpi_started_is_not_waited_for_without_end(tr
     assert "waited more than 3 s for all ranks to start MPI. Another rank is gone" in world.ranks[0].stderr
 
 
+OF_TWO_MINDS = """
+import os
+from dqrm_cpu.comm.select import open_transport
+open_transport("mpi" if os.environ["PMI_RANK"] == "1" else "gloo", timeout_s=20)
+"""
+
+
+def test_ranks_with_different_transports_are_told_so() -> None:
+    world = run_world("mpi", ["-c", OF_TWO_MINDS], 2, timeout_s=TIMEOUT_S)
+    assert not world.timed_out
+    assert world.returncode != 0
+    for rank in world.ranks:
+        assert "the ranks were given different transports, gloo on rank 0, mpi on rank 1: start all" in rank.stderr
+
+
 def test_a_launcher_of_another_mpi_is_refused() -> None:
     """Under Open MPI's mpirun another library sees no launcher: each process gets a world of one."""
     place = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}

@@ -74,9 +74,9 @@ def test_a_folder_that_others_can_write_to_is_not_loaded_from(cache: Path, monke
 
 def test_settings_of_the_user_stay(tmp_path: Path) -> None:
     chosen = {"CCL_ATL_TRANSPORT": "ofi", "FI_PROVIDER": "verbs", "CCL_LOG_LEVEL": "info"}
-    assert not chosen.keys() & oneccl_defaults(chosen, through_mpi=True, prefix=tmp_path)
+    assert not chosen.keys() & oneccl_defaults(chosen, through_mpi=True, offload=False, prefix=tmp_path)
 
 
 @pytest.mark.parametrize(("through_mpi", "provider"), [(True, None), (False, "tcp")])
 def test_libfabric_is_told_what_to_use_only_where_oneccl_does(through_mpi: bool, provider: str | None) -> None:
-    assert oneccl_defaults({}, through_mpi).get("FI_PROVIDER") == provider
+    assert oneccl_defaults({}, through_mpi, offload=False).get("FI_PROVIDER") == provider

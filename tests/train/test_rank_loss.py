@@ -19,10 +19,13 @@ from launching import World, run_gloo, run_mpi
 pytestmark = [pytest.mark.mpi, pytest.mark.slow]
 
 LAUNCHERS = {
-    "mpi": ("mpi", run_mpi),
-    "gloo": ("gloo", run_gloo),
-    "oneccl-mpi": ("oneccl", run_mpi),
-    "oneccl-ofi": ("oneccl", run_gloo),
+    "mpi": ("mpi", run_mpi, "off"),
+    "gloo": ("gloo", run_gloo, "off"),
+    "oneccl-mpi": ("oneccl", run_mpi, "off"),
+    "oneccl-ofi": ("oneccl", run_gloo, "off"),
+    "mpi-overlap": ("mpi", run_mpi, "on"),
+    "gloo-overlap": ("gloo", run_gloo, "on"),
+    "oneccl-overlap": ("oneccl", run_mpi, "on"),
 }
 RANKS = 2
 COMM_TIMEOUT_S = 6
@@ -88,9 +91,10 @@ def lose(world: str, number: signal.Signals, run_dir: Path) -> tuple[int, World]
     moment = random.Random(f"{world} {number.name}")
     victim = moment.randrange(RANKS)
     assassin = Assassin(run_dir, victim, number, moment.uniform(0, LONGEST_STEP_S))
-    transport, run = LAUNCHERS[world]
+    transport, run, overlap = LAUNCHERS[world]
     assassin.start()
     arguments = ["--run-dir", run_dir, "--comm.transport", transport, "--comm.timeout", str(COMM_TIMEOUT_S)]
+    arguments += ["--comm.overlap", overlap]
     ended = run([*TRAIN, *arguments], RANKS, timeout_s=2 * PATIENCE_S)
     assassin.join()
     assert assassin.others_ended, ended

@@ -27,6 +27,7 @@ CHOICES = {
     "comm.error_feedback": settings.ERROR_FEEDBACKS,
     "comm.simulated_scale": settings.SIMULATED_SCALES,
     "comm.rounding": settings.ROUNDINGS,
+    "comm.overlap": settings.OVERLAPS,
     "comm.transport": settings.TRANSPORT_NAMES,
 }
 SMALL = ["--model.table-rows", "40,3,500", "--data.train-rows", "1000", "--train.batch-size", "50"]
@@ -64,7 +65,7 @@ FEEDBACK = {"mlp_gradients": "int8", "error_feedback": "mlp"}
 @pytest.mark.parametrize(
     "comm",
     [
-        {"wire": "int8", "rounding": "stochastic"},
+        {"wire": "int8", "rounding": "stochastic", "mlp_gradients": "int8"},
         {"wire": "dense"},
         FEEDBACK,
         {"wire": "int8", **FEEDBACK, "error_feedback": "all"},
@@ -89,7 +90,7 @@ def test_feedback_of_another_number_of_ranks_is_refused(tmp_path: Path) -> None:
         ({"error_feedback": "mlp"}, "comm.error_feedback"),
         ({"error_feedback": "all", "mlp_gradients": "int8"}, "comm.error_feedback"),
         ({"scale_reduce": "mean"}, "comm.scale_reduce"),
-        ({"rounding": "stochastic", "mlp_gradients": "int8"}, "comm.rounding"),
+        ({"rounding": "stochastic", "mlp_gradients": "bf16"}, "comm.rounding"),
         ({"simulated_scale": "first", "simulated_ranks": 2, "mlp_gradients": "bf16"}, "comm.simulated_scale"),
         ({"simulated_scale": "first", "wire": "int8"}, "comm.simulated_scale"),
     ],
