@@ -1,22 +1,21 @@
 """Contestants that carry the gradients of both MLPs."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
 from dqrm_cpu.bench.exchange import MLP_FORMS, contestant_name
+from dqrm_cpu.bench.exchange_ours import OurExchange
 from dqrm_cpu.bench.pool import Work
 from dqrm_cpu.comm.settings import WireSettings
 from dqrm_cpu.comm.transport import Transport
-from dqrm_cpu.comm.wires import GradientExchange, Shape, open_exchange
+from dqrm_cpu.comm.wires import Shape, open_exchange
 from dqrm_cpu.kernels.types import SparseGrad
 from dqrm_cpu.model.dlrm import DenseGradients
 
 _GRADIENT_SIZE = 1e-3
 
 
-class OurMlp:
+class OurMlp(OurExchange):
     """A flat gradient in one of our forms. Includes a copy of it: the sum replaces what was summed."""
 
     def __init__(self, transport: Transport, name: str, num_parameters: int) -> None:
@@ -25,7 +24,6 @@ class OurMlp:
         self.about = f"comm.mlp-gradients {form}, error feedback {feedback}, over {transport.name}"
         self._transport, self._num_parameters = transport, num_parameters
         self._settings = WireSettings(mlp_gradients=form, error_feedback=feedback)
-        self._exchange: GradientExchange | None = None
 
     def setup(self) -> None:
         shape = Shape(torch.zeros(2, dtype=torch.int64), 1, self._num_parameters)
@@ -41,15 +39,6 @@ class OurMlp:
         self._flat.copy_(self._source)
         self._exchange.mlp([self._flat])
         return self._flat
-
-    def bytes_sent(self, work: Work) -> Mapping[str, int]:
-        assert self._exchange is not None
-        before = self._exchange.sent
-        self.step(work)
-        return self._exchange.sent.minus(before)._asdict()
-
-    def teardown(self) -> None:
-        self._exchange = None
 
 
 def _no_tables(grads: object) -> SparseGrad:

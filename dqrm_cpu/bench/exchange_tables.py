@@ -9,10 +9,11 @@ from torch import Tensor
 
 from dqrm_cpu.bench.contestant import AbsentError
 from dqrm_cpu.bench.exchange import FUSED, PER_TABLE, contestant_name
+from dqrm_cpu.bench.exchange_ours import OurExchange
 from dqrm_cpu.bench.pool import Work
 from dqrm_cpu.comm.settings import WireSettings
 from dqrm_cpu.comm.transport import Transport
-from dqrm_cpu.comm.wires import GradientExchange, Shape, open_exchange
+from dqrm_cpu.comm.wires import Shape, open_exchange
 from dqrm_cpu.config import ModelConfig
 from dqrm_cpu.errors import ConfigError
 from dqrm_cpu.kernels.interface import Kernels
@@ -39,21 +40,20 @@ class TableMaterial:
         return self.kernels.coalesce(self.tables, Bags(work.batch.ids, None), self.grad_features)
 
 
-class OurTables:
+class OurTables(OurExchange):
     """Coalesce, and one of our wires over one of our transports."""
 
     def __init__(self, material: TableMaterial, transport: Transport, wire: str) -> None:
         self.name = contestant_name(transport.name, wire)
         self.about = f"rows coalesced, all tables in one message, comm.wire {wire} over {transport.name}"
         self._material, self._transport, self._wire = material, transport, wire
-        self._exchange: GradientExchange | None = None
         self.spans = Spans()
 
     def setup(self) -> None:
         self.spans = Spans()
         tables, kernels = self._material.tables, self._material.kernels
         shape = Shape(tables.row_offset, tables.dim, num_parameters=1)
-        settings = WireSettings(wire=self._wire)
+        settings = WireSettings(wire=self._wire, overlap="off")
         try:
             self._exchange = open_exchange(settings, self._transport, 1, shape, kernels.merge_sparse, self.spans)
         except ConfigError as error:
@@ -68,15 +68,6 @@ class OurTables:
         values = self._exchange.tables([grad]).values
         self.spans.step_done()
         return values
-
-    def bytes_sent(self, work: Work) -> Mapping[str, int]:
-        assert self._exchange is not None
-        before = self._exchange.sent
-        self.step(work)
-        return self._exchange.sent.minus(before)._asdict()
-
-    def teardown(self) -> None:
-        self._exchange = None
 
 
 class TorchTables:

@@ -4,16 +4,12 @@ The message takes a second way between the ranks, in a thread of its own, so tha
 the MLPs nor they behind it. What travels and how it is summed stays the same, to the bit.
 """
 
-import json
-import os
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import Generic, TypeVar
 
 import numpy as np
-import torch
 
 from dqrm_cpu.comm.courier import Courier
 from dqrm_cpu.comm.transport import Transport
@@ -81,19 +77,5 @@ def open_carrier(transport: Transport, overlap: str, spans: Spans) -> Carrier:
         raise ConfigError(f"comm.overlap on is not possible over {transport.name}, {obstacle}: set it to auto or off")
     if not bool(transport.allgather_small(np.array([not obstacle])).all()):
         return Carrier(transport, spans)
-    if overlap == "auto" and not (transport.waits_asleep or _cores_are_left(transport)):
-        return Carrier(transport, spans)
     twin, courier = transport.beside()
     return Carrier(twin, spans, courier)
-
-
-def _cores_are_left(transport: Transport) -> bool:
-    """Whether every host has a core for the second thread of each of its ranks: one that waits takes all of it."""
-    own = [socket.gethostname(), sorted(os.sched_getaffinity(0)), torch.get_num_threads()]
-    told = transport.allgatherv(np.frombuffer(json.dumps(own).encode(), dtype=np.uint8))
-    cores: dict[str, set[int]] = {}
-    wanted: dict[str, int] = {}
-    for host, allowed, threads in (json.loads(message.tobytes()) for message in told):
-        cores.setdefault(host, set()).update(allowed)
-        wanted[host] = wanted.get(host, 0) + threads + 1
-    return all(len(cores[host]) >= wanted[host] for host in cores)

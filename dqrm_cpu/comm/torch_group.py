@@ -79,7 +79,6 @@ class TorchTransport(WorldTransport):
         if dist.is_initialized():
             raise CommError("torch.distributed is in use in this process already: close that process group first.")
         self._device = backend.device
-        self.waits_asleep = backend.torch_name == "gloo"
         self._patience = datetime.timedelta(seconds=timeout_s + _PATIENCE_BEYOND_OURS_S)
         self._group: dist.ProcessGroup | None = None  # torch's default one
         if backend.device.type == "cuda":

@@ -28,9 +28,6 @@ class WorldTransport(Transport):
     _failures: tuple[type[BaseException], ...] = ()
     """What the library below raises when an operation fails."""
 
-    waits_asleep = False
-    """Whether a thread that waits for the others leaves its core to whoever can use it."""
-
     def __init__(self, name: str, rank: int, size: int, reason: str, timeout_s: float) -> None:
         super().__init__(name, rank, size, reason)
         self._timeout_s = timeout_s

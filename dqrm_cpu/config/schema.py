@@ -190,7 +190,7 @@ class CommConfig:
     )
     overlap: str = setting(
         "auto",
-        "send tables' gradients in a thread while the rest of the backward runs; auto: where cores are left for it",
+        "send tables' gradients in a thread while the rest of the backward runs; auto: where the transport can",
         choices=("auto", "on", "off"),
     )
     simulated_ranks: int = setting(
