@@ -53,7 +53,7 @@ class Carrier:
             since = perf_counter_ns()
             with self._spans.wire:
                 delivery = errand.wait()
-            self._spans.hide(min(since, errand.end_ns) - errand.start_ns)
+            self._spans.wire_hidden(min(since, errand.end_ns) - errand.start_ns)
             return then(delivery)
 
         return finish

@@ -175,7 +175,7 @@ class Spans:
         self.evaluation = self._occasion(Phase.EVALUATION)
         self.checkpoint = self._occasion(Phase.CHECKPOINT)
 
-    def hide(self, nanoseconds: int) -> None:
+    def wire_hidden(self, nanoseconds: int) -> None:
         """So long a message was under way in another thread, and nobody waited for it."""
         self._totals[Phase.WIRE_HIDDEN] += max(0, nanoseconds)
 
