@@ -62,6 +62,23 @@ def test_a_message_under_way_is_hidden_while_the_step_goes_on() -> None:
     assert spans.summary().phases[Phase.WIRE_HIDDEN].total_ms > 0
 
 
+def test_whoever_observes_sees_the_message_in_its_own_thread() -> None:
+    seen: list[tuple[str, int]] = []
+
+    class Watching:
+        def begin(self, label: str) -> None:
+            pass
+
+        def end(self, label: str, start_ns: int, end_ns: int) -> None:
+            seen.append((label, threading.get_ident()))
+
+    spans, courier = Spans(Watching()), Courier(unexpected)
+    Carrier(SingleTransport(), spans, courier).start(lambda transport: None, lambda delivery: None)()
+    courier.stop()
+    assert [label for label, _ in seen] == [Phase.WIRE.label] * 2
+    assert len({thread for _, thread in seen}) == 2
+
+
 def test_without_a_courier_everything_happens_at_once_and_nothing_is_hidden() -> None:
     spans, made = Spans(), []
     spans.begin_step()
