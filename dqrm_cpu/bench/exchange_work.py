@@ -60,7 +60,7 @@ def run_task(task: ExchangeTask) -> dict[str, Any]:
     """The figures, the same on every rank."""
     set_threads(task.threads)
     with ExitStack() as stack:
-        transports = [stack.enter_context(open_transport(name, overlap="on")) for name in task.transports]
+        transports = [stack.enter_context(open_transport(name)) for name in task.transports]
         if transports[0].size < 2:
             raise CommError("bench exchange measures what happens between ranks, and was started as one")
         case, ranks = make_case(task), Ranks(transports)
