@@ -190,7 +190,7 @@ class CommConfig:
     )
     overlap: str = setting(
         "auto",
-        "send tables' gradients in a thread while the rest of the backward runs; auto: where the transport can",
+        "send tables' gradients in a thread while the rest of the backward runs; auto: of large batches, if possible",
         choices=("auto", "on", "off"),
     )
     simulated_ranks: int = setting(

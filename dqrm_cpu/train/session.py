@@ -29,6 +29,9 @@ from dqrm_cpu.train.optimizers import Optimizer, select_optimizer
 from dqrm_cpu.train.state import RunState
 from dqrm_cpu.train.step import TrainingStep
 
+_LEAST_TO_HIDE_BYTES = 2 << 20
+"""Below, handing a message to its thread and back was measured to cost more than it hides."""
+
 
 @dataclass(frozen=True)
 class Loaders:
@@ -161,5 +164,10 @@ def wire_settings(config: Config) -> WireSettings:
         comm.simulated_scale,
         comm.rounding,
         config.seed,
-        comm.overlap,
+        "off" if comm.overlap == "auto" and _vector_bytes(config) < _LEAST_TO_HIDE_BYTES else comm.overlap,
     )
+
+
+def _vector_bytes(config: Config) -> int:
+    """Of the vectors that a batch looks up, one id per table."""
+    return 4 * config.train.batch_size * len(config.model.table_rows) * config.model.embedding_dim

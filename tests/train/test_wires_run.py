@@ -16,6 +16,7 @@ from dqrm_cpu.config.schema import ENTRIES
 from dqrm_cpu.errors import CheckpointError
 from dqrm_cpu.train.result import Result
 from dqrm_cpu.train.run import RunRequest, train
+from dqrm_cpu.train.session import wire_settings
 from dqrm_cpu.train.step_times import StepTimes
 from launching import run_world
 from tiny import tiny_config
@@ -52,6 +53,20 @@ def rows(folder: Path, phase: str) -> list[dict[str, float | None]]:
 
 def losses(folder: Path) -> dict[float | None, float | None]:
     return {row["step"]: row["loss"] for row in rows(folder, "train")}
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "asked", "used"),
+    [(1 << 16, "auto", "auto"), (1 << 10, "auto", "off"), (1 << 10, "on", "on"), (1 << 16, "off", "off")],
+)
+def test_auto_overlaps_messages_of_large_batches_only(batch_size: int, asked: str, used: str) -> None:
+    config = config_with(1, overlap=asked)
+    config = replace(
+        config,
+        model=replace(config.model, table_rows=(4, 5), embedding_dim=4),
+        train=replace(config.train, batch_size=batch_size),
+    )
+    assert wire_settings(config).overlap == used
 
 
 @pytest.mark.parametrize("key", CHOICES)
