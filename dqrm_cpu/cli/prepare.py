@@ -27,7 +27,7 @@ _ABOUT = "Turns raw click logs into a data set to train on; run it again to go o
 
 _EXAMPLES = """examples:
   dqrm-cpu prepare train.txt --format kaggle --out data/kaggle
-  dqrm-cpu prepare day_*.gz --format terabyte --max-ind-range 10000000 --out data/terabyte
+  dqrm-cpu prepare day_{0..23}.gz --format terabyte --max-ind-range 10000000 --out data/terabyte
   dqrm-cpu prepare day_24.gz --format tsv --split none --vocabulary data/terabyte --out data/day-24
   zcat logs/*.gz | dqrm-cpu prepare - --schema avazu.toml --out data/avazu
 
@@ -158,10 +158,22 @@ def _request(args: argparse.Namespace, progress: "PrepareProgress") -> "Request"
     )
     if settings.split == "last-file" and len(sources) < 2:
         raise UsageError("the last of several files is held out, but there is only one: give all, or --split")
+    if settings.split == "last-file" and args.split is None:
+        _require_number_order(args.raw)
     means = _means(args, settings, sources)
     # Without its buffer, whose lock a thread that waits for input would hold when the process wants to end.
     stdin = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
     return Request(sources, args.out, settings, means, stdin, progress.advance, progress.note)
+
+
+def _require_number_order(paths: list[str]) -> None:
+    """A shell writes day_10 before day_2: the wrong day would be held out without a word."""
+    last = max(paths, key=lambda path: [int(digits) for digits in re.findall(r"\d+", path)])
+    if len({re.sub(r"\d+", "", path) for path in paths}) == 1 and last != paths[-1]:
+        raise UsageError(
+            f"the last file is held out, which is {paths[-1]}, but {last} has the higher number: give them in order, "
+            "as in day_{0..23}.gz, or --split last-file if that one is meant"
+        )
 
 
 def _layout(args: argparse.Namespace, sources: "tuple[RawFile, ...]") -> "Layout":

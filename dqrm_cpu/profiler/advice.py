@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dqrm_cpu.config.schema import flatten
 from dqrm_cpu.profile.phases import Phase
 from dqrm_cpu.profiler.result import Profile, VariantProfile
+from dqrm_cpu.quant import finding
 
 _SCALE_SHARE = 0.05
 _COVERED_SHARE = 0.97
@@ -18,8 +19,7 @@ def mends(profile: Profile) -> Iterator[str]:
     summary, quant = own.ranks[0].summary, own.variant.config.quant
     scale = summary.share_of(Phase.SCALE)
     if scale > _SCALE_SHARE:
-        mend = "use --quant.scale-finder track" if quant.scale_finder == "scan" else "lengthen --quant.scale-period"
-        yield f"Finding scales takes {scale:.0%} of the step: {mend}."
+        yield f"Finding scales takes {scale:.0%} of the step: {finding.mend(quant)}."
     yield from _quicker(own, others)
     if summary.step.mean_ms > _UNEVEN_RATIO * summary.step.median_ms:
         yield (

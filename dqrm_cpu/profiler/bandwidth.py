@@ -6,6 +6,7 @@ from typing import NamedTuple
 from dqrm_cpu.profile.phases import Phase
 from dqrm_cpu.profiler.floors import FLOAT_BYTES
 from dqrm_cpu.profiler.result import Floors, Profile, VariantProfile
+from dqrm_cpu.quant import finding
 
 
 class Bandwidth(NamedTuple):
@@ -41,7 +42,7 @@ def _of_tables(found: VariantProfile, floors: Floors) -> Iterator[_Moved]:
     """Scans read every table, lookups the row of every id; updates read a gradient, and read and write rows."""
     config, work = found.variant.config, floors.work
     row_bytes = config.model.embedding_dim * FLOAT_BYTES
-    if config.quant.method != "none" and config.quant.scale_finder == "scan" and config.quant.scale_period == 1:
+    if finding.scans_every_step(config.quant):
         yield _Moved(Phase.SCALE, sum(config.model.table_rows) * row_bytes, floors.reading)
     if floors.rows is None:
         return

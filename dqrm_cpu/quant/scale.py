@@ -12,6 +12,7 @@ from dqrm_cpu.config import QuantConfig
 from dqrm_cpu.errors import TrainingError
 from dqrm_cpu.kernels.interface import Kernels, Tracker
 from dqrm_cpu.kernels.types import Tables
+from dqrm_cpu.quant import finding
 from dqrm_cpu.quant.select import found_formula
 from dqrm_cpu.quant.uniform import quantization_step
 from dqrm_cpu.quant.width import StepWidth, select_width
@@ -61,12 +62,11 @@ class TableScales:
         self.scan: Callable[[Tables], Tensor] = kernels.scan_absmax
         """How whole tables are read for max|W|, f32[T]."""
         self._tables = tables
-        self._period = 1 if quant.method == "hawq" else quant.scale_period
+        self._period = finding.period(quant)
         self._width = select_width(quant, tables)
         ones = torch.ones(tables.num_tables, device=tables.weight.device)
         self._state = ScaleState(ones, ones.clone(), -1, None if self._width is None else ones.clone())
-        tracked = quant.method in ("dqrm", "dorefa") and quant.scale_finder == "track"
-        self.tracker: Tracker | None = kernels.make_tracker(tables) if tracked else None
+        self.tracker: Tracker | None = kernels.make_tracker(tables) if finding.tracks(quant) else None
 
     @property
     def state(self) -> ScaleState:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from statistics import fmean, median
 
 from dqrm_cpu.profile.phases import OCCASIONS, Phase
+from dqrm_cpu.quant import finding
 from dqrm_cpu.report.phase_figures import Bar, bar_of, working_ms
 from dqrm_cpu.report.run_files import RunFiles
 
@@ -57,11 +58,7 @@ def _scale(run: RunFiles, bar: Bar) -> Iterator[str]:
     share = _share(bar, Phase.SCALE)
     if share <= _SCALE_SHARE:
         return
-    if run.config.quant.scale_finder == "scan":
-        mend = "use --quant.scale-finder track, or a longer --quant.scale-period"
-    else:
-        mend = "they are tracked already; a longer --quant.scale-period helps"
-    yield f"finding scales takes {share:.0%} of the step: {mend}."
+    yield f"finding scales takes {share:.0%} of the step: {finding.mend(run.config.quant)}."
 
 
 def _waiting(run: RunFiles, bar: Bar) -> Iterator[str]:

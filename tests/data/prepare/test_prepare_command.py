@@ -59,6 +59,18 @@ def test_mistakes_are_told_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_days_out_of_order_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a shell sorts day_*: the ninth day would be held out."""
+    days = [tmp_path / f"day_{k}" for k in (0, 1, 10, 2, 9)]
+    for number, day in enumerate(days):
+        day.write_text(criteo_text(20, seed=number))
+    command = ["prepare", "--format", "terabyte", "--out", str(tmp_path / "out")]
+    assert main([*command, *map(str, days)]) != 0
+    assert "day_9, but" in capsys.readouterr().err
+    assert main([*command, "--split", "last-file", *map(str, days)]) == 0
+    assert main([*command, "--restart", *map(str, [*days[:2], days[3], days[4], days[2]])]) == 0
+
+
 def test_a_bad_row_is_one_line_of_error(raw: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Path(raw).open("a") as file:
         file.write("oops\n")
