@@ -95,7 +95,8 @@ def _feedback_has_a_source(config: Config) -> Conflict | None:
     comm = config.comm
     if comm.error_feedback == "none":
         return None
-    if comm.mlp_gradients == "fp32":
+    of_tables = comm.error_feedback == "all" and _integer_wire(config)
+    if comm.mlp_gradients == "fp32" and not of_tables:
         return Conflict(
             ("comm.error_feedback", "comm.mlp_gradients"),
             f"comm.error_feedback {comm.error_feedback} has nothing to give back, comm.mlp_gradients fp32 loses "

@@ -5,6 +5,11 @@ from dqrm_cpu.config import QuantConfig
 _METHODS = ("dqrm", "hawq", "dorefa")
 
 
+def finds(quant: QuantConfig) -> bool:
+    """Whether scales follow from max|W| while a run trains."""
+    return quant.method in _METHODS
+
+
 def tracks(quant: QuantConfig) -> bool:
     """Whether max|W| is kept up to date by the updates."""
     return quant.method in ("dqrm", "dorefa") and quant.scale_finder == "track"
@@ -17,7 +22,7 @@ def period(quant: QuantConfig) -> int:
 
 def scans_every_step(quant: QuantConfig) -> bool:
     """Whether each step reads whole tables."""
-    return quant.method in _METHODS and not tracks(quant) and period(quant) == 1
+    return finds(quant) and not tracks(quant) and period(quant) == 1
 
 
 def mend(quant: QuantConfig) -> str:

@@ -9,6 +9,7 @@ from dqrm_cpu.config import Config
 from dqrm_cpu.errors import CheckpointError
 from dqrm_cpu.profile.phases import Phase
 from dqrm_cpu.profile.spans import SpanSummary
+from dqrm_cpu.quant import finding
 from dqrm_cpu.report.advice import warnings_of
 from dqrm_cpu.report.curves import learning_curves, memory_curves
 from dqrm_cpu.report.markup import first_and_others, folded, heading, paragraph, table, warning, words
@@ -74,7 +75,9 @@ def _summary(runs: Sequence[RunFiles]) -> Iterator[Part]:
 
 def _summary_row(run: RunFiles) -> list[str]:
     quant, result, best = run.config.quant, run.result, run.best
-    method = f"INT{quant.embedding_bits}, period {quant.scale_period}" if run.quantized else "FP32"
+    method = f"{quant.method} INT{quant.embedding_bits}" if run.quantized else "FP32"
+    if finding.finds(quant):
+        method += f", period {finding.period(quant)}"
     test: dict[str, Any] = result["test"]["best"] if result else {}
     step = run.spans[0].summary.step if run.spans else None
     return [

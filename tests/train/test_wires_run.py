@@ -115,6 +115,11 @@ def test_settings_without_effect_are_refused(comm: dict[str, object], key: str) 
     assert conflict.keys[0] == key
 
 
+def test_tables_have_feedback_of_their_own() -> None:
+    """Whether or not the MLPs' gradients lose anything."""
+    assert not list(conflicts(config_with(1, wire="int8", error_feedback="all")))
+
+
 def test_dense_gradients_of_large_tables_are_refused() -> None:
     config = replace(tiny_config(model={"table_rows": (2**31 - 1,)}), comm=replace(Config().comm, wire="dense"))
     (conflict,) = conflicts(config)
@@ -132,6 +137,7 @@ def test_one_process_sends_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("transport", ["mpi", "gloo"])
 def test_real_ranks_log_bytes_by_part_and_resume_to_the_bit(transport: str, tmp_path: Path) -> None:
     wires = ["--comm.wire", "int8", "--comm.mlp-gradients", "int8", "--comm.error-feedback", "mlp"]
+    wires += ["--comm.overlap", "on"]  # for the time of messages beside the step
     command = ["-m", "dqrm_cpu", "train", *SMALL, *wires, "--train.checkpoint-every", "4"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     run_world(transport, [*command, "--run-dir", whole], 2, timeout_s=120).check()
