@@ -1,6 +1,6 @@
 """What a benchmark lets compete: each is set up once, steps through batches, and is taken down."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
 from torch import Tensor
@@ -29,16 +29,31 @@ class Contestant(Protocol):
         """Lets go of what `setup` took."""
 
 
+class Named(Protocol):
+    """Whatever takes its turn."""
+
+    @property
+    def name(self) -> str: ...
+
+
 AnyContestant = TypeVar("AnyContestant", bound=Contestant)
+AnyNamed = TypeVar("AnyNamed", bound=Named)
 
 
 def set_up(contestants: Sequence[AnyContestant]) -> tuple[list[AnyContestant], dict[str, str]]:
     """Those that can take part, and by name why the others cannot."""
-    present, absent = [], {}
+    return taking_part(contestants, lambda contestant: contestant.setup())
+
+
+def taking_part(
+    contestants: Iterable[AnyNamed], begin: Callable[[AnyNamed], None]
+) -> tuple[list[AnyNamed], dict[str, str]]:
+    """Those that `begin` does not find absent, and by name why the others are."""
+    there, absent = [], {}
     for contestant in contestants:
         try:
-            contestant.setup()
-            present.append(contestant)
+            begin(contestant)
+            there.append(contestant)
         except AbsentError as error:
             absent[contestant.name] = str(error)
-    return present, absent
+    return there, absent

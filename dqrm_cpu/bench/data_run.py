@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dqrm_cpu.bench.against import TimedGroup
-from dqrm_cpu.bench.contestant import AbsentError
+from dqrm_cpu.bench.contestant import taking_part
 from dqrm_cpu.bench.data import GROUPS, DataCase, DataContestant, DataGroup
 from dqrm_cpu.bench.data_work import Found, Outcome, Task
 from dqrm_cpu.bench.timing import Timing
@@ -131,14 +131,8 @@ def _write_sources(folder: Path, case: DataCase) -> dict[str, Path]:
 
 
 def _present() -> tuple[list[DataContestant], dict[str, str]]:
-    present, absent = [], {}
-    for contestant in (contestant for group in GROUPS for contestant in group.contestants):
-        try:
-            contestant.require()
-            present.append(contestant)
-        except AbsentError as error:
-            absent[contestant.name] = str(error)
-    return present, absent
+    every = (contestant for group in GROUPS for contestant in group.contestants)
+    return taking_part(every, lambda contestant: contestant.require())
 
 
 def _run(contestant: DataContestant, folder: Path, sources: Mapping[str, Path], threads: int) -> Outcome:

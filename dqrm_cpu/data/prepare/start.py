@@ -1,4 +1,4 @@
-"""What a process does once before it prepares: lets numba import what it would import at its first kernel."""
+"""Lets numba import, while a process reads its first rows, what it would import at its first kernel."""
 
 import functools
 import gc
