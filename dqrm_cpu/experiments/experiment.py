@@ -40,6 +40,8 @@ class Variant:
     small_tables: bool = False  # left out at the paper's scale
     histograms: bool = False  # of the weights at some moments, which takes a checkpoint of every epoch
     against: str = ""  # the variant that it is compared with; empty: the experiment's baseline
+    learning_rate_times: float = 1.0  # the preset's
+    best_of: tuple[str, ...] = ()  # no run of its own: of these variants, seed by seed, the best one on validation
 
 
 class Family(Enum):
@@ -90,7 +92,8 @@ class Experiment:
 
     def __post_init__(self) -> None:
         names = [variant.name for variant in self.variants]
-        assert {self.compared_with(variant) for variant in self.variants} <= set(names), self.name
+        mentioned = {self.compared_with(variant) for variant in self.variants}
+        assert mentioned.union(*(variant.best_of for variant in self.variants)) <= set(names), self.name
         assert len(set(names)) == len(names), self.name
 
     def compared_with(self, variant: Variant) -> str:

@@ -7,11 +7,11 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from dqrm_cpu.experiments.experiment import Plot
+from dqrm_cpu.experiments.gathered import outcomes_by_variant, succeeded
 from dqrm_cpu.experiments.job import Planned
 from dqrm_cpu.experiments.outcome import Epoch, Outcome
 from dqrm_cpu.experiments.phase_figure import phase_figure
 from dqrm_cpu.experiments.runner import Found
-from dqrm_cpu.experiments.table import outcomes_of, succeeded
 from dqrm_cpu.experiments.weight_figure import weight_figure
 from dqrm_cpu.report.style import Canvas, Figure, row_names
 
@@ -28,7 +28,7 @@ Lines = Mapping[str, Sequence[Outcome]]
 
 def figures_of(planned: Planned, found: Mapping[str, Found], out: Path) -> list[Figure]:
     """Of the runs that finished; none where none did."""
-    lines = {cell.variant.name: succeeded(outcomes_of(cell, found)) for cell in planned.cells}
+    lines = {name: succeeded(outcomes) for name, outcomes in outcomes_by_variant(planned, found).items()}
     lines = {name: outcomes for name, outcomes in lines.items() if outcomes}
     if not lines:
         return []

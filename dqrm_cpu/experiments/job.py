@@ -41,7 +41,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Cell:
-    """A variant of an experiment and its jobs, one a seed."""
+    """A variant of an experiment and its jobs: one a seed, none where it is the best of others."""
 
     variant: Variant
     jobs: tuple[Job, ...]
@@ -79,6 +79,7 @@ def _planned(experiment: Experiment, request: Request, data: DataIdentity) -> Pl
     for variant in experiment.variants:
         if can_run(variant, request, data):
             seeds = request.seeds[:1] if experiment.one_seed else request.seeds
+            seeds = () if variant.best_of else seeds
             cells.append(Cell(variant, tuple(_job(experiment, variant, request, data, seed) for seed in seeds)))
     run = {cell.variant.name for cell in cells}
     left_out = tuple(variant.name for variant in experiment.variants if variant.name not in run)

@@ -56,6 +56,9 @@ def configuration(request: Request, data: DataIdentity, family: Family, variant:
     if variant.pretrain_epochs:
         overrides["quant.pretrain_epochs"] = str(scale.epochs_for(variant.pretrain_epochs))
     preset = scale.presets[family]
+    if variant.learning_rate_times != 1:
+        rate = load_given_config(preset, None, overrides).config.train.learning_rate
+        overrides["train.learning_rate"] = value_text(rate * variant.learning_rate_times)
     if variant.tables_divided_by > 1:
         whole = load_given_config(preset, None, overrides).config.model.table_rows
         overrides["model.table_rows"] = value_text(tuple(-(-rows // variant.tables_divided_by) for rows in whole))

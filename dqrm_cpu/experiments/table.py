@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dqrm_cpu.experiments.experiment import Experiment, Paper, Show
+from dqrm_cpu.experiments.gathered import choices, outcomes_by_variant, outcomes_of, succeeded
 from dqrm_cpu.experiments.job import Cell, Planned
 from dqrm_cpu.experiments.outcome import Outcome
-from dqrm_cpu.experiments.runner import Failure, Found
+from dqrm_cpu.experiments.runner import Found
 from dqrm_cpu.experiments.statistics import Paired, paired, spread
 from dqrm_cpu.profile.phases import Phase
 
@@ -74,13 +75,17 @@ _SHOWN: Mapping[Show, Column] = {
 def table_of(planned: Planned, found: Mapping[str, Found]) -> Table:
     """Rows in the order of the experiment."""
     columns = columns_of(planned.experiment)
-    outcomes = {cell.variant.name: outcomes_of(cell, found) for cell in planned.cells}
+    outcomes = outcomes_by_variant(planned, found)
     head, rows, figures = ["", *_headings(columns)], [], []
     if planned.experiment.scores:
         head += [f"Δ {heading}" for heading in _COMPARED]
     for cell in planned.cells:
         base = outcomes.get(planned.experiment.compared_with(cell.variant), [])
+        chosen = choices(cell.variant, outcomes)
         row, numbers = _row(cell, outcomes[cell.variant.name], base, columns)
+        if chosen:
+            row[0] += f" (chosen: {', '.join(dict.fromkeys(chosen))})"
+            numbers["chosen, by seed"] = "; ".join(chosen)
         rows.append(tuple(row[: len(head)]))
         figures.append(numbers)
     return Table(tuple(head), tuple(rows), tuple(figures))
@@ -98,11 +103,6 @@ def columns_of(experiment: Experiment) -> tuple[Column, ...]:
 def _is_reported(column: Column, experiment: Experiment) -> bool:
     """Whether the paper has this figure for any row: a column of nothing would only take room."""
     return column.paper is not None and any(column.paper(variant.paper) is not None for variant in experiment.variants)
-
-
-def outcomes_of(cell: Cell, found: Mapping[str, Found]) -> list[Outcome | Failure]:
-    """One a seed, in their order."""
-    return [found[job.result_name] for job in cell.jobs]
 
 
 def epoch_table(planned: Planned, found: Mapping[str, Found], epochs: Sequence[int]) -> Table:
@@ -137,10 +137,6 @@ def comma_separated(table: Table) -> str:
     writer.writeheader()
     writer.writerows(dict(row) for row in table.figures)
     return out.getvalue()
-
-
-def succeeded(outcomes: Sequence[Found]) -> list[Outcome]:
-    return [outcome for outcome in outcomes if isinstance(outcome, Outcome)]
 
 
 def _headings(columns: Sequence[Column]) -> list[str]:

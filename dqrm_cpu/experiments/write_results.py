@@ -16,8 +16,8 @@ PROTOCOL = (
     "and at the last one. Figures are means over seeds ± their standard deviation. Δ is the difference from the "
     "baseline, which is the first row, or the first of the row's own optimizer, tables or model, taken seed by "
     "seed; p is that of a two-sided paired t-test, uncorrected for the number of rows. All rows share data, initial "
-    "weights, epochs and learning rate. The paper reports single runs whose checkpoint was chosen on test, on other "
-    "data: its columns show what to compare in direction, not in size."
+    "weights, epochs and (but for tuning) the learning rate. The paper reports single runs whose checkpoint was "
+    "chosen on test, on other data: its columns show what to compare in direction, not in size."
 )
 
 

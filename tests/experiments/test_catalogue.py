@@ -7,14 +7,14 @@ import pytest
 from dqrm_cpu.config import check_config
 from dqrm_cpu.experiments.catalogue import EXPERIMENTS
 from dqrm_cpu.experiments.experiment import Experiment, Family
-from dqrm_cpu.experiments.job import plan
+from dqrm_cpu.experiments.job import jobs_of, plan
 from dqrm_cpu.experiments.model_tables import TABLE_2, TABLE_3A, TABLE_3B, TABLE_7, TABLE_8
 from dqrm_cpu.experiments.request import DataIdentity, Request, configuration
 from dqrm_cpu.experiments.scale import SCALES, SMALL, Scale
 
 ASKED_FOR = (
     *("table2", "table3a", "table3b", "table4", "table5", "table6", "table7", "table8", "table9", "table10"),
-    *("figure1c", "figure3", "figure4", "figure5", "figure6-7", "figure8", "figure10", "deadzone"),
+    *("figure1c", "figure3", "figure4", "figure5", "figure6-7", "figure8", "figure10", "deadzone", "tuning"),
 )
 
 
@@ -27,8 +27,8 @@ def test_every_table_and_figure_is_there(name: str) -> None:
 @pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)
 def test_every_configuration_is_sound(experiment: Experiment, scale: Scale, tmp_path: Path) -> None:
     request = Request(scale, "synthetic", (1,), tmp_path)
-    for cell in plan([experiment], request)[0].cells:
-        check_config(cell.jobs[0].config)
+    for job in jobs_of(plan([experiment], request)):
+        check_config(job.config)
 
 
 def test_table_3a_has_the_papers_rows_and_row_wise_quantization() -> None:
