@@ -8,6 +8,7 @@ from dqrm_cpu.experiments.dead_zone import DEAD_ZONE
 from dqrm_cpu.experiments.exchange_tables import TABLE_6, TABLE_10
 from dqrm_cpu.experiments.experiment import Experiment
 from dqrm_cpu.experiments.model_tables import TABLE_2, TABLE_3A, TABLE_3B, TABLE_7, TABLE_8, TABLE_9
+from dqrm_cpu.experiments.options import OPTIONS
 from dqrm_cpu.experiments.timing_tables import FIGURE_1C, FIGURE_10, TABLE_4, TABLE_5
 from dqrm_cpu.experiments.tuning import TUNING
 
@@ -26,6 +27,7 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             FIGURE_6_7,
             DEAD_ZONE,
             TUNING,
+            OPTIONS,
             FIGURE_4,
             TABLE_6,
             TABLE_10,
