@@ -138,7 +138,7 @@ def _as_table(compressed: Compressed, part: str) -> str:
 
 
 def _as_json(compressed: Compressed, part: str) -> str:
-    from dqrm_cpu.train.run_folder import strict_json
+    from dqrm_cpu.train.metrics_row import strict_json
 
     document = {
         "file": str(compressed.file),

@@ -84,7 +84,7 @@ def _as_table(path: Path, part: str, metrics: "ClickMetrics") -> str:
 def _as_json(path: Path, part: str, metrics: "ClickMetrics") -> str:
     from dataclasses import asdict
 
-    from dqrm_cpu.train.run_folder import strict_json
+    from dqrm_cpu.train.metrics_row import strict_json
 
     document = {"checkpoint": str(path), "part": part, **asdict(metrics)}
     return json.dumps(strict_json(document), indent=2, allow_nan=False)

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from dqrm_cpu.data.store.atomic import replace_file
 from dqrm_cpu.train.metrics import ClickMetrics
-from dqrm_cpu.train.run_folder import strict_json
+from dqrm_cpu.train.metrics_row import strict_json
 
 _FILE_NAME = "outcome.json"
 

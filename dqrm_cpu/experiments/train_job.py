@@ -20,9 +20,10 @@ from dqrm_cpu.profile.phases import STEP_PHASES
 from dqrm_cpu.profile.span_file import read_spans
 from dqrm_cpu.train.checkpoint_files import JSON
 from dqrm_cpu.train.metrics import ClickMetrics
+from dqrm_cpu.train.metrics_row import MetricsRow
 from dqrm_cpu.train.result import Interrupted
 from dqrm_cpu.train.run import RunRequest, train
-from dqrm_cpu.train.run_folder import MetricsRow, checkpoints_folder, holds_run, read_rows
+from dqrm_cpu.train.run_folder import checkpoints_folder, holds_run, read_rows
 
 _RESULT = "result.json"
 

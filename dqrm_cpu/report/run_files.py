@@ -13,7 +13,8 @@ from dqrm_cpu.config.load import load_config
 from dqrm_cpu.errors import ConfigError
 from dqrm_cpu.model.size import ModelBytes, model_bytes
 from dqrm_cpu.profile.span_file import RankSpans, read_spans
-from dqrm_cpu.train.run_folder import MetricsRow, Phase, holds_run, read_rows
+from dqrm_cpu.train.metrics_row import MetricsRow, Phase
+from dqrm_cpu.train.run_folder import holds_run, read_rows
 
 Shape = Any
 """A type; or a dict or list of shapes, which may have more keys and has as many items as it likes."""

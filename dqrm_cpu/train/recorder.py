@@ -9,7 +9,8 @@ from dqrm_cpu.profile.memory import resident_bytes
 from dqrm_cpu.quant.clipping import clip_rates
 from dqrm_cpu.quant.liveness import Liveness
 from dqrm_cpu.train.metrics import ClickMetrics
-from dqrm_cpu.train.run_folder import MetricsRow, Phase, RunLog
+from dqrm_cpu.train.metrics_row import MetricsRow, Phase
+from dqrm_cpu.train.run_folder import RunLog
 from dqrm_cpu.train.session import Session
 from dqrm_cpu.train.state import RunState
 from dqrm_cpu.train.step_times import StepClock
@@ -49,7 +50,7 @@ class RunRecorder:
             loss=state.window_loss / state.window_steps,
             examples_per_second=self._config.train.batch_size / times.ms_per_step * 1e3,
             learning_rate=rate,
-            **times._asdict(),
+            times=times,
             index_bytes=sent.indices / state.window_steps,
             value_bytes=sent.values / state.window_steps,
             scale_bytes=sent.scales / state.window_steps,
@@ -64,7 +65,7 @@ class RunRecorder:
     def log_metrics(self, phase: Phase, metrics: ClickMetrics, rate: float, alive: Liveness | None = None) -> None:
         """A row of an evaluation."""
         place = self._state.step, self.epoch, phase
-        self._log.log(MetricsRow(*place, metrics.log_loss, math.nan, math.nan, rate, metrics, liveness=alive))
+        self._log.log(MetricsRow(*place, metrics.log_loss, math.nan, rate, metrics, alive))
 
     def _scales_of(self, batch: Batch) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Per table: what the scale in use was found from, and the share of the values of `batch` beyond it."""

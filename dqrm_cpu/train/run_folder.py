@@ -4,75 +4,19 @@ A resumed run cuts off the rows beyond the step it resumes from, so that metrics
 """
 
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal, Protocol, Self
+from typing import Protocol, Self
 
-from dqrm_cpu.errors import CheckpointError, ConfigError, DeviceError, TrainingError
-from dqrm_cpu.quant.liveness import Liveness
+from dqrm_cpu.errors import CheckpointError, ConfigError, TrainingError
 from dqrm_cpu.train.checkpoint_files import JSON
-from dqrm_cpu.train.metrics import ClickMetrics
-
-Phase = Literal["train", "validation", "test"]
+from dqrm_cpu.train.metrics_row import MetricsRow, strict_json
+from dqrm_cpu.train.tensorboard import TensorboardLog
 
 _CONFIG, _ENVIRONMENT, _METRICS, _RESULT = "config.toml", "environment.json", "metrics.jsonl", "result.json"
 _INTERRUPTED = "interrupted.json"
 _CHECKPOINTS, _TENSORBOARD = "checkpoints", "tensorboard"
-_METRIC_NAMES = tuple(field.name for field in fields(ClickMetrics))
-_LIVENESS_NAMES = tuple(field.name for field in fields(Liveness))
-
-
-@dataclass(frozen=True)
-class MetricsRow:
-    """One line of metrics.jsonl. Evaluations carry metrics; their fields stand beside the others in the file."""
-
-    step: int  # steps done, over all epochs
-    epoch: int  # counts from 1
-    phase: Phase
-    loss: float
-    examples_per_second: float
-    ms_per_step: float
-    learning_rate: float
-    metrics: ClickMetrics | None = None
-    # Of rank 0, mean milliseconds per step since the row before: see train.step_times.
-    coalesce_ms: float = math.nan
-    quantize_ms: float = math.nan
-    wire_ms: float = math.nan
-    wire_hidden_ms: float = math.nan
-    merge_ms: float = math.nan
-    mlp_exchange_ms: float = math.nan
-    update_ms: float = math.nan
-    liveness: Liveness | None = None  # of the quantized tables, with each validation; its fields stand there likewise
-    # Handed over by rank 0 for the other ranks, mean per step since the row before: see comm.accounting.
-    index_bytes: float = math.nan
-    value_bytes: float = math.nan
-    scale_bytes: float = math.nan
-    mlp_bytes: float = math.nan
-    memory_bytes: float = math.nan  # held by rank 0
-    # Per table; empty where training is not quantized.
-    scale_absmax: tuple[float, ...] = ()  # that the scale in use was found from; itself, where it is learned
-    lookup_clip_rate: tuple[float, ...] = ()  # of the values that the step looked up
-
-    def to_json(self) -> dict[str, JSON]:
-        """Flat; NaN and infinities become null."""
-        row = asdict(self)
-        row |= (row.pop("metrics") or {}) | (row.pop("liveness") or {})
-        return {name: strict_json(value) for name, value in row.items()}
-
-    @classmethod
-    def from_json(cls, row: Mapping[str, JSON]) -> Self:
-        """What `to_json` wrote; null becomes NaN."""
-        numbers = {name: _number(value) for name, value in row.items()}
-        found = {name: numbers.pop(name) for name in _METRIC_NAMES if name in numbers}
-        alive = {name: numbers.pop(name) for name in _LIVENESS_NAMES if name in numbers}
-        return cls(
-            **numbers,  # type: ignore[arg-type]
-            metrics=ClickMetrics(**found) if found else None,  # type: ignore[arg-type]
-            liveness=Liveness(**alive) if alive else None,  # type: ignore[arg-type]
-        )
 
 
 class RunLog(Protocol):
@@ -115,7 +59,7 @@ class NoRunLog:
 class RunFolder:
     """A run's folder, opened by `create` or `reopen`; one process writes it."""
 
-    def __init__(self, path: Path, tensorboard: "TensorboardLog | None") -> None:
+    def __init__(self, path: Path, tensorboard: TensorboardLog | None) -> None:
         self.path = path
         self._metrics = (path / _METRICS).open("a", encoding="utf-8")
         self._tensorboard = tensorboard
@@ -193,28 +137,6 @@ class RunFolder:
             raise _unwritable(self.path / name, error) from error
 
 
-class TensorboardLog:
-    """The same rows as TensorBoard scalars, one chart per figure and phase."""
-
-    def __init__(self, folder: Path, step: int) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise DeviceError(
-                "TensorBoard is not installed; run pip install 'dqrm-cpu[report]' or leave out --train.tensorboard"
-            ) from error
-        # Whatever an interrupted run logged beyond its last checkpoint is hidden.
-        self._writer = SummaryWriter(str(folder), purge_step=step + 1)
-
-    def log(self, row: MetricsRow) -> None:
-        for name, value in row.to_json().items():
-            if name not in ("step", "phase", "examples") and isinstance(value, int | float):
-                self._writer.add_scalar(f"{row.phase}/{name}", value, row.step)
-
-    def close(self) -> None:
-        self._writer.close()
-
-
 def holds_run(path: Path) -> bool:
     return any((path / name).exists() for name in (_CONFIG, _METRICS, _RESULT, _CHECKPOINTS))
 
@@ -227,24 +149,6 @@ def checkpoints_folder(path: Path) -> Path:
 def read_rows(path: Path) -> list[MetricsRow]:
     """All rows of the run at `path`, also of one that is still being written."""
     return [row for _, row in _lines(path / _METRICS)]
-
-
-def strict_json(value: JSON) -> JSON:
-    """The same value with null for NaN and infinities, which JSON does not have."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {name: strict_json(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [strict_json(item) for item in value]
-    return value
-
-
-def _number(value: JSON) -> JSON:
-    """NaN for null, also within a tuple."""
-    if isinstance(value, list):
-        return tuple(_number(item) for item in value)
-    return math.nan if value is None else value
 
 
 def _lines(path: Path) -> Iterator[tuple[str, MetricsRow]]:

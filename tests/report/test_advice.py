@@ -15,7 +15,7 @@ from dqrm_cpu.profile.spans import SpanSummary
 from dqrm_cpu.report.advice import warnings_of
 from dqrm_cpu.report.run_files import RunFiles
 from dqrm_cpu.train.metrics import ClickMetrics
-from dqrm_cpu.train.run_folder import MetricsRow
+from dqrm_cpu.train.metrics_row import MetricsRow
 
 STEPS = 100
 
@@ -42,7 +42,7 @@ def run_files(
 
 def evaluated(step: int, auc: float) -> MetricsRow:
     metrics = ClickMetrics(auc, 0.8, 0.4, 0.9, 1.0, 100)
-    return MetricsRow(step, 1, "validation", 0.4, 1.0, 1.0, 0.1, metrics)
+    return MetricsRow(step, 1, "validation", 0.4, 1.0, 0.1, metrics)
 
 
 def scanning(config: Config) -> Config:
@@ -83,7 +83,7 @@ def test_each_fault_has_its_mend(run: RunFiles, said: list[str]) -> None:
 
 
 def test_clipping_names_the_table() -> None:
-    row = MetricsRow(5, 1, "train", 0.4, 1.0, 1.0, 0.1, scale_absmax=(1.0, 1.0), lookup_clip_rate=(0.0, 0.2))
+    row = MetricsRow(5, 1, "train", 0.4, 1.0, 0.1, scale_absmax=(1.0, 1.0), lookup_clip_rate=(0.0, 0.2))
     (warning,) = warnings_of(run_files(spans(), rows=(row,)))
     assert "20.0% of the values of table C2" in warning
     assert "--quant.scale-period" in warning

@@ -1,0 +1,80 @@
+"""A row of metrics.jsonl, and how it is written: strict JSON, which has no NaN."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Literal, Self
+
+from dqrm_cpu.quant.liveness import Liveness
+from dqrm_cpu.train.checkpoint_files import JSON
+from dqrm_cpu.train.metrics import ClickMetrics
+from dqrm_cpu.train.step_times import StepTimes
+
+NOT_TIMED = StepTimes()
+
+Phase = Literal["train", "validation", "test"]
+
+_METRIC_NAMES = tuple(field.name for field in fields(ClickMetrics))
+_LIVENESS_NAMES = tuple(field.name for field in fields(Liveness))
+
+
+@dataclass(frozen=True)
+class MetricsRow:
+    """One line of metrics.jsonl, which is flat: fields of metrics, liveness and times stand there beside the others."""
+
+    step: int  # steps done, over all epochs
+    epoch: int  # counts from 1
+    phase: Phase
+    loss: float
+    examples_per_second: float
+    learning_rate: float
+    metrics: ClickMetrics | None = None
+    liveness: Liveness | None = None  # of the quantized tables, with each validation
+    times: StepTimes = NOT_TIMED  # of rank 0, since the row before
+    # Handed over by rank 0 for the other ranks, mean per step since the row before: see comm.accounting.
+    index_bytes: float = math.nan
+    value_bytes: float = math.nan
+    scale_bytes: float = math.nan
+    mlp_bytes: float = math.nan
+    memory_bytes: float = math.nan  # held by rank 0
+    # Per table; empty where training is not quantized.
+    scale_absmax: tuple[float, ...] = ()  # that the scale in use was found from; itself, where it is learned
+    lookup_clip_rate: tuple[float, ...] = ()  # of the values that the step looked up
+
+    def to_json(self) -> dict[str, JSON]:
+        """Flat; NaN and infinities become null."""
+        row = asdict(self)
+        row |= (row.pop("metrics") or {}) | (row.pop("liveness") or {}) | row.pop("times")._asdict()
+        return {name: strict_json(value) for name, value in row.items()}
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, JSON]) -> Self:
+        """What `to_json` wrote; null becomes NaN."""
+        numbers = {name: _number(value) for name, value in row.items()}
+        found = {name: numbers.pop(name) for name in _METRIC_NAMES if name in numbers}
+        alive = {name: numbers.pop(name) for name in _LIVENESS_NAMES if name in numbers}
+        times = {name: numbers.pop(name) for name in StepTimes._fields if name in numbers}
+        return cls(
+            **numbers,  # type: ignore[arg-type]
+            metrics=ClickMetrics(**found) if found else None,  # type: ignore[arg-type]
+            liveness=Liveness(**alive) if alive else None,  # type: ignore[arg-type]
+            times=StepTimes(**times),  # type: ignore[arg-type]
+        )
+
+
+def strict_json(value: JSON) -> JSON:
+    """The same value with null for NaN and infinities, which JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: strict_json(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict_json(item) for item in value]
+    return value
+
+
+def _number(value: JSON) -> JSON:
+    """NaN for null, also within a tuple."""
+    if isinstance(value, list):
+        return tuple(_number(item) for item in value)
+    return math.nan if value is None else value
