@@ -14,6 +14,7 @@ from dqrm_cpu.cli.parser import Subparsers
 if TYPE_CHECKING:
     from dqrm_cpu.comm.transport import Transport
     from dqrm_cpu.config import Config
+    from dqrm_cpu.model.size import ModelBytes
     from dqrm_cpu.train.result import Interrupted, Result
 
 _CONFIG_FILE = "config.toml"
@@ -112,18 +113,22 @@ def result_table(result: "Result") -> str:
             label = f"{name}, {which}"
             figures = f"{metrics.auc:>8.4f}{metrics.accuracy:>11.2%}{metrics.log_loss:>11.4f}"
             lines.append(f"{label:<24}{figures}   step {step:,}")
-    size, ratio = result.model_bytes, result.model_bytes.fp32 / result.model_bytes.int4
-    lines += [
-        "",
-        f"{'model size':<24}{_megabytes(size.fp32)} in FP32, {_megabytes(size.int4)} in INT4 ({ratio:.1f}x smaller)",
-        *_packed_lines(result),
-    ]
+    lines += ["", f"{'model size':<24}{_sizes(result.model_bytes)}", *_packed_lines(result)]
     if not math.isnan(result.ms_per_step):  # of a process' first step there is no time: it compiles
         lines.append(f"{'step':<24}{result.ms_per_step:.2f} ms (median)")
     if result.bytes_per_step:
         lines.append(f"{'sent per step':<24}{result.bytes_per_step / 1e3:,.1f} kB by rank 0")
     lines.append(f"{'run folder':<24}{result.run_dir}")
     return "\n".join(lines)
+
+
+def _sizes(size: "ModelBytes") -> str:
+    """At the widths that were trained; of a model in FP32, what INT4 would save."""
+    fp32 = _megabytes(size.fp32)
+    if size.packed == size.fp32:
+        return f"{fp32} in FP32; INT4 throughout would take {_megabytes(size.int4)}"
+    how = "in INT4" if size.packed == size.int4 else "as quantized"
+    return f"{fp32} in FP32, {_megabytes(size.packed)} {how} ({size.fp32 / size.packed:.1f}x smaller)"
 
 
 def _packed_lines(result: "Result") -> list[str]:
