@@ -4,6 +4,7 @@ A process that simulates N ranks runs the same codec and sums in the same order 
 """
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,15 @@ from dqrm_cpu.profile.spans import Spans
 
 Finish = Callable[[], SparseGrad]
 """Waits for the end of an exchange that has begun, and gives what came of it."""
+
+class TableExchange(Protocol):
+    """Gradients of all tables, one for each rank that this process stands for, to their sum over all ranks."""
+
+    @property
+    def sent(self) -> SentBytes: ...
+
+    def begin(self, local: Sequence[SparseGrad]) -> Finish: ...
+
 
 _NO_STEPS = np.empty(0, dtype=np.float32)
 

@@ -37,7 +37,8 @@ class Parts(NamedTuple):
 class MlpExchange(Protocol):
     """Sums flat gradients f32[P + scalars] over all ranks, in rank order, into local[0]; the scalars stay exact."""
 
-    sent: SentBytes
+    @property
+    def sent(self) -> SentBytes: ...
 
     def __call__(self, local: Sequence[Tensor]) -> None: ...
 

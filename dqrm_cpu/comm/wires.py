@@ -2,31 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from dqrm_cpu.comm.accounting import SentBytes
 from dqrm_cpu.comm.codec import Codec, Fp32Codec, Merge
 from dqrm_cpu.comm.dense_tables import DenseTableExchange
-from dqrm_cpu.comm.exchange import Finish, SparseExchange
+from dqrm_cpu.comm.exchange import Finish, SparseExchange, TableExchange
 from dqrm_cpu.comm.mlp import Fp32Mlp, MlpExchange, Parts, ShortMlp
 from dqrm_cpu.comm.mlp_forms import Bf16Form, Form, Int8Form
 from dqrm_cpu.comm.overlap import open_carrier
 from dqrm_cpu.comm.residuals import Residuals, TableResiduals
 from dqrm_cpu.comm.scales import ScaleRule
 from dqrm_cpu.comm.settings import WireSettings
+from dqrm_cpu.comm.through_host import MlpThroughHost, TablesThroughHost
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.kernels.types import SparseGrad
 from dqrm_cpu.profile.spans import Spans
-
-
-class TableExchange(Protocol):
-    """Gradients of all tables, one for each rank that this process stands for, to their sum over all ranks."""
-
-    sent: SentBytes
-
-    def begin(self, local: Sequence[SparseGrad]) -> Finish: ...
 
 
 @dataclass(frozen=True)
@@ -36,6 +29,7 @@ class Shape:
     row_offset: Tensor  # int64[T + 1], of the tables
     dim: int
     num_parameters: int  # of both MLPs
+    device: torch.device = torch.device("cpu")  # where its gradients are
 
 
 class GradientExchange:
@@ -81,6 +75,8 @@ def open_exchange(
     residuals: dict[str, Residuals] = {}
     tables = _table_exchange(settings, transport, num_local, shape, merge, residuals, spans)
     mlp = _mlp_exchange(settings, transport, num_local, shape.num_parameters, residuals)
+    if shape.device.type != "cpu":
+        tables, mlp = TablesThroughHost(tables, spans), MlpThroughHost(mlp)
     return GradientExchange(tables, mlp, settings.exact, residuals)
 
 

@@ -55,7 +55,7 @@ class TrainingStep:
         self._scales = scales
         self._optimizer = optimizer
         self._quantized_from = quantized_from
-        shape = Shape(model.tables.row_offset, model.tables.dim, model.shapes.num_parameters)
+        shape = Shape(model.tables.row_offset, model.tables.dim, model.shapes.num_parameters, model.device)
         merge = model.kernels.merge_sparse
         self._exchange = open_exchange(wires, transport, num_shares, shape, merge, self._spans)
         self._workspace = model.workspace(micro_batch)
