@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from dqrm_cpu import __version__
+from dqrm_cpu.comm.gpus import gpu_in_use, gpu_name, require_gpus_apart, take_gpu
 from dqrm_cpu.comm.launch import detect_launch
 from dqrm_cpu.comm.select import open_transport
 from dqrm_cpu.comm.transport import Transport
@@ -32,6 +33,7 @@ def opened_transport(config: Config) -> Iterator[Transport]:
     with open_transport(comm.transport, comm.simulated_ranks, comm.timeout, overlap=comm.overlap) as transport:
         machine = fingerprint()
         set_threads(config.train.threads or default_threads(machine, os.environ))
+        _require_own_device(config, transport)
         _require_memory(config, transport, machine)
         if transport.rank == 0 and (transport.size > 1 or config.comm.transport != "auto"):
             ranks = f"{transport.size} ranks over {transport.name}" if transport.size > 1 else "1 process"
@@ -81,10 +83,13 @@ def _require_device(config: Config) -> None:
             else f"torch {torch.__version__} is a CPU build"
         )
         raise DeviceError(f"--device cuda needs an NVIDIA GPU, and {built}; leave the option out to train on the CPU")
-    if config.comm.simulated_ranks > 1 or detect_launch(os.environ).size > 1:
-        raise DeviceError(
-            "--device cuda trains in one process without simulated ranks; leave out mpirun and the option"
-        )
+    take_gpu(detect_launch(os.environ))
+
+
+def _require_own_device(config: Config, transport: Transport) -> None:
+    """Ranks that share a GPU would only wait for each other."""
+    if config.device == "cuda" and transport.size > 1:
+        require_gpus_apart(_gather(transport, gpu_name(gpu_in_use())))
 
 
 def _require_bf16(config: Config) -> None:

@@ -1,7 +1,7 @@
 """Before the first step the ranks compare what they are about to do: one that runs something else ruins all."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -26,6 +26,18 @@ def require_agreement(transport: Transport, document: Mapping[str, Json]) -> Non
     error = CommError(f"the ranks were not given the same work; start all with the same:\n  {lines}")
     error.unanimous = True
     raise error
+
+
+def require_one_transport(names: Sequence[str]) -> None:
+    """What each rank was given, by rank: over different ones they would wait until their patience ends."""
+    holders: dict[str, list[int]] = {}
+    for rank, name in enumerate(names):
+        holders.setdefault(name, []).append(rank)
+    if len(holders) > 1:
+        raise CommError(
+            f"the ranks were given different transports, {told_apart(holders)}: start all with the same "
+            f"--comm.transport."
+        )
 
 
 def _differences(documents: list[dict[str, str]]) -> Iterator[str]:

@@ -22,6 +22,7 @@ from dqrm_cpu.profile.spans import Spans
 Finish = Callable[[], SparseGrad]
 """Waits for the end of an exchange that has begun, and gives what came of it."""
 
+
 class TableExchange(Protocol):
     """Gradients of all tables, one for each rank that this process stands for, to their sum over all ranks."""
 

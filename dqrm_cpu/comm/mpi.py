@@ -2,10 +2,9 @@
 
 import importlib
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
-from dqrm_cpu.comm.agreement import told_apart
+from dqrm_cpu.comm.agreement import require_one_transport
 from dqrm_cpu.comm.buffers import Bytes
 from dqrm_cpu.comm.deadline import deadline
 from dqrm_cpu.comm.launch import NO_LAUNCHER, SLURM, Launch
@@ -63,20 +62,8 @@ def joined_mpi(launch: Launch, timeout_s: float, transport: str) -> Any:
     check_world(
         launch, mpi.COMM_WORLD.rank, mpi.COMM_WORLD.size, mpi.Get_library_version().splitlines()[0].strip("\0 ")
     )
-    _require_one_transport(chosen)
+    require_one_transport(chosen)
     return mpi
-
-
-def _require_one_transport(chosen: Sequence[str]) -> None:
-    """Over different ones the ranks would wait for each other until their patience ends."""
-    holders: dict[str, list[int]] = {}
-    for rank, name in enumerate(chosen):
-        holders.setdefault(name, []).append(rank)
-    if len(holders) > 1:
-        raise CommError(
-            f"the ranks were given different transports, {told_apart(holders)}: start all with the same "
-            f"--comm.transport."
-        )
 
 
 class MpiTransport(WorldTransport):

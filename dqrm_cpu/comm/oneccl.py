@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from dqrm_cpu.comm.agreement import require_one_transport
 from dqrm_cpu.comm.buffers import Bytes
 from dqrm_cpu.comm.launch import HYDRA, TORCHRUN, Launch
 from dqrm_cpu.comm.oneccl_build import built_shim
@@ -82,9 +83,10 @@ class OneCclTransport(WorldTransport):
         self, launch: Launch, timeout_s: float, environ: Mapping[str, str]
     ) -> Callable[[bytes], bytes]:
         # Here, because it loads torch.distributed.
-        from dqrm_cpu.comm.rendezvous import shared_store
+        from dqrm_cpu.comm.rendezvous import introduced, shared_store
 
         self._store = shared_store(launch, environ, timeout_s)
+        require_one_transport(introduced(self._store, launch, "transport", "oneccl"))
         numbers = itertools.count()  # every meeting has an address of its own
 
         def share(mine: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Where the ranks of a gloo world meet: MASTER_ADDR and MASTER_PORT, or an address that MPI lets them agree on."""
+"""Where ranks meet through a store of torch: MASTER_ADDR and MASTER_PORT, or an address that MPI lets them agree on."""
 
 import datetime
 import importlib.util
@@ -13,6 +13,7 @@ from dqrm_cpu.comm.launch import TORCHRUN, Launch
 from dqrm_cpu.errors import CommError, DqrmError
 
 _LOOPBACK = "127.0.0.1"
+_KEY = "dqrm_cpu"
 
 
 def meet(launch: Launch, environ: Mapping[str, str], timeout_s: float) -> Store | None:
@@ -26,7 +27,7 @@ def meet(launch: Launch, environ: Mapping[str, str], timeout_s: float) -> Store 
         if environ["MASTER_ADDR"] in (_LOOPBACK, "localhost"):
             _stay_on_this_host()
         return None
-    wanted = f"the gloo transport has no place to meet: {' and '.join(missing)} not set"
+    wanted = f"the ranks have no place to meet: {' and '.join(missing)} not set"
     if launch.launcher == TORCHRUN:
         raise CommError(f"{wanted}. Start through torchrun, or set them to rank 0's host and a free port.")
     try:
@@ -40,12 +41,20 @@ def meet(launch: Launch, environ: Mapping[str, str], timeout_s: float) -> Store 
 def shared_store(launch: Launch, environ: Mapping[str, str], timeout_s: float) -> Store:
     """`meet`, with the store that torch makes of MASTER_ADDR and MASTER_PORT (under torchrun: the agent's)."""
     store = meet(launch, environ, timeout_s)
-    if store is not None:
-        return store
-    timeout = datetime.timedelta(seconds=timeout_s)
-    found, _, _ = next(rendezvous("env://", launch.rank, launch.size, timeout=timeout))
+    return store_of_environment(launch, timeout_s) if store is None else store
+
+
+def store_of_environment(launch: Launch, timeout_s: float) -> Store:
+    """Where `meet` leaves it to torch; waits for all ranks."""
+    found, _, _ = next(rendezvous("env://", launch.rank, launch.size, timeout=datetime.timedelta(seconds=timeout_s)))
     shared: Store = found
     return shared
+
+
+def introduced(store: Store, launch: Launch, topic: str, mine: str) -> list[str]:
+    """What each rank says of itself, by rank; waits for all."""
+    store.set(f"{_KEY}/{topic}/{launch.rank}", mine)
+    return [store.get(f"{_KEY}/{topic}/{rank}").decode() for rank in range(launch.size)]
 
 
 def _meet_through_mpi(launch: Launch, timeout_s: float) -> Store:

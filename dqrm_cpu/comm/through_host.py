@@ -14,7 +14,7 @@ from dqrm_cpu.comm.mlp import MlpExchange
 from dqrm_cpu.kernels.types import SparseGrad
 from dqrm_cpu.profile.spans import Spans
 
-_HOST = torch.device("cpu")
+HOST = torch.device("cpu")
 
 
 class TablesThroughHost:
@@ -31,7 +31,7 @@ class TablesThroughHost:
     def begin(self, local: Sequence[SparseGrad]) -> Finish:
         device = local[0].values.device
         with self._spans.quantize_gradients:
-            here = [_moved(grad, _HOST) for grad in local]
+            here = [_moved(grad, HOST) for grad in local]
         finish = self._tables.begin(here)
 
         def finish_there() -> SparseGrad:
@@ -53,7 +53,7 @@ class MlpThroughHost:
         return self._mlp.sent
 
     def __call__(self, local: Sequence[Tensor]) -> None:
-        here = [flat.to(_HOST) for flat in local]
+        here = [flat.to(HOST) for flat in local]
         self._mlp(here)
         local[0].copy_(here[0])
 

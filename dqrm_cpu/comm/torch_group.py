@@ -14,9 +14,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dqrm_cpu.comm.agreement import require_one_transport
 from dqrm_cpu.comm.buffers import Bytes, align
+from dqrm_cpu.comm.gpus import gpu_name, require_gpus_apart, take_gpu
 from dqrm_cpu.comm.launch import Launch
-from dqrm_cpu.comm.rendezvous import meet
+from dqrm_cpu.comm.rendezvous import introduced, meet, store_of_environment
 from dqrm_cpu.comm.settings import CCL_BINDINGS
 from dqrm_cpu.comm.transport import Array
 from dqrm_cpu.comm.world import WorldTransport
@@ -59,12 +61,7 @@ def nccl_backend(launch: Launch) -> Backend:
             f"the nccl transport needs CUDA, and torch {torch.__version__} {built}: install torch from a CUDA index, "
             f"or use --comm.transport gloo"
         )
-    if launch.local_rank >= torch.cuda.device_count():
-        raise DeviceError(
-            f"the nccl transport needs a GPU for each rank, and rank {launch.rank} is number {launch.local_rank + 1} "
-            f"on a host with {torch.cuda.device_count()}: start fewer ranks there"
-        )
-    return Backend("nccl", "nccl", torch.device("cuda", launch.local_rank))
+    return Backend("nccl", "nccl", take_gpu(launch))
 
 
 class TorchTransport(WorldTransport):
@@ -81,29 +78,25 @@ class TorchTransport(WorldTransport):
         self._device = backend.device
         self._patience = datetime.timedelta(seconds=timeout_s + _PATIENCE_BEYOND_OURS_S)
         self._group: dist.ProcessGroup | None = None  # torch's default one
-        if backend.device.type == "cuda":
-            torch.cuda.set_device(backend.device)
-        store = meet(launch, environ, timeout_s)
+        found = meet(launch, environ, timeout_s)
         with self._waiting("the first meeting"):
+            store = store_of_environment(launch, self._patience.total_seconds()) if found is None else found
+            require_one_transport(introduced(store, launch, "transport", self.name))
+            if backend.device.type == "cuda":
+                # NCCL would end them in its first operation, in words of its own.
+                require_gpus_apart(introduced(store, launch, "gpu", gpu_name(backend.device)))
             dist.init_process_group(
-                backend.torch_name,
-                init_method=None if store else "env://",
-                store=store,
-                rank=launch.rank,
-                world_size=launch.size,
-                timeout=self._patience,
+                backend.torch_name, store=store, rank=launch.rank, world_size=launch.size, timeout=self._patience
             )
 
     def barrier(self) -> None:
-        if self._device.type != "cuda":
-            with self._waiting("a barrier"):
-                dist.barrier(self._group)
-            return
-        # NCCL's own barrier returns before the others are there.
-        token = torch.zeros(self.size, dtype=torch.uint8, device=self._device)
         with self._waiting("a barrier"):
-            dist.all_to_all_single(torch.empty_like(token), token, group=self._group)
-            torch.cuda.synchronize(self._device)
+            if self._device.type == "cpu":
+                dist.barrier(self._group)
+            else:
+                # What runs beside this thread has ended once its result is here: NCCL's own barrier returns before.
+                token = np.zeros(self.size, dtype=np.uint8)
+                self._exchange(_tensor(token), token.copy())
 
     def obstacle_beside(self) -> str:
         return "" if self.name == "gloo" else f"{self.name} through torch.distributed serves one thread"

@@ -16,7 +16,7 @@ from dqrm_cpu.comm.overlap import open_carrier
 from dqrm_cpu.comm.residuals import Residuals, TableResiduals
 from dqrm_cpu.comm.scales import ScaleRule
 from dqrm_cpu.comm.settings import WireSettings
-from dqrm_cpu.comm.through_host import MlpThroughHost, TablesThroughHost
+from dqrm_cpu.comm.through_host import HOST, MlpThroughHost, TablesThroughHost
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.kernels.types import SparseGrad
 from dqrm_cpu.profile.spans import Spans
@@ -29,7 +29,7 @@ class Shape:
     row_offset: Tensor  # int64[T + 1], of the tables
     dim: int
     num_parameters: int  # of both MLPs
-    device: torch.device = torch.device("cpu")  # where its gradients are
+    device: torch.device = HOST  # where its gradients are
 
 
 class GradientExchange:

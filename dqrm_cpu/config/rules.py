@@ -80,6 +80,16 @@ def _kernels_fit_device(config: Config) -> Conflict | None:
     )
 
 
+def _nccl_has_gpus(config: Config) -> Conflict | None:
+    if config.comm.transport != "nccl" or config.device == "cuda":
+        return None
+    return Conflict(
+        ("comm.transport", "device"),
+        f"comm.transport nccl is for models on GPUs, device is {config.device}, set that to cuda, or comm.transport "
+        "to auto",
+    )
+
+
 def _dense_tables_are_small(config: Config) -> Conflict | None:
     num_bytes = sum(config.model.table_rows) * config.model.embedding_dim * 4
     if config.comm.wire != "dense" or num_bytes <= DENSE_WIRE_LIMIT_BYTES:
@@ -262,6 +272,7 @@ _RULES: tuple[Callable[[Config], Conflict | None], ...] = (
     _decay_has_length,
     _decay_follows_warmup,
     _kernels_fit_device,
+    _nccl_has_gpus,
     _dense_tables_are_small,
     _feedback_has_a_source,
     _scales_are_used,
