@@ -1,102 +1,149 @@
-"""A GPU that is not there: tensors that say `cuda`, hold their values in host memory and compute them with torch's CPU
-kernels, but behave towards the program as those of a GPU do.
+"""GPUs that are not there, for a process of a test: `install()` before anything is put on one.
 
-NumPy and pointers are refused, an operation whose operands are on different devices fails, and only explicit copies
-cross over. A program that gets along with it knows at every line on which side it is; the values are those of
-`--device cpu --kernels torch`, to the bit. It tells nothing about real CUDA kernels, streams or memory.
+A tensor that says `cuda` holds its values in host memory, and torch's CPU kernels compute them. Towards the program it
+behaves as one on a GPU: NumPy and pointers are refused, operands on different devices too, and only explicit copies
+cross over. A program that gets along with it knows at every line on which side its values are. They are those of
+`--device cpu --kernels torch` with the same matrix products, to the bit. It tells nothing about CUDA's own kernels,
+streams, memory or speed, nor about NCCL: that transport's class moves `cuda` tensors here over gloo.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import ctypes
+import os
+import subprocess
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
+from dqrm_cpu.comm import torch_group
+from dqrm_cpu.comm.launch import Launch
+
+NUMBER = "PRETEND_GPUS"
+"""The variable that says how many this host has; 1 by itself."""
+
+_HOST = torch.device("cpu")
+_CROSSING = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
 
 
-class PretendTensor(torch.Tensor):
-    """Shape and type of `held`, on the GPU."""
+class GpuTensor(torch.Tensor):
+    """Of the shape and type of `held`."""
 
     held: torch.Tensor
 
     @staticmethod
-    def __new__(cls, held: torch.Tensor) -> "PretendTensor":
-        made = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+    def __new__(cls, held: torch.Tensor) -> "GpuTensor":
+        made: GpuTensor = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
             cls,
             held.shape,
             strides=held.stride(),
             storage_offset=held.storage_offset(),
             dtype=held.dtype,
-            layout=held.layout,
-            device=CUDA,
+            device=torch.device("cuda", 0),
         )
         made.held = held
         return made
-
-    def __repr__(self) -> str:
-        return f"pretend {self.held!r}"
 
     def tolist(self) -> Any:
         return self.held.tolist()
 
     def data_ptr(self) -> int:
-        raise RuntimeError("a pointer into the memory of the GPU")
+        raise RuntimeError("a pointer into the memory of a GPU")
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return run(func, args, kwargs or {})
+    def __torch_dispatch__(cls, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _carried_out(operation, args, kwargs or {})
 
 
 class PretendGpu(TorchDispatchMode):
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return run(func, args, kwargs or {})
+    """Sees every operation of this thread, and counts those on the GPU."""
 
+    operations = 0
 
-def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    flat, spec = pytree.tree_flatten((args, kwargs))
-    tensors = [leaf for leaf in flat if isinstance(leaf, torch.Tensor)]
-    there = [tensor for tensor in tensors if isinstance(tensor, PretendTensor)]
-    asked = kwargs.get("device")
-    crossing = func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
-    if there and not crossing:
-        here = [tensor for tensor in tensors if not isinstance(tensor, PretendTensor) and tensor.dim() > 0]
-        if here:
-            raise RuntimeError(f"{func}: operands on cuda and on cpu")
-    if func is torch.ops.aten.copy_.default:
-        on_gpu = isinstance(args[0], PretendTensor)
-    else:
-        on_gpu = bool(there) if asked is None else torch.device(asked).type == "cuda"
-    held = [leaf.held if isinstance(leaf, PretendTensor) else leaf for leaf in flat]
-    held = [CPU if isinstance(leaf, torch.device) else leaf for leaf in held]
-    args_held, kwargs_held = pytree.tree_unflatten(held, spec)
-    if asked is not None:
-        kwargs_held["device"] = CPU
-    result = func(*args_held, **kwargs_held)
-    if not on_gpu:
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = _carried_out(operation, args, kwargs or {})
+        self.operations += any(isinstance(leaf, GpuTensor) for leaf in pytree.tree_leaves(result))
         return result
-    return pytree.tree_map_only(torch.Tensor, lambda tensor: _wrapped(tensor, there), result)
 
 
-def _wrapped(tensor: torch.Tensor, known: list[PretendTensor]) -> PretendTensor:
-    """In-place operations give back what they were given."""
-    for other in known:
-        if tensor is other.held:
-            return other
-    return PretendTensor(tensor)
+def _carried_out(operation: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    leaves, shape = pytree.tree_flatten((args, kwargs))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    on_gpu = [tensor for tensor in tensors if isinstance(tensor, GpuTensor)]
+    # Numbers of the host are operands everywhere: tensors without a dimension.
+    if on_gpu and operation not in _CROSSING and any(t.dim() and not isinstance(t, GpuTensor) for t in tensors):
+        raise RuntimeError(f"{operation}: some operands are on cuda and some on the cpu")
+    if operation is torch.ops.aten.copy_.default:
+        there = isinstance(args[0], GpuTensor)
+    elif kwargs.get("device") is not None:
+        there = torch.device(kwargs["device"]).type == "cuda"
+    else:
+        there = bool(on_gpu)
+    held_args, held_kwargs = pytree.tree_unflatten([_held(leaf) for leaf in leaves], shape)
+    result = operation(*held_args, **held_kwargs)
+    return pytree.tree_map_only(torch.Tensor, lambda tensor: _on_gpu(tensor, on_gpu), result) if there else result
 
 
-@contextmanager
-def pretend_gpu(patch: Any) -> Iterator[None]:
-    patch.setattr(torch.cuda, "_lazy_init", lambda: None)
-    patch.setattr(torch.cuda, "is_available", lambda: True)
-    patch.setattr(torch.cuda, "device_count", lambda: 1)
-    torch._C._ensureCUDADeviceGuardSet()  # type: ignore[attr-defined]
-    torch._C._set_only_lift_cpu_tensors(True)  # type: ignore[attr-defined]
-    try:
-        with PretendGpu():
-            yield
-    finally:
-        torch._C._set_only_lift_cpu_tensors(False)  # type: ignore[attr-defined]
+def _held(leaf: Any) -> Any:
+    if isinstance(leaf, GpuTensor):
+        return leaf.held
+    return _HOST if isinstance(leaf, torch.device) else leaf
+
+
+def _on_gpu(tensor: torch.Tensor, operands: list[GpuTensor]) -> GpuTensor:
+    """Operations in place give back what they were given."""
+    for operand in operands:
+        if operand.held is tensor:
+            return operand
+    return GpuTensor(tensor)
+
+
+def install() -> PretendGpu:
+    """For the rest of this process, whose matrix products on the CPU become those that a GPU takes: torch's own."""
+    number, chosen = int(os.environ.get(NUMBER, "1")), [0]
+
+    def set_device(device: torch.device) -> None:
+        chosen[0] = device.index
+
+    torch.cuda._lazy_init = lambda: None  # type: ignore[attr-defined]
+    torch.cuda.is_available = lambda: True
+    torch.cuda.device_count = lambda: number  # type: ignore[assignment]
+    torch.cuda.set_device = set_device  # type: ignore[assignment]
+    torch.cuda.current_device = lambda: chosen[0]
+    torch.cuda.get_device_properties = _properties  # type: ignore[assignment]
+    torch.cuda.get_device_name = lambda device: f"pretended {device}"  # type: ignore[assignment]
+    torch.backends.mkldnn.is_available = lambda: False
+    _load_guard()
+    _move_nccl_over_gloo()
+    torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device="cuda") then copies where the mode sees it
+    mode = PretendGpu()
+    mode.__enter__()
+    return mode
+
+
+def _properties(device: torch.device) -> SimpleNamespace:
+    return SimpleNamespace(uuid=device.index, major=8, minor=0)
+
+
+def _move_nccl_over_gloo() -> None:
+    real = torch_group.nccl_backend
+    torch_group.dist.is_nccl_available = lambda: True
+
+    def pretended(launch: Launch) -> torch_group.Backend:
+        return replace(real(launch), torch_name="gloo")
+
+    torch_group.nccl_backend = pretended
+
+
+def _load_guard() -> None:
+    package = Path(torch.__file__).parent
+    with tempfile.TemporaryDirectory() as folder:
+        library = f"{folder}/pretend_gpu.so"
+        source = Path(__file__).with_suffix(".cpp")
+        command = [os.environ.get("CXX", "g++"), "-std=c++17", "-shared", "-fPIC", f"-I{package}/include", str(source)]
+        subprocess.run([*command, "-o", library, f"-L{package}/lib", "-lc10"], check=True)
+        ctypes.CDLL(library)

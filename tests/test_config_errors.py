@@ -145,6 +145,11 @@ CONFLICTS = [
         "kernels numba run on a CPU only, set kernels auto or torch with device cuda",
     ),
     (
+        {"comm.transport": "nccl"},
+        "--comm.transport nccl: comm.transport nccl is for models on GPUs, device is cpu, set that to cuda, "
+        "or comm.transport to auto",
+    ),
+    (
         {"quant.method": "none", "quant.activation_bits": "8"},
         "--quant.activation-bits 8 and --quant.method none: "
         "quant.activation_bits 8 is about a quantized model, quant.method is none, choose one",
@@ -179,6 +184,7 @@ def test_settings_that_do_not_go_together(overrides: dict[str, str], message: st
         {"train.warmup_steps": "10", "train.decay_start_step": "10", "train.decay_steps": "1"},
         {"train.warmup_steps": "10"},
         {"device": "cuda", "kernels": "torch"},
+        {"device": "cuda", "comm.transport": "nccl"},
     ],
 )
 def test_limits_of_the_rules_are_allowed(overrides: dict[str, str]) -> None:

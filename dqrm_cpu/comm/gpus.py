@@ -10,15 +10,12 @@ from dqrm_cpu.errors import DeviceError
 
 
 def take_gpu(launch: Launch) -> torch.device:
-    """Of a machine where CUDA is available; from here on it is what `cuda` means in this process."""
-    count = torch.cuda.device_count()
-    # A host that shows a single GPU may show another one to each rank, as srun --gpus-per-task=1 has it.
-    if launch.local_rank >= count > 1:
-        raise DeviceError(
-            f"each rank needs a GPU of its own, and rank {launch.rank} is number {launch.local_rank + 1} on "
-            f"{socket.gethostname()}, which shows {count}: start {count} ranks there at most"
-        )
-    gpu = torch.device("cuda", launch.local_rank % count)
+    """Where CUDA is available; from here on it is what `cuda` means in this process.
+
+    One that is another rank's as well is found out once the ranks can tell each other: a host that shows a single GPU
+    may show another one to each rank, as `srun --gpus-per-task=1` has it.
+    """
+    gpu = torch.device("cuda", launch.local_rank % torch.cuda.device_count())
     torch.cuda.set_device(gpu)
     return gpu
 
@@ -39,8 +36,8 @@ def require_gpus_apart(names: Sequence[str]) -> None:
         first = names.index(name)
         if first != rank:
             error = DeviceError(
-                f"each rank needs a GPU of its own, and ranks {first} and {rank} both have {name}: start fewer ranks "
-                f"there, or in one process --comm.simulated-ranks {len(names)}"
+                f"each rank needs a GPU of its own, and ranks {first} and {rank} both have {name}: start no more ranks "
+                f"on a host than it has GPUs, or one process with --comm.simulated-ranks {len(names)}"
             )
             error.unanimous = True
             raise error

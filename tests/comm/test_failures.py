@@ -75,18 +75,20 @@ def test_a_rank_that_is_gone_before_mpi_started_is_not_waited_for_without_end(tr
 
 
 OF_TWO_MINDS = """
-import os
+import os, sys
 from dqrm_cpu.comm.select import open_transport
-open_transport("mpi" if os.environ["PMI_RANK"] == "1" else "gloo", timeout_s=20)
+rank = int(os.environ.get("PMI_RANK") or os.environ["RANK"])
+open_transport(sys.argv[1 + rank], timeout_s=20)
 """
 
 
-def test_ranks_with_different_transports_are_told_so() -> None:
-    world = run_world("mpi", ["-c", OF_TWO_MINDS], 2, timeout_s=TIMEOUT_S)
+@pytest.mark.parametrize(("launcher", "names"), [("mpi", ("gloo", "mpi")), ("gloo", ("gloo", "oneccl"))])
+def test_ranks_with_different_transports_are_told_so(launcher: str, names: tuple[str, str]) -> None:
+    world = run_world(launcher, ["-c", OF_TWO_MINDS, *names], 2, timeout_s=TIMEOUT_S)
     assert not world.timed_out
     assert world.returncode != 0
-    for rank in world.ranks:
-        assert "the ranks were given different transports, gloo on rank 0, mpi on rank 1: start all" in rank.stderr
+    told = f"the ranks were given different transports, {names[0]} on rank 0, {names[1]} on rank 1: start all"
+    assert [told in rank.stderr for rank in world.ranks] == [True, True], world.stderr
 
 
 def test_a_launcher_of_another_mpi_is_refused() -> None:
