@@ -41,20 +41,34 @@ def meet(launch: Launch, environ: Mapping[str, str], timeout_s: float) -> Store 
 def shared_store(launch: Launch, environ: Mapping[str, str], timeout_s: float) -> Store:
     """`meet`, with the store that torch makes of MASTER_ADDR and MASTER_PORT (under torchrun: the agent's)."""
     store = meet(launch, environ, timeout_s)
-    return store_of_environment(launch, timeout_s) if store is None else store
+    return store_of_environment(launch, environ, timeout_s) if store is None else store
 
 
-def store_of_environment(launch: Launch, timeout_s: float) -> Store:
+def store_of_environment(launch: Launch, environ: Mapping[str, str], timeout_s: float) -> Store:
     """Where `meet` leaves it to torch; waits for all ranks."""
-    found, _, _ = next(rendezvous("env://", launch.rank, launch.size, timeout=datetime.timedelta(seconds=timeout_s)))
+    timeout = datetime.timedelta(seconds=timeout_s)
+    try:
+        found, _, _ = next(rendezvous("env://", launch.rank, launch.size, timeout=timeout))
+    except RuntimeError as error:
+        place = f"{environ['MASTER_ADDR']}:{environ['MASTER_PORT']}"
+        raise CommError(
+            f"rank {launch.rank} of {launch.size} cannot meet the others at {place}: MASTER_ADDR and MASTER_PORT must "
+            f"be rank 0's host and a port that is free there. ({error})"
+        ) from error
     shared: Store = found
     return shared
 
 
 def introduced(store: Store, launch: Launch, topic: str, mine: str) -> list[str]:
     """What each rank says of itself, by rank; waits for all."""
-    store.set(f"{_KEY}/{topic}/{launch.rank}", mine)
-    return [store.get(f"{_KEY}/{topic}/{rank}").decode() for rank in range(launch.size)]
+    try:
+        store.set(f"{_KEY}/{topic}/{launch.rank}", mine)
+        return [store.get(f"{_KEY}/{topic}/{rank}").decode() for rank in range(launch.size)]
+    except RuntimeError as error:
+        raise CommError(
+            f"rank {launch.rank} of {launch.size} met the others, and one is gone before step 1: look at the other "
+            f"ranks' output. ({error})"
+        ) from error
 
 
 def _meet_through_mpi(launch: Launch, timeout_s: float) -> Store:

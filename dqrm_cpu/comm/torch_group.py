@@ -80,7 +80,7 @@ class TorchTransport(WorldTransport):
         self._group: dist.ProcessGroup | None = None  # torch's default one
         found = meet(launch, environ, timeout_s)
         with self._waiting("the first meeting"):
-            store = store_of_environment(launch, self._patience.total_seconds()) if found is None else found
+            store = found or store_of_environment(launch, environ, self._patience.total_seconds())
             require_one_transport(introduced(store, launch, "transport", self.name))
             if backend.device.type == "cuda":
                 # NCCL would end them in its first operation, in words of its own.

@@ -58,14 +58,16 @@ class WorldTransport(Transport):
         """Why two threads of a rank cannot use the library below at once; empty where they can."""
 
     def close(self) -> None:
-        if self._beside is not None:
-            twin, courier = self._beside
-            courier.stop()
-            twin._leave_again()
+        # oneCCL's first rank serves the others until they have left: it would wait for one that hangs without end.
+        with self._waiting("the end"):
+            if self._beside is not None:
+                twin, courier = self._beside
+                courier.stop()
+                twin._leave_again()
+            self._leave()
         if self._roll_call is not None:
             self._roll_call.leave()
         self._watchdog.stop()
-        self._leave()
 
     def abort(self, reason: str) -> NoReturn:
         # Several threads may find the end at once: the first one speaks, and no other runs on.

@@ -11,7 +11,7 @@ from dqrm_cpu.errors import CommError, DataError
 
 
 def main(name: str, mode: str) -> None:
-    with open_transport(name, timeout_s=4 if mode == "hang" else 60) as transport:
+    with open_transport(name, timeout_s=4 if mode in ("hang", "stay") else 60) as transport:
         transport.barrier()
         if mode == "disagree":
             document = {"world": transport.size, "train": {"lr": 0.1 * (1 + transport.rank)}}
@@ -22,6 +22,8 @@ def main(name: str, mode: str) -> None:
                 raise
         if transport.rank == transport.size - 1:
             end(mode)
+        elif mode == "stay":
+            return
         print("waiting", flush=True)
         transport.barrier()
         print("survived", flush=True)
@@ -36,7 +38,7 @@ def end(mode: str) -> None:
         sys.exit(3)
     if mode == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    if mode == "hang":
+    if mode in ("hang", "stay"):
         time.sleep(7)
 
 

@@ -49,6 +49,14 @@ def test_a_rank_that_hangs_is_given_up_after_the_timeout(transport: str) -> None
     assert "4 s" in stderr
 
 
+@pytest.mark.parametrize("launcher", ["mpi", "gloo"])
+def test_over_oneccl_nobody_waits_without_end_for_a_rank_that_does_not_leave(launcher: str) -> None:
+    world = run_world(launcher, [WORKER, "oneccl", "stay"], 2, timeout_s=TIMEOUT_S)
+    assert not world.timed_out
+    assert world.returncode != 0
+    assert "it waited more than 4 s for the end of all ranks before step 1. Rank 1 lives" in world.ranks[0].stderr
+
+
 @pytest.mark.parametrize("transport", ["mpi", "gloo"])
 def test_disagreement_is_told_alike_on_every_rank(transport: str) -> None:
     world = fail(transport, "disagree")

@@ -1,5 +1,6 @@
 """The transport that is chosen, why, and what is refused."""
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,18 @@ def test_a_plain_process_does_not_load_mpi() -> None:
 def test_under_mpirun(name: str, told: str) -> None:
     world = run_mpi(["-c", TELL, name], 2).check()
     assert [rank.stdout for rank in world.ranks] == [f"{told}\n"] * 2
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("name", ["gloo", "oneccl"])
+def test_a_port_that_is_taken_is_named(name: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        world = run_gloo(["-c", TELL, name], 1, env={"MASTER_PORT": str(port)})
+    assert world.returncode != 0
+    assert (
+        f"rank 0 of 1 cannot meet the others at 127.0.0.1:{port}: MASTER_ADDR and MASTER_PORT must be" in world.stderr
+    )
 
 
 @pytest.mark.mpi
