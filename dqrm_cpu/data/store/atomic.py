@@ -1,9 +1,10 @@
 """Files that appear whole or not at all."""
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 from dqrm_cpu.errors import DataError
 
@@ -12,11 +13,18 @@ Piece: TypeAlias = "bytes | memoryview"
 
 def replace_file(path: Path, pieces: Iterable[Piece]) -> None:
     """Writes the pieces one after another under a temporary name, forces them to the disk, then gives the name."""
+    with replacing(path) as file:
+        for piece in pieces:
+            file.write(piece)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write under a temporary name; afterwards it is forced to the disk and gets its own."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            for piece in pieces:
-                file.write(piece)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -1,14 +1,14 @@
 """Writes one shard: all at once, under a temporary name until it is complete."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from dqrm_cpu.data.store.atomic import Piece, replace_file
+from dqrm_cpu.data.store.atomic import replacing
 from dqrm_cpu.data.store.layout import (
     BLOCK_ROWS,
     COLUMN,
@@ -30,6 +30,16 @@ SHARD_ROWS = 128 * BLOCK_ROWS
 
 _ID_TYPES = {1: np.uint8, 2: np.uint16, 4: np.int32}
 
+_Sections: TypeAlias = tuple[NDArray[Any], ...]
+
+
+class RowBlock(NamedTuple):
+    """Neighbouring rows with one id per column."""
+
+    label: NDArray[np.uint8]  # [n]
+    dense: NDArray[np.float32]  # [n, num_dense], already log(x + 1)
+    ids: NDArray[np.int32]  # [T, n]
+
 
 def write_shard(
     directory: Path,
@@ -44,12 +54,33 @@ def write_shard(
     `name` is the file's, such as train-00000.shard. An existing file of that name is replaced once this one is
     complete and on the disk.
     """
-    path = directory / name
-    _check_shape(path, "ids", ids, np.int32, (schema.num_tables, label.size))
-    largest = ids.max(axis=1, initial=0) if label.size else np.zeros(schema.num_tables, np.int32)
-    _check_ids(path, schema, ids)
-    widths = np.select([largest < 1 << 8, largest < 1 << 16], [1, 2], 4).astype(np.int64)
-    return _write(path, schema, _Rows(label, dense, ids, None, largest, widths))
+    path, count = directory / name, label.size
+    _check_shape(path, schema, RowBlock(label, dense, ids))
+    largest = ids.max(axis=1, initial=0) if count else np.zeros(schema.num_tables, np.int32)
+    parts = (slice(first, first + BLOCK_ROWS) for first in range(0, count, BLOCK_ROWS))
+    blocks = (RowBlock(label[part], dense[part], ids[:, part]) for part in parts)
+    return write_blocks(path, schema, count, largest, blocks)
+
+
+def write_blocks(
+    path: Path, schema: Schema, num_rows: int, largest_id: NDArray[np.int32], blocks: Iterable[RowBlock]
+) -> ShardFile:
+    """The same, block after block: each of BLOCK_ROWS rows but the last one, and its arrays are free afterwards.
+
+    largest_id int32[T] decides how many bytes an id of each column takes.
+    """
+    widths = np.select([largest_id < 1 << 8, largest_id < 1 << 16], [1, 2], 4).astype(np.int64)
+    header = _empty_header(schema, num_rows, largest_id, widths, bags=False)
+    packed = _PackedIds(widths)
+
+    def sections() -> Iterator[_Sections]:
+        first = 0
+        for block in blocks:
+            _check_rows(path, schema, block, first)
+            first += block.label.size
+            yield block.label, block.dense, packed.fill(block.ids, largest_id)
+
+    return _write(path, header, sections())
 
 
 def write_bags(
@@ -62,51 +93,43 @@ def write_bags(
     offsets: NDArray[np.int64],
 ) -> ShardFile:
     """Rows with any number of ids per cell: ids int32[N] table by table, offsets int64[T * n + 1], as in a Batch."""
-    path = directory / name
-    _check_shape(path, "offsets", offsets, np.int64, (schema.num_tables * label.size + 1,))
+    path, count = directory / name, label.size
+    _require(path, "offsets", offsets, np.int64, (schema.num_tables * count + 1,))
     if offsets[0] != 0 or offsets[-1] != ids.size or (np.diff(offsets) < 0).any():
         raise DataError(f"{path}: offsets must rise from 0 to the {ids.size} ids; pass those that belong to the ids")
-    _check_shape(path, "ids", ids, np.int32, (ids.size,))
-    bounds = offsets[:: label.size] if label.size else np.zeros(schema.num_tables + 1, np.int64)
+    _require(path, "ids", ids, np.int32, (ids.size,))
+    _require(path, "label", label, np.uint8, (count,))
+    _require(path, "dense", dense, np.float32, (count, schema.num_dense))
+    bounds = offsets[::count] if count else np.zeros(schema.num_tables + 1, np.int64)
     tables = [ids[bounds[t] : bounds[t + 1]] for t in range(schema.num_tables)]
     largest = np.asarray([table.max(initial=0) for table in tables], np.int32)
     _check_ids(path, schema, tables)
-    widths = np.full(schema.num_tables, 4, np.int64)
-    return _write(path, schema, _Rows(label, dense, ids, offsets, largest, widths))
+    _check_values(path, schema, label, dense, 0)
+    header = _empty_header(schema, count, largest, np.full(schema.num_tables, 4, np.int64), bags=True)
+    parts = (slice(first, min(first + BLOCK_ROWS, count)) for first in range(0, count, BLOCK_ROWS))
+    sections = ((label[part], dense[part], *_bags(ids, offsets, count, part)) for part in parts)
+    return _write(path, header, sections)
 
 
-class _Rows(NamedTuple):
-    label: NDArray[np.uint8]
-    dense: NDArray[np.float32]
-    ids: NDArray[np.int32]
-    offsets: NDArray[np.int64] | None
-    largest_id: NDArray[np.int32]
-    id_bytes: NDArray[np.int64]
-
-
-def _write(path: Path, schema: Schema, rows: _Rows) -> ShardFile:
-    count = rows.label.size
-    _check_shape(path, "label", rows.label, np.uint8, (count,))
-    _check_shape(path, "dense", rows.dense, np.float32, (count, schema.num_dense))
-    if count and rows.label.max() > 1:
-        raise DataError(f"{path}: row {int(rows.label.argmax())} has label {rows.label.max()}; labels are 0 or 1")
-    if not np.isfinite(rows.dense).all():
-        row, column = np.argwhere(~np.isfinite(rows.dense))[0]
-        raise DataError(f"{path}: row {row} has {rows.dense[row, column]} in {schema.dense[column]}; clean it first")
-    header = _empty_header(schema, rows)
-    body: list[Piece] = []
-    place = int(header.fixed["header_bytes"][0])
-    for block in range(header.num_blocks):
-        first = block * BLOCK_ROWS
-        pieces = _block(rows, slice(first, first + header.rows_of(block)), schema.num_tables)
-        for kind, piece in enumerate(pieces):
-            header.sections[block, kind] = (place, len(piece), isal_zlib.crc32(piece), 0)
-            body += [piece, bytes(aligned(len(piece)) - len(piece))]
-            place += aligned(len(piece))
-    header.fixed["file_bytes"] = place
-    head = sealed(header)
-    replace_file(path, _joined(head, body))
-    return ShardFile(path.name, count, place, int(header.fixed["header_crc32"][0]), int(header.fixed["clicks"][0]))
+def _write(path: Path, header: Header, blocks: Iterable[_Sections]) -> ShardFile:
+    """The header comes first in the file and is known last."""
+    place, clicks, count = int(header.fixed["header_bytes"][0]), 0, 0
+    with replacing(path) as file:
+        file.seek(place)
+        for number, sections in enumerate(blocks):
+            count += sections[0].size
+            clicks += int(np.count_nonzero(sections[0]))
+            for kind, array in enumerate(sections):
+                piece = np.ascontiguousarray(array).data.cast("B") if array.size else memoryview(b"")
+                header.sections[number, kind] = (place, len(piece), isal_zlib.crc32(piece), 0)
+                file.write(piece)
+                file.write(bytes(aligned(len(piece)) - len(piece)))
+                place += aligned(len(piece))
+        assert count == header.rows
+        header.fixed["file_bytes"], header.fixed["clicks"] = place, clicks
+        file.seek(0)
+        file.write(sealed(header))
+    return ShardFile(path.name, count, place, int(header.fixed["header_crc32"][0]), clicks)
 
 
 def sealed(header: Header) -> bytes:
@@ -121,13 +144,9 @@ def sealed(header: Header) -> bytes:
     return content()
 
 
-def _joined(head: bytes, body: list[Piece]) -> Iterator[Piece]:
-    yield head
-    yield from body
-
-
-def _empty_header(schema: Schema, rows: _Rows) -> Header:
-    count, bags = rows.label.size, rows.offsets is not None
+def _empty_header(
+    schema: Schema, count: int, largest_id: NDArray[np.int32], id_bytes: NDArray[np.int64], *, bags: bool
+) -> Header:
     num_blocks = -(-count // BLOCK_ROWS)
     fixed = np.zeros(1, HEADER)
     for field, value in {
@@ -136,7 +155,6 @@ def _empty_header(schema: Schema, rows: _Rows) -> Header:
         "header_bytes": header_bytes(schema.num_tables, num_blocks, bags),
         "bags": bags,
         "rows": count,
-        "clicks": np.count_nonzero(rows.label),
         "block_rows": BLOCK_ROWS,
         "num_blocks": num_blocks,
         "num_dense": schema.num_dense,
@@ -144,44 +162,71 @@ def _empty_header(schema: Schema, rows: _Rows) -> Header:
     }.items():
         fixed[field] = value
     columns = np.zeros(schema.num_tables, COLUMN)
-    columns["largest_id"], columns["id_bytes"] = rows.largest_id, rows.id_bytes
+    columns["largest_id"], columns["id_bytes"] = largest_id, id_bytes
     return Header(fixed, columns, np.zeros((num_blocks, 4 if bags else 3), SECTION))
 
 
-def _block(rows: _Rows, part: slice, num_tables: int) -> list[memoryview]:
-    rest = _columns(rows, part) if rows.offsets is None else _bags(rows, part, num_tables)
-    arrays: list[NDArray[Any]] = [np.ascontiguousarray(rows.label[part]), np.ascontiguousarray(rows.dense[part]), *rest]
-    return [array.data.cast("B") if array.size else memoryview(b"") for array in arrays]
-
-
-def _columns(rows: _Rows, part: slice) -> list[NDArray[Any]]:
+class _PackedIds:
     """Each column in as few bytes as its largest id needs, which about halves the ids of Criteo."""
-    count = part.stop - part.start
-    starts = column_offsets(rows.id_bytes, count)
-    packed = np.zeros(int(starts[-1]), np.uint8)
-    for table, start in enumerate(starts[:-1]):
-        width = int(rows.id_bytes[table])
-        packed[start : start + width * count].view(_ID_TYPES[width])[:] = rows.ids[table, part]
-    return [packed]
+
+    def __init__(self, id_bytes: NDArray[np.int64]) -> None:
+        self._id_bytes = id_bytes
+        self._memory = np.zeros(int(column_offsets(id_bytes, BLOCK_ROWS)[-1]), np.uint8)
+
+    def fill(self, ids: NDArray[np.int32], largest_id: NDArray[np.int32]) -> NDArray[np.uint8]:
+        """The section of a block, in memory that the next one takes again."""
+        count = ids.shape[1]
+        assert (ids.max(axis=1, initial=0) <= largest_id).all()
+        starts = column_offsets(self._id_bytes, count)
+        packed = self._memory[: int(starts[-1])]
+        if count < BLOCK_ROWS:
+            packed[:] = 0  # the gaps lie elsewhere
+        for column, start, width in zip(ids, starts.tolist(), self._id_bytes.tolist(), strict=False):
+            packed[start : start + width * count].view(_ID_TYPES[width])[:] = column
+        return packed
 
 
-def _bags(rows: _Rows, part: slice, num_tables: int) -> list[NDArray[Any]]:
+def _bags(
+    ids: NDArray[np.int32], offsets: NDArray[np.int64], count: int, part: slice
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """The ids of these rows, table by table, and offsets int32[T * rows + 1] that count from the block's first id."""
-    assert rows.offsets is not None
-    count = rows.label.size
-    starts, ids = [np.zeros(1, np.int64)], []
+    starts, tables = [np.zeros(1, np.int64)], []
     total = 0
-    for table in range(num_tables):
-        bounds = rows.offsets[table * count + part.start : table * count + part.stop + 1]
-        ids.append(rows.ids[bounds[0] : bounds[-1]])
+    for first in range(0, offsets.size - 1, count):
+        bounds = offsets[first + part.start : first + part.stop + 1]
+        tables.append(ids[bounds[0] : bounds[-1]])
         starts.append(bounds[1:] - bounds[0] + total)
         total += int(bounds[-1] - bounds[0])
     if total >= 1 << 31:
         raise DataError(f"{part.stop - part.start} rows hold {total} ids; a block holds fewer than {1 << 31}")
-    return [np.concatenate(ids), np.concatenate(starts).astype(np.int32)]
+    return np.concatenate(tables), np.concatenate(starts).astype(np.int32)
 
 
-def _check_shape(
+def _check_shape(path: Path, schema: Schema, rows: RowBlock) -> None:
+    count = rows.label.size
+    _require(path, "ids", rows.ids, np.int32, (schema.num_tables, count))
+    _require(path, "label", rows.label, np.uint8, (count,))
+    _require(path, "dense", rows.dense, np.float32, (count, schema.num_dense))
+
+
+def _check_rows(path: Path, schema: Schema, rows: RowBlock, first: int) -> None:
+    _check_shape(path, schema, rows)
+    _check_ids(path, schema, rows.ids)
+    _check_values(path, schema, rows.label, rows.dense, first)
+
+
+def _check_values(
+    path: Path, schema: Schema, label: NDArray[np.uint8], dense: NDArray[np.float32], first: int
+) -> None:
+    if label.size and label.max() > 1:
+        raise DataError(f"{path}: row {first + int(label.argmax())} has label {label.max()}; labels are 0 or 1")
+    if not np.isfinite(dense).all():
+        row, column = np.argwhere(~np.isfinite(dense))[0]
+        what = f"{dense[row, column]} in {schema.dense[column]}"
+        raise DataError(f"{path}: row {first + int(row)} has {what}; clean it first")
+
+
+def _require(
     path: Path, what: str, array: NDArray[np.generic], kind: type[np.generic], shape: tuple[int, ...]
 ) -> None:
     if array.dtype != kind or array.shape != shape:
