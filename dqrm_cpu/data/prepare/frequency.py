@@ -16,20 +16,27 @@ from dqrm_cpu.data.store.schema import Schema
 
 @dataclass(frozen=True)
 class Remap:
-    """New ids of the ids given while reading; None for a column in which all stay."""
+    """New ids of the ids given while reading."""
 
-    new_id: tuple[NDArray[np.int32] | None, ...]
+    starts: NDArray[np.int64]  # [T + 1] of the tables in new_id
+    new_id: NDArray[np.int32] | None  # table after table; None where all stay
     rare_cells: tuple[int, ...]  # per column, over all rows
 
     def kept(self, column: int, keys: NDArray[Any]) -> NDArray[Any]:
         """The keys that keep a row, of those with ids 1, 2, ..."""
-        new_id = self.new_id[column]
-        return keys if new_id is None else keys[new_id[1:] > 0]
+        if self.new_id is None:
+            return keys
+        return keys[self.new_id[self.starts[column] + 1 : self.starts[column + 1]] > 0]
+
+    def apply(self, records: NDArray[np.uint32], first_column: int) -> None:
+        """Gives records, whose ids begin in this column, the new ids."""
+        if self.new_id is not None:
+            replace_ids(records, first_column, self.starts, self.new_id)
 
 
 def keep_all(num_tables: int) -> Remap:
     """What a threshold of 1 means."""
-    return Remap((None,) * num_tables, (0,) * num_tables)
+    return Remap(np.zeros(num_tables + 1, np.int64), None, (0,) * num_tables)
 
 
 def find_rare(
@@ -47,7 +54,7 @@ def find_rare(
         inside = max(0, min(step.header.rows, num_train - step.header.first_row))
         count_ids(records, places[:inside], schema.num_dense, starts, train)
         count_ids(records, places[inside:], schema.num_dense, starts, held_out)
-    new_ids: list[NDArray[np.int32] | None] = []
+    new_ids = []
     rare_cells = []
     for low, high in pairwise(starts.tolist()):
         keep = train[low:high] >= min_count
@@ -56,7 +63,7 @@ def find_rare(
         rare[0] = False
         rare_cells.append(int(train[low:high][rare].sum(dtype=np.int64) + held_out[low:high][rare].sum(dtype=np.int64)))
         new_ids.append(np.where(keep, np.cumsum(keep), 0).astype(np.int32))
-    return Remap(tuple(new_ids), tuple(rare_cells))
+    return Remap(starts, np.concatenate(new_ids), tuple(rare_cells))
 
 
 @kernel
@@ -71,3 +78,14 @@ def count_ids(
     for i in range(rows.shape[0]):
         for t in range(starts.shape[0] - 1):
             counts[starts[t] + np.int64(records[rows[i], first_column + t])] += np.uint32(1)
+
+
+@kernel
+def replace_ids(
+    records: NDArray[np.uint32], first_column: int, starts: NDArray[np.int64], new_id: NDArray[np.int32]
+) -> None:
+    """The new ids, table by table from starts[t] on, in place."""
+    for i in range(records.shape[0]):
+        for t in range(starts.shape[0] - 1):
+            found = np.int64(records[i, first_column + t])
+            records[i, first_column + t] = np.uint32(new_id[starts[t] + found])

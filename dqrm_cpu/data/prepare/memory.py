@@ -15,7 +15,7 @@ def zeros(count: int, kind: "np.dtype[Any]") -> NDArray[Any]:
     num_bytes = count * kind.itemsize
     if num_bytes < _HUGE_PAGE_BYTES:
         return np.zeros(count, kind)
-    memory = mmap.mmap(-1, num_bytes)
+    memory = mmap.mmap(-1, num_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared memory has no huge pages
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, kind, count)

@@ -113,6 +113,15 @@ def shuffled(seed: Any, count: int) -> NDArray[np.int64]:
 
 
 @kernel
+def copy_records(records: NDArray[np.uint32], order: NDArray[np.int64], copies: NDArray[np.uint32]) -> None:
+    """copies[i] is records[order[i]]."""
+    for i in range(order.shape[0]):
+        source = order[i]
+        for k in range(records.shape[1]):
+            copies[i, k] = records[source, k]
+
+
+@kernel
 def from_records(records: NDArray[np.uint32], order: NDArray[np.int64], columns: Columns) -> None:
     """Row i of the columns is records[order[i]]."""
     label, dense, ids = columns

@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def _finish(request: Request, folder: Path, steps: list[Step], categories: Categ
     if settings.vocabulary.kind == "exact" and settings.vocabulary.min_count > 1:
         remap = find_rare(steps, schema, num_keys, split.train, settings.seed, settings.vocabulary.min_count)
     keys = [remap.kept(t, vocabulary.keys) for t, vocabulary in enumerate(categories.vocabularies)]
-    collector = Collector(steps, schema, split.train, settings.seed)
+    collector = Collector(steps, schema, split.train, settings.seed, remap)
     rows = split.train + split.test + split.validation
     row_bytes = 4 * (schema.num_dense + schema.num_tables + 1)
     written = 0
@@ -117,13 +118,20 @@ def _finish(request: Request, folder: Path, steps: list[Step], categories: Categ
 
     jobs = shard_jobs(split, settings.shard_rows)
     workers = request.means.workers
-    parts = write_shards(request.out, folder / "done", schema, jobs, collector, remap, workers, advance)
-    if keys:
-        save_vocabulary(request.out, schema.categorical, settings.vocabulary.max_ind_range, keys)
+    with ThreadPoolExecutor(1, "dqrm-vocabulary") as beside:
+        saved = beside.submit(_save, request, keys)
+        parts = write_shards(request.out, folder / "done", schema, jobs, collector, workers, advance)
+        saved.result()
     manifest = manifest_of(request, steps, _table_rows(request, keys), _distinct(request, num_keys), remap, parts)
     write_manifest(request.out, manifest)
     shutil.rmtree(folder)
     return manifest
+
+
+def _save(request: Request, keys: list[NDArray[Any]]) -> None:
+    if keys:
+        settings = request.settings
+        save_vocabulary(request.out, settings.layout.schema.categorical, settings.vocabulary.max_ind_range, keys)
 
 
 def _table_rows(request: Request, keys: list[NDArray[Any]]) -> tuple[int, ...]:

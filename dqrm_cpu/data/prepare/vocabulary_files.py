@@ -4,12 +4,12 @@ The key at place k has id k + 1; id 0 stands for a missing, unseen or rare categ
 """
 
 import json
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from isal import isal_zlib
 from numpy.typing import NDArray
 
 from dqrm_cpu.data.prepare.layout import Layout
@@ -44,7 +44,7 @@ def save_vocabulary(out: Path, names: tuple[str, ...], max_ind_range: int, keys:
         content = np.ascontiguousarray(column).data.cast("B") if column.size else memoryview(b"")
         file = f"{number:03d}.npy"
         replace_file(folder / file, [_npy_header(column), content])
-        columns.append({"name": name, "file": file, "keys": int(column.size), "crc32": zlib.crc32(content)})
+        columns.append({"name": name, "file": file, "keys": int(column.size), "crc32": isal_zlib.crc32(content)})
     about = {"format": _FORMAT, "max_ind_range": max_ind_range, "key_bits": keys[0].itemsize * 8, "columns": columns}
     replace_file(folder / _ABOUT_FILE, [(json.dumps(about, indent=1) + "\n").encode()])
 
@@ -75,7 +75,7 @@ def load_vocabulary(directory: Path) -> SavedVocabulary:
         kind = np.dtype(f"<u{about['key_bits'] // 8}")
         keys = tuple(_load_column(folder, column, kind) for column in about["columns"])
         names = tuple(str(column["name"]) for column in about["columns"])
-        return SavedVocabulary(names, int(about["max_ind_range"]), keys, f"crc32:{zlib.crc32(text):08x}")
+        return SavedVocabulary(names, int(about["max_ind_range"]), keys, f"crc32:{isal_zlib.crc32(text):08x}")
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{folder / _ABOUT_FILE} is damaged ({error}); {_MEND}") from None
 
@@ -109,6 +109,6 @@ def _load_column(folder: Path, column: dict[str, Any], kind: np.dtype[Any]) -> N
         keys = np.load(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error}); {_MEND}") from None
-    if keys.dtype != kind or keys.shape != (column["keys"],) or zlib.crc32(keys.tobytes()) != column["crc32"]:
+    if keys.dtype != kind or keys.shape != (column["keys"],) or isal_zlib.crc32(keys.tobytes()) != column["crc32"]:
         raise DataError(f"{path} is damaged; {_MEND}")
     return np.asarray(keys)

@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
+from queue import SimpleQueue
 
-from dqrm_cpu.data.prepare.collect import Collector
-from dqrm_cpu.data.prepare.frequency import Remap
+from dqrm_cpu.data.prepare.collect import Collector, Workspace
 from dqrm_cpu.data.prepare.split import ShardJob
 from dqrm_cpu.data.store.manifest import PART_NAMES, ShardFile
 from dqrm_cpu.data.store.schema import Schema
-from dqrm_cpu.data.store.writer import write_shard
+from dqrm_cpu.data.store.writer import write_blocks
 
 
 def write_shards(
@@ -20,19 +20,20 @@ def write_shards(
     schema: Schema,
     jobs: Sequence[ShardJob],
     collector: Collector,
-    remap: Remap,
     workers: int,
     advance: Callable[[int], None],
 ) -> dict[str, tuple[ShardFile, ...]]:
     """All shards of all parts; `advance` hears of the rows of each."""
     notes.mkdir(exist_ok=True)
+    spaces: SimpleQueue[Workspace] = SimpleQueue()
+    for _ in range(workers):
+        spaces.put(Workspace(schema))
 
     def write(job: ShardJob) -> ShardFile:
-        rows = collector.collect(job)
-        for column, new_id in zip(rows.ids, remap.new_id, strict=True):
-            if new_id is not None:
-                column[:] = new_id[column]
-        shard = write_shard(out, job.name, schema, rows.label, rows.dense, rows.ids)
+        space = spaces.get()
+        rows = collector.collect(job, space)
+        shard = write_blocks(out / job.name, schema, *rows)
+        spaces.put(space)
         (notes / f"{job.name}.json").write_text(json.dumps(asdict(shard)))
         return shard
 

@@ -215,9 +215,7 @@ def _check_rows(path: Path, schema: Schema, rows: RowBlock, first: int) -> None:
     _check_values(path, schema, rows.label, rows.dense, first)
 
 
-def _check_values(
-    path: Path, schema: Schema, label: NDArray[np.uint8], dense: NDArray[np.float32], first: int
-) -> None:
+def _check_values(path: Path, schema: Schema, label: NDArray[np.uint8], dense: NDArray[np.float32], first: int) -> None:
     if label.size and label.max() > 1:
         raise DataError(f"{path}: row {first + int(label.argmax())} has label {label.max()}; labels are 0 or 1")
     if not np.isfinite(dense).all():
@@ -226,9 +224,7 @@ def _check_values(
         raise DataError(f"{path}: row {first + int(row)} has {what}; clean it first")
 
 
-def _require(
-    path: Path, what: str, array: NDArray[np.generic], kind: type[np.generic], shape: tuple[int, ...]
-) -> None:
+def _require(path: Path, what: str, array: NDArray[np.generic], kind: type[np.generic], shape: tuple[int, ...]) -> None:
     if array.dtype != kind or array.shape != shape:
         wanted = f"{np.dtype(kind)} {shape}"
         raise DataError(f"{path}: {what} is {array.dtype} {array.shape}, a shard of this schema takes {wanted}")
