@@ -1,5 +1,6 @@
 """Second pass: shards out of the spool, several at a time; a shard that is done is noted and not done again."""
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -11,7 +12,7 @@ from dqrm_cpu.data.prepare.collect import Collector, Workspace
 from dqrm_cpu.data.prepare.split import ShardJob
 from dqrm_cpu.data.store.manifest import PART_NAMES, ShardFile
 from dqrm_cpu.data.store.schema import Schema
-from dqrm_cpu.data.store.writer import write_blocks
+from dqrm_cpu.data.store.writer import RowBlock, write_blocks
 
 
 def write_shards(
@@ -30,16 +31,22 @@ def write_shards(
         spaces.put(Workspace(schema))
 
     def write(job: ShardJob) -> ShardFile:
-        space = spaces.get()
-        rows = collector.collect(job, space)
-        shard = write_blocks(out / job.name, schema, *rows)
-        spaces.put(space)
+        with contextlib.ExitStack() as lent:
+            space = spaces.get()
+            lent.callback(spaces.put, space)
+            rows = collector.collect(job, space)
+
+            def blocks() -> Iterator[RowBlock]:
+                yield from rows.blocks
+                lent.close()  # another shard may have the memory while this one is forced to the disk
+
+            shard = write_blocks(out / job.name, schema, rows.num_rows, rows.largest_id, blocks())
         (notes / f"{job.name}.json").write_text(json.dumps(asdict(shard)))
         return shard
 
     done = dict(_finished(out, notes, jobs))
     advance(sum(shard.rows for shard in done.values()))
-    with ThreadPoolExecutor(workers, "dqrm-prepare") as pool:
+    with ThreadPoolExecutor(2 * workers, "dqrm-prepare") as pool:
         left = [pool.submit(write, job) for job in jobs if job.name not in done]
         try:
             for future in as_completed(left):
