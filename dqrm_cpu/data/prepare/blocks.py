@@ -10,7 +10,6 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from dqrm_cpu.data.prepare.memory import zeros
 from dqrm_cpu.data.prepare.raw_files import RawFile, open_raw
 from dqrm_cpu.data.prepare.words import PADDING
 from dqrm_cpu.errors import DataError
@@ -50,17 +49,27 @@ class Piece(Protocol):
     def ends_source(self) -> bool: ...
 
 
+def text_buffer_bytes(block_bytes: int) -> int:
+    """What a block is read into."""
+    return block_bytes + _LONGEST_LINE + PADDING
+
+
 class BlockReader:
     """Iterates over blocks of the sources from a place on; use as a context, so that the thread ends."""
 
     def __init__(
-        self, sources: Sequence[RawFile], start: Place, block_bytes: int, num_buffers: int, stdin: BinaryIO
+        self,
+        sources: Sequence[RawFile],
+        start: Place,
+        block_bytes: int,
+        buffers: Sequence[NDArray[np.uint8]],
+        stdin: BinaryIO,
     ) -> None:
         self._sources, self._start, self._stdin = sources, start, stdin
         self._block_bytes = block_bytes
         self._free: queue.SimpleQueue[NDArray[np.uint8] | None] = queue.SimpleQueue()
-        for _ in range(num_buffers):
-            self._free.put(zeros(block_bytes + _LONGEST_LINE + PADDING, np.dtype(np.uint8)))
+        for buffer in buffers:
+            self._free.put(buffer)
         self._full: queue.SimpleQueue[Block | BaseException | None] = queue.SimpleQueue()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="dqrm-read", daemon=True)

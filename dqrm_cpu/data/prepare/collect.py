@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqrm_cpu.data.prepare.frequency import Remap
-from dqrm_cpu.data.prepare.memory import zeros
+from dqrm_cpu.data.prepare.memory import Arena
 from dqrm_cpu.data.prepare.order import (
     NUM_BINS,
     Columns,
@@ -31,7 +31,8 @@ _MASK = 2**64 - 1
 class Workspace:
     """Memory for the records of one shard, used again for later ones: pages that were never touched cost the most."""
 
-    def __init__(self, schema: Schema) -> None:
+    def __init__(self, schema: Schema, arena: Arena) -> None:
+        self._arena = arena
         self._width = schema.num_dense + schema.num_tables + 1
         self._records, self._more = self._words(0), self._words(0)
         self.block = RowBlock(
@@ -53,7 +54,7 @@ class Workspace:
         return self._more[:count]
 
     def _words(self, count: int) -> NDArray[np.uint32]:
-        return zeros(count * self._width, np.dtype(np.uint32)).reshape(count, self._width)
+        return self._arena.take((count, self._width), np.dtype(np.uint32))
 
 
 class ShardRows(NamedTuple):

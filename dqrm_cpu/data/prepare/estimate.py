@@ -2,7 +2,9 @@
 
 import shutil
 
+from dqrm_cpu.data.prepare.blocks import text_buffer_bytes
 from dqrm_cpu.data.prepare.layout import Layout
+from dqrm_cpu.data.prepare.parse import row_bytes
 from dqrm_cpu.data.prepare.request import Request, Settings
 from dqrm_cpu.errors import DataError
 
@@ -11,6 +13,7 @@ _MOST_STEPS = 8192
 _BYTES_PER_FIELD = 4.5  # of text, with what ends the field: less than any data set met so far, so that rows are many
 _SPARE = 1.05
 _RUNTIME_BYTES = 150 << 20  # Python, numba and the compiled kernels
+_ROUNDING_BYTES = 1 << 16
 _ORDER_BYTES = 24  # of a row, while a shard is put in order
 
 
@@ -26,13 +29,34 @@ def disk_bytes(request: Request, text_bytes: int) -> int:
 
 def buffer_bytes(settings: Settings, workers: int, text_bytes: int) -> int:
     """About what a preparation takes in memory beside its vocabularies, which --memory-budget bounds."""
+    order = workers * settings.shard_rows * _ORDER_BYTES
+    return _RUNTIME_BYTES + arena_bytes(settings, workers, block_bytes_for(text_bytes)) + order
+
+
+def arena_bytes(settings: Settings, workers: int, block_bytes: int) -> int:
+    """Enough for all blocks that are being read at a time, and then for all shards that are being written."""
     layout = settings.layout
-    block = block_bytes_for(text_bytes)
+    reading = num_row_buffers(workers) * rows_bytes(layout, block_bytes)
+    reading += num_text_buffers(workers) * text_buffer_bytes(block_bytes)
+    records = _SPARE * settings.shard_rows + _rows_in(layout, block_bytes)
+    return int(max(reading, workers * records * _record_bytes(layout))) + _ROUNDING_BYTES
+
+
+def num_row_buffers(workers: int) -> int:
+    """Blocks that are parsed, wait for their ids, or are written."""
+    return 2 * workers + 1
+
+
+def num_text_buffers(workers: int) -> int:
+    """Blocks that are read or parsed."""
+    return workers + 2
+
+
+def rows_bytes(layout: Layout, block_bytes: int) -> int:
+    """About what the rows of a block take."""
+    schema = layout.schema
     key_bytes = 8 if layout.has_text else 4
-    row = 2 * _record_bytes(layout) + 4 + key_bytes * layout.schema.num_tables
-    reading = (2 * workers + 1) * _rows_in(layout, block) * row + (workers + 2) * block
-    writing = workers * settings.shard_rows * (3 * _record_bytes(layout) + _ORDER_BYTES)
-    return int(_RUNTIME_BYTES + max(reading, writing))
+    return int(_rows_in(layout, block_bytes) * row_bytes(schema.num_dense, schema.num_tables, key_bytes))
 
 
 def require_memory(request: Request, text_bytes: int) -> None:

@@ -1,5 +1,6 @@
 """Large buffers on huge pages where the system has them: one page fault instead of 512, fewer misses of the TLB."""
 
+import math
 import mmap
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _HUGE_PAGE_BYTES = 1 << 21
+_SMALL_PAGE_BYTES = 1 << 12
 _ALIGNMENT = 64
 
 
@@ -22,15 +24,43 @@ def zeros(count: int, kind: "np.dtype[Any]") -> NDArray[Any]:
 
 
 class Arena:
-    """One piece of memory, handed out in arrays that start at multiples of 64 bytes. Give each one more."""
+    """One piece of memory, handed out in parts that start at multiples of 64 bytes.
 
-    def __init__(self, num_bytes: int) -> None:
-        self._memory = zeros(num_bytes, np.dtype(np.uint8))
+    The system gives a page when it is first touched, which costs more than what is then written to it: what one stage
+    has touched is worth handing out again in the next.
+    """
+
+    def __init__(self, memory: NDArray[np.uint8]) -> None:
+        self._memory = memory
         self._taken = 0
 
+    @classmethod
+    def of_bytes(cls, num_bytes: int) -> "Arena":
+        """With new memory."""
+        return cls(zeros(num_bytes, np.dtype(np.uint8)))
+
+    @property
+    def left(self) -> int:
+        """Bytes that nobody has."""
+        return max(0, self._memory.size - self._taken)
+
     def take(self, shape: tuple[int, ...], kind: "np.dtype[Any]") -> NDArray[Any]:
-        """An array that nobody else has."""
-        size = int(np.prod(shape)) * kind.itemsize
+        """An array that nobody else has; of new memory where there is too little left. Holds anything."""
+        size = math.prod(shape) * kind.itemsize
+        if size > self.left:
+            return zeros(math.prod(shape), kind).reshape(shape)
         array = self._memory[self._taken : self._taken + size].view(kind).reshape(shape)
         self._taken += -(-size // _ALIGNMENT) * _ALIGNMENT
         return array
+
+    def part(self, num_bytes: int) -> "Arena":
+        """An arena that nobody else has."""
+        return Arena(self.take((num_bytes,), np.dtype(np.uint8)))
+
+    def clear(self) -> None:
+        """All of it may be handed out again: nobody uses what was."""
+        self._taken = 0
+
+    def touch(self) -> None:
+        """Lets the system give all of its pages, on this thread and without Python's lock."""
+        self._memory[::_SMALL_PAGE_BYTES] = 0

@@ -44,11 +44,12 @@ class ParsedBlock:
 class RowBuffers:
     """Memory for the rows of one block, used again for later ones."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, arena: Arena) -> None:
         schema = layout.schema
         self.num_dense, self.num_tables = schema.num_dense, schema.num_tables
         self.width = self.num_dense + self.num_tables + 1
         self._key_type = np.dtype(np.uint64 if layout.has_text else np.uint32)
+        self._arena = arena
         self._capacity = -1
         self._text = zeros(0, np.dtype(np.uint8))
 
@@ -58,21 +59,36 @@ class RowBuffers:
             self._text = zeros(num_bytes + num_bytes // 8, np.dtype(np.uint8))
         return self._text
 
+    def touch(self) -> None:
+        """Lets the system give the memory before there are rows."""
+        self._arena.touch()
+
     def reserve(self, rows: int) -> None:
         """Makes place for so many rows."""
         if rows <= self._capacity:
             return
         rows += rows // 8
-        words = 2 + self.num_dense + self.num_tables + self.width  # label, places, dense, ids, records
-        arena = Arena(rows * (4 * words + self.num_tables * self._key_type.itemsize) + 6 * 64)
+        num_bytes = rows * row_bytes(self.num_dense, self.num_tables, self._key_type.itemsize) + 6 * 64
+        self._arena.clear()
+        arena = self._arena if num_bytes <= self._arena.left else Arena.of_bytes(num_bytes)
         word, signed = np.dtype(np.uint32), np.dtype(np.int32)
         self.label: NDArray[np.uint32] = arena.take((rows,), word)
         self.dense: NDArray[np.float32] = arena.take((rows, self.num_dense), np.dtype(np.float32))
         self.keys: NDArray[Any] = arena.take((self.num_tables, rows), self._key_type)
-        self.ids: NDArray[np.int32] = arena.take((self.num_tables, rows), signed)
+        # A key of 32 bits is not needed any more once its id is known.
+        is_narrow = self._key_type.itemsize == signed.itemsize
+        self.ids: NDArray[np.int32] = (
+            self.keys.view(signed) if is_narrow else arena.take((self.num_tables, rows), signed)
+        )
         self.places: NDArray[np.int32] = arena.take((rows,), signed)
         self.records: NDArray[np.uint32] = arena.take((rows, self.width), word)
         self._capacity = rows
+
+
+def row_bytes(num_dense: int, num_tables: int, key_bytes: int) -> int:
+    """What a row takes in the buffers: label, place, dense, keys, ids where they do not replace keys, the record."""
+    words = 2 + num_dense + (num_dense + num_tables + 1) + (num_tables if key_bytes != 4 else 0)
+    return 4 * words + num_tables * key_bytes
 
 
 class _Text(NamedTuple):

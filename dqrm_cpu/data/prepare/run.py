@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from dqrm_cpu.data.prepare.bad_rows import BadRows
 from dqrm_cpu.data.prepare.categories import Categories, MemoryLimit
 from dqrm_cpu.data.prepare.collect import Collector
-from dqrm_cpu.data.prepare.estimate import block_bytes_for, require_memory, require_space
+from dqrm_cpu.data.prepare.estimate import arena_bytes, block_bytes_for, require_memory, require_space
 from dqrm_cpu.data.prepare.frequency import find_rare, keep_all
+from dqrm_cpu.data.prepare.memory import Arena
 from dqrm_cpu.data.prepare.raw_files import estimate_text_bytes
 from dqrm_cpu.data.prepare.request import Advance, Request
 from dqrm_cpu.data.prepare.resume import WORK_FOLDER, exclusive, recover, work_folder
@@ -51,8 +52,12 @@ def _prepare(request: Request, folder: Path, text_bytes: list[int]) -> Manifest:
     categories = Categories(settings, key_type, schema.categorical, memory, request.means.workers)
     if settings.kind == "given":
         categories.use(list(load_vocabulary(Path(settings.directory)).keys))
-    steps = _read(request, spool, categories, text_bytes)
-    return _finish(request, folder, steps, categories)
+    total = 0 if any(source.kind == "stdin" for source in request.sources) else sum(text_bytes)
+    block_bytes = request.means.block_bytes or block_bytes_for(total)
+    arena = Arena.of_bytes(arena_bytes(request.settings, request.means.workers, block_bytes))
+    steps = _read(request, spool, categories, text_bytes, block_bytes, arena)
+    arena.clear()
+    return _finish(request, folder, steps, categories, arena)
 
 
 def _complete(request: Request) -> Manifest:
@@ -67,8 +72,9 @@ def _complete(request: Request) -> Manifest:
     return manifest
 
 
-def _read(request: Request, spool: Path, categories: Categories, text_bytes: list[int]) -> list[Step]:
-    total = 0 if any(source.kind == "stdin" for source in request.sources) else sum(text_bytes)
+def _read(
+    request: Request, spool: Path, categories: Categories, text_bytes: list[int], block_bytes: int, arena: Arena
+) -> list[Step]:
     steps, position = recover(spool, categories)
     if steps:
         request.note(f"going on behind row {position.row:,}")
@@ -78,8 +84,8 @@ def _read(request: Request, spool: Path, categories: Categories, text_bytes: lis
     bad_before = sum(step.header.bad_lines for step in steps)
     kept_bytes = steps[-1].header.quarantined if steps else 0
     bad_rows = BadRows(policy, request.settings.max_bad_rows, request.out, bad_before, kept_bytes)
-    scanner = Scanner(request, spool, categories, bad_rows)
-    block_bytes = request.means.block_bytes or block_bytes_for(total)
+    scanner = Scanner(request, spool, categories, bad_rows, arena)
+    total = 0 if any(source.kind == "stdin" for source in request.sources) else sum(text_bytes)
     finished = _finished_bytes(steps)
     with contextlib.closing(scanner.scan(position, block_bytes)) as scanned:
         for step in scanned:
@@ -98,7 +104,7 @@ def _finished_bytes(steps: list[Step]) -> list[int]:
     return [step.header.after.offset for step in steps if step.header.ends_source]
 
 
-def _finish(request: Request, folder: Path, steps: list[Step], categories: Categories) -> Manifest:
+def _finish(request: Request, folder: Path, steps: list[Step], categories: Categories, arena: Arena) -> Manifest:
     settings, schema = request.settings, request.settings.layout.schema
     split = split_rows(settings.split, rows_per_source(steps, len(request.sources)))
     num_keys = [vocabulary.num_keys for vocabulary in categories.vocabularies]
@@ -120,10 +126,12 @@ def _finish(request: Request, folder: Path, steps: list[Step], categories: Categ
     workers = request.means.workers
     with ThreadPoolExecutor(1, "dqrm-vocabulary") as beside:
         saved = beside.submit(_save, request, keys)
-        parts = write_shards(request.out, folder / "done", schema, jobs, collector, workers, advance)
+        parts = write_shards(request.out, folder / "done", schema, jobs, collector, workers, arena, advance)
         saved.result()
     manifest = manifest_of(request, steps, _table_rows(request, keys), _distinct(request, num_keys), remap, parts)
     write_manifest(request.out, manifest)
+    with ThreadPoolExecutor(workers, "dqrm-remove") as pool:
+        list(pool.map(Path.unlink, [step.path for step in steps]))
     shutil.rmtree(folder)
     return manifest
 

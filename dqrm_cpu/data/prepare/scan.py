@@ -4,6 +4,7 @@ Blocks are parsed in parallel, ids are assigned block after block, and finished 
 parsed: the result is the same for any number of workers.
 """
 
+import threading
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,8 +16,10 @@ from typing import Any
 import numpy as np
 
 from dqrm_cpu.data.prepare.bad_rows import BadRows
-from dqrm_cpu.data.prepare.blocks import BlockReader, Place
+from dqrm_cpu.data.prepare.blocks import BlockReader, Place, text_buffer_bytes
 from dqrm_cpu.data.prepare.categories import Categories
+from dqrm_cpu.data.prepare.estimate import num_row_buffers, num_text_buffers, rows_bytes
+from dqrm_cpu.data.prepare.memory import Arena
 from dqrm_cpu.data.prepare.order import NUM_BINS, Columns, place_rows, to_records
 from dqrm_cpu.data.prepare.parse import ParsedBlock, Parser, RowBuffers
 from dqrm_cpu.data.prepare.request import Request
@@ -51,8 +54,8 @@ class _Ordered:
 class Scanner:
     """Reads what is left of the sources."""
 
-    def __init__(self, request: Request, spool: Path, categories: Categories, bad_rows: BadRows) -> None:
-        self._request, self._spool = request, spool
+    def __init__(self, request: Request, spool: Path, categories: Categories, bad_rows: BadRows, arena: Arena) -> None:
+        self._request, self._spool, self._arena = request, spool, arena
         self._categories, self._bad_rows = categories, bad_rows
         self._is_parquet = request.sources[0].kind == "parquet"
         if any((source.kind == "parquet") != self._is_parquet for source in request.sources):
@@ -64,11 +67,12 @@ class Scanner:
         """Steps in order, from a position on, each once it is written."""
         workers = self._request.means.workers
         spare: SimpleQueue[RowBuffers] = SimpleQueue()
-        for _ in range(2 * workers + 1):
-            spare.put(RowBuffers(self._request.settings.layout))
-        reader = self._reader(position.place, block_bytes, workers + 2)
+        reader = self._reader(position.place, block_bytes, num_text_buffers(workers))
         with ThreadPoolExecutor(workers, "dqrm-prepare") as pool, reader:
+            started = threading.Event()
+            pool.submit(_touch, self._row_buffers(block_bytes), spare, started)
             start_kernels()  # while the first blocks are read
+            started.set()
             parsing: deque[Future[ParsedBlock]] = deque()
             writing: deque[Future[Step]] = deque()
             for block in reader:
@@ -84,6 +88,11 @@ class Scanner:
             while writing:
                 yield writing.popleft().result()
 
+    def _row_buffers(self, block_bytes: int) -> list[RowBuffers]:
+        layout = self._request.settings.layout
+        count, num_bytes = num_row_buffers(self._request.means.workers), rows_bytes(layout, block_bytes)
+        return [RowBuffers(layout, self._arena.part(num_bytes)) for _ in range(count)]
+
     def _new_parser(self) -> Any:
         layout = self._request.settings.layout
         if not self._is_parquet:
@@ -95,7 +104,9 @@ class Scanner:
     def _reader(self, place: Place, block_bytes: int, num_buffers: int) -> Any:
         request = self._request
         if not self._is_parquet:
-            return BlockReader(request.sources, place, block_bytes, num_buffers, request.stdin)
+            shape, byte = (text_buffer_bytes(block_bytes),), np.dtype(np.uint8)
+            buffers = [self._arena.take(shape, byte) for _ in range(num_buffers)]
+            return BlockReader(request.sources, place, block_bytes, buffers, request.stdin)
         from dqrm_cpu.data.prepare.parquet import ParquetReader
 
         return ParquetReader(request.sources, place, block_bytes, request.settings.layout)
@@ -143,6 +154,14 @@ class Scanner:
         step = write_step(step_path(self._spool, ordered.position.step), header, bounds, records, new_keys)
         spare.put(buffers)
         return step
+
+
+def _touch(row_buffers: list[RowBuffers], spare: "SimpleQueue[RowBuffers]", started: threading.Event) -> None:
+    """Hands buffers out, and touches them first for as long as nobody could use them."""
+    for buffers in row_buffers:
+        if not started.is_set():
+            buffers.touch()
+        spare.put(buffers)
 
 
 def _header(

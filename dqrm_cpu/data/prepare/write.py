@@ -9,7 +9,9 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from dqrm_cpu.data.prepare.collect import Collector, Workspace
+from dqrm_cpu.data.prepare.memory import Arena
 from dqrm_cpu.data.prepare.split import ShardJob
+from dqrm_cpu.data.store.layout import ALIGNMENT
 from dqrm_cpu.data.store.manifest import PART_NAMES, ShardFile
 from dqrm_cpu.data.store.schema import Schema
 from dqrm_cpu.data.store.writer import RowBlock, write_blocks
@@ -22,13 +24,15 @@ def write_shards(
     jobs: Sequence[ShardJob],
     collector: Collector,
     workers: int,
+    arena: Arena,
     advance: Callable[[int], None],
 ) -> dict[str, tuple[ShardFile, ...]]:
     """All shards of all parts; `advance` hears of the rows of each."""
     notes.mkdir(exist_ok=True)
+    each = arena.left // workers - ALIGNMENT
     spaces: SimpleQueue[Workspace] = SimpleQueue()
     for _ in range(workers):
-        spaces.put(Workspace(schema))
+        spaces.put(Workspace(schema, arena.part(each)))
 
     def write(job: ShardJob) -> ShardFile:
         with contextlib.ExitStack() as lent:
