@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 _HUGE_PAGE_BYTES = 1 << 21
-_SMALL_PAGE_BYTES = 1 << 12
 _ALIGNMENT = 64
 
 
@@ -60,7 +59,3 @@ class Arena:
     def clear(self) -> None:
         """All of it may be handed out again: nobody uses what was."""
         self._taken = 0
-
-    def touch(self) -> None:
-        """Lets the system give all of its pages, on this thread and without Python's lock."""
-        self._memory[::_SMALL_PAGE_BYTES] = 0

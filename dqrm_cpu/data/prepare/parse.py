@@ -59,10 +59,6 @@ class RowBuffers:
             self._text = zeros(num_bytes + num_bytes // 8, np.dtype(np.uint8))
         return self._text
 
-    def touch(self) -> None:
-        """Lets the system give the memory before there are rows."""
-        self._arena.touch()
-
     def reserve(self, rows: int) -> None:
         """Makes place for so many rows."""
         if rows <= self._capacity:

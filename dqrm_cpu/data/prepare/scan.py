@@ -4,7 +4,6 @@ Blocks are parsed in parallel, ids are assigned block after block, and finished 
 parsed: the result is the same for any number of workers.
 """
 
-import threading
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -65,14 +64,13 @@ class Scanner:
 
     def scan(self, position: Position, block_bytes: int) -> Generator[Step, None, None]:
         """Steps in order, from a position on, each once it is written."""
-        workers = self._request.means.workers
+        workers, layout = self._request.means.workers, self._request.settings.layout
         spare: SimpleQueue[RowBuffers] = SimpleQueue()
+        for _ in range(num_row_buffers(workers)):
+            spare.put(RowBuffers(layout, self._arena.part(rows_bytes(layout, block_bytes))))
         reader = self._reader(position.place, block_bytes, num_text_buffers(workers))
         with ThreadPoolExecutor(workers, "dqrm-prepare") as pool, reader:
-            started = threading.Event()
-            pool.submit(_touch, self._row_buffers(block_bytes), spare, started)
             start_kernels()  # while the first blocks are read
-            started.set()
             parsing: deque[Future[ParsedBlock]] = deque()
             writing: deque[Future[Step]] = deque()
             for block in reader:
@@ -87,11 +85,6 @@ class Scanner:
                     yield writing.popleft().result()
             while writing:
                 yield writing.popleft().result()
-
-    def _row_buffers(self, block_bytes: int) -> list[RowBuffers]:
-        layout = self._request.settings.layout
-        count, num_bytes = num_row_buffers(self._request.means.workers), rows_bytes(layout, block_bytes)
-        return [RowBuffers(layout, self._arena.part(num_bytes)) for _ in range(count)]
 
     def _new_parser(self) -> Any:
         layout = self._request.settings.layout
@@ -154,14 +147,6 @@ class Scanner:
         step = write_step(step_path(self._spool, ordered.position.step), header, bounds, records, new_keys)
         spare.put(buffers)
         return step
-
-
-def _touch(row_buffers: list[RowBuffers], spare: "SimpleQueue[RowBuffers]", started: threading.Event) -> None:
-    """Hands buffers out, and touches them first for as long as nobody could use them."""
-    for buffers in row_buffers:
-        if not started.is_set():
-            buffers.touch()
-        spare.put(buffers)
 
 
 def _header(
