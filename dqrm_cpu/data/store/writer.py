@@ -1,4 +1,4 @@
-"""Writes one shard: all at once, under a temporary name until it is complete."""
+"""Writes one shard block after block, under a temporary name until it is complete."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
