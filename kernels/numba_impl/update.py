@@ -12,8 +12,8 @@ from numba import prange
 from .arena import Arena, prefetch_row
 from .bfloat import load_number
 from .bounds import BLOCK_SHIFT, SIGHTING_LONGS, Bounds, clear_sighting, note_row, settle_table
-from .chains import Chains, chain_shard
-from .compiled import parallel, serial
+from .chains import CHAIN_LISTS, Chains, chain_shard, chains_at
+from .compiled import inlined, parallel, serial
 from .lookups import Lookups, Pooled, bag_length, pooled_element, sample_of
 from .memory import claim, int_at, long_at
 from .rule import Rule, step_row
@@ -25,7 +25,7 @@ _AHEAD = 16
 class Scratch(NamedTuple):
     """Addresses of working memory; the int32 and f32 parts have one stretch per thread."""
 
-    chains: int  # int32[threads, 4 length + slots]
+    chains: int  # int32[threads, CHAIN_LISTS length + slots]
     length: int
     slots: int
     gradient: int  # f32[threads, D rounded up to LANES]
@@ -65,22 +65,22 @@ def _work(
     worker: int,
 ) -> None:
     """What one thread does: items until none is left."""
-    step = 4 * scratch.length
-    base = scratch.chains + worker * (4 * step + 4 * scratch.slots)
-    chains = Chains(base, base + step, base + 2 * step, base + 3 * step, base + 4 * step)
+    chains = chains_at(scratch.chains + 4 * worker * (CHAIN_LISTS * scratch.length + scratch.slots), scratch.length)
     buffer = scratch.gradient + 4 * worker * ((arena.dim + LANES - 1) // LANES * LANES)
     item = claim(scratch.counter)
     while item < arena.num_tables << shard_bits:
         table, shard = item >> shard_bits, item & ((1 << shard_bits) - 1)
-        num_unique = chain_shard(arena, lookups, table, pooled, shard, shard_bits, chains)
+        num_single, num_first = chain_shard(arena, lookups, table, pooled, shard, shard_bits, chains)
         sighting = scratch.sightings + 8 * SIGHTING_LONGS * item
         clear_sighting(sighting)
-        _update_chains(arena, table, lookups, pooled, rule, bounds, chains, num_unique, buffer, sighting)
+        work = (arena, table, lookups, pooled, rule, bounds, chains)
+        _update_rows(*work, chains.single, num_single, buffer, sighting)
+        _update_rows(*work, chains.first, num_first, buffer, sighting)
         item = claim(scratch.counter)
 
 
 @serial
-def _update_chains(
+def _update_rows(
     arena: Arena,
     table: int,
     lookups: Lookups,
@@ -88,29 +88,38 @@ def _update_chains(
     rule: Rule,
     bounds: Bounds,
     chains: Chains,
-    num_unique: int,
+    heads: int,
+    num_heads: int,
     buffer: int,
     sighting: int,
 ) -> None:
-    """Updates every unique row once."""
+    """Updates the row of each of the lookups `heads`, which are all single or all the first of several."""
     dim, first_row = arena.dim, long_at(arena.first_row, table)
-    for u in range(num_unique):
-        if u + _AHEAD < num_unique:
-            ahead = int_at(chains.row, u + _AHEAD)
-            prefetch_row(arena.weight, first_row + ahead, dim)
-            if bounds.top:
-                prefetch(bounds.block, long_at(bounds.block_start, table) + (ahead >> BLOCK_SHIFT))
-            if rule.accumulator:
-                prefetch(rule.accumulator, first_row + ahead)
-        row, lookup = int_at(chains.row, u), int_at(chains.head, u)
-        gradient = buffer
-        if int_at(chains.following, lookup) < 0 and not lookups.mean and not pooled.is_bf16:
-            gradient = pooled.place + 4 * pooled_element(arena, lookups, table, int_at(chains.position, lookup))
-        else:
+    summed = heads == chains.first or lookups.mean or pooled.is_bf16
+    for u in range(num_heads):
+        if u + _AHEAD < num_heads:
+            _prefetch_state(arena, table, rule, bounds, int_at(chains.row, int_at(heads, u + _AHEAD)))
+        lookup = int_at(heads, u)
+        row = int_at(chains.row, lookup)
+        if summed:
             _sum_chain(arena, table, lookups, pooled, chains, lookup, buffer)
+            gradient = buffer
+        else:
+            gradient = pooled.place + 4 * pooled_element(arena, lookups, table, int_at(chains.position, lookup))
         words = step_row(rule, arena.weight, first_row + row, dim, gradient)
         if bounds.top:
             note_row(bounds, table, row, words, sighting)
+
+
+@inlined
+def _prefetch_state(arena: Arena, table: int, rule: Rule, bounds: Bounds, row: int) -> None:
+    """Asks for all that an update of a row reads."""
+    arena_row = long_at(arena.first_row, table) + row
+    prefetch_row(arena.weight, arena_row, arena.dim)
+    if bounds.top:
+        prefetch(bounds.block, long_at(bounds.block_start, table) + (row >> BLOCK_SHIFT))
+    if rule.accumulator:
+        prefetch(rule.accumulator, arena_row)
 
 
 @serial

@@ -8,13 +8,13 @@ from torch import Tensor
 
 from ..types import Bags, Tables
 from .bounds import SIGHTING_LONGS
+from .chains import CHAIN_LISTS, SLOTS_PER_LOOKUP
 from .lookups import Lookups, fill_samples
 from .update import Scratch
 from .vector import LANES
 
 _LOOKUPS_PER_SHARD = 1024
 _MOST_SHARD_BITS = 6
-_CHAIN_LISTS = 4
 
 
 class _Size(NamedTuple):
@@ -69,11 +69,11 @@ class Workspace:
 
     def _allocate(self, size: _Size) -> None:
         length = max(size.lookups_per_table, 1)
-        slots = 1 << max(2 * length - 1, 2).bit_length()
+        slots = 1 << (SLOTS_PER_LOOKUP * length - 1).bit_length()
         padded = -(-size.dim // LANES) * LANES
         self._size = size
         self._memory = (
-            torch.empty(size.threads * (_CHAIN_LISTS * length + slots), dtype=torch.int32),
+            torch.empty(size.threads * (CHAIN_LISTS * length + slots), dtype=torch.int32),
             torch.empty(size.threads * padded),
             torch.empty(max(size.items, 1) * SIGHTING_LONGS, dtype=torch.int64),
         )
