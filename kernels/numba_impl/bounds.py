@@ -17,10 +17,11 @@ from .arena import Arena
 from .compiled import inlined, parallel, serial
 from .memory import int_at, long_at, raise_int, set_int, set_long
 from .scan import largest_magnitude
-from .words import any_above, largest
+from .words import largest
 
 BLOCK_SHIFT = 6
 GROUP_SHIFT = 12
+LINE_SHIFT = BLOCK_SHIFT + 4  # rows whose blocks' bounds fill a cache line
 _BLOCKS_PER_GROUP = 1 << (GROUP_SHIFT - BLOCK_SHIFT)
 
 
@@ -116,19 +117,22 @@ def descend(arena: Arena, bounds: Bounds, table: int) -> None:
 def note_row(bounds: Bounds, table: int, row: int, words: Any, sighting: int) -> None:
     """Raises the bounds above a row that was just written; `words` are the magnitudes of its elements, folded."""
     block = long_at(bounds.block_start, table) + (row >> BLOCK_SHIFT)
-    if row == long_at(bounds.witness, table) or any_above(words, int_at(bounds.block, block)):
-        _raise_bounds(bounds, table, row, block, largest(words), sighting)
+    group = long_at(bounds.group_start, table) + (row >> GROUP_SHIFT)
+    bits = int(largest(words))
+    # Not only where it exceeds the bound: a third of the rows does, too many and too few for a processor to guess.
+    set_int(bounds.block, block, max(bits, int_at(bounds.block, block)))
+    top, witness = int_at(bounds.top, table), long_at(bounds.witness, table)
+    if bits > int_at(bounds.group, group) or bits >= top or row == witness:
+        _note_rare(bounds, table, row, group, bits, sighting)
 
 
 @serial
-def _raise_bounds(bounds: Bounds, table: int, row: int, block: int, bits: int, sighting: int) -> None:
+def _note_rare(bounds: Bounds, table: int, row: int, group: int, bits: int, sighting: int) -> None:
+    """Raises the bound of a group; notes a row that reaches the top, and a witness that no longer does."""
     top = int_at(bounds.top, table)
-    if bits > int_at(bounds.block, block):
-        set_int(bounds.block, block, bits)
-        group = long_at(bounds.group_start, table) + (row >> GROUP_SHIFT)
-        if bits > int_at(bounds.group, group):
-            # Blocks of one group may belong to several threads.
-            raise_int(bounds.group, group, bits)
+    if bits > int_at(bounds.group, group):
+        # Blocks of one group may belong to several threads.
+        raise_int(bounds.group, group, bits)
     if bits >= top:
         if bits > long_at(sighting, 0):
             set_long(sighting, 0, bits)

@@ -10,17 +10,21 @@ from typing import NamedTuple
 import numpy as np
 
 from .arena import Arena
-from .bounds import BLOCK_SHIFT
+from .bounds import LINE_SHIFT
 from .compiled import inlined, serial
+from .lanes import hashed_equal, how_many, load_words, numbers_from, pack
 from .lookups import Lookups, Pooled, pooled_element, prefetch_pooled
 from .memory import int_at, long_at, set_int
+from .vector import LANES, prefetch
 
 SLOTS_PER_LOOKUP = 4
 CHAIN_LISTS = 6
 
+_SHARD_FACTOR = 0x85EBCA6B
+
 
 class Chains(NamedTuple):
-    """Addresses of one thread's scratch memory, all int32, for up to L lookups."""
+    """Addresses of one thread's scratch memory, all int32, for up to L - LANES lookups."""
 
     position: int  # [L], which ids belong to the shard
     row: int  # [L], of each of them
@@ -41,12 +45,6 @@ def chains_at(base: int, length: int) -> Chains:
 
 
 @inlined
-def _shard_of(row: int, shard_bits: int) -> np.int64:
-    """Rows of one block of bounds share a shard, so that no two threads write the same bound."""
-    return np.int64(np.uint32(np.uint32(row >> BLOCK_SHIFT) * np.uint32(0x85EBCA6B)) >> np.uint32(32 - shard_bits))
-
-
-@inlined
 def _place(row: int, factor: np.uint32, shift: np.uint32) -> np.int64:
     """A slot for a row."""
     return np.int64(np.uint32(np.uint32(row) * factor) >> shift)
@@ -54,13 +52,19 @@ def _place(row: int, factor: np.uint32, shift: np.uint32) -> np.int64:
 
 @serial
 def _select(ids: int, start: int, end: int, shard: int, shard_bits: int, chains: Chains) -> int:
-    """Writes which of the ids start to end fall into the shard, and their rows; returns how many."""
-    position, rows, count = chains.position, chains.row, 0
-    for i in range(start, end):
-        row = int_at(ids, i)
-        set_int(position, count, i)
-        set_int(rows, count, row)
-        count += 1 if shard_bits == 0 or _shard_of(row, shard_bits) == shard else 0
+    """Writes which of the ids start to end fall into the shard, and their rows; returns how many.
+
+    Rows whose bounds share a cache line share a shard, so that no two threads write to the same line of them.
+    """
+    count, factor, keep_from = 0, _SHARD_FACTOR, 32 - shard_bits
+    if shard_bits == 0:
+        factor = keep_from = 0
+    for i in range(start, end, LANES):
+        rows = load_words(ids, i, end - i)
+        chosen = hashed_equal(rows, LINE_SHIFT, factor, keep_from, shard, end - i)
+        pack(chains.position, count, numbers_from(i), chosen)
+        pack(chains.row, count, rows, chosen)
+        count += how_many(chosen)
     return count
 
 
@@ -70,10 +74,11 @@ def chain_shard(
 ) -> tuple[int, int]:
     """Chains the lookups of a table that fall into the shard; returns the numbers of single and of first lookups.
 
-    Asks for their gradients meanwhile, which are not in the cache.
+    Asks for their gradients and rows meanwhile, which are not in the cache.
     """
     start, end = long_at(lookups.table_start, table), long_at(lookups.table_start, table + 1)
-    num_rows = long_at(arena.first_row, table + 1) - long_at(arena.first_row, table)
+    first_row = long_at(arena.first_row, table)
+    num_rows = long_at(arena.first_row, table + 1) - first_row
     count = _select(lookups.ids, start, end, shard, shard_bits, chains)
     for i in range(count):
         position = int_at(chains.position, i)
@@ -91,7 +96,9 @@ def chain_shard(
     while count > 0:
         for k in range(count):
             i = int_at(chains.open, k)
-            set_int(chains.slot, _place(int_at(chains.row, i), factor, shift), i)
+            row = int_at(chains.row, i)
+            prefetch(arena.weight, (first_row + row) * arena.dim)
+            set_int(chains.slot, _place(row, factor, shift), i)
         count, num_single, num_first = _chain_round(chains, count, factor, shift, num_single, num_first)
         factor = np.uint32(factor * np.uint32(0x2C1B3C6D))
     return num_single, num_first

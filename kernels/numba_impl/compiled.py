@@ -70,6 +70,8 @@ def _quick_to_compile(kernel: Any) -> Kernel:
 @contextlib.contextmanager
 def _optimization_level(level: int) -> Iterator[None]:
     settings: Any = config
+    # Otherwise the compiler itself does so, after variables of the environment changed, and forgets our level.
+    settings.reload_config()
     usual = settings.OPT
     settings.OPT = type(usual)(level)
     try:

@@ -5,7 +5,9 @@ from torch import Tensor
 
 from ..types import Tables
 from .arena import arena_of
-from .bounds import BLOCK_SHIFT, GROUP_SHIFT, Bounds, fill_bounds
+from .bounds import BLOCK_SHIFT, GROUP_SHIFT, LINE_SHIFT, Bounds, fill_bounds
+
+_LINE_BOUNDS = 1 << (LINE_SHIFT - BLOCK_SHIFT)
 
 
 class BoundsTracker:
@@ -13,7 +15,7 @@ class BoundsTracker:
 
     def __init__(self, tables: Tables) -> None:
         num_rows = tables.row_offset.diff()
-        block_start, group_start = _starts(num_rows, BLOCK_SHIFT), _starts(num_rows, GROUP_SHIFT)
+        block_start, group_start = _starts(num_rows, BLOCK_SHIFT, _LINE_BOUNDS), _starts(num_rows, GROUP_SHIFT, 1)
         self._memory = (
             torch.zeros(int(block_start[-1]), dtype=torch.int32),
             block_start,
@@ -34,8 +36,9 @@ class BoundsTracker:
         fill_bounds(arena_of(tables), self.bounds)
 
 
-def _starts(num_rows: Tensor, shift: int) -> Tensor:
-    """int64[T + 1]: where each table's pieces of 2^shift rows begin."""
+def _starts(num_rows: Tensor, shift: int, multiple: int) -> Tensor:
+    """int64[T + 1]: where each table's pieces of 2^shift rows begin; what lies between tables are pieces of no rows."""
     starts = torch.zeros(num_rows.numel() + 1, dtype=torch.int64)
-    torch.cumsum((num_rows + (1 << shift) - 1) >> shift, 0, out=starts[1:])
+    num_pieces = (num_rows + (1 << shift) - 1) >> shift
+    torch.cumsum((num_pieces + multiple - 1) // multiple * multiple, 0, out=starts[1:])
     return starts

@@ -8,7 +8,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import types
 
-from .vector import FLOATS, LANES, WORDS, Codegen, call, every_lane, first_lanes, intrinsic
+from .vector import FLOATS, LANES, WORDS, Codegen, call, first_lanes, intrinsic
 
 _I32, _I64, _F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
 _FLOATS, _WORDS = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES)
@@ -42,18 +42,6 @@ def larger(typing: Any, a: Any, b: Any) -> tuple[Any, Codegen]:
         return builder.select(builder.icmp_signed(">", *args), *args)
 
     return WORDS(WORDS, WORDS), codegen
-
-
-@intrinsic
-def any_above(typing: Any, words: Any, bound: Any) -> tuple[Any, Codegen]:
-    """Whether some lane exceeds the int32 bound: cheaper than `largest`."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        above = builder.icmp_signed(">", args[0], every_lane(builder, args[1]))
-        packed = builder.bitcast(above, ir.IntType(LANES))
-        return builder.icmp_unsigned("!=", packed, ir.Constant(ir.IntType(LANES), 0))
-
-    return types.boolean(WORDS, types.int32), codegen
 
 
 @intrinsic

@@ -68,7 +68,7 @@ class Workspace:
         return self._scratch
 
     def _allocate(self, size: _Size) -> None:
-        length = max(size.lookups_per_table, 1)
+        length = size.lookups_per_table + LANES
         slots = 1 << (SLOTS_PER_LOOKUP * length - 1).bit_length()
         padded = -(-size.dim // LANES) * LANES
         self._size = size
