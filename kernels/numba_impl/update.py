@@ -4,7 +4,7 @@ Work is cut into (table, shard of rows) whose number depends on the batch only, 
 every row belongs to one item, so the result is the same for any number of threads.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import prange
@@ -19,6 +19,9 @@ from .memory import claim, int_at, long_at
 from .rule import Rule, step_row
 from .vector import LANES, add, divide, prefetch, splat, store
 
+SUM_WIDTH = 4 * LANES
+"""Floats of a chain's sum that are added up in one walk along it."""
+
 _AHEAD = 16
 
 
@@ -28,7 +31,7 @@ class Scratch(NamedTuple):
     chains: int  # int32[threads, CHAIN_LISTS length + slots]
     length: int
     slots: int
-    gradient: int  # f32[threads, D rounded up to LANES]
+    gradient: int  # f32[threads, D rounded up to SUM_WIDTH]
     counter: int  # int64[1], the next item to claim
     sightings: int  # int64[items, SIGHTING_LONGS]
     threads: int
@@ -66,7 +69,7 @@ def _work(
 ) -> None:
     """What one thread does: items until none is left."""
     chains = chains_at(scratch.chains + 4 * worker * (CHAIN_LISTS * scratch.length + scratch.slots), scratch.length)
-    buffer = scratch.gradient + 4 * worker * ((arena.dim + LANES - 1) // LANES * LANES)
+    buffer = scratch.gradient + 4 * worker * ((arena.dim + SUM_WIDTH - 1) // SUM_WIDTH * SUM_WIDTH)
     item = claim(scratch.counter)
     while item < arena.num_tables << shard_bits:
         table, shard = item >> shard_bits, item & ((1 << shard_bits) - 1)
@@ -127,16 +130,39 @@ def _sum_chain(
     arena: Arena, table: int, lookups: Lookups, pooled: Pooled, chains: Chains, first_lookup: int, buffer: int
 ) -> None:
     """buffer = the sum of the gradients of a chain, in the order of the samples."""
-    for k in range(0, arena.dim, LANES):
-        summed = splat(np.float32(-0.0))  # the one that changes nothing, not even -0
+    for k in range(0, arena.dim, SUM_WIDTH):
+        count = arena.dim - k
+        nothing = splat(np.float32(-0.0))  # the one that changes nothing, not even -0
+        s0, s1, s2, s3 = nothing, nothing, nothing, nothing
         lookup = first_lookup
         while lookup >= 0:
             position = int_at(chains.position, lookup)
             at = pooled_element(arena, lookups, table, position) + k
-            g = load_number(pooled.place, at, arena.dim - k, pooled.is_bf16)
-            if lookups.mean:
-                length = bag_length(lookups, table, sample_of(lookups, table, position))
-                g = divide(g, splat(np.float32(length)))
-            summed = add(summed, g)
+            length = _divisor(lookups, table, position)
+            s0 = add(s0, _part(pooled, at, count, length))
+            if count > LANES:
+                s1 = add(s1, _part(pooled, at + LANES, count - LANES, length))
+                s2 = add(s2, _part(pooled, at + 2 * LANES, count - 2 * LANES, length))
+                s3 = add(s3, _part(pooled, at + 3 * LANES, count - 3 * LANES, length))
             lookup = int_at(chains.following, lookup)
-        store(buffer, k, summed)
+        store(buffer, k, s0)
+        store(buffer, k + LANES, s1)
+        store(buffer, k + 2 * LANES, s2)
+        store(buffer, k + 3 * LANES, s3)
+
+
+@inlined
+def _divisor(lookups: Lookups, table: int, position: int) -> int:
+    """What the gradient of a lookup is divided by; 0: nothing."""
+    if lookups.mean:
+        return int(bag_length(lookups, table, sample_of(lookups, table, position)))
+    return 0
+
+
+@inlined
+def _part(pooled: Pooled, at: int, count: int, length: int) -> Any:
+    """The `count` elements from `at` on, divided by the length of their bag if there is one."""
+    g = load_number(pooled.place, at, count, pooled.is_bf16)
+    if length:
+        g = divide(g, splat(np.float32(length)))
+    return g

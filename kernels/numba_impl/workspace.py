@@ -10,7 +10,7 @@ from ..types import Bags, Tables
 from .bounds import SIGHTING_LONGS
 from .chains import CHAIN_LISTS, SLOTS_PER_LOOKUP
 from .lookups import Lookups, fill_samples
-from .update import Scratch
+from .update import SUM_WIDTH, Scratch
 from .vector import LANES
 
 _LOOKUPS_PER_SHARD = 1024
@@ -70,7 +70,7 @@ class Workspace:
     def _allocate(self, size: _Size) -> None:
         length = size.lookups_per_table + LANES
         slots = 1 << (SLOTS_PER_LOOKUP * length - 1).bit_length()
-        padded = -(-size.dim // LANES) * LANES
+        padded = -(-size.dim // SUM_WIDTH) * SUM_WIDTH
         self._size = size
         self._memory = (
             torch.empty(size.threads * (CHAIN_LISTS * length + slots), dtype=torch.int32),
