@@ -10,10 +10,12 @@ from .bfloat import store_number
 from .compiled import inlined, serial, thoroughly_parallel
 from .lookups import Pooled
 from .memory import float_at, int_at, long_at
-from .vector import LANES, add, divide, load_part, multiply, round_clamp, splat
+from .vector import LANES, add, divide, load, load_part, multiply, round_clamp, splat
 
 _SAMPLES_PER_ITEM = 32
 _AHEAD = 16
+_TABLES_AHEAD = 2
+_FOUR = 4 * LANES
 
 
 class Quantizer(NamedTuple):
@@ -46,8 +48,9 @@ def _gather_samples(
     arena: Arena, ids: int, batch: int, start: int, end: int, quantizer: Quantizer, out: Pooled
 ) -> None:
     """A few samples of all tables: what they write stays in the core's own cache until it is whole."""
-    for b in range(start, end):
-        prefetch_row(arena.weight, long_at(arena.first_row, 0) + int_at(ids, b), arena.dim)
+    for table in range(min(_TABLES_AHEAD, arena.num_tables)):
+        for b in range(start, end):
+            prefetch_row(arena.weight, long_at(arena.first_row, table) + int_at(ids, table * batch + b), arena.dim)
     for table in range(arena.num_tables):
         # A copy of the loops for each precision: they are too short for a decision at every store.
         if out.is_bf16:
@@ -65,13 +68,21 @@ def _gather_table(
     step = float_at(quantizer.step, table)
     inverse = np.float32(1) / step
     first_row, of_table = long_at(arena.first_row, table), table * batch
-    ahead = min(table + 1, num_tables - 1)
+    ahead = min(table + _TABLES_AHEAD, num_tables - 1)
     first_ahead, of_ahead = long_at(arena.first_row, ahead), ahead * batch
     for b in range(start, end):
         prefetch_row(arena.weight, first_ahead + int_at(ids, of_ahead + b), dim)
         source = arena.weight + 4 * (first_row + int_at(ids, of_table + b)) * dim
-        target = b * stride + (1 + table) * dim
-        for k in range(0, dim, LANES):
+        target, whole = b * stride + (1 + table) * dim, dim // _FOUR * _FOUR
+        for k in range(0, whole, _FOUR):
+            # All asked for before the first is used: what is not in the cache by now arrives together.
+            v0, v1 = load(source, k), load(source, k + LANES)
+            v2, v3 = load(source, k + 2 * LANES), load(source, k + 3 * LANES)
+            store_number(out, target + k, _quantized(v0, quantizer, inverse, step), LANES, is_bf16)
+            store_number(out, target + k + LANES, _quantized(v1, quantizer, inverse, step), LANES, is_bf16)
+            store_number(out, target + k + 2 * LANES, _quantized(v2, quantizer, inverse, step), LANES, is_bf16)
+            store_number(out, target + k + 3 * LANES, _quantized(v3, quantizer, inverse, step), LANES, is_bf16)
+        for k in range(whole, dim, LANES):
             values = _quantized(load_part(source, k, dim - k), quantizer, inverse, step)
             store_number(out, target + k, values, dim - k, is_bf16)
 
