@@ -84,7 +84,7 @@ def table_of(planned: Planned, found: Mapping[str, Found]) -> Table:
         chosen = choices(cell.variant, outcomes)
         row, numbers = _row(cell, outcomes[cell.variant.name], base, columns)
         if chosen:
-            row[0] += f" (chosen: {', '.join(dict.fromkeys(chosen))})"
+            row[0] += f" (chosen: {'; '.join(dict.fromkeys(chosen))})"
             numbers["chosen, by seed"] = "; ".join(chosen)
         rows.append(tuple(row[: len(head)]))
         figures.append(numbers)

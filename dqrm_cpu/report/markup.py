@@ -6,6 +6,8 @@ from html import escape
 
 from dqrm_cpu.report.style import Figure, svg_pair
 
+_LONG_NAME = 34  # characters
+
 
 def section(key: str, title: str, parts: Iterable[str]) -> str:
     return f'<section id="{key}"><h2>{escape(title)}</h2>{"".join(parts)}</section>'
@@ -24,9 +26,9 @@ def heading(text: str) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Numbers; scrolls by itself where a page is narrow."""
+    """Numbers behind a name; scrolls by itself where a page is narrow."""
     heads = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    body = "".join(f"<tr>{_name(row[0])}{''.join(f'<td>{escape(cell)}</td>' for cell in row[1:])}</tr>" for row in rows)
     return f'<div class="table"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
@@ -64,3 +66,9 @@ def drawn(figure: Figure) -> str:
 def _with_options(text: str) -> str:
     """Options stay on one line."""
     return re.sub(r"--[a-z][a-z0-9.-]*[a-z0-9]", r"<code>\g<0></code>", escape(text))
+
+
+def _name(text: str) -> str:
+    """Long ones may be broken, so that the numbers stay in sight."""
+    kind = ' class="long"' if len(text) > _LONG_NAME else ""
+    return f"<td{kind}>{escape(text)}</td>"
