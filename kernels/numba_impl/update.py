@@ -4,20 +4,21 @@ Work is cut into (table, shard of rows) whose number depends on the batch only, 
 every row belongs to one item, so the result is the same for any number of threads.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import prange
 
 from .arena import Arena, prefetch_row
-from .bfloat import load_number
 from .bounds import BLOCK_SHIFT, SIGHTING_LONGS, Bounds, clear_sighting, note_row, settle_table
 from .chains import CHAIN_LISTS, Chains, chain_shard, chains_at
 from .compiled import inlined, parallel, serial
-from .lookups import Lookups, Pooled, bag_length, pooled_element, sample_of
+from .few_rows import SUMS, has_few_rows, row_stride, sum_few
+from .gradients import divisor, gradient_part
+from .lookups import Lookups, Pooled, pooled_element
 from .memory import claim, int_at, long_at
 from .rule import Rule, step_row
-from .vector import LANES, add, divide, prefetch, splat, store
+from .vector import LANES, add, prefetch, splat, store
 
 SUM_WIDTH = 4 * LANES
 """Floats of a chain's sum that are added up in one walk along it."""
@@ -32,6 +33,7 @@ class Scratch(NamedTuple):
     length: int
     slots: int
     gradient: int  # f32[threads, D rounded up to SUM_WIDTH]
+    sums: int  # f32[threads, SUMS]
     counter: int  # int64[1], the next item to claim
     sightings: int  # int64[items, SIGHTING_LONGS]
     threads: int
@@ -73,12 +75,17 @@ def _work(
     item = claim(scratch.counter)
     while item < arena.num_tables << shard_bits:
         table, shard = item >> shard_bits, item & ((1 << shard_bits) - 1)
-        num_single, num_first = chain_shard(arena, lookups, table, pooled, shard, shard_bits, chains)
         sighting = scratch.sightings + 8 * SIGHTING_LONGS * item
         clear_sighting(sighting)
-        work = (arena, table, lookups, pooled, rule, bounds, chains)
-        _update_rows(*work, chains.single, num_single, buffer, sighting)
-        _update_rows(*work, chains.first, num_first, buffer, sighting)
+        if not has_few_rows(arena, lookups, table):
+            num_single, num_first = chain_shard(arena, lookups, table, pooled, shard, shard_bits, chains)
+            work = (arena, table, lookups, pooled, rule, bounds, chains)
+            _update_rows(*work, chains.single, num_single, buffer, sighting)
+            _update_rows(*work, chains.first, num_first, buffer, sighting)
+        elif shard == 0:
+            sums = scratch.sums + 4 * worker * SUMS
+            sum_few(arena, table, lookups, pooled, chains.following, sums)
+            _update_few(arena, table, rule, bounds, chains.following, sums, sighting)
         item = claim(scratch.counter)
 
 
@@ -114,6 +121,18 @@ def _update_rows(
             note_row(bounds, table, row, words, sighting)
 
 
+@serial
+def _update_few(arena: Arena, table: int, rule: Rule, bounds: Bounds, seen: int, sums: int, sighting: int) -> None:
+    """Updates the rows that were seen, each with its sum."""
+    first_row, end_row = long_at(arena.first_row, table), long_at(arena.first_row, table + 1)
+    for row in range(end_row - first_row):
+        if int_at(seen, row):
+            gradient = sums + 4 * row * row_stride(arena.dim)
+            words = step_row(rule, arena.weight, first_row + row, arena.dim, gradient)
+            if bounds.top:
+                note_row(bounds, table, row, words, sighting)
+
+
 @inlined
 def _prefetch_state(arena: Arena, table: int, rule: Rule, bounds: Bounds, row: int) -> None:
     """Asks for all that an update of a row reads."""
@@ -138,31 +157,14 @@ def _sum_chain(
         while lookup >= 0:
             position = int_at(chains.position, lookup)
             at = pooled_element(arena, lookups, table, position) + k
-            length = _divisor(lookups, table, position)
-            s0 = add(s0, _part(pooled, at, count, length))
+            length = divisor(lookups, table, position)
+            s0 = add(s0, gradient_part(pooled, at, count, length))
             if count > LANES:
-                s1 = add(s1, _part(pooled, at + LANES, count - LANES, length))
-                s2 = add(s2, _part(pooled, at + 2 * LANES, count - 2 * LANES, length))
-                s3 = add(s3, _part(pooled, at + 3 * LANES, count - 3 * LANES, length))
+                s1 = add(s1, gradient_part(pooled, at + LANES, count - LANES, length))
+                s2 = add(s2, gradient_part(pooled, at + 2 * LANES, count - 2 * LANES, length))
+                s3 = add(s3, gradient_part(pooled, at + 3 * LANES, count - 3 * LANES, length))
             lookup = int_at(chains.following, lookup)
         store(buffer, k, s0)
         store(buffer, k + LANES, s1)
         store(buffer, k + 2 * LANES, s2)
         store(buffer, k + 3 * LANES, s3)
-
-
-@inlined
-def _divisor(lookups: Lookups, table: int, position: int) -> int:
-    """What the gradient of a lookup is divided by; 0: nothing."""
-    if lookups.mean:
-        return int(bag_length(lookups, table, sample_of(lookups, table, position)))
-    return 0
-
-
-@inlined
-def _part(pooled: Pooled, at: int, count: int, length: int) -> Any:
-    """The `count` elements from `at` on, divided by the length of their bag if there is one."""
-    g = load_number(pooled.place, at, count, pooled.is_bf16)
-    if length:
-        g = divide(g, splat(np.float32(length)))
-    return g

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..types import Bags, Tables
 from .bounds import SIGHTING_LONGS
 from .chains import CHAIN_LISTS, SLOTS_PER_LOOKUP
+from .few_rows import SUMS
 from .lookups import Lookups, fill_samples
 from .update import SUM_WIDTH, Scratch
 from .vector import LANES
@@ -31,7 +32,7 @@ class Workspace:
 
     def __init__(self) -> None:
         self._size = _Size(0, 0, 0, 0)
-        self._scratch = Scratch(0, 0, 0, 0, 0, 0, 0)
+        self._scratch = Scratch(0, 0, 0, 0, 0, 0, 0, 0)
         self._memory: tuple[Tensor, ...] = ()
         self._counter = torch.zeros(1, dtype=torch.int64)
         self._samples = torch.empty(1, dtype=torch.int32)
@@ -75,11 +76,12 @@ class Workspace:
         self._memory = (
             torch.empty(size.threads * (CHAIN_LISTS * length + slots), dtype=torch.int32),
             torch.empty(size.threads * padded),
+            torch.empty(size.threads * SUMS),
             torch.empty(max(size.items, 1) * SIGHTING_LONGS, dtype=torch.int64),
         )
-        chains, gradient, sightings = (part.data_ptr() for part in self._memory)
+        chains, gradient, sums, sightings = (part.data_ptr() for part in self._memory)
         counter = self._counter.data_ptr()
-        self._scratch = Scratch(chains, length, slots, gradient, counter, sightings, size.threads)
+        self._scratch = Scratch(chains, length, slots, gradient, sums, counter, sightings, size.threads)
 
     def floats(self, count: int) -> int:
         """Address of f32[count], for one call."""
