@@ -38,12 +38,14 @@ TABLE_6 = Experiment(
 
 _INT8 = {"wire": "int8", "mlp_gradients": "int8", "error_feedback": "mlp"}
 
+_ONE_NODE = simulated("1 node", 1, Paper(), **_INT8)
+
 TABLE_10 = Experiment(
     "table10",
     "Table 10: INT8 gradients on more nodes",
     "The batch is split over simulated nodes, gradients travel in INT8 with error feedback of the MLPs. The paper: a "
     "small, steady loss with the number of nodes. Its figures are missing from the text that we have.",
-    tuple(simulated(f"{nodes} nodes", nodes, Paper(), **_INT8) for nodes in (1, 2, 4, 8)),
-    "1 nodes",
+    (_ONE_NODE, *(simulated(f"{nodes} nodes", nodes, Paper(), **_INT8) for nodes in (2, 4, 8))),
+    _ONE_NODE.name,
     Family.TERABYTE,
 )
