@@ -31,7 +31,7 @@ def _section(written: Written, found: Mapping[str, Found], request: Request) -> 
     if written.planned.left_out:
         parts.append(paragraph(f"Left out on these data: {', '.join(written.planned.left_out)}.", "faint"))
     parts += figures_of(written.planned, found, request.out)
-    parts.append(paragraph(f"Its runs took {written.seconds / 60:.1f} minutes of machine time.", "faint"))
+    parts.append(paragraph(f"dqrm-cpu reproduce {experiment.name}; {written.duration()}", "faint"))
     return Section(experiment.name, experiment.title, tuple(parts))
 
 

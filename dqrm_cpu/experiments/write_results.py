@@ -43,7 +43,12 @@ class Written:
             parts.append(markdown(self.by_epoch))
         if self.planned.left_out:
             parts.append(f"Left out on these data: {', '.join(self.planned.left_out)}.\n")
+        parts.append(f"`dqrm-cpu reproduce {experiment.name}`; {self.duration()}\n")
         return "\n".join(parts)
+
+    def duration(self) -> str:
+        """A sentence on what its runs took."""
+        return f"its runs took {self.seconds / 60:.1f} minutes of machine time."
 
 
 def write_tables(planned: Sequence[Planned], found: Mapping[str, Found], request: Request) -> list[Written]:
