@@ -145,6 +145,7 @@ def test_toml_round_trip(values: dict[str, Value], toml_path: Path) -> None:
         "train.batch_size": values["comm.simulated_ranks"],
         "train.decay_start_step": values["train.warmup_steps"],
         "train.decay_steps": 1,
+        "comm.transport": "nccl" if values["device"] == "cuda" else "gloo",
         "comm.wire": "int8",
         "comm.mlp_gradients": "int8",
         "comm.simulated_scale": "all",
