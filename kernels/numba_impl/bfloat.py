@@ -7,7 +7,7 @@ from numba.core import types
 
 from .compiled import inlined
 from .memory import intrinsic
-from .vector import FLOATS, LANES, Codegen, as_index, call, first_lanes, load_part, store_part
+from .vector import FLOATS, LANES, Codegen, as_index, call, element_pointer, first_lanes, load_part, store_part
 
 _I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _HALVES, _WORDS = ir.VectorType(_I16, LANES), ir.VectorType(_I32, LANES)
@@ -19,18 +19,13 @@ def _words(value: int) -> Any:
     return ir.Constant(_WORDS, [value] * LANES)
 
 
-def _pointer(builder: ir.IRBuilder, place: Any, index: Any) -> Any:
-    bytes_in = builder.mul(index, ir.Constant(_I64, _HALF_BYTES))
-    return builder.inttoptr(builder.add(place, bytes_in), _HALVES.as_pointer())
-
-
 @intrinsic
 def load_bf16(typing: Any, place: Any, index: Any, count: Any) -> tuple[Any, Codegen]:
     """The `count` BF16 numbers from `index` on, zeros above."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         at, size = (as_index(context, builder, signature.args[i], args[i]) for i in (1, 2))
-        pointer, zeros = _pointer(builder, args[0], at), ir.Constant(_HALVES, [0] * LANES)
+        pointer, zeros = element_pointer(builder, args[0], at, _HALVES, _HALF_BYTES), ir.Constant(_HALVES, [0] * LANES)
         arguments = [pointer, ir.Constant(_I32, _HALF_BYTES), first_lanes(builder, size), zeros]
         halves = call(builder, f"llvm.masked.load.v{LANES}i16.p0", _HALVES, arguments)
         return builder.bitcast(builder.shl(builder.zext(halves, _WORDS), _words(16)), _FLOATS)
@@ -49,7 +44,7 @@ def store_bf16(typing: Any, place: Any, index: Any, value: Any, count: Any) -> t
         rounded = builder.lshr(builder.add(bits, builder.add(odd, _words(0x7FFF))), _words(16))
         number = builder.fcmp_ordered("==", value, value)
         halves = builder.trunc(builder.select(number, rounded, _words(0x7FC0)), _HALVES)
-        pointer, width = _pointer(builder, args[0], at), ir.Constant(_I32, _HALF_BYTES)
+        pointer, width = element_pointer(builder, args[0], at, _HALVES, _HALF_BYTES), ir.Constant(_I32, _HALF_BYTES)
         arguments = [halves, pointer, width, first_lanes(builder, size)]
         call(builder, f"llvm.masked.store.v{LANES}i16.p0", ir.VoidType(), arguments)
         return context.get_dummy_value()

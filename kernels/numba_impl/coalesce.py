@@ -6,11 +6,11 @@ import numpy as np
 from numba import prange
 
 from .arena import Arena
-from .bfloat import load_number
 from .compiled import parallel, serial
-from .lookups import Lookups, Pooled, bag_length, pooled_element, prefetch_pooled, sample_of
+from .gradients import divisor, gradient_part
+from .lookups import Lookups, Pooled, pooled_element, prefetch_pooled
 from .memory import int_at, long_at, set_int, set_long
-from .vector import LANES, add, divide, splat, store_part
+from .vector import LANES, add, splat, store_part
 
 _RADIX_BITS = 8
 _DIGITS = 1 << _RADIX_BITS
@@ -114,10 +114,7 @@ def _sum_lookups(
     for k in range(0, dim, LANES):
         summed = splat(np.float32(-0.0))  # the one that changes nothing, not even -0
         for i in range(start, end):
-            sample = sample_of(lookups, table, int_at(positions, i))
-            at = (sample * (1 + arena.num_tables) + 1 + table) * dim + k
-            g = load_number(pooled.place, at, dim - k, pooled.is_bf16)
-            if lookups.mean:
-                g = divide(g, splat(np.float32(bag_length(lookups, table, sample))))
-            summed = add(summed, g)
+            position = int_at(positions, i)
+            at = pooled_element(arena, lookups, table, position) + k
+            summed = add(summed, gradient_part(pooled, at, dim - k, divisor(lookups, table, position)))
         store_part(target, k, summed, dim - k)

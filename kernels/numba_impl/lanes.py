@@ -9,17 +9,12 @@ from llvmlite import ir
 from numba.core import types
 
 from .memory import intrinsic
-from .vector import LANES, WORDS, Codegen, as_index, call, every_lane, first_lanes
+from .vector import LANES, WORDS, Codegen, as_index, call, element_pointer, every_lane, first_lanes
 
 _I1, _I32, _I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 _WORDS, _BITS = ir.VectorType(_I32, LANES), ir.IntType(LANES)
 _WORD_BYTES = 4
 _AVX512_LANES = 16
-
-
-def _pointer(builder: ir.IRBuilder, place: Any, index: Any, to: ir.Type) -> Any:
-    bytes_in = builder.mul(index, ir.Constant(_I64, _WORD_BYTES))
-    return builder.inttoptr(builder.add(place, bytes_in), to.as_pointer())
 
 
 @intrinsic
@@ -28,7 +23,7 @@ def load_words(typing: Any, place: Any, index: Any, count: Any) -> tuple[Any, Co
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         at, size = (as_index(context, builder, signature.args[i], args[i]) for i in (1, 2))
-        pointer, zeros = _pointer(builder, args[0], at, _WORDS), ir.Constant(_WORDS, [0] * LANES)
+        pointer, zeros = element_pointer(builder, args[0], at, _WORDS), ir.Constant(_WORDS, [0] * LANES)
         arguments = [pointer, ir.Constant(_I32, _WORD_BYTES), first_lanes(builder, size), zeros]
         return call(builder, f"llvm.masked.load.v{LANES}i32.p0", _WORDS, arguments)
 
@@ -82,7 +77,7 @@ def pack_at_once(typing: Any, place: Any, index: Any, words: Any, lanes: Any) ->
         zeros = ir.Constant(_WORDS, [0] * LANES)
         # Within registers: the form that writes to memory takes a hundred cycles on some processors.
         packed = call(builder, f"llvm.x86.avx512.mask.compress.v{LANES}i32", _WORDS, [args[2], zeros, chosen])
-        builder.store(packed, _pointer(builder, args[0], at, _WORDS), align=_WORD_BYTES)
+        builder.store(packed, element_pointer(builder, args[0], at, _WORDS), align=_WORD_BYTES)
         return context.get_dummy_value()
 
     return types.void(types.int64, index, WORDS, types.int64), codegen
@@ -96,7 +91,7 @@ def pack_one_by_one(typing: Any, place: Any, index: Any, words: Any, lanes: Any)
         at = as_index(context, builder, signature.args[1], args[1])
         for lane in range(LANES):
             word = builder.extract_element(args[2], ir.Constant(_I32, lane))
-            builder.store(word, _pointer(builder, args[0], at, _I32), align=_WORD_BYTES)
+            builder.store(word, element_pointer(builder, args[0], at, _I32), align=_WORD_BYTES)
             bit = builder.and_(builder.lshr(args[3], ir.Constant(_I64, lane)), ir.Constant(_I64, 1))
             at = builder.add(at, bit)
         return context.get_dummy_value()

@@ -1,7 +1,8 @@
 """The fused update: from the pooled gradient straight to the tables, equal rows summed first.
 
 Work is cut into (table, shard of rows) whose number depends on the batch only, and claimed by whichever thread is free:
-every row belongs to one item, so the result is the same for any number of threads.
+every row belongs to one item, so the result is the same for any number of threads. A table of few rows is one item
+(see `few_rows`).
 """
 
 from typing import NamedTuple

@@ -43,9 +43,9 @@ def call(builder: ir.IRBuilder, name: str, result: ir.Type, args: list[Any]) -> 
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
 
 
-def _pointer(builder: ir.IRBuilder, place: Any, index: Any, to: ir.Type) -> Any:
-    """Address of a 4-byte element, as a pointer to `to`."""
-    bytes_in = builder.mul(index, ir.Constant(_I64, _FLOAT_BYTES))
+def element_pointer(builder: ir.IRBuilder, place: Any, index: Any, to: ir.Type, width: int = _FLOAT_BYTES) -> Any:
+    """Address of an element of `width` bytes, as a pointer to `to`."""
+    bytes_in = builder.mul(index, ir.Constant(_I64, width))
     return builder.inttoptr(builder.add(place, bytes_in), to.as_pointer())
 
 
@@ -73,7 +73,7 @@ def load(typing: Any, place: Any, index: Any) -> tuple[Any, Codegen]:
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         at = as_index(context, builder, signature.args[1], args[1])
-        return builder.load(_pointer(builder, args[0], at, _FLOATS), align=_FLOAT_BYTES)
+        return builder.load(element_pointer(builder, args[0], at, _FLOATS), align=_FLOAT_BYTES)
 
     return FLOATS(types.int64, index), codegen
 
@@ -85,7 +85,7 @@ def load_part(typing: Any, place: Any, index: Any, count: Any) -> tuple[Any, Cod
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         at = as_index(context, builder, signature.args[1], args[1])
         mask = first_lanes(builder, as_index(context, builder, signature.args[2], args[2]))
-        pointer = _pointer(builder, args[0], at, _FLOATS)
+        pointer = element_pointer(builder, args[0], at, _FLOATS)
         zeros = ir.Constant(_FLOATS, [0.0] * LANES)
         name = f"llvm.masked.load.v{LANES}f32.p0"
         return call(builder, name, _FLOATS, [pointer, ir.Constant(_I32, _FLOAT_BYTES), mask, zeros])
@@ -99,7 +99,7 @@ def store(typing: Any, place: Any, index: Any, value: Any) -> tuple[Any, Codegen
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         at = as_index(context, builder, signature.args[1], args[1])
-        pointer = _pointer(builder, args[0], at, _FLOATS)
+        pointer = element_pointer(builder, args[0], at, _FLOATS)
         builder.store(args[2], pointer, align=_FLOAT_BYTES)
         return context.get_dummy_value()
 
@@ -113,7 +113,7 @@ def store_part(typing: Any, place: Any, index: Any, value: Any, count: Any) -> t
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         at = as_index(context, builder, signature.args[1], args[1])
         mask = first_lanes(builder, as_index(context, builder, signature.args[3], args[3]))
-        pointer = _pointer(builder, args[0], at, _FLOATS)
+        pointer = element_pointer(builder, args[0], at, _FLOATS)
         name = f"llvm.masked.store.v{LANES}f32.p0"
         call(builder, name, ir.VoidType(), [args[2], pointer, ir.Constant(_I32, _FLOAT_BYTES), mask])
         return context.get_dummy_value()
@@ -206,7 +206,7 @@ def prefetch(typing: Any, place: Any, index: Any) -> tuple[Any, Codegen]:
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         at = as_index(context, builder, signature.args[1], args[1])
-        pointer = _pointer(builder, args[0], at, ir.IntType(8))
+        pointer = element_pointer(builder, args[0], at, ir.IntType(8))
         read, keep, data = (ir.Constant(_I32, value) for value in (0, 3, 1))
         call(builder, "llvm.prefetch.p0", ir.VoidType(), [pointer, read, keep, data])
         return context.get_dummy_value()
@@ -234,7 +234,7 @@ def transpose(
         for r in range(LANES):
             number = ir.Constant(_I64, r)
             count = builder.select(builder.icmp_signed("<", number, rows), columns, nothing)
-            pointer = _pointer(builder, source, builder.mul(number, stride), _FLOATS)
+            pointer = element_pointer(builder, source, builder.mul(number, stride), _FLOATS)
             arguments = [pointer, ir.Constant(_I32, _FLOAT_BYTES), first_lanes(builder, count), zeros]
             tile.append(call(builder, f"llvm.masked.load.v{LANES}f32.p0", _FLOATS, arguments))
         # Each round is a perfect shuffle of the tile; log2(LANES) of them transpose it.
@@ -243,7 +243,7 @@ def transpose(
             tile = [_interleave(builder, a, b, first) for a, b in pairs for first in (0, LANES // 2)]
         for c, column in enumerate(tile):
             at = builder.mul(ir.Constant(_I64, c), target_stride)
-            builder.store(column, _pointer(builder, target, at, _FLOATS), align=_FLOAT_BYTES)
+            builder.store(column, element_pointer(builder, target, at, _FLOATS), align=_FLOAT_BYTES)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 6), codegen
