@@ -52,8 +52,7 @@ def _prepare(request: Request, folder: Path, text_bytes: list[int]) -> Manifest:
     categories = Categories(settings, key_type, schema.categorical, memory, request.means.workers)
     if settings.kind == "given":
         categories.use(list(load_vocabulary(Path(settings.directory)).keys))
-    total = 0 if any(source.kind == "stdin" for source in request.sources) else sum(text_bytes)
-    block_bytes = request.means.block_bytes or block_bytes_for(total)
+    block_bytes = request.means.block_bytes or block_bytes_for(_known_bytes(request, text_bytes))
     arena = Arena.of_bytes(arena_bytes(request.settings, request.means.workers, block_bytes))
     steps = _read(request, spool, categories, text_bytes, block_bytes, arena)
     arena.clear()
@@ -85,8 +84,7 @@ def _read(
     kept_bytes = steps[-1].header.quarantined if steps else 0
     bad_rows = BadRows(policy, request.settings.max_bad_rows, request.out, bad_before, kept_bytes)
     scanner = Scanner(request, spool, categories, bad_rows, arena)
-    total = 0 if any(source.kind == "stdin" for source in request.sources) else sum(text_bytes)
-    finished = _finished_bytes(steps)
+    total, finished = _known_bytes(request, text_bytes), _finished_bytes(steps)
     with contextlib.closing(scanner.scan(position, block_bytes)) as scanned:
         for step in scanned:
             steps.append(step)
@@ -98,6 +96,11 @@ def _read(
     if not any(step.header.rows for step in steps):
         raise DataError("there is not a single row in the sources; is --format right?")
     return steps
+
+
+def _known_bytes(request: Request, text_bytes: list[int]) -> int:
+    """Of all sources together; 0 where that cannot be said beforehand."""
+    return 0 if any(source.kind == "stdin" for source in request.sources) else sum(text_bytes)
 
 
 def _finished_bytes(steps: list[Step]) -> list[int]:
