@@ -96,6 +96,9 @@ class Kernels(Protocol):
     def make_tracker(self, tables: Tables) -> Tracker:
         """A tracker built from a full scan of the tables."""
 
+    def uniform_steps(self, absmax: Tensor, bits: int, step: Tensor) -> bool:
+        """step f32[T] = absmax / (2^(bits - 1) - 1), 1e-8 at least; whether all of absmax f32[T] is finite."""
+
     def row_copier(self, copies: Sequence[RowCopy]) -> Callable[[], None]:
         """What makes every target follow its source, called once per step; the tensors must stay where they are."""
 

@@ -26,6 +26,12 @@ def fake_quantize(values: Floats, step: np.float32, bits: int) -> Floats:
     return np.asarray(codes * step, dtype=np.float32)
 
 
+def uniform_step(absmax: Floats, bits: int) -> Floats:
+    """The step under which max|W| is the largest code; never 0."""
+    step: Floats = np.maximum(absmax / np.float32(2 ** (bits - 1) - 1), _SMALLEST_STEP)
+    return step
+
+
 def bags_of(bags: Bags, num_tables: int) -> Iterator[tuple[int, int, NDArray[np.int32]]]:
     """(table, sample, ids) of every bag."""
     ids = bags.ids.numpy()
@@ -207,12 +213,16 @@ class ReferenceKernels:
     def make_tracker(self, tables: Tables) -> Tracker:
         return ScanTracker(tables)
 
+    def uniform_steps(self, absmax: Tensor, bits: int, step: Tensor) -> bool:
+        step.copy_(torch.from_numpy(uniform_step(absmax.numpy(), bits)))
+        return all(np.isfinite(value) for value in absmax.numpy())
+
     def row_copier(self, copies: Sequence[RowCopy]) -> Callable[[], None]:
         def copy() -> None:
             for source, target, bits in copies:
                 for o, row in enumerate(source.numpy()):
-                    step = max(np.abs(row).max(initial=0) / np.float32(2 ** (bits - 1) - 1), _SMALLEST_STEP)
-                    target[o] = torch.from_numpy(fake_quantize(row, step, bits))
+                    step = uniform_step(np.abs(row).max(initial=0, keepdims=True), bits)
+                    target[o] = torch.from_numpy(fake_quantize(row, step[0], bits))
 
         return copy
 

@@ -68,6 +68,11 @@ def _fake_quantize(values: Tensor, step: Tensor, bits: int) -> Tensor:
     return codes.mul_(step)
 
 
+def _uniform_step(absmax: Tensor, bits: int) -> Tensor:
+    # By a tensor: divided by a number, a GPU would multiply by its reciprocal.
+    return (absmax / torch.full_like(absmax, 2 ** (bits - 1) - 1)).clamp_(min=_SMALLEST_STEP)
+
+
 def gather_transform_pool(
     tables: Tables, bags: Bags, transform: Callable[[Tensor, Tensor], Tensor], out: Tensor
 ) -> None:
@@ -206,13 +211,17 @@ class TorchKernels:
     def make_tracker(self, tables: Tables) -> Tracker:
         return TorchTracker(tables)
 
+    def uniform_steps(self, absmax: Tensor, bits: int, step: Tensor) -> bool:
+        step.copy_(_uniform_step(absmax, bits))
+        return bool(torch.isfinite(absmax).all())
+
     def row_copier(self, copies: Sequence[RowCopy]) -> Callable[[], None]:
         def copy() -> None:
             for source, target, bits in copies:
                 if bits == UNQUANTIZED:
                     target.copy_(source)
                     continue
-                step = (source.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)).clamp_(min=_SMALLEST_STEP)
+                step = _uniform_step(source.abs().amax(1, keepdim=True), bits)
                 target.copy_(_fake_quantize(source, step, bits))
 
         return copy

@@ -49,7 +49,7 @@ class Formula(Protocol):
 
 
 class FoundScale(Formula, Protocol):
-    """A formula whose scale follows from max|W|."""
+    """A formula whose scale follows from max|W|; if it is a step, it is the one that the kernels find."""
 
     def scale_of(self, absmax: Tensor) -> Tensor:
         """Both f32[n], one for each table or matrix row."""

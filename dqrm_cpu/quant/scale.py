@@ -13,6 +13,7 @@ from dqrm_cpu.errors import TrainingError
 from dqrm_cpu.kernels.interface import Kernels, Tracker
 from dqrm_cpu.kernels.types import Tables
 from dqrm_cpu.quant import finding
+from dqrm_cpu.quant.formula import FoundScale
 from dqrm_cpu.quant.select import found_formula
 from dqrm_cpu.quant.uniform import quantization_step
 from dqrm_cpu.quant.width import StepWidth, select_width
@@ -59,6 +60,7 @@ class TableScales:
 
     def __init__(self, quant: QuantConfig, kernels: Kernels, tables: Tables) -> None:
         self._formula = found_formula(quant, quant.embedding_bits)
+        self._kernels = kernels
         self.scan: Callable[[Tables], Tensor] = kernels.scan_absmax
         """How whole tables are read for max|W|, f32[T]."""
         self._tables = tables
@@ -92,7 +94,7 @@ class TableScales:
         before = self._state
         if self._formula is not None and (iteration % self._period == 0 or before.refreshed_at < 0):
             absmax = self._find()
-            step, width = self._formula.scale_of(absmax), None
+            step, width = self._scale_of(self._formula, absmax), None
             if self._width is not None:
                 width = self._wider(self._width, iteration, step)
                 step = step * width
@@ -102,7 +104,7 @@ class TableScales:
     def for_evaluation(self) -> Tensor:
         if self._formula is None:
             return self._state.step
-        step = self._formula.scale_of(self._find())
+        step = self._scale_of(self._formula, self._find())
         return step if self._width is None else step * self._width.at(self._state.refreshed_at, step)
 
     def _wider(self, width: StepWidth, iteration: int, unit_step: Tensor) -> Tensor:
@@ -112,9 +114,16 @@ class TableScales:
         return before.width if kept and before.width is not None else width.at(iteration, unit_step)
 
     def _find(self) -> Tensor:
-        absmax = self.tracker.absmax() if self.tracker is not None else self.scan(self._tables)
+        return self.tracker.absmax() if self.tracker is not None else self.scan(self._tables)
+
+    def _scale_of(self, formula: FoundScale, absmax: Tensor) -> Tensor:
+        if formula.is_step:
+            # One call: after the products of a step all of Python is out of the caches, and each small one counts.
+            step = torch.empty_like(absmax)
+            if self._kernels.uniform_steps(absmax, formula.bits, step):
+                return step
         require_finite(absmax)
-        return absmax
+        return formula.scale_of(absmax)
 
 
 def require_finite(absmax: Tensor) -> None:

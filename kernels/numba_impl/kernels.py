@@ -140,6 +140,10 @@ class NumbaKernels:
     def make_tracker(self, tables: Tables) -> Tracker:
         return BoundsTracker(tables)
 
+    def uniform_steps(self, absmax: Tensor, bits: int, step: Tensor) -> bool:
+        limit = np.float32((1 << (bits - 1)) - 1)
+        return bool(layer.uniform_steps(absmax.data_ptr(), step.data_ptr(), absmax.numel(), limit))
+
     def row_copier(self, copies: Sequence[RowCopy]) -> Callable[[], None]:
         return _RowCopier(copies)
 

@@ -6,8 +6,8 @@ import numpy as np
 from numba import prange
 
 from .bfloat import store_number
-from .compiled import inlined, parallel, serial
-from .memory import long_at
+from .compiled import inlined, parallel, serial, single
+from .memory import float_at, long_at, set_float
 from .scan import largest_magnitude
 from .vector import LANES, load_part, multiply, round_clamp, splat
 from .words import as_float, store_codes
@@ -16,6 +16,26 @@ COPY_LONGS = 6
 """Of one item of `copy_rows`, as int64: source f32[rows, columns], target, rows, columns, bits, target is BF16."""
 
 _SMALLEST_STEP = np.float32(1e-8)
+
+
+@inlined
+def _uniform_step(absmax: np.float32, limit: np.float32) -> np.float32:
+    """The step under which max|W| is code `limit`; a kernel divides by it."""
+    step = absmax / limit
+    if step < _SMALLEST_STEP:  # false for NaN, which stays
+        step = _SMALLEST_STEP
+    return step
+
+
+@single
+def uniform_steps(absmax: int, steps: int, count: int, limit: np.float32) -> bool:
+    """absmax and steps: f32[count]. Whether all of absmax is finite."""
+    finite = True
+    for i in range(count):
+        value = float_at(absmax, i)
+        set_float(steps, i, _uniform_step(value, limit))
+        finite &= value < np.inf  # false for NaN
+    return finite
 
 
 @parallel
@@ -37,9 +57,7 @@ def _copy_item(item: int, unquantized: int) -> None:
     limit = np.float32((1 << (bits - 1)) - 1)
     for row in range(rows):
         first = row * columns
-        step = as_float(largest_magnitude(source, first, first + columns)) / limit
-        if step < _SMALLEST_STEP:  # false for NaN, which stays
-            step = _SMALLEST_STEP
+        step = _uniform_step(as_float(largest_magnitude(source, first, first + columns)), limit)
         for k in range(0, columns, LANES):
             codes = _codes(source, first + k, columns - k, np.float32(1) / step, limit)
             store_number(target, first + k, multiply(codes, splat(step)), columns - k, is_bf16)

@@ -124,6 +124,26 @@ def test_scan_sees_nan(kernels: Kernels) -> None:
 
 
 @EXAMPLES
+@given(
+    absmax=st.lists(st.floats(width=32).map(abs), min_size=1, max_size=40),
+    bits=st.integers(2, 16),
+)
+def test_steps_are_bit_exact(kernels: Kernels, absmax: list[float], bits: int) -> None:
+    actual, expected = torch.full((len(absmax),), 7.0), torch.full((len(absmax),), 7.0)
+    finite = kernels.uniform_steps(torch.tensor(absmax), bits, actual)
+    assert finite == ORACLE.uniform_steps(torch.tensor(absmax), bits, expected)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_steps_tell_what_is_not_finite(kernels: Kernels, bad: float) -> None:
+    step = torch.empty(3)
+    assert kernels.uniform_steps(torch.tensor([7.0, 0.0, 1e30]), 4, step)
+    assert step.tolist()[:2] == [1.0, torch.tensor(1e-8).item()]
+    assert not kernels.uniform_steps(torch.tensor([7.0, bad, 1e30]), 4, step)
+
+
+@EXAMPLES
 @given(case=CASES, seed=st.integers(0, 2**62))
 def test_initial_values(kernels: Kernels, case: Case, seed: int) -> None:
     expected = copy_tables(Tables(case.tables.weight[:40], case.tables.row_offset.clamp(max=40)))
