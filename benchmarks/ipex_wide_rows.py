@@ -11,10 +11,6 @@ import statistics
 import time
 from collections.abc import Callable
 
-from dqrm_cpu.openmp import set_threads
-
-# isort: split
-# dqrm_cpu comes before torch: it chooses the OpenMP runtime that both use.
 import torch
 from torch import Tensor
 
@@ -92,7 +88,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=50)
     options = parser.parse_args()
-    set_threads(options.threads)
+    torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     show_errors(load_ipex())
     if options.time:

@@ -8,13 +8,13 @@ import statistics
 import sys
 import time
 
-import dqrm_cpu  # noqa: F401  # before torch: it chooses the OpenMP runtime
+import torch
+
 from dqrm_cpu.bench.arena import Arenas
 from dqrm_cpu.bench.cases import CASES
 from dqrm_cpu.bench.contestant import Contestant
 from dqrm_cpu.bench.pool import Pool, make_pool
 from dqrm_cpu.bench.spans import span_groups
-from dqrm_cpu.openmp import set_threads
 
 _ROUNDS, _TURN_S, _BATCHES = 15, 0.3, 16
 
@@ -29,7 +29,7 @@ def cpu_seconds(contestant: Contestant, pool: Pool, steps: int) -> float:
 
 
 def main(name: str) -> None:
-    set_threads(1)
+    torch.set_num_threads(1)
     case = CASES[name]()
     contestants = span_groups(case, Arenas(case))[0].contestants
     pool = make_pool(case.config.model, case.batch_size, _BATCHES, case.config.seed)

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numba
 import torch
 
 from dqrm_cpu.data.synthetic import SyntheticClicks
@@ -49,7 +48,7 @@ def main() -> None:
     source.rows(0, 1024)
     began = time.perf_counter()
     SyntheticClicks(table_rows, len(INTEGER_FIELDS), seed=2)
-    found = {"construct_s": time.perf_counter() - began, "threads": numba.get_num_threads(), "cores": os.cpu_count()}
+    found = {"construct_s": time.perf_counter() - began, "threads": torch.get_num_threads(), "cores": os.cpu_count()}
     print(f"construction {found['construct_s']:.3f} s, {found['threads']} threads on {found['cores']} cores")
     by_batch = {}
     for batch_size in (128, 2048, 65_536):

@@ -9,15 +9,15 @@ import importlib
 from importlib import metadata
 
 import torch
-from numba import prange
 from torch import Tensor
 
 from .interface import KernelsUnavailableError, Tracker
 from .numba_impl.arena import Arena, arena_of, prefetch_row
 from .numba_impl.bounds import BLOCK_SHIFT, SIGHTING_LONGS, Bounds, clear_sighting, note_row, settle_table
-from .numba_impl.compiled import parallel, serial
+from .numba_impl.compiled import kernel, serial
 from .numba_impl.kernels import ForeignTrackerError, NumbaKernels
 from .numba_impl.memory import int_at, long_at
+from .numba_impl.threads import on_all_threads
 from .numba_impl.tracker import BoundsTracker
 from .numba_impl.vector import LANES, load_part, prefetch
 from .numba_impl.words import larger, magnitude, no_words
@@ -174,21 +174,20 @@ def _tracked_sgd_(
         note_rows(arena_of(tables), *places, tracker.bounds)
 
 
-@parallel
+@kernel
 def note_rows(arena: Arena, table_ptr: int, rows: int, sightings: int, bounds: Bounds) -> None:
     """Brings the bounds up to date after another kernel changed rows int32[N], which count within their table.
 
     Addresses, as `memory` explains; sightings: int64[T, SIGHTING_LONGS].
     """
-    for table in prange(arena.num_tables):
-        _note_table(arena, table, table_ptr, rows, sightings + 8 * SIGHTING_LONGS * table, bounds)
+    on_all_threads(arena.num_tables, _note_table, (arena, table_ptr, rows, sightings, bounds))
     for table in range(arena.num_tables):
         settle_table(arena, bounds, table, sightings, table, table + 1)
 
 
 @serial
-def _note_table(arena: Arena, table: int, table_ptr: int, rows: int, sighting: int, bounds: Bounds) -> None:
-    dim, first_row = arena.dim, long_at(arena.first_row, table)
+def _note_table(arena: Arena, table_ptr: int, rows: int, sightings: int, bounds: Bounds, table: int) -> None:
+    dim, first_row, sighting = arena.dim, long_at(arena.first_row, table), sightings + 8 * SIGHTING_LONGS * table
     first, last = long_at(table_ptr, table), long_at(table_ptr, table + 1)
     clear_sighting(sighting)
     for i in range(first, last):

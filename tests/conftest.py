@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hypothesis import settings
 
-import dqrm_cpu  # noqa: F401  # before any test imports torch: it chooses the OpenMP runtime
+import dqrm_cpu  # noqa: F401  # before any test imports numba: it chooses the folder of the cache
 
 # The first example compiles kernels, and machines are shared: a deadline would be a hidden test of speed.
 settings.register_profile("dqrm", deadline=None)

@@ -80,7 +80,7 @@ def prepare_work(task: Task) -> Work:
 
 def load_work(task: Task) -> Work:
     """An epoch of the loader that training uses, batch after batch."""
-    from torch import device
+    import torch
 
     from dqrm_cpu.config import Config
     from dqrm_cpu.config.schema import flatten, unflatten
@@ -88,15 +88,14 @@ def load_work(task: Task) -> Work:
     from dqrm_cpu.data.shards import shards_of
     from dqrm_cpu.data.source import open_data
     from dqrm_cpu.data.store.follow import follow_data
-    from dqrm_cpu.openmp import set_threads
 
-    set_threads(task.threads)
+    torch.set_num_threads(task.threads)
     config = follow_data(unflatten({**flatten(Config()), "data.source": task.source}), frozenset({"data.source"}))
     rows = clicks = 0
 
     def work() -> None:
         nonlocal rows, clicks
-        loader = Loader(open_data(config).train, _LOADER_BATCH, shards_of(0, 1, 1), device("cpu"))
+        loader = Loader(open_data(config).train, _LOADER_BATCH, shards_of(0, 1, 1), torch.device("cpu"))
         for number in range(loader.num_batches):
             batch = loader.batches(number)[0]
             rows += batch.size

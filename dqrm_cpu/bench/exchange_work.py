@@ -28,7 +28,6 @@ from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.errors import CommError, DqrmError
 from dqrm_cpu.kernels.select import select_kernels
 from dqrm_cpu.model.dlrm import mlp_shapes
-from dqrm_cpu.openmp import set_threads
 
 _BATCHES = 16
 _COUNTED = 4
@@ -58,7 +57,7 @@ class Ranks:
 
 def run_task(task: ExchangeTask) -> dict[str, Any]:
     """The figures, the same on every rank."""
-    set_threads(task.threads)
+    torch.set_num_threads(task.threads)
     with ExitStack() as stack:
         transports = [stack.enter_context(open_transport(name)) for name in task.transports]
         if transports[0].size < 2:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from dqrm_cpu.bench.arena import Arenas
 from dqrm_cpu.bench.cases import Case
@@ -23,7 +24,6 @@ from dqrm_cpu.bench.pool import Pool, make_pool
 from dqrm_cpu.comm.network import fitted
 from dqrm_cpu.comm.select import open_transport
 from dqrm_cpu.comm.transport import Transport
-from dqrm_cpu.openmp import set_threads
 
 _STEPS, _GATHERS = 14, 30
 _SMALL_BYTES, _LARGE_BYTES = 64, 2 << 20
@@ -31,7 +31,7 @@ _SMALL_BYTES, _LARGE_BYTES = 64, 2 << 20
 
 def run_task(task: PlanTask) -> dict[str, Any]:
     """Figures of this rank."""
-    set_threads(task.threads)
+    torch.set_num_threads(task.threads)
     with open_transport("auto") as transport:
         case = step_case(plan_case(task))
         pool = make_pool(case.config.model, case.batch_size, BATCHES, case.config.seed + transport.rank)

@@ -107,14 +107,15 @@ def _benchmark(what: str) -> "Benchmark":
 
 
 def _circumstances(args: argparse.Namespace) -> "Circumstances":
+    import torch
+
     from dqrm_cpu.bench.document import Circumstances
     from dqrm_cpu.bench.timing import Plan
-    from dqrm_cpu.openmp import set_threads
     from dqrm_cpu.profile.hardware import fingerprint
 
     machine = fingerprint()
     threads = args.threads or machine.usable_cores
-    set_threads(threads)
+    torch.set_num_threads(threads)
     usual = DATA_ROUNDS if args.what == "data" else _ROUNDS
     rounds = args.rounds or (_QUICK_ROUNDS if args.quick else usual)
     plan = Plan(rounds, _QUICK_TURN_S if args.quick else _TURN_S)

@@ -56,13 +56,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _measure(task: "PlanTask") -> "Profile":
+    import torch
+
     from dqrm_cpu.bench.exchange_step import step_case
     from dqrm_cpu.bench.plan import BATCHES, plan_case
     from dqrm_cpu.bench.plan_profile import measure_profile
     from dqrm_cpu.bench.pool import make_pool
-    from dqrm_cpu.openmp import set_threads
 
-    set_threads(task.threads)
+    torch.set_num_threads(task.threads)
     case = step_case(plan_case(task))
     return measure_profile(case, make_pool(case.config.model, case.batch_size, BATCHES, case.config.seed))
 

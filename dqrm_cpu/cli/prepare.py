@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
     """Prepares, and says what came out."""
     from dqrm_cpu.data.prepare.progress import PrepareProgress
     from dqrm_cpu.data.prepare.run import prepare
-    from dqrm_cpu.openmp import must_compile
+    from dqrm_cpu.kernel_cache import must_compile
 
     progress = PrepareProgress(sys.stderr)
     request = _request(args, progress)

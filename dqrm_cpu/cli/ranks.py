@@ -19,7 +19,6 @@ from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config import Config
 from dqrm_cpu.errors import DeviceError
 from dqrm_cpu.model.memory import estimate_memory
-from dqrm_cpu.openmp import set_threads
 from dqrm_cpu.profile.hardware import Fingerprint, fingerprint
 
 _GB = 1e9
@@ -32,7 +31,7 @@ def opened_transport(config: Config) -> Iterator[Transport]:
     comm = config.comm
     with open_transport(comm.transport, comm.simulated_ranks, comm.timeout, overlap=comm.overlap) as transport:
         machine = fingerprint()
-        set_threads(config.train.threads or default_threads(machine, os.environ))
+        torch.set_num_threads(config.train.threads or default_threads(machine, os.environ))
         _require_own_device(config, transport)
         _require_memory(config, transport, machine)
         if transport.rank == 0 and (transport.size > 1 or config.comm.transport != "auto"):

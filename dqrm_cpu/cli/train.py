@@ -65,7 +65,7 @@ def _configuration(args: argparse.Namespace) -> "Config":
 
 def _train(config: "Config", args: argparse.Namespace, transport: "Transport") -> int:
     from dqrm_cpu.cli.ranks import gathered_environment
-    from dqrm_cpu.openmp import must_compile
+    from dqrm_cpu.kernel_cache import must_compile
     from dqrm_cpu.train.result import Interrupted
     from dqrm_cpu.train.run import RunRequest, train
 

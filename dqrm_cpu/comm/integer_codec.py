@@ -5,7 +5,6 @@ An 8-bit sum on the wire would wrap: 100 + 100 is -56.
 
 from collections.abc import Sequence
 
-import numba
 import numpy as np
 import torch
 
@@ -30,9 +29,6 @@ class IntegerCodec:
         self.name = f"{width}-fp32" if fp32_container else width
         self.value_bytes = codes.FP32_CODE_BYTES if fp32_container else _WIDTH_BYTES[width]
         self.scale_rule = scale_rule
-        threads = torch.get_num_threads()
-        numba.get_num_threads()  # starts numba's threads, which changes what torch uses: they share a runtime
-        torch.set_num_threads(threads)
 
     def absmax(self, grad: SparseGrad) -> Floats | None:
         largest = np.empty(grad.table_ptr.numel() - 1, dtype=np.float32)

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dqrm_cpu.errors import DeviceError
+from dqrm_cpu.kernel_cache import cache_roots
 from dqrm_cpu.kernels.ccl import SHIM_SOURCE, OneCclFiles, find_compiler, oneccl_files
-from dqrm_cpu.openmp import cache_roots
 
 _NAME = "libdqrm_ccl.so"
 _FLAGS = ("-O2", "-std=c++17", "-shared", "-fPIC", "-Wall")

@@ -1,4 +1,4 @@
-"""Check of the OpenMP runtimes: torch and numba must share one, or two pools of threads fight for the same cores."""
+"""Check of the OpenMP runtimes: of two, each with threads of its own, both would fight for the same cores."""
 
 import re
 from dataclasses import dataclass
@@ -16,7 +16,6 @@ class OpenmpFacts:
     """What a training process has mapped once its kernels have run."""
 
     runtimes: tuple[str, ...]  # paths of shared libraries
-    numba_layer: str  # omp, tbb, workqueue
     error: str = ""
 
 
@@ -25,7 +24,7 @@ def read_openmp() -> OpenmpFacts:
     try:
         return in_fresh_process(_probe)
     except ProbeError as error:
-        return OpenmpFacts((), "", str(error))
+        return OpenmpFacts((), str(error))
 
 
 def mapped_runtimes(maps: str) -> tuple[str, ...]:
@@ -35,14 +34,11 @@ def mapped_runtimes(maps: str) -> tuple[str, ...]:
 
 
 def check_openmp(facts: OpenmpFacts) -> Finding:
-    """One runtime, and numba on it."""
+    """One runtime, on which torch and the kernels run."""
     if facts.error:
         mend = "pip install --force-reinstall torch numba"
-        return Finding("openmp", Verdict.FAIL, f"torch and numba do not load together: {facts.error}", mend)
+        return Finding("openmp", Verdict.FAIL, f"the kernels do not run beside torch: {facts.error}", mend)
     found = ", ".join(facts.runtimes) or "none mapped"
-    if facts.numba_layer != "omp":
-        mend = "apt-get install libgomp1, and unset NUMBA_THREADING_LAYER"
-        return Finding("openmp", Verdict.WARNING, f"numba runs on its {facts.numba_layer} layer; {found}", mend)
     if len(facts.runtimes) > 1:
         mend = f"export LD_PRELOAD={_SHARED_RUNTIME}"
         return Finding("openmp", Verdict.WARNING, f"{len(facts.runtimes)} runtimes: {found}", mend)
@@ -50,11 +46,13 @@ def check_openmp(facts: OpenmpFacts) -> Finding:
 
 
 def _probe() -> OpenmpFacts:
-    # The import of this module imported dqrm_cpu, which prepares one runtime for both before either is loaded.
-    import numba
     import torch
-    from numba.np.ufunc import threading_layer
 
-    torch.ones(1).sum()
-    numba.get_num_threads()  # starts numba's threads, which maps its runtime
-    return OpenmpFacts(mapped_runtimes(Path("/proc/self/maps").read_text()), threading_layer())
+    from dqrm_cpu.kernels.interface import KernelsUnavailableError
+    from dqrm_cpu.kernels.select import select_kernels
+
+    try:
+        select_kernels("numba", torch.device("cpu"))
+    except KernelsUnavailableError as error:
+        return OpenmpFacts((), str(error))
+    return OpenmpFacts(mapped_runtimes(Path("/proc/self/maps").read_text()))

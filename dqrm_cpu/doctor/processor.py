@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dqrm_cpu.doctor.finding import Finding, Verdict
 from dqrm_cpu.profile.hardware import Fingerprint
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """Environment variables that override how many threads a library starts."""
 
 

@@ -2,13 +2,12 @@
 
 from typing import NamedTuple
 
-from numba import prange
-
 from .arena import Arena, prefetch_row
 from .bounds import BLOCK_SHIFT, SIGHTING_LONGS, Bounds, clear_sighting, note_row, settle_table
-from .compiled import inlined, parallel, serial
+from .compiled import inlined, kernel, serial
 from .memory import int_at, long_at
 from .rule import Rule, step_row
+from .threads import on_all_threads
 
 ENTRIES_PER_ITEM = 512
 _AHEAD = 16
@@ -24,11 +23,10 @@ class Entries(NamedTuple):
     sightings: int  # int64[items, SIGHTING_LONGS]
 
 
-@parallel
+@kernel
 def apply_sparse(arena: Arena, entries: Entries, rule: Rule, bounds: Bounds) -> None:
     """One item: ENTRIES_PER_ITEM rows of one table."""
-    for item in prange(long_at(entries.first_item, arena.num_tables)):
-        _apply_item(arena, entries, rule, bounds, item)
+    on_all_threads(long_at(entries.first_item, arena.num_tables), _apply_item, (arena, entries, rule, bounds))
     if bounds.top:
         for table in range(arena.num_tables):
             first, last = long_at(entries.first_item, table), long_at(entries.first_item, table + 1)

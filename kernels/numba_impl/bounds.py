@@ -11,12 +11,11 @@ Invariant: no bound of a block exceeds its table's top, so that a new maximum al
 
 from typing import Any, NamedTuple
 
-from numba import prange
-
 from .arena import Arena
-from .compiled import inlined, parallel, serial
+from .compiled import inlined, kernel, serial
 from .memory import int_at, long_at, raise_int, set_int, set_long
 from .scan import largest_magnitude
+from .threads import on_all_threads
 from .words import largest
 
 BLOCK_SHIFT = 6
@@ -57,23 +56,27 @@ def _first_block(bounds: Bounds, table: int, group: int) -> Any:
     return long_at(bounds.block_start, table) + (group - long_at(bounds.group_start, table)) * _BLOCKS_PER_GROUP
 
 
-@parallel
+@kernel
 def fill_bounds(arena: Arena, bounds: Bounds) -> None:
     """From a full scan: every bound is tight."""
-    for group in prange(long_at(bounds.group_start, arena.num_tables)):
-        table = 0
-        while long_at(bounds.group_start, table + 1) <= group:
-            table += 1
-        first = _first_block(bounds, table, group)
-        bits = 0
-        for block in range(first, min(first + _BLOCKS_PER_GROUP, long_at(bounds.block_start, table + 1))):
-            of_block = _block_magnitude(arena, bounds, table, block)
-            set_int(bounds.block, block, of_block)
-            bits = max(bits, of_block)
-        set_int(bounds.group, group, bits)
+    on_all_threads(long_at(bounds.group_start, arena.num_tables), _fill_group, (arena, bounds))
     for table in range(arena.num_tables):
         if long_at(arena.first_row, table) < long_at(arena.first_row, table + 1):
             descend(arena, bounds, table)
+
+
+@serial
+def _fill_group(arena: Arena, bounds: Bounds, group: int) -> None:
+    table = 0
+    while long_at(bounds.group_start, table + 1) <= group:
+        table += 1
+    first = _first_block(bounds, table, group)
+    bits = 0
+    for block in range(first, min(first + _BLOCKS_PER_GROUP, long_at(bounds.block_start, table + 1))):
+        of_block = _block_magnitude(arena, bounds, table, block)
+        set_int(bounds.block, block, of_block)
+        bits = max(bits, of_block)
+    set_int(bounds.group, group, bits)
 
 
 @serial

@@ -3,11 +3,11 @@
 On one thread: a batch of 2048 samples takes about as long as starting all threads would.
 """
 
-from .compiled import single
+from .compiled import thorough_kernel
 from .memory import int_at, long_at
 
 
-@single
+@thorough_kernel
 def one_hot_fits(first_row: int, num_tables: int, ids: int, batch: int) -> bool:
     """first_row int64[T + 1], ids int32[T, B]."""
     outside = 0
@@ -19,7 +19,7 @@ def one_hot_fits(first_row: int, num_tables: int, ids: int, batch: int) -> bool:
     return outside == 0
 
 
-@single
+@thorough_kernel
 def multi_hot_fits(first_row: int, num_tables: int, ids: int, num_ids: int, offsets: int, batch: int) -> bool:
     """first_row int64[T + 1], ids int32[N], offsets int64[T * B + 1]."""
     num_bags = num_tables * batch

@@ -3,13 +3,13 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba import prange
 
 from .arena import Arena
-from .compiled import parallel, serial
+from .compiled import kernel, serial
 from .gradients import divisor, gradient_part
 from .lookups import Lookups, Pooled, pooled_element, prefetch_pooled
 from .memory import int_at, long_at, set_int, set_long
+from .threads import on_all_threads
 from .vector import LANES, add, splat, store_part
 
 _RADIX_BITS = 8
@@ -30,11 +30,10 @@ class Sorted(NamedTuple):
     digits: int  # int64[T, 256], scratch
 
 
-@parallel
+@kernel
 def sort_lookups(arena: Arena, lookups: Lookups, ordered: Sorted) -> None:
     """Fills `ordered`."""
-    for table in prange(arena.num_tables):
-        _sort_table(arena, lookups, ordered, table)
+    on_all_threads(arena.num_tables, _sort_table, (arena, lookups, ordered))
 
 
 @serial
@@ -80,29 +79,40 @@ def _radix_sort(ordered: Sorted, start: int, end: int, largest_row: int, digits:
             set_int(ordered.position, i, int_at(ordered.spare_position, i))
 
 
-@parallel
-def sum_sorted(
-    arena: Arena, lookups: Lookups, ordered: Sorted, pooled: Pooled, table_ptr: int, rows: int, values: int
-) -> None:
-    """Writes rows int32[N'] and values f32[N', D] of the sparse gradient; table_ptr: int64[T + 1]."""
-    num_rows = long_at(table_ptr, arena.num_tables)
-    for item in prange((num_rows + _ROWS_PER_ITEM - 1) // _ROWS_PER_ITEM):
-        first, table = item * _ROWS_PER_ITEM, 0
-        for entry in range(first, min(num_rows, first + _ROWS_PER_ITEM)):
-            while entry >= long_at(table_ptr, table + 1):
-                table += 1
-            begin = long_at(lookups.table_start, table)
-            unique = entry - long_at(table_ptr, table)
-            start, end = long_at(ordered.start, begin + unique), long_at(lookups.table_start, table + 1)
-            last = end
-            if unique + 1 < long_at(ordered.num_unique, table):
-                end = long_at(ordered.start, begin + unique + 1)
-            set_int(rows, entry, int_at(ordered.row, start))
-            target = values + 4 * entry * arena.dim
-            for i in range(start + _AHEAD, min(end + _AHEAD, last)):
-                # Of the rows to come: their gradients lie pages apart, where the hardware asks for nothing by itself.
-                prefetch_pooled(pooled, pooled_element(arena, lookups, table, int_at(ordered.position, i)), arena.dim)
-            _sum_lookups(arena, lookups, table, ordered.position, start, end, pooled, target)
+class Coalesced(NamedTuple):
+    """Addresses of a sparse gradient of N' rows."""
+
+    table_ptr: int  # int64[T + 1]
+    rows: int  # int32[N']
+    values: int  # f32[N', D]
+
+
+@kernel
+def sum_sorted(arena: Arena, lookups: Lookups, ordered: Sorted, pooled: Pooled, result: Coalesced) -> None:
+    """Writes rows and values of the sparse gradient; where its tables begin is known."""
+    num_rows = long_at(result.table_ptr, arena.num_tables)
+    items = (num_rows + _ROWS_PER_ITEM - 1) // _ROWS_PER_ITEM
+    on_all_threads(items, _sum_entries, (arena, lookups, ordered, pooled, result))
+
+
+@serial
+def _sum_entries(arena: Arena, lookups: Lookups, ordered: Sorted, pooled: Pooled, result: Coalesced, item: int) -> None:
+    first, table, num_rows = item * _ROWS_PER_ITEM, 0, long_at(result.table_ptr, arena.num_tables)
+    for entry in range(first, min(num_rows, first + _ROWS_PER_ITEM)):
+        while entry >= long_at(result.table_ptr, table + 1):
+            table += 1
+        begin = long_at(lookups.table_start, table)
+        unique = entry - long_at(result.table_ptr, table)
+        start, end = long_at(ordered.start, begin + unique), long_at(lookups.table_start, table + 1)
+        last = end
+        if unique + 1 < long_at(ordered.num_unique, table):
+            end = long_at(ordered.start, begin + unique + 1)
+        set_int(result.rows, entry, int_at(ordered.row, start))
+        target = result.values + 4 * entry * arena.dim
+        for i in range(start + _AHEAD, min(end + _AHEAD, last)):
+            # Of the rows to come: their gradients lie pages apart, where the hardware asks for nothing by itself.
+            prefetch_pooled(pooled, pooled_element(arena, lookups, table, int_at(ordered.position, i)), arena.dim)
+        _sum_lookups(arena, lookups, table, ordered.position, start, end, pooled, target)
 
 
 @serial

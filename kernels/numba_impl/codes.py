@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import prange
 from numba.core import types
 
-from .compiled import inlined, parallel, serial
+from .compiled import inlined, kernel, serial
 from .memory import float_at, int_at, long_at
 from .merge import ENTRIES_PER_ITEM, PARTS, FoundRows, RankRows, Sum, part_of, place_row
+from .threads import on_all_threads
 from .vector import (
     FLOATS,
     LANES,
@@ -114,7 +114,7 @@ def to_floats(typing: Any, words: Any) -> tuple[Any, Codegen]:
     return FLOATS(WORDS), codegen
 
 
-@parallel
+@kernel
 def quantize_tables(
     values: int, pointer: int, num_tables: int, dim: int, steps: int, limit: np.float32, codes: int, code_bytes: int
 ) -> None:
@@ -122,12 +122,26 @@ def quantize_tables(
 
     The values are finite and the steps above 0.
     """
-    num_rows = long_at(pointer, num_tables)
-    for item in prange((num_rows + ROWS_PER_ITEM - 1) // ROWS_PER_ITEM):
-        start, stop = item * ROWS_PER_ITEM, min(num_rows, (item + 1) * ROWS_PER_ITEM)
-        for table in range(num_tables):
-            first, last = max(start, long_at(pointer, table)), min(stop, long_at(pointer, table + 1))
-            _quantize(values, first * dim, last * dim, float_at(steps, table), limit, codes, code_bytes)
+    items = (long_at(pointer, num_tables) + ROWS_PER_ITEM - 1) // ROWS_PER_ITEM
+    on_all_threads(items, _quantize_item, (values, pointer, num_tables, dim, steps, limit, codes, code_bytes))
+
+
+@serial
+def _quantize_item(
+    values: int,
+    pointer: int,
+    num_tables: int,
+    dim: int,
+    steps: int,
+    limit: np.float32,
+    codes: int,
+    code_bytes: int,
+    item: int,
+) -> None:
+    start, stop = item * ROWS_PER_ITEM, (item + 1) * ROWS_PER_ITEM
+    for table in range(num_tables):
+        first, last = max(start, long_at(pointer, table)), min(stop, long_at(pointer, table + 1))
+        _quantize(values, first * dim, last * dim, float_at(steps, table), limit, codes, code_bytes)
 
 
 @serial
@@ -157,17 +171,24 @@ def _store(codes: int, k: int, rounded: Any, count: int, code_bytes: int) -> Non
         store_codes(codes, k, rounded, count, code_bytes)
 
 
-@parallel
+@kernel
 def sum_codes(ranks: RankRows, found: FoundRows, sent: RankCodes, steps: int, result: Sum) -> None:
     """Fills `result`: the ranks' codes summed in int32, times their table's step f32[T]."""
     num_rows = long_at(result.first_entry, ranks.num_tables * PARTS)
-    for item in prange((num_rows + ENTRIES_PER_ITEM - 1) // ENTRIES_PER_ITEM):
-        first, part = item * ENTRIES_PER_ITEM, 0
-        for entry in range(first, min(num_rows, first + ENTRIES_PER_ITEM)):
-            part = part_of(result, entry, part)
-            sources = place_row(ranks, found, result, part, entry)
-            step = float_at(steps, part // PARTS)
-            _sum_ranks(ranks.num_ranks, sources, sent, result.dim, step, result.values + 4 * entry * result.dim)
+    items = (num_rows + ENTRIES_PER_ITEM - 1) // ENTRIES_PER_ITEM
+    on_all_threads(items, _sum_entries, (ranks, found, sent, steps, result, num_rows))
+
+
+@serial
+def _sum_entries(
+    ranks: RankRows, found: FoundRows, sent: RankCodes, steps: int, result: Sum, num_rows: int, item: int
+) -> None:
+    first, part = item * ENTRIES_PER_ITEM, 0
+    for entry in range(first, min(num_rows, first + ENTRIES_PER_ITEM)):
+        part = part_of(result, entry, part)
+        sources = place_row(ranks, found, result, part, entry)
+        step = float_at(steps, part // PARTS)
+        _sum_ranks(ranks.num_ranks, sources, sent, result.dim, step, result.values + 4 * entry * result.dim)
 
 
 @serial

@@ -1,7 +1,7 @@
 """How the numba kernels are compiled: numerics as written, what Python calls cached on disk.
 
-No fastmath: its reordering would make sums depend on the width of the machine's vectors. LLVM optimizes parallel
-kernels little: most are written in vectors, and run no faster for the third of the time to compile that more takes.
+No fastmath: its reordering would make sums depend on the width of the machine's vectors. LLVM optimizes kernels
+little: most are written in vectors, and run no faster for the third of the time to compile that more takes.
 """
 
 import contextlib
@@ -37,22 +37,14 @@ def inlined(function: Kernel) -> Kernel:
     )
 
 
-def single(function: Kernel) -> Kernel:
-    """A kernel that Python calls and that runs on the calling thread."""
+def kernel(function: Kernel) -> Kernel:
+    """What Python calls; `threads` gives work in it to all threads."""
+    return _quick_to_compile(thorough_kernel(function))
+
+
+def thorough_kernel(function: Kernel) -> Kernel:
+    """The same where LLVM should vectorize innermost loops, or take branches out of them."""
     return njit(function, cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True)
-
-
-def parallel(function: Kernel) -> Kernel:
-    """A kernel that Python calls and whose `prange` runs on all threads.
-
-    The body of a `prange` must not write through a field of a NamedTuple: numba drops such writes without a word.
-    """
-    return _quick_to_compile(thoroughly_parallel(function))
-
-
-def thoroughly_parallel(function: Kernel) -> Kernel:
-    """The same for a kernel whose innermost loops have branches that LLVM should take out of them."""
-    return njit(function, cache=True, nogil=True, error_model="numpy", parallel=True, no_cfunc_wrapper=True)
 
 
 def _quick_to_compile(kernel: Any) -> Kernel:

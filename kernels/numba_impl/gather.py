@@ -3,13 +3,13 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import prange
 
 from .arena import Arena, prefetch_row
 from .bfloat import store_number
-from .compiled import inlined, serial, thoroughly_parallel
+from .compiled import inlined, serial, thorough_kernel
 from .lookups import Pooled
 from .memory import float_at, int_at, long_at
+from .threads import on_all_threads
 from .vector import LANES, add, divide, load, load_part, multiply, round_clamp, splat
 
 _SAMPLES_PER_ITEM = 32
@@ -35,19 +35,18 @@ def _quantized(values: Any, quantizer: Quantizer, inverse: np.float32, step: np.
     return values
 
 
-@thoroughly_parallel
+@thorough_kernel
 def gather_one_hot(arena: Arena, ids: int, batch: int, quantizer: Quantizer, out: Pooled) -> None:
     """ids: int32[T, B]; out [B, 1 + T, D], slots 1 and up are written."""
-    for item in prange((batch + _SAMPLES_PER_ITEM - 1) // _SAMPLES_PER_ITEM):
-        start = item * _SAMPLES_PER_ITEM
-        _gather_samples(arena, ids, batch, start, min(batch, start + _SAMPLES_PER_ITEM), quantizer, out)
+    num_chunks = (batch + _SAMPLES_PER_ITEM - 1) // _SAMPLES_PER_ITEM
+    on_all_threads(num_chunks, _gather_samples, (arena, ids, batch, quantizer, out))
 
 
 @serial
-def _gather_samples(
-    arena: Arena, ids: int, batch: int, start: int, end: int, quantizer: Quantizer, out: Pooled
-) -> None:
+def _gather_samples(arena: Arena, ids: int, batch: int, quantizer: Quantizer, out: Pooled, chunk: int) -> None:
     """A few samples of all tables: what they write stays in the core's own cache until it is whole."""
+    start = chunk * _SAMPLES_PER_ITEM
+    end = min(batch, start + _SAMPLES_PER_ITEM)
     for table in range(min(_TABLES_AHEAD, arena.num_tables)):
         for b in range(start, end):
             prefetch_row(arena.weight, long_at(arena.first_row, table) + int_at(ids, table * batch + b), arena.dim)
@@ -87,24 +86,32 @@ def _gather_table(
             store_number(out, target + k, values, dim - k, is_bf16)
 
 
-@thoroughly_parallel
+@thorough_kernel
 def gather_multi_hot(
     arena: Arena, ids: int, offsets: int, batch: int, mean: int, quantizer: Quantizer, out: Pooled
 ) -> None:
     """ids: int32[N]; offsets: int64[T * B + 1]; out [B, 1 + T, D], slots 1 and up are written."""
     num_chunks = (batch + _SAMPLES_PER_ITEM - 1) // _SAMPLES_PER_ITEM
-    for item in prange(num_chunks * arena.num_tables):
-        chunk, table = item // arena.num_tables, item % arena.num_tables
-        first_row = long_at(arena.first_row, table)
-        start = chunk * _SAMPLES_PER_ITEM
-        end = min(batch, start + _SAMPLES_PER_ITEM)
-        last = long_at(offsets, table * batch + end)
-        for sample in range(start, end):
-            bag = table * batch + sample
-            begin, stop = long_at(offsets, bag), long_at(offsets, bag + 1)
-            for i in range(begin + _AHEAD, min(stop + _AHEAD, last)):
-                prefetch_row(arena.weight, first_row + int_at(ids, i), arena.dim)
-            _pool_bag(arena, ids + 4 * begin, stop - begin, mean, quantizer, table, out, sample)
+    bags = (arena, ids, offsets, batch, mean, quantizer, out)
+    on_all_threads(num_chunks * arena.num_tables, _pool_samples, bags)
+
+
+@serial
+def _pool_samples(
+    arena: Arena, ids: int, offsets: int, batch: int, mean: int, quantizer: Quantizer, out: Pooled, item: int
+) -> None:
+    """The bags of a few samples in one table."""
+    chunk, table = item // arena.num_tables, item % arena.num_tables
+    first_row = long_at(arena.first_row, table)
+    start = chunk * _SAMPLES_PER_ITEM
+    end = min(batch, start + _SAMPLES_PER_ITEM)
+    last = long_at(offsets, table * batch + end)
+    for sample in range(start, end):
+        bag = table * batch + sample
+        begin, stop = long_at(offsets, bag), long_at(offsets, bag + 1)
+        for i in range(begin + _AHEAD, min(stop + _AHEAD, last)):
+            prefetch_row(arena.weight, first_row + int_at(ids, i), arena.dim)
+        _pool_bag(arena, ids + 4 * begin, stop - begin, mean, quantizer, table, out, sample)
 
 
 @serial

@@ -4,13 +4,13 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import prange
 from numba.core import types
 
 from .arena import Arena
-from .compiled import inlined, parallel, serial
+from .compiled import inlined, kernel, serial
 from .hashing import mixed
 from .memory import float_at, intrinsic, long_at
+from .threads import on_all_threads
 from .vector import FLOATS, LANES, Codegen, multiply, splat, store_part
 
 _ROWS_PER_ITEM = 1 << 12
@@ -56,18 +56,17 @@ def _fill_row(key: np.uint64, scale: np.float32, place: int, dim: int) -> None:
         store_part(place, c, multiply(_odd_numbers(low, high, c), splat(scale)), dim - c)
 
 
-@parallel
+@kernel
 def init_uniform(arena: Arena, scale: int, seed_word: np.uint64) -> None:
     """scale f32[T]: each table's bound over 2^23."""
     rows = long_at(arena.first_row, arena.num_tables)
-    for item in prange((rows + _ROWS_PER_ITEM - 1) // _ROWS_PER_ITEM):
-        _fill_rows(arena, scale, seed_word, item * _ROWS_PER_ITEM, min(rows, (item + 1) * _ROWS_PER_ITEM))
+    on_all_threads((rows + _ROWS_PER_ITEM - 1) // _ROWS_PER_ITEM, _fill_rows, (arena, scale, seed_word))
 
 
 @serial
-def _fill_rows(arena: Arena, scale: int, seed_word: np.uint64, start: int, end: int) -> None:
-    table = 0
-    for row in range(start, end):
+def _fill_rows(arena: Arena, scale: int, seed_word: np.uint64, item: int) -> None:
+    table, rows = 0, long_at(arena.first_row, arena.num_tables)
+    for row in range(item * _ROWS_PER_ITEM, min(rows, (item + 1) * _ROWS_PER_ITEM)):
         while row >= long_at(arena.first_row, table + 1):
             table += 1
         place = arena.weight + 4 * row * arena.dim

@@ -5,12 +5,11 @@ Both are small matrix products (dots.py, spread.py). BF16 is widened first and n
 
 from typing import NamedTuple
 
-from numba import prange
-
 from .bfloat import load_number, store_number
-from .compiled import inlined, parallel
+from .compiled import inlined, kernel, serial
 from .dots import dots
 from .spread import spread
+from .threads import on_all_threads
 from .vector import LANES, load_part, prefetch, store
 
 
@@ -59,46 +58,56 @@ def _prefetch_sample(place: int, first: int, count: int) -> None:
         prefetch(place, first + k)
 
 
-@parallel
+@kernel
 def interaction_forward(features: int, shape: Shape, out: int, scratch: Scratch) -> None:
     """features [B, F, D] to out [B, D + F (F - 1) / 2]."""
+    on_all_threads(scratch.threads, _forward, (features, shape, out, scratch))
+
+
+@serial
+def _forward(features: int, shape: Shape, out: int, scratch: Scratch, worker: int) -> None:
+    """A worker's share of the samples."""
     batch, num_features, dim, is_bf16 = shape
     size, width = num_features * dim, dim + num_features * (num_features - 1) // 2
     padded = (num_features + LANES - 1) // LANES * LANES
-    for worker in prange(scratch.threads):
-        wide = scratch.place + 4 * worker * (2 * scratch.sample + scratch.width)
-        columns = wide + 4 * scratch.sample
-        result = columns + 4 * scratch.sample
-        for b in range(batch * worker // scratch.threads, batch * (worker + 1) // scratch.threads):
-            if is_bf16:
-                _prefetch_sample(features, (b + 1) * size // 2, size // 2)
-                _widen(features, b * size, size, wide)
-                dots(wide, num_features, dim, columns, padded, result)
-                _narrow(result, out, b * width, width)
-            else:
-                _prefetch_sample(features, (b + 1) * size, size)
-                dots(features + 4 * b * size, num_features, dim, columns, padded, out + 4 * b * width)
+    wide = scratch.place + 4 * worker * (2 * scratch.sample + scratch.width)
+    columns = wide + 4 * scratch.sample
+    result = columns + 4 * scratch.sample
+    for b in range(batch * worker // scratch.threads, batch * (worker + 1) // scratch.threads):
+        if is_bf16:
+            _prefetch_sample(features, (b + 1) * size // 2, size // 2)
+            _widen(features, b * size, size, wide)
+            dots(wide, num_features, dim, columns, padded, result)
+            _narrow(result, out, b * width, width)
+        else:
+            _prefetch_sample(features, (b + 1) * size, size)
+            dots(features + 4 * b * size, num_features, dim, columns, padded, out + 4 * b * width)
 
 
-@parallel
+@kernel
 def interaction_backward(features: int, shape: Shape, grad_out: int, grad_features: int, scratch: Scratch) -> None:
     """grad_out [B, D + F (F - 1) / 2] to grad_features [B, F, D]."""
+    on_all_threads(scratch.threads, _backward, (features, shape, grad_out, grad_features, scratch))
+
+
+@serial
+def _backward(features: int, shape: Shape, grad_out: int, grad_features: int, scratch: Scratch, worker: int) -> None:
+    """A worker's share of the samples."""
     batch, num_features, dim, is_bf16 = shape
     size, width = num_features * dim, dim + num_features * (num_features - 1) // 2
-    for worker in prange(scratch.threads):
-        wide = scratch.place + 4 * worker * (2 * scratch.sample + scratch.width)
-        result = wide + 4 * scratch.sample
-        grad = result + 4 * scratch.sample
-        for b in range(batch * worker // scratch.threads, batch * (worker + 1) // scratch.threads):
-            if is_bf16:
-                _prefetch_sample(features, (b + 1) * size // 2, size // 2)
-                _prefetch_sample(grad_out, (b + 1) * width // 2, width // 2)
-                _widen(features, b * size, size, wide)
-                _widen(grad_out, b * width, width, grad)
-                spread(wide, num_features, dim, grad, result)
-                _narrow(result, grad_features, b * size, size)
-            else:
-                _prefetch_sample(features, (b + 1) * size, size)
-                _prefetch_sample(grad_out, (b + 1) * width, width)
-                sample = features + 4 * b * size
-                spread(sample, num_features, dim, grad_out + 4 * b * width, grad_features + 4 * b * size)
+    wide = scratch.place + 4 * worker * (2 * scratch.sample + scratch.width)
+    result = wide + 4 * scratch.sample
+    grad = result + 4 * scratch.sample
+    for b in range(batch * worker // scratch.threads, batch * (worker + 1) // scratch.threads):
+        if is_bf16:
+            _prefetch_sample(features, (b + 1) * size // 2, size // 2)
+            _prefetch_sample(grad_out, (b + 1) * width // 2, width // 2)
+            _widen(features, b * size, size, wide)
+            _widen(grad_out, b * width, width, grad)
+            spread(wide, num_features, dim, grad, result)
+            _narrow(result, grad_features, b * size, size)
+        else:
+            _prefetch_sample(features, (b + 1) * size, size)
+            _prefetch_sample(grad_out, (b + 1) * width, width)
+            sample = features + 4 * b * size
+            spread(sample, num_features, dim, grad_out + 4 * b * width, grad_features + 4 * b * size)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -32,9 +31,6 @@ class NumbaKernels:
 
     def __init__(self) -> None:
         self._workspace = Workspace()
-        threads = torch.get_num_threads()
-        numba.get_num_threads()  # starts numba's threads, which changes what torch uses: they share a runtime
-        torch.set_num_threads(threads)
 
     def init_uniform_(self, tables: Tables, seed: int) -> None:
         num_rows = np.maximum(tables.row_offset.diff().numpy(), 1)
@@ -63,7 +59,7 @@ class NumbaKernels:
 
     def _interaction(self, features: Tensor) -> tuple[interaction.Shape, interaction.Scratch]:
         batch, num_features, dim = features.shape
-        threads, (sample, width) = numba.get_num_threads(), interaction.scratch_sizes(num_features, dim)
+        threads, (sample, width) = torch.get_num_threads(), interaction.scratch_sizes(num_features, dim)
         place = self._workspace.floats(threads * (2 * sample + width))
         scratch = interaction.Scratch(place, sample, width, threads)
         return interaction.Shape(batch, num_features, dim, _is_bf16(features)), scratch
@@ -83,8 +79,8 @@ class NumbaKernels:
         torch.cumsum(num_unique, 0, out=table_ptr[1:])
         rows = torch.empty(int(table_ptr[-1]), dtype=torch.int32)
         values = torch.empty(rows.numel(), tables.dim)
-        grad, result = _pooled(grad_features), (rows.data_ptr(), values.data_ptr())
-        coalesce.sum_sorted(arena, lookups, ordered, grad, table_ptr.data_ptr(), *result)
+        result = coalesce.Coalesced(table_ptr.data_ptr(), rows.data_ptr(), values.data_ptr())
+        coalesce.sum_sorted(arena, lookups, ordered, _pooled(grad_features), result)
         return SparseGrad(table_ptr, rows, values)
 
     def merge_sparse(self, grads: Sequence[SparseGrad]) -> SparseGrad:

@@ -3,12 +3,12 @@
 from typing import Any
 
 import numpy as np
-from numba import prange
 
 from .bfloat import store_number
-from .compiled import inlined, parallel, serial, single
+from .compiled import inlined, kernel, serial
 from .memory import float_at, long_at, set_float
 from .scan import largest_magnitude
+from .threads import on_all_threads
 from .vector import LANES, load_part, multiply, round_clamp, splat
 from .words import as_float, store_codes
 
@@ -27,7 +27,7 @@ def _uniform_step(absmax: np.float32, limit: np.float32) -> np.float32:
     return step
 
 
-@single
+@kernel
 def uniform_steps(absmax: int, steps: int, count: int, limit: np.float32) -> bool:
     """absmax and steps: f32[count]. Whether all of absmax is finite."""
     finite = True
@@ -38,15 +38,15 @@ def uniform_steps(absmax: int, steps: int, count: int, limit: np.float32) -> boo
     return finite
 
 
-@parallel
+@kernel
 def copy_rows(items: int, num_items: int, unquantized: int) -> None:
     """items: int64[num_items, COPY_LONGS], of about the same size; `unquantized`: the bits that mean so."""
-    for item in prange(num_items):
-        _copy_item(items + 8 * COPY_LONGS * item, unquantized)
+    on_all_threads(num_items, _copy_item, (items, unquantized))
 
 
 @serial
-def _copy_item(item: int, unquantized: int) -> None:
+def _copy_item(items: int, unquantized: int, number: int) -> None:
+    item = items + 8 * COPY_LONGS * number
     source, target = long_at(item, 0), long_at(item, 1)
     rows, columns, bits, is_bf16 = long_at(item, 2), long_at(item, 3), long_at(item, 4), long_at(item, 5)
     if bits == unquantized:
@@ -68,13 +68,19 @@ def _codes(source: int, at: int, count: int, inverse: np.float32, limit: np.floa
     return round_clamp(multiply(load_part(source, at, count), splat(inverse)), -limit - np.float32(1), limit)
 
 
-@parallel
+@kernel
 def quantize_rows(
     weight: int, rows: int, columns: int, step: np.float32, limit: np.float32, codes: int, code_bytes: int
 ) -> None:
     """codes int8 or int16 [N, D], by code_bytes."""
     inverse = np.float32(1) / step
-    for row in prange(rows):
-        for k in range(0, columns, LANES):
-            at = row * columns + k
-            store_codes(codes, at, _codes(weight, at, columns - k, inverse, limit), columns - k, code_bytes)
+    on_all_threads(rows, _quantize_row, (weight, columns, inverse, limit, codes, code_bytes))
+
+
+@serial
+def _quantize_row(
+    weight: int, columns: int, inverse: np.float32, limit: np.float32, codes: int, code_bytes: int, row: int
+) -> None:
+    for k in range(0, columns, LANES):
+        at = row * columns + k
+        store_codes(codes, at, _codes(weight, at, columns - k, inverse, limit), columns - k, code_bytes)

@@ -2,11 +2,10 @@
 
 from typing import Any, NamedTuple
 
-from numba import prange
-
 from .arena import Arena, prefetch_row
-from .compiled import inlined, parallel
+from .compiled import inlined, kernel, serial
 from .memory import int_at, long_at, set_int
+from .threads import on_all_threads
 
 
 class Lookups(NamedTuple):
@@ -27,12 +26,16 @@ class Pooled(NamedTuple):
     is_bf16: int  # 0: f32
 
 
-@parallel
+@kernel
 def fill_samples(offsets: int, num_bags: int, batch: int, samples: int) -> None:
     """Writes the sample that each id belongs to."""
-    for bag in prange(num_bags):
-        for i in range(long_at(offsets, bag), long_at(offsets, bag + 1)):
-            set_int(samples, i, bag % batch)
+    on_all_threads(num_bags, _fill_bag, (offsets, batch, samples))
+
+
+@serial
+def _fill_bag(offsets: int, batch: int, samples: int, bag: int) -> None:
+    for i in range(long_at(offsets, bag), long_at(offsets, bag + 1)):
+        set_int(samples, i, bag % batch)
 
 
 @inlined

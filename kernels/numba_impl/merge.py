@@ -6,10 +6,10 @@ First the rows are found, with the entry of each rank that belongs to them; then
 from typing import NamedTuple
 
 import numpy as np
-from numba import prange
 
-from .compiled import inlined, parallel, serial
+from .compiled import inlined, kernel, serial
 from .memory import int_at, long_at, set_int, set_long
+from .threads import on_all_threads
 from .vector import LANES, add, load_part, splat, store_part
 
 PARTS = 8
@@ -119,11 +119,10 @@ def _find_part(ranks: RankRows, found: FoundRows, item: int) -> None:
     set_long(found.num_rows, item, entry - start)
 
 
-@parallel
+@kernel
 def find_rows(ranks: RankRows, found: FoundRows) -> None:
     """Fills `found`."""
-    for item in prange(ranks.num_tables * PARTS):
-        _find_part(ranks, found, item)
+    on_all_threads(ranks.num_tables * PARTS, _find_part, (ranks, found))
 
 
 class Sum(NamedTuple):
@@ -152,16 +151,21 @@ def place_row(ranks: RankRows, found: FoundRows, result: Sum, part: int, entry: 
     return int(found.sources + 4 * ranks.num_ranks * at)
 
 
-@parallel
+@kernel
 def sum_values(ranks: RankRows, found: FoundRows, sent: int, result: Sum) -> None:
     """Fills `result` from what was found; sent int64[K]: addresses of f32[N_k, D]."""
     num_rows = long_at(result.first_entry, ranks.num_tables * PARTS)
-    for item in prange((num_rows + ENTRIES_PER_ITEM - 1) // ENTRIES_PER_ITEM):
-        first, part = item * ENTRIES_PER_ITEM, 0
-        for entry in range(first, min(num_rows, first + ENTRIES_PER_ITEM)):
-            part = part_of(result, entry, part)
-            sources = place_row(ranks, found, result, part, entry)
-            _sum_ranks(ranks.num_ranks, sources, sent, result.dim, result.values + 4 * entry * result.dim)
+    items = (num_rows + ENTRIES_PER_ITEM - 1) // ENTRIES_PER_ITEM
+    on_all_threads(items, _sum_entries, (ranks, found, sent, result, num_rows))
+
+
+@serial
+def _sum_entries(ranks: RankRows, found: FoundRows, sent: int, result: Sum, num_rows: int, item: int) -> None:
+    first, part = item * ENTRIES_PER_ITEM, 0
+    for entry in range(first, min(num_rows, first + ENTRIES_PER_ITEM)):
+        part = part_of(result, entry, part)
+        sources = place_row(ranks, found, result, part, entry)
+        _sum_ranks(ranks.num_ranks, sources, sent, result.dim, result.values + 4 * entry * result.dim)
 
 
 @serial

@@ -3,10 +3,10 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba import prange
 
 from .bfloat import load_number, store_number
-from .compiled import parallel, serial
+from .compiled import kernel, serial
+from .threads import on_all_threads
 from .vector import LANES, add, load_part, splat, store_part, transpose, where_positive
 
 _ROWS_PER_ITEM = 64
@@ -30,25 +30,29 @@ def partial_floats(batch: int, width: int) -> int:
     return -(-batch // _ROWS_PER_ITEM) * width
 
 
-@parallel
+@kernel
 def rectify_backward(layer: Layer, partial: int) -> None:
     """grad becomes 0 where activation is; bias = its sums over the batch; transposed = its transpose.
 
     partial: f32[items, O]. The items depend on the batch only, so the sums do not depend on the threads.
     """
     width, items = layer.width, (layer.batch + _ROWS_PER_ITEM - 1) // _ROWS_PER_ITEM
-    for item in prange(items):
-        start = item * _ROWS_PER_ITEM
-        end = min(layer.batch, start + _ROWS_PER_ITEM)
-        for k in range(0, width, 2 * LANES):
-            _rectify_columns(layer, start, end, k, partial + 4 * item * width)
-            if layer.transposed:
-                _transpose_columns(layer, start, end, k)
+    on_all_threads(items, _rectify_rows, (layer, partial))
     for k in range(0, width, LANES):
         summed = splat(np.float32(0))
         for item in range(items):
             summed = add(summed, load_part(partial, item * width + k, width - k))
         store_part(layer.bias, k, summed, width - k)
+
+
+@serial
+def _rectify_rows(layer: Layer, partial: int, item: int) -> None:
+    start = item * _ROWS_PER_ITEM
+    end = min(layer.batch, start + _ROWS_PER_ITEM)
+    for k in range(0, layer.width, 2 * LANES):
+        _rectify_columns(layer, start, end, k, partial + 4 * item * layer.width)
+        if layer.transposed:
+            _transpose_columns(layer, start, end, k)
 
 
 @serial

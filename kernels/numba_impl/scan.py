@@ -1,10 +1,9 @@
 """max|W| by reading everything."""
 
-from numba import prange
-
 from .arena import Arena
-from .compiled import parallel, serial
+from .compiled import kernel, serial
 from .memory import long_at, raise_int, set_int
+from .threads import on_all_threads
 from .vector import LANES, load, load_part, prefetch
 from .words import larger, largest, magnitude, no_words
 
@@ -33,20 +32,19 @@ def largest_magnitude(values: int, start: int, end: int) -> int:
     return int(largest(larger(larger(m0, m1), larger(m2, m3))))
 
 
-@parallel
+@kernel
 def scan_tables(arena: Arena, bits: int) -> None:
     """bits int32[T]: the pattern of max|W| of each table."""
     for table in range(arena.num_tables):
         set_int(bits, table, 0)
     num_floats = long_at(arena.first_row, arena.num_tables) * arena.dim
-    for item in prange((num_floats + _FLOATS_PER_ITEM - 1) // _FLOATS_PER_ITEM):
-        _scan_stretch(arena, item * _FLOATS_PER_ITEM, min(num_floats, (item + 1) * _FLOATS_PER_ITEM), bits)
+    on_all_threads((num_floats + _FLOATS_PER_ITEM - 1) // _FLOATS_PER_ITEM, _scan_item, (arena, num_floats, bits))
 
 
 @serial
-def _scan_stretch(arena: Arena, start: int, end: int, bits: int) -> None:
-    """Elements start to end of the arena, which may lie in several tables."""
-    table = 0
+def _scan_item(arena: Arena, num_floats: int, bits: int, item: int) -> None:
+    """A stretch of the arena, which may lie in several tables."""
+    start, end, table = item * _FLOATS_PER_ITEM, min(num_floats, (item + 1) * _FLOATS_PER_ITEM), 0
     while start < end:
         table_end = long_at(arena.first_row, table + 1) * arena.dim
         if start < table_end:

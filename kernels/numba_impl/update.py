@@ -8,17 +8,17 @@ every row belongs to one item, so the result is the same for any number of threa
 from typing import NamedTuple
 
 import numpy as np
-from numba import prange
 
 from .arena import Arena, prefetch_row
 from .bounds import BLOCK_SHIFT, SIGHTING_LONGS, Bounds, clear_sighting, note_row, settle_table
 from .chains import CHAIN_LISTS, Chains, chain_shard, chains_at
-from .compiled import inlined, parallel, serial
+from .compiled import inlined, kernel, serial
 from .few_rows import SUMS, has_few_rows, row_stride, sum_few
 from .gradients import divisor, gradient_part
 from .lookups import Lookups, Pooled, pooled_element
 from .memory import claim, int_at, long_at
 from .rule import Rule, step_row
+from .threads import on_all_threads
 from .vector import LANES, add, prefetch, splat, store
 
 SUM_WIDTH = 4 * LANES
@@ -40,7 +40,7 @@ class Scratch(NamedTuple):
     threads: int
 
 
-@parallel
+@kernel
 def update(
     arena: Arena,
     lookups: Lookups,
@@ -51,8 +51,7 @@ def update(
     shard_bits: int,
 ) -> None:
     """Brings the tables, and the bounds if there are any, up to date."""
-    for worker in prange(scratch.threads):
-        _work(arena, lookups, pooled, rule, bounds, scratch, shard_bits, worker)
+    on_all_threads(scratch.threads, _work, (arena, lookups, pooled, rule, bounds, scratch, shard_bits))
     if bounds.top:
         for table in range(arena.num_tables):
             first = table << shard_bits

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import numba
 import torch
 from torch import Tensor
 
@@ -61,7 +60,7 @@ class Workspace:
 
     def scratch(self, lookups_per_table: int, dim: int, items: int) -> Scratch:
         """At least that large; the same memory as before if it was."""
-        wanted = _Size(numba.get_num_threads(), lookups_per_table, dim, items)
+        wanted = _Size(torch.get_num_threads(), lookups_per_table, dim, items)
         have = self._size
         if have.threads != wanted.threads or any(a < b for a, b in zip(have, wanted, strict=True)):
             self._allocate(wanted)

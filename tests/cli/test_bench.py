@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import numba
 import pytest
 import torch
 
@@ -12,14 +11,13 @@ from dqrm_cpu.bench import fbgemm
 from dqrm_cpu.bench.contestant import AbsentError
 from dqrm_cpu.bench.fbgemm import require_fbgemm
 from dqrm_cpu.cli.main import main
-from dqrm_cpu.openmp import set_threads
 
 
 @pytest.fixture(autouse=True)
 def same_threads_afterwards() -> Iterator[None]:
-    threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+    threads = torch.get_num_threads()
     yield
-    set_threads(threads)
+    torch.set_num_threads(threads)
 
 
 def bench(tmp_path: Path, *arguments: str) -> dict:

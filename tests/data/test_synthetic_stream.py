@@ -1,6 +1,5 @@
 """The stream: the same rows however they are asked for, ids in range, calibrated clicks."""
 
-import numba
 import numpy as np
 import pytest
 import torch
@@ -53,12 +52,12 @@ def test_bags_of_a_row_do_not_depend_on_the_batch() -> None:
 
 def test_threads_do_not_change_rows() -> None:
     many = MIXED.rows(0, 3000)
-    threads = numba.get_num_threads()
-    numba.set_num_threads(1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
         assert_same(MIXED.rows(0, 3000), many)
     finally:
-        numba.set_num_threads(threads)
+        torch.set_num_threads(threads)
 
 
 def test_two_objects_of_a_seed_agree() -> None:

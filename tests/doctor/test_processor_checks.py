@@ -59,10 +59,10 @@ def test_quota_above_the_affinity() -> None:
         ({}, 16, Verdict.WARNING, "--train.threads 8"),
         ({"OMP_NUM_THREADS": "16"}, 0, Verdict.WARNING, "export OMP_NUM_THREADS=8"),
         (
-            {"OMP_NUM_THREADS": "16", "NUMBA_NUM_THREADS": "9"},
+            {"OMP_NUM_THREADS": "16", "MKL_NUM_THREADS": "9"},
             0,
             Verdict.WARNING,
-            "export OMP_NUM_THREADS=8 and export NUMBA_NUM_THREADS=8",
+            "export OMP_NUM_THREADS=8 and export MKL_NUM_THREADS=8",
         ),
         ({"MKL_NUM_THREADS": "16", "OMP_NUM_THREADS": "4"}, 0, Verdict.WARNING, "export MKL_NUM_THREADS=8"),
         ({"OMP_NUM_THREADS": "1"}, 0, Verdict.NOTE, "export OMP_NUM_THREADS=8"),

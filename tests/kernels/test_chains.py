@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dqrm_cpu.kernels.numba_impl import chains as chains_module
 from dqrm_cpu.kernels.numba_impl.arena import Arena, arena_of
 from dqrm_cpu.kernels.numba_impl.chains import CHAIN_LISTS, SLOTS_PER_LOOKUP, chain_shard, chains_at
-from dqrm_cpu.kernels.numba_impl.compiled import single
+from dqrm_cpu.kernels.numba_impl.compiled import kernel
 from dqrm_cpu.kernels.numba_impl.lookups import Lookups, Pooled
 from dqrm_cpu.kernels.numba_impl.memory import set_long
 from dqrm_cpu.kernels.numba_impl.vector import LANES
@@ -21,7 +21,7 @@ from dqrm_cpu.kernels.types import Tables
 _TABLE = 1
 
 
-@single
+@kernel
 def _chain(
     arena: Arena, lookups: Lookups, pooled: Pooled, shard: int, shard_bits: int, base: int, length: int, counts: int
 ) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from itertools import pairwise
 
-import numba
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,7 +13,6 @@ from dqrm_cpu.kernels.interface import Tracker
 from dqrm_cpu.kernels.numba_impl.kernels import ForeignTrackerError, NumbaKernels
 from dqrm_cpu.kernels.select import select_kernels
 from dqrm_cpu.kernels.types import Bags, Tables
-from dqrm_cpu.openmp import set_threads
 
 ROWS = [1, 5, 64, 65, 700, 5000, 9000]
 """Below, at and above the sizes of blocks (64 rows) and groups (4096 rows)."""
@@ -22,11 +20,10 @@ ROWS = [1, 5, 64, 65, 700, 5000, 9000]
 
 @pytest.fixture(params=[1, 2])
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = (torch.get_num_threads(), numba.get_num_threads())
-    set_threads(request.param)
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
     yield request.param
-    torch.set_num_threads(before[0])
-    numba.set_num_threads(before[1])
+    torch.set_num_threads(before)
 
 
 def shrinking_step(tables: Tables, batch: int, generator: torch.Generator) -> tuple[Bags, torch.Tensor]:
@@ -153,7 +150,7 @@ def test_updates_do_not_depend_on_the_number_of_threads(
     case: Case = make_case([2, 3000, 90000], dim, 2500, multi_hot, mean, seed)
     results = []
     for count in (1, 2):
-        set_threads(count)
+        torch.set_num_threads(count)
         kernels, tables = NumbaKernels(), copy_tables(case.tables)
         sums = torch.zeros(tables.weight.shape[0])
         tracker = kernels.make_tracker(tables)

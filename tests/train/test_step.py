@@ -16,7 +16,6 @@ from dqrm_cpu.data.source import open_data
 from dqrm_cpu.errors import TrainingError
 from dqrm_cpu.kernels.select import select_kernels
 from dqrm_cpu.model.dlrm import Dlrm
-from dqrm_cpu.openmp import set_threads
 from dqrm_cpu.quant.scale import TableScales
 from dqrm_cpu.train.optimizers import select_optimizer
 from dqrm_cpu.train.step import TrainingStep
@@ -80,10 +79,10 @@ def test_threads_do_not_change_a_bit(optimizer: str, precision: str) -> None:
     before = torch.get_num_threads()
     results = []
     for threads in (1, 2):
-        set_threads(threads)
+        torch.set_num_threads(threads)
         trainee = Trainee(config)
         results.append((trainee.run(6, lr=0.1), trainee.model))
-    set_threads(before)
+    torch.set_num_threads(before)
     (losses, model), (other_losses, other) = results
     assert losses == other_losses
     assert torch.equal(model.tables.weight, other.tables.weight)

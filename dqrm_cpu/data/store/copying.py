@@ -15,7 +15,7 @@ from numba.extending import intrinsic as numba_intrinsic
 from numpy.typing import NDArray
 
 from dqrm_cpu.data.store.layout import BLOCK_ROWS
-from dqrm_cpu.kernels.numba_impl.compiled import Kernel, serial, single
+from dqrm_cpu.kernels.numba_impl.compiled import Kernel, serial, thorough_kernel
 
 intrinsic: Callable[[Callable[..., Any]], Kernel] = numba_intrinsic
 carray: Kernel = numba_carray
@@ -97,7 +97,7 @@ def _copy_column(address: int, width: int, first: int, out: Any) -> None:
             out[i] = wide[i]
 
 
-@single
+@thorough_kernel
 def unmapped_in_runs(places: Any, first_row: Any, num_rows: Any, found: Any) -> int:
     """Notes up to found.size blocks that these runs touch and that are not mapped; returns how many."""
     count = 0
@@ -111,7 +111,7 @@ def unmapped_in_runs(places: Any, first_row: Any, num_rows: Any, found: Any) -> 
     return count
 
 
-@single
+@thorough_kernel
 def unmapped_in_rows(places: Any, rows: Any, found: Any) -> int:
     """The same for rows in any order."""
     count = 0
@@ -132,7 +132,7 @@ def _note_unmapped(places: Any, block: int, found: Any, count: int) -> int:
     return count + 1
 
 
-@single
+@thorough_kernel
 def copy_runs(places: Any, first_row: Any, num_rows: Any, at: Any, target: Any) -> None:
     """Share s takes num_rows[s] consecutive rows from first_row[s] on and goes to row at[s]; one id per column."""
     num_tables = places.width.shape[1]
@@ -158,7 +158,7 @@ def copy_runs(places: Any, first_row: Any, num_rows: Any, at: Any, target: Any) 
             row, done, block = row + count, done + count, block + 1
 
 
-@single
+@thorough_kernel
 def gather_dense(places: Any, rows: Any, dense: Any, label: Any) -> None:
     """Dense values and labels of these rows."""
     num_dense = dense.shape[1]
@@ -171,7 +171,7 @@ def gather_dense(places: Any, rows: Any, dense: Any, label: Any) -> None:
         label[i] = carray(_pointer(places.label[block] + place), 1, np.uint8)[0]
 
 
-@single
+@thorough_kernel
 def gather_rows(places: Any, rows: Any, num_rows: Any, at: Any, target: Any) -> None:
     """Share s takes the num_rows[s] rows that stand in `rows` from at[s] on, in that order; one id per column."""
     num_tables = places.width.shape[1]
@@ -205,7 +205,7 @@ def _gather_column(places: Any, t: int, places_of: Any, first: int, after: int, 
             ids[to + i] = carray(_pointer(address + 4 * place), 1, np.int32)[0]
 
 
-@single
+@thorough_kernel
 def count_ids(places: Any, rows: Any, offsets: Any) -> None:
     """Offsets int64[T * n + 1] of the bags of these rows, table by table; rows in the order given."""
     num_tables, count = places.width.shape[1], rows.size
@@ -217,7 +217,7 @@ def count_ids(places: Any, rows: Any, offsets: Any) -> None:
             offsets[t * count + i + 1] = offsets[t * count + i] + bounds[1] - bounds[0]
 
 
-@single
+@thorough_kernel
 def gather_bags(places: Any, rows: Any, offsets: Any, ids: Any) -> None:
     """The ids of those bags: int32[offsets[T * n]]."""
     num_tables, count = places.width.shape[1], rows.size

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqrm_cpu.errors import DataError
-from dqrm_cpu.kernels.numba_impl.compiled import inlined, single
+from dqrm_cpu.kernels.numba_impl.compiled import inlined, thorough_kernel
 
 GROUP_ROWS = 2048
 """Rows that lie together and are moved as one."""
@@ -129,7 +129,7 @@ def _mix(value: Any) -> Any:
     return value ^ (value >> np.uint64(31))
 
 
-@single
+@thorough_kernel
 def _shuffle(items: Any, key: Any) -> None:
     """A permutation that the key alone decides (Fisher and Yates)."""
     for last in range(items.size - 1, 0, -1):
@@ -141,7 +141,7 @@ def _shuffle(items: Any, key: Any) -> None:
         items[other] = item
 
 
-@single
+@thorough_kernel
 def _keep(rows: Any, clicked: Any, key: Any, rate: float) -> Any:
     """Which rows stay: every click, and those whose own draw in [0, 1) is not below the rate."""
     kept = np.empty(rows.size, np.bool_)

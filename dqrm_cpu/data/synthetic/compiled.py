@@ -1,7 +1,7 @@
 """How the generator's functions are compiled, with their static types kept.
 
-numba keeps a cached function although a function that it calls has changed; `openmp.py` therefore gives every state of
-these sources a cache folder of its own.
+numba keeps a cached function although a function that it calls has changed; `kernel_cache.py` therefore gives every
+state of these sources a cache folder of its own.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,3 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 compiled: Callable[[Callable[P, R]], Callable[P, R]] = numba.njit(cache=True, error_model="numpy")
-compiled_parallel: Callable[[Callable[P, R]], Callable[P, R]] = numba.njit(
-    parallel=True, cache=True, error_model="numpy"
-)
-prange: Callable[[int], range] = numba.prange

@@ -3,21 +3,27 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from dqrm_cpu.data.synthetic.compiled import compiled, compiled_parallel, prange
+from dqrm_cpu.data.synthetic.compiled import compiled
 from dqrm_cpu.data.synthetic.draws import read_quantile, row_key, uniform
 from dqrm_cpu.data.synthetic.world import Folding, Records, StreamKeys, World
+from dqrm_cpu.kernels.numba_impl.threads import on_all_threads
 
 ROWS_PER_CHUNK = 128
 SIZE_DRAW = np.uint64(3)  # after a table's own draw: the size of its bag
 MEMBER_STRIDE = np.uint64(1 << 40)  # between the draws of a bag's members
 
 
-@compiled_parallel
+@compiled
 def encode_dense(raw: NDArray[np.int32], out: NDArray[np.float32]) -> None:
     """log(max(x, 0) + 1), a missing integer as 0."""
-    for i in prange(raw.shape[0]):
-        for d in range(raw.shape[1]):
-            out[i, d] = np.log(np.float32(max(raw[i, d], 0)) + np.float32(1))
+    on_all_threads(raw.shape[0], encode_dense_row, (raw, out))
+
+
+@compiled
+def encode_dense_row(raw: NDArray[np.int32], out: NDArray[np.float32], i: int) -> None:
+    """Row i."""
+    for d in range(raw.shape[1]):
+        out[i, d] = np.log(np.float32(max(raw[i, d], 0)) + np.float32(1))
 
 
 @compiled
@@ -28,26 +34,36 @@ def fold(tables: Folding, t: int, rank: int) -> int:
     return value if value < rows else value % rows
 
 
-@compiled_parallel
+@compiled
 def encode_ids(tables: Folding, ranks: NDArray[np.int32], out: NDArray[np.int32]) -> None:
     """ids int32[T, n] of ranks int32[T, n]."""
+    on_all_threads((ranks.shape[1] + ROWS_PER_CHUNK - 1) // ROWS_PER_CHUNK, encode_chunk, (tables, ranks, out))
+
+
+@compiled
+def encode_chunk(tables: Folding, ranks: NDArray[np.int32], out: NDArray[np.int32], chunk: int) -> None:
+    """The ids of one chunk of rows."""
     num_tables, num_rows = ranks.shape
-    for chunk in prange((num_rows + ROWS_PER_CHUNK - 1) // ROWS_PER_CHUNK):
-        for t in range(num_tables):
-            for i in range(chunk * ROWS_PER_CHUNK, min(num_rows, (chunk + 1) * ROWS_PER_CHUNK)):
-                out[t, i] = fold(tables, t, ranks[t, i])
+    for t in range(num_tables):
+        for i in range(chunk * ROWS_PER_CHUNK, min(num_rows, (chunk + 1) * ROWS_PER_CHUNK)):
+            out[t, i] = fold(tables, t, ranks[t, i])
 
 
-@compiled_parallel
+@compiled
 def draw_bag_sizes(keys: StreamKeys, max_size: int, fields: Records, out: NDArray[np.int64]) -> None:
     """Sizes int64[T * n] of the bags, 0 to max_size alike."""
+    on_all_threads(out.shape[0], draw_bag_size, (keys, max_size, fields, out))
+
+
+@compiled
+def draw_bag_size(keys: StreamKeys, max_size: int, fields: Records, out: NDArray[np.int64], bag: int) -> None:
+    """The size of one bag."""
     num_rows = out.shape[0] // fields.shape[0]
-    for bag in prange(out.shape[0]):
-        t, i = bag // num_rows, bag % num_rows
-        out[bag] = int(uniform(row_key(keys, i), fields[t].own_draw + SIZE_DRAW) * (max_size + 1))
+    t, i = bag // num_rows, bag % num_rows
+    out[bag] = int(uniform(row_key(keys, i), fields[t].own_draw + SIZE_DRAW) * (max_size + 1))
 
 
-@compiled_parallel
+@compiled
 def fill_bags(
     keys: StreamKeys,
     world: World,
@@ -57,13 +73,26 @@ def fill_bags(
     out: NDArray[np.int32],
 ) -> None:
     """The first id of a bag is the row's value in that field, the others are drawn like it but on their own."""
+    on_all_threads(offsets.shape[0] - 1, fill_bag, (keys, world, tables, ranks, offsets, out))
+
+
+@compiled
+def fill_bag(
+    keys: StreamKeys,
+    world: World,
+    tables: Folding,
+    ranks: NDArray[np.int32],
+    offsets: NDArray[np.int64],
+    out: NDArray[np.int32],
+    bag: int,
+) -> None:
+    """The ids of one bag."""
     num_rows = ranks.shape[1]
-    for bag in prange(offsets.shape[0] - 1):
-        t, i = bag // num_rows, bag % num_rows
-        key = row_key(keys, i)
-        for place in range(offsets[bag], offsets[bag + 1]):
-            rank = ranks[t, i]
-            if place > offsets[bag]:
-                draw = world.categories[t].own_draw + np.uint64(place - offsets[bag]) * MEMBER_STRIDE
-                rank = int(read_quantile(world.category_quantiles, t, uniform(key, draw)))
-            out[place] = fold(tables, t, rank)
+    t, i = bag // num_rows, bag % num_rows
+    key = row_key(keys, i)
+    for place in range(offsets[bag], offsets[bag + 1]):
+        rank = ranks[t, i]
+        if place > offsets[bag]:
+            draw = world.categories[t].own_draw + np.uint64(place - offsets[bag]) * MEMBER_STRIDE
+            rank = int(read_quantile(world.category_quantiles, t, uniform(key, draw)))
+        out[place] = fold(tables, t, rank)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqrm_cpu.data.synthetic.click_model import PAIR_RANK_LIMIT
-from dqrm_cpu.data.synthetic.compiled import compiled, compiled_parallel, prange
+from dqrm_cpu.data.synthetic.compiled import compiled
 from dqrm_cpu.data.synthetic.draws import (
     LARGEST_SHARE,
     blend,
@@ -18,6 +18,7 @@ from dqrm_cpu.data.synthetic.draws import (
     uniform,
 )
 from dqrm_cpu.data.synthetic.world import Floats, RawArrays, Records, StreamKeys, World
+from dqrm_cpu.kernels.numba_impl.threads import on_all_threads
 
 MISSING = np.int32(-(2**31))
 """A missing integer in a raw row; a missing category is rank -1."""
@@ -109,13 +110,13 @@ def fill_ranks(
 
 
 @compiled
-def draw_chunk(keys: StreamKeys, first: int, last: int, world: World, out: RawArrays) -> None:
-    """Places first to last - 1 of out."""
+def draw_chunk(keys: StreamKeys, world: World, out: RawArrays, chunk: int) -> None:
+    """Places of one chunk of out."""
     ranks = np.empty(out.ranks.shape[0], np.int32)
     shares = np.empty(world.hidden_draws.shape[0])
     categories, pairs = world.categories, world.pairs
     out_ranks, out_log_odds, out_label = out.ranks, out.log_odds, out.label
-    for i in range(first, last):
+    for i in range(chunk * ROWS_PER_CHUNK, min(out_label.shape[0], (chunk + 1) * ROWS_PER_CHUNK)):
         key = row_key(keys, i)
         for h in range(shares.shape[0]):
             shares[h] = draw_share(world.hidden_draws[h], world.hidden_quantiles, h, key)
@@ -130,13 +131,8 @@ def draw_chunk(keys: StreamKeys, first: int, last: int, world: World, out: RawAr
         out_label[i] = 1.0 if uniform(key, LABEL_DRAW) < rate else 0.0
 
 
-@compiled_parallel
+@compiled
 def draw_rows(keys: StreamKeys, world: World, out: RawArrays) -> None:
-    """The rows from keys.start on, as raw values.
-
-    All writing is left to draw_chunk: numba drops writes to the arrays of a tuple from the body of a parallel loop.
-    """
-    num_rows = out.label.shape[0]
-    for chunk in prange((num_rows + ROWS_PER_CHUNK - 1) // ROWS_PER_CHUNK):
-        first = chunk * ROWS_PER_CHUNK
-        draw_chunk(keys, first, min(num_rows, first + ROWS_PER_CHUNK), world, out)
+    """The rows from keys.start on, as raw values."""
+    num_chunks = (out.label.shape[0] + ROWS_PER_CHUNK - 1) // ROWS_PER_CHUNK
+    on_all_threads(num_chunks, draw_chunk, (keys, world, out))

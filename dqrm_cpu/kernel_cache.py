@@ -1,7 +1,6 @@
-"""One OpenMP runtime and one number of threads for torch and numba, and a folder for what numba compiles."""
+"""A folder for what numba compiles, which no two processes share."""
 
 import contextlib
-import ctypes
 import fcntl
 import hashlib
 import os
@@ -10,23 +9,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-_RUNTIME = "libgomp.so.1.0.0"
 _CLAIM = "DQRM_CPU_CACHE_CLAIM"
 _MOST_SLOTS = 1024
 _COMPILED_SOURCES = tuple(Path(__file__).parent / part for part in ("kernels", "data"))
 
 
-def prepare_openmp() -> None:
-    """Call once per process, before torch or numba is imported; imports neither.
-
-    numba links libgomp under its full name, torch carries a copy under another file name: whichever runtime is loaded
-    first under both names serves both. Where the system has none, numba chooses another threading layer by itself.
-    """
-    os.environ.setdefault("NUMBA_THREADING_LAYER_PRIORITY", "omp tbb workqueue")
-    with contextlib.suppress(OSError):
-        ctypes.CDLL(_RUNTIME)
+def choose_cache_folder() -> None:
+    """Call once per process, before numba is imported, which is told by the environment; leaves a choice alone."""
     chosen = os.environ.get("NUMBA_CACHE_DIR")
     # A child process inherits the environment, but a folder that its parent claimed is not its own.
     owner, _, claimed = os.environ.get(_CLAIM, "").partition(":")
@@ -34,17 +24,6 @@ def prepare_openmp() -> None:
         folder = claim_cache_folder(cache_roots())
         if folder is not None:
             os.environ.update({"NUMBA_CACHE_DIR": str(folder), _CLAIM: f"{os.getpid()}:{folder}"})
-
-
-def set_threads(count: int) -> None:
-    """Makes torch and numba use `count` threads; numba no more than it found cores (or NUMBA_NUM_THREADS)."""
-    import numba
-    import torch
-
-    settings: Any = numba.config
-    numba.set_num_threads(min(count, settings.NUMBA_NUM_THREADS))
-    # Last: numba, when it starts its threads, sets the count of the runtime that both share.
-    torch.set_num_threads(count)
 
 
 def must_compile() -> bool:

@@ -1,4 +1,4 @@
-"""One OpenMP runtime in a process, and a cache of compiled kernels that no two processes share."""
+"""A cache of compiled kernels that no two processes share."""
 
 import os
 import subprocess
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dqrm_cpu.openmp import claim_cache_folder, must_compile
+from dqrm_cpu.kernel_cache import claim_cache_folder, must_compile
 
-PREPARE = "from dqrm_cpu.openmp import prepare_openmp; prepare_openmp()\n"
+PREPARE = "from dqrm_cpu.kernel_cache import choose_cache_folder; choose_cache_folder()\n"
 
 RUN_A_KERNEL = """
 import os, sys
@@ -19,22 +19,6 @@ from dqrm_cpu.kernels.types import Tables
 kernels = select_kernels("numba", torch.device("cpu"))
 tables = Tables(torch.tensor([[1.0, -5.0], [2.0, 3.0]]), torch.tensor([0, 1, 2]))
 print(os.environ["NUMBA_CACHE_DIR"], kernels.scan_absmax(tables).tolist())
-"""
-
-MAPPED = """
-from numba.np.ufunc import threading_layer
-maps = {line.split()[-1] for line in open("/proc/self/maps")}
-print(threading_layer(), sum("libgomp" in name for name in maps))
-"""
-
-WITHOUT_RUNTIME = """
-import ctypes
-load = ctypes.CDLL
-def missing(name, *args, **options):
-    if name == "libgomp.so.1.0.0":
-        raise OSError(f"{name}: cannot open shared object file")
-    return load(name, *args, **options)
-ctypes.CDLL = missing
 """
 
 HOLD = "import os; print(os.environ['NUMBA_CACHE_DIR'], flush=True); input()"
@@ -52,15 +36,6 @@ def output(process: subprocess.Popen[str]) -> str:
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     return out
-
-
-def test_torch_and_numba_share_one_runtime(tmp_path: Path) -> None:
-    lines = output(start(PREPARE + RUN_A_KERNEL + MAPPED, tmp_path)).splitlines()
-    assert lines[-1] == "omp 1"
-
-
-def test_a_machine_without_the_runtime_still_works(tmp_path: Path) -> None:
-    assert "[5.0, 3.0]" in output(start(WITHOUT_RUNTIME + PREPARE + RUN_A_KERNEL, tmp_path))
 
 
 def test_processes_that_compile_at_once_do_not_share_a_cache(tmp_path: Path) -> None:
@@ -99,21 +74,6 @@ def test_a_root_that_cannot_be_written_is_passed_over(tmp_path: Path) -> None:
     assert folder is not None
     assert folder.is_relative_to(good)
     assert claim_cache_folder(iter([blocked])) is None
-
-
-THREADS = "import numba, torch; print(torch.get_num_threads(), numba.get_num_threads())\n"
-
-
-def test_threads_are_set_together_and_stay(tmp_path: Path) -> None:
-    set_one = "import torch; torch.get_num_threads()\nfrom dqrm_cpu.openmp import set_threads; set_threads(1)\n"
-    lines = output(start(PREPARE + set_one + THREADS + RUN_A_KERNEL + THREADS, tmp_path)).splitlines()
-    assert (lines[0], lines[-1]) == ("1 1", "1 1")
-
-
-def test_kernels_leave_the_threads_of_torch_alone(tmp_path: Path) -> None:
-    set_one = "import torch; torch.set_num_threads(1)\n"
-    lines = output(start(PREPARE + set_one + RUN_A_KERNEL + THREADS, tmp_path)).splitlines()
-    assert lines[-1].startswith("1 ")
 
 
 def test_an_empty_cache_is_told_from_a_filled_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
