@@ -26,9 +26,9 @@ def read_all(words: Any) -> int:
 
 @serial
 def _sum_words(words: Any, sums: Any, item: int) -> None:
-    summed = 0
-    for i in range(item * _WORDS_PER_ITEM, min(words.size, (item + 1) * _WORDS_PER_ITEM)):
-        summed += words[i]
+    stretch, summed = words[item * _WORDS_PER_ITEM : (item + 1) * _WORDS_PER_ITEM], 0
+    for i in range(stretch.size):  # from 0 on: an index that might be negative would keep LLVM from vectors
+        summed += stretch[i]
     sums[item] = summed
 
 

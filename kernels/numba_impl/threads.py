@@ -51,8 +51,9 @@ def on_all_threads(typing: Any, count: Any, function: Any, arguments: Any) -> tu
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         context.active_code_library.add_linking_library(compiled.library)
         count = context.cast(builder, args[0], signature.args[0], types.int64)
-        shared = cgutils.alloca_once(builder, ir.LiteralStructType([_I64, _I32, args[2].type]))
-        for place, value in ((_COUNT, count), (_FAILED, _I32(0)), (_ARGUMENTS, args[2])):
+        packed = _uncounted(context, builder, signature.args[2], args[2])
+        shared = cgutils.alloca_once(builder, ir.LiteralStructType([_I64, _I32, packed.type]))
+        for place, value in ((_COUNT, count), (_FAILED, _I32(0)), (_ARGUMENTS, packed)):
             builder.store(value, _field(builder, shared, place))
         stretch = _stretch(context, builder, shared.type, compiled.fndesc, (of_item, signature.args[2].types))
         with builder.if_else(builder.icmp_signed(">", count, _I64(1))) as (several, one):
@@ -69,6 +70,20 @@ def on_all_threads(typing: Any, count: Any, function: Any, arguments: Any) -> tu
         return context.get_dummy_value()
 
     return types.void(count, function, arguments), codegen
+
+
+def _uncounted(context: Any, builder: ir.IRBuilder, kind: Any, value: Any) -> Any:
+    """The same, its arrays without what counts their references: all threads would wait for the same few counters."""
+    if isinstance(kind, types.Array):
+        array = context.make_array(kind)(context, builder, value)
+        array.meminfo = cgutils.get_null_value(array.meminfo.type)
+        array.parent = cgutils.get_null_value(array.parent.type)
+        return array._getvalue()
+    if isinstance(kind, types.BaseTuple):
+        for place, of_one in enumerate(kind.types):
+            part = _uncounted(context, builder, of_one, builder.extract_value(value, place))
+            value = builder.insert_value(value, part, place)
+    return value
 
 
 def _field(builder: ir.IRBuilder, shared: Any, place: int) -> Any:

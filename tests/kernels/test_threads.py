@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -57,6 +58,31 @@ def test_an_item_that_fails_is_no_secret() -> None:
     with pytest.raises(RuntimeError, match="failed on one of its threads"):
         count_all(20, times, np.zeros(20, np.int64))
     assert times.tolist() == [1] * 20
+
+
+class Room(NamedTuple):
+    """Arrays within tuples, and a number."""
+
+    arrays: tuple[Longs, Longs]
+    step: int
+
+
+@njit
+def _fill(room: Room, item: int) -> None:
+    first, second = room.arrays
+    first[item], second[1:][item] = item * room.step, first[item:].size
+
+
+@njit
+def fill_all(count: int, room: Room) -> None:
+    on_all_threads(count, _fill, (room,))
+
+
+def test_arrays_within_tuples_are_written() -> None:
+    room = Room((np.zeros(50, np.int64), np.zeros(51, np.int64)), 3)
+    fill_all(50, room)
+    assert room.arrays[0].tolist() == list(range(0, 150, 3))
+    assert room.arrays[1].tolist() == [0, *range(50, 0, -1)]
 
 
 KERNEL = """
