@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from types import MappingProxyType
 from typing import Any
 
 from dqrm_cpu import __version__
 from dqrm_cpu.bench.benchmark import Benchmark, Ratio
 from dqrm_cpu.bench.fbgemm import PACKAGE as FBGEMM
-from dqrm_cpu.bench.result import CaseResult, Comparison, Entry, GroupResult, compare
+from dqrm_cpu.bench.result import CaseResult, Comparison, Entry, GroupResult, Samples, compare
 from dqrm_cpu.bench.timing import Plan
 from dqrm_cpu.profile.hardware import Fingerprint
 
@@ -17,6 +18,7 @@ FORMAT = 1
 _NOTES = (
     "Times are seconds per step: one sample per round, the mean of the steps of a turn; quartiles are over rounds.",
     "A ratio is the numerator's median over the denominator's; below 1 the numerator is faster.",
+    "by_round is the median of the ratios of each round by itself.",
     "Contestants share the tables of a case (on huge pages where there are any); those with a tracker share others.",
     "Ids are converted beforehand to the type that each contestant takes.",
 )
@@ -41,7 +43,11 @@ def benchmark_document(benchmark: Benchmark, around: Circumstances, results: Ite
         **document_frame(benchmark.name, _NOTES, around),
         "versions": _versions(around.machine),
         "cases": {result.case.name: _case(result) for result in results},
-        "ratios": ratio_tree(benchmark.ratios, {result.case.name: result.medians_s() for result in results}),
+        "ratios": ratio_tree(
+            benchmark.ratios,
+            {result.case.name: result.medians_s() for result in results},
+            {result.case.name: result.samples_s() for result in results},
+        ),
     }
 
 
@@ -105,12 +111,14 @@ def _entry(entry: Entry) -> dict[str, Any]:
 
 
 def ratio_tree(
-    ratios: Sequence[Ratio], medians_s: Mapping[str, Mapping[str, float]]
+    ratios: Sequence[Ratio],
+    medians_s: Mapping[str, Mapping[str, float]],
+    samples_s: Mapping[str, Samples] = MappingProxyType({}),
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """By key, case and variant, from the medians of each case's contestants."""
+    """By key, case and variant, from the medians of each case's contestants, and from their rounds if given."""
     tree: dict[str, dict[str, dict[str, Any]]] = {}
     for case, medians in medians_s.items():
-        for comparison in compare(ratios, medians):
+        for comparison in compare(ratios, medians, samples_s.get(case)):
             ratio = comparison.ratio
             tree.setdefault(ratio.key, {}).setdefault(case, {})[ratio.variant] = _comparison(comparison)
     return tree
@@ -123,6 +131,8 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
         "numerator": {"name": ratio.numerator, "median_s": comparison.numerator_s},
         "denominator": {"name": ratio.denominator, "median_s": comparison.denominator_s},
     }
+    if comparison.by_round is not None:
+        figures["by_round"] = comparison.by_round
     if ratio.minus is not None:
         figures["minus"] = {"name": ratio.minus, "median_s": comparison.minus_s}
     return figures

@@ -167,13 +167,19 @@ def format_case(benchmark: "Benchmark", result: "CaseResult") -> str:
         if group is result.groups[-1]:
             lines += [f"  {_derived_row(entry, width, baseline_s)}" for entry in result.derived]
         lines += [f"  {name:<{width}}  absent: {reason}" for name, reason in group.absent.items()]
-    compared = compare(benchmark.ratios, medians)
+    compared = compare(benchmark.ratios, medians, result.samples_s())
     return "\n".join([*lines, "", *_ratio_lines(compared), ""])
 
 
 def _ratio_lines(compared: "Sequence[Comparison]") -> list[str]:
     width = max((len(comparison.ratio.key) for comparison in compared), default=0)
-    return [f"  {found.ratio.key:<{width}}  {found.ratio.variant}  {found.value:6.2f}" for found in compared]
+    heading = f"  {'':<{width}}        {'medians':>7}  by round"
+    return [heading, *(_ratio_line(found, width) for found in compared)] if compared else []
+
+
+def _ratio_line(found: "Comparison", width: int) -> str:
+    by_round = "" if found.by_round is None else f"{found.by_round:8.2f}"
+    return f"  {found.ratio.key:<{width}}  {found.ratio.variant}  {found.value:7.2f}  {by_round}".rstrip()
 
 
 def _row(entry: "Entry", width: int, baseline_s: float | None) -> str:

@@ -79,8 +79,9 @@ def _uncounted(context: Any, builder: ir.IRBuilder, kind: Any, value: Any) -> An
         array.meminfo = cgutils.get_null_value(array.meminfo.type)
         array.parent = cgutils.get_null_value(array.parent.type)
         return array._getvalue()
+    parts: Any = kind
     if isinstance(kind, types.BaseTuple):
-        for place, of_one in enumerate(kind.types):
+        for place, of_one in enumerate(parts.types):
             part = _uncounted(context, builder, of_one, builder.extract_value(value, place))
             value = builder.insert_value(value, part, place)
     return value

@@ -95,6 +95,18 @@ def test_ratios_of_absent_contestants_are_left_out() -> None:
     assert {found.ratio.key: found.value for found in compared} == {"here": 0.25, "extra": 3.0}
 
 
+def test_a_ratio_by_round_does_not_mind_slow_minutes() -> None:
+    # The same 2 to 1 in every round; the medians meet in different ones.
+    samples = {"a": (2.0, 2.0, 9.0, 18.0, 18.0), "b": (1.0, 1.0, 4.5, 9.0, 9.0)}
+    ratios = [
+        Ratio("plain", "fp32", "a", "b"),
+        Ratio("cost", "fp32", "a", "b", "b"),
+        Ratio("derived", "fp32", "d", "b"),
+    ]
+    compared = compare(ratios, {"a": 9.0, "b": 4.5, "d": 3.0}, samples)
+    assert {found.ratio.key: found.by_round for found in compared} == {"plain": 2.0, "cost": 1.0, "derived": None}
+
+
 def test_pool_covers_the_caches() -> None:
     model = tiny_case().config.model  # 3 tables, D 8: a batch of 32 looks up 3,072 bytes
     assert pool_size(model, BATCH, cache_bytes=76_800) == 100

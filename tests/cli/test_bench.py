@@ -33,6 +33,7 @@ def test_step_writes_what_stands_against_what(tmp_path: Path, capsys: pytest.Cap
     assert found["numerator"]["name"] == "ours_int4_exact"
     assert found["denominator"]["name"] == "torch_fp32"
     assert found["ratio"] == pytest.approx(found["numerator"]["median_s"] / found["denominator"]["median_s"])
+    assert found["by_round"] == pytest.approx(found["ratio"])  # of one round
     assert (document["quick"], document["rounds"]) == (True, 1)
     assert document["machine"]["cpu_model"]
     assert document["versions"]["torch"]
