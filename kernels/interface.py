@@ -99,6 +99,9 @@ class Kernels(Protocol):
     def uniform_steps(self, absmax: Tensor, bits: int, step: Tensor) -> bool:
         """step f32[T] = absmax / (2^(bits - 1) - 1), 1e-8 at least; whether all of absmax f32[T] is finite."""
 
+    def click_loss(self, logits: Tensor, labels: Tensor, share: float, loss: Tensor, grad: Tensor) -> None:
+        """loss f32[] = binary cross-entropy of logits f32[B], summed and times `share`; grad f32[B] = its gradient."""
+
     def row_copier(self, copies: Sequence[RowCopy]) -> Callable[[], None]:
         """What makes every target follow its source, called once per step; the tensors must stay where they are."""
 

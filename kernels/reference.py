@@ -217,6 +217,15 @@ class ReferenceKernels:
         step.copy_(torch.from_numpy(uniform_step(absmax.numpy(), bits)))
         return all(np.isfinite(value) for value in absmax.numpy())
 
+    def click_loss(self, logits: Tensor, labels: Tensor, share: float, loss: Tensor, grad: Tensor) -> None:
+        total = 0.0
+        for i, (x, y) in enumerate(zip(logits.tolist(), labels.tolist(), strict=True)):
+            # -log of the sigmoid of x, and of -x.
+            clicked, passed = np.logaddexp(0, -x), np.logaddexp(0, x)
+            total += y * clicked + (1 - y) * passed
+            grad[i] = (np.exp(-clicked) - y) * share
+        loss.fill_(total * share)
+
     def row_copier(self, copies: Sequence[RowCopy]) -> Callable[[], None]:
         def copy() -> None:
             for source, target, bits in copies:

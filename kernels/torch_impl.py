@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from .interface import Tracker
 from .torch_hashing import mixed, shift_right, signed, uniform_odd
@@ -214,6 +215,10 @@ class TorchKernels:
     def uniform_steps(self, absmax: Tensor, bits: int, step: Tensor) -> bool:
         step.copy_(_uniform_step(absmax, bits))
         return bool(torch.isfinite(absmax).all())
+
+    def click_loss(self, logits: Tensor, labels: Tensor, share: float, loss: Tensor, grad: Tensor) -> None:
+        loss.copy_(binary_cross_entropy_with_logits(logits, labels, reduction="sum") * share)
+        torch.sub(torch.sigmoid(logits), labels, out=grad).mul_(share)
 
     def row_copier(self, copies: Sequence[RowCopy]) -> Callable[[], None]:
         def copy() -> None:

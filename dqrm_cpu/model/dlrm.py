@@ -71,6 +71,7 @@ class DenseGradients:
         self.flat = torch.zeros(behind + scale_counts.total, device=device)
         self.parameters = self.flat[: shapes.num_parameters]
         self.scalars = self.flat[shapes.num_parameters : maxima]
+        self.loss, self.stop_requested = self.scalars.unbind()
         self.input_maxima = self.flat[maxima:behind]
         self.scales: LearnedScales = scale_counts.split(self.flat[behind:])
         self.bottom: tuple[LayerParameters, ...] = split_parameters(self.parameters, shapes.bottom)

@@ -15,11 +15,8 @@ from dqrm_cpu.errors import TrainingError
 from dqrm_cpu.kernels.types import Bags, SparseGrad
 from dqrm_cpu.model.activations import Mode
 from dqrm_cpu.model.dlrm import DenseGradients, Dlrm
-from dqrm_cpu.model.loss import click_loss, click_loss_gradient
 from dqrm_cpu.quant.scale import Scales
 from dqrm_cpu.train.optimizers import Optimizer
-
-_LOSS, _STOP = 0, 1  # scalars that travel behind the MLP gradients
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,7 @@ class TrainingStep:
         self._model.quantize_weights(quantized, iteration)
         self._model.inputs.mode = Mode.BY_BATCH if quantized else Mode.WATCHED
         for gradients in self._gradients:
-            gradients.scalars[_STOP] = float(stop_requested)
+            gradients.stop_requested.fill_(stop_requested)
         if self._alone and self._model.straight_through:
             return self._step_alone(iteration, shares[0], global_batch, step, lr)
         return self._step_together(iteration, shares, global_batch, step, lr)
@@ -155,13 +152,13 @@ class TrainingStep:
             gradients.parameters.zero_()
             gradients.scales.flat.zero_()
             gradients.input_maxima.zero_()
-            gradients.scalars[_LOSS] = 0.0
+            gradients.loss.zero_()
             return
         workspace = self._workspace.first(batch.size)
         logits = self._model.forward(batch, bags, step, workspace)
         with self._spans.loss:
-            gradients.scalars[_LOSS] = click_loss(logits, batch.label) / global_batch
-            grad_logits = click_loss_gradient(logits, batch.label, global_batch)
+            grad_logits = workspace.grad_logits
+            self._model.kernels.click_loss(logits, batch.label, 1 / global_batch, gradients.loss, grad_logits)
         self._model.inputs.write_seen(batch.size / global_batch, gradients.input_maxima)
         self._model.backward_top(grad_logits, workspace, gradients)
 

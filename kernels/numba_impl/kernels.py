@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..interface import Tracker
 from ..types import UNQUANTIZED, Bags, RowCopy, SparseGrad, Tables
-from . import apply, coalesce, gather, init, interaction, layer, pack, rectify, scan, stochastic, update
+from . import apply, click_loss, coalesce, gather, init, interaction, layer, pack, rectify, scan, stochastic, update
 from .arena import arena_of
 from .bounds import NO_BOUNDS, SIGHTING_LONGS, Bounds
 from .lookups import Pooled
@@ -139,6 +139,13 @@ class NumbaKernels:
     def uniform_steps(self, absmax: Tensor, bits: int, step: Tensor) -> bool:
         limit = np.float32((1 << (bits - 1)) - 1)
         return bool(layer.uniform_steps(absmax.data_ptr(), step.data_ptr(), absmax.numel(), limit))
+
+    def click_loss(self, logits: Tensor, labels: Tensor, share: float, loss: Tensor, grad: Tensor) -> None:
+        logits, labels = logits.contiguous(), labels.contiguous()
+        batch = logits.numel()
+        clicks = click_loss.Clicks(logits.data_ptr(), labels.data_ptr(), grad.data_ptr(), batch)
+        partial = self._workspace.floats(click_loss.partial_floats(batch))
+        click_loss.click_loss(clicks, share, partial, loss.data_ptr())
 
     def row_copier(self, copies: Sequence[RowCopy]) -> Callable[[], None]:
         return _RowCopier(copies)

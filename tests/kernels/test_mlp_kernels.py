@@ -92,3 +92,45 @@ def test_a_gradient_passes_an_activation_that_is_not_a_number(kernels: Kernels) 
     grad, activation = torch.ones(1, 3), torch.tensor([[float("nan"), 0.0, 1.0]])
     kernels.rectify_backward_(grad, activation, torch.empty(3), None)
     assert grad.tolist() == [[1.0, 0.0, 1.0]]
+
+
+@EXAMPLES
+@given(
+    logits=st.lists(st.floats(-200, 200, width=32), min_size=1, max_size=40),
+    repeats=st.sampled_from([1, 13, 40]),
+    soft=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_loss_and_its_gradient(kernels: Kernels, logits: list[float], repeats: int, soft: bool, seed: int) -> None:
+    x = torch.tensor(logits).repeat(repeats)
+    labels = torch.rand(x.numel(), generator=torch.Generator().manual_seed(seed))
+    labels = labels if soft else labels.round()
+    found = []
+    for each in (kernels, ORACLE):
+        loss, grad = torch.empty(2)[1], torch.full_like(x, 7.0)
+        each.click_loss(x, labels, 1 / x.numel(), loss, grad)
+        found.append((loss, grad))
+    (loss, grad), (expected, expected_grad) = found
+    # Losses and probabilities are rounded a few times; torch subtracts numbers as large as the logit.
+    of_logits = 4 * 2**-24 * x.abs().max().item() if kernels.name == "torch" else 0
+    torch.testing.assert_close(loss, expected, rtol=2e-6, atol=of_logits)
+    torch.testing.assert_close(grad, expected_grad, rtol=0, atol=4 * 2**-24 / x.numel())
+
+
+def test_a_logit_that_is_not_a_number_shows_in_the_loss(kernels: Kernels) -> None:
+    loss, grad = torch.empty(()), torch.empty(2)
+    kernels.click_loss(torch.tensor([0.5, float("nan")]), torch.ones(2), 0.5, loss, grad)
+    assert loss.isnan() and grad.isnan().tolist() == [False, True]
+
+
+def test_threads_do_not_change_the_loss() -> None:
+    kernels, generator = implementation("numba"), torch.Generator().manual_seed(3)
+    x, labels = torch.randn(5000, generator=generator), torch.rand(5000, generator=generator).round()
+    before, found = torch.get_num_threads(), []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        loss, grad = torch.empty(()), torch.empty(5000)
+        kernels.click_loss(x, labels, 1e-3, loss, grad)
+        found.append((loss.item(), grad.tolist()))
+    torch.set_num_threads(before)
+    assert found[0] == found[1] == found[2]
