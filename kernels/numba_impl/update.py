@@ -16,7 +16,7 @@ from .compiled import inlined, kernel, serial
 from .few_rows import SUMS, has_few_rows, row_stride, sum_few
 from .gradients import divisor, gradient_part
 from .lookups import Lookups, Pooled, pooled_element
-from .memory import claim, int_at, long_at
+from .memory import claim, int_at, long_at, set_long
 from .rule import Rule, step_row
 from .threads import on_all_threads
 from .vector import LANES, add, prefetch, splat, store
@@ -35,7 +35,7 @@ class Scratch(NamedTuple):
     slots: int
     gradient: int  # f32[threads, D rounded up to SUM_WIDTH]
     sums: int  # f32[threads, SUMS]
-    counter: int  # int64[1], the next item to claim
+    claims: int  # int64[items], how many threads wanted an item
     sightings: int  # int64[items, SIGHTING_LONGS]
     threads: int
 
@@ -51,6 +51,8 @@ def update(
     shard_bits: int,
 ) -> None:
     """Brings the tables, and the bounds if there are any, up to date."""
+    for item in range(arena.num_tables << shard_bits):
+        set_long(scratch.claims, item, 0)
     on_all_threads(scratch.threads, _work, (arena, lookups, pooled, rule, bounds, scratch, shard_bits))
     if bounds.top:
         for table in range(arena.num_tables):
@@ -69,11 +71,18 @@ def _work(
     shard_bits: int,
     worker: int,
 ) -> None:
-    """What one thread does: items until none is left."""
+    """What one thread does: items until none is left.
+
+    Each begins elsewhere, at the same place in every step: what it wrote last time may still be in its cache.
+    """
     chains = chains_at(scratch.chains + 4 * worker * (CHAIN_LISTS * scratch.length + scratch.slots), scratch.length)
     buffer = scratch.gradient + 4 * worker * ((arena.dim + SUM_WIDTH - 1) // SUM_WIDTH * SUM_WIDTH)
-    item = claim(scratch.counter)
-    while item < arena.num_tables << shard_bits:
+    num_items = arena.num_tables << shard_bits
+    first = num_items * worker // scratch.threads
+    for i in range(first, first + num_items):
+        item = i if i < num_items else i - num_items
+        if claim(scratch.claims + 8 * item) != 0:
+            continue
         table, shard = item >> shard_bits, item & ((1 << shard_bits) - 1)
         sighting = scratch.sightings + 8 * SIGHTING_LONGS * item
         clear_sighting(sighting)
@@ -86,7 +95,6 @@ def _work(
             sums = scratch.sums + 4 * worker * SUMS
             sum_few(arena, table, lookups, pooled, chains.following, sums)
             _update_few(arena, table, rule, bounds, chains.following, sums, sighting)
-        item = claim(scratch.counter)
 
 
 @serial

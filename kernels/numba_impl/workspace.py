@@ -33,7 +33,6 @@ class Workspace:
         self._size = _Size(0, 0, 0, 0)
         self._scratch = Scratch(0, 0, 0, 0, 0, 0, 0, 0)
         self._memory: tuple[Tensor, ...] = ()
-        self._counter = torch.zeros(1, dtype=torch.int64)
         self._samples = torch.empty(1, dtype=torch.int32)
         self._table_start = torch.zeros(1, dtype=torch.int64)
         self._one_hot = (0, 0)  # tables and batch of table_start
@@ -64,7 +63,6 @@ class Workspace:
         have = self._size
         if have.threads != wanted.threads or any(a < b for a, b in zip(have, wanted, strict=True)):
             self._allocate(wanted)
-        self._counter.zero_()
         return self._scratch
 
     def _allocate(self, size: _Size) -> None:
@@ -76,11 +74,11 @@ class Workspace:
             torch.empty(size.threads * (CHAIN_LISTS * length + slots), dtype=torch.int32),
             torch.empty(size.threads * padded),
             torch.empty(size.threads * SUMS),
+            torch.empty(max(size.items, 1), dtype=torch.int64),
             torch.empty(max(size.items, 1) * SIGHTING_LONGS, dtype=torch.int64),
         )
-        chains, gradient, sums, sightings = (part.data_ptr() for part in self._memory)
-        counter = self._counter.data_ptr()
-        self._scratch = Scratch(chains, length, slots, gradient, sums, counter, sightings, size.threads)
+        chains, gradient, sums, claims, sightings = (part.data_ptr() for part in self._memory)
+        self._scratch = Scratch(chains, length, slots, gradient, sums, claims, sightings, size.threads)
 
     def floats(self, count: int) -> int:
         """Address of f32[count], for one call."""

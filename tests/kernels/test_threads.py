@@ -1,9 +1,11 @@
 """Work is shared out to the threads of torch, every item once, whatever their number."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -111,10 +113,21 @@ IN_TORCH = "import os, torch; torch.ones(1 << 22).sin(); print(len(os.listdir('/
 COUNT = "print(len(set(ids.tolist())), len(os.listdir('/proc/self/task')))\n"
 
 
-@pytest.mark.parametrize("first", ["import torch\n", "import dqrm_cpu\n"])
-def test_the_threads_are_those_of_torch(first: str) -> None:
-    code = f"{first}import torch\ntorch.set_num_threads(2)\n{IN_TORCH}{KERNEL}{COUNT}"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=os.environ)
+def assert_threads_of_torch(code: str, environment: dict[str, str]) -> None:
+    code += f"import torch\ntorch.set_num_threads(2)\n{IN_TORCH}{KERNEL}{COUNT}"
+    environment = {**os.environ, **environment}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
     assert result.returncode == 0, result.stderr
     in_torch, in_kernel = result.stdout.splitlines()
     assert in_kernel.split() == ["2", in_torch]
+
+
+@pytest.mark.parametrize("first", ["import torch\n", "import dqrm_cpu\n"])
+def test_the_threads_are_those_of_torch(first: str) -> None:
+    assert_threads_of_torch(first, {})
+
+
+def test_a_preloaded_runtime_serves_torch_and_kernels(tmp_path: Path) -> None:
+    (of_torch,) = Path(torch.__file__).parent.glob("lib/libgomp*")
+    preloaded = shutil.copy(of_torch, tmp_path / "libgomp.so.1")
+    assert_threads_of_torch("", {"LD_PRELOAD": str(preloaded)})
