@@ -16,7 +16,8 @@ from .compiled import inlined, kernel, serial
 from .memory import int_at, long_at, raise_int, set_int, set_long
 from .scan import largest_magnitude
 from .threads import on_all_threads
-from .words import largest
+from .vector import LANES, load_part
+from .words import larger, largest, magnitude, no_words
 
 BLOCK_SHIFT = 6
 GROUP_SHIFT = 12
@@ -91,6 +92,15 @@ def _argmax(words: int, start: int, end: int) -> int:
     return place
 
 
+@inlined
+def _reaches(row: int, dim: int, bits: int) -> bool:
+    """Whether a magnitude in the row at an address is at least that of these bits."""
+    words = no_words()
+    for k in range(0, dim, LANES):
+        words = larger(words, magnitude(load_part(row, k, dim - k)))
+    return int(largest(words)) >= bits
+
+
 @serial
 def descend(arena: Arena, bounds: Bounds, table: int) -> None:
     """Lowers the largest bounds to the truth until one is tight: that is the table's maximum."""
@@ -109,7 +119,7 @@ def descend(arena: Arena, bounds: Bounds, table: int) -> None:
             set_int(bounds.block, block, bits)
             continue
         row = first_row + ((block - long_at(bounds.block_start, table)) << BLOCK_SHIFT)
-        while largest_magnitude(arena.weight, row * dim, (row + 1) * dim) < bits:
+        while not _reaches(arena.weight + 4 * row * dim, dim, bits):
             row += 1
         set_int(bounds.top, table, bits)
         set_long(bounds.witness, table, row - first_row)

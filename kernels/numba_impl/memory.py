@@ -104,6 +104,17 @@ def claim(typing: Any, counter: Any) -> tuple[Any, Codegen]:
 
 
 @intrinsic
+def arrive(typing: Any, counter: Any) -> tuple[Any, Codegen]:
+    """As `claim`; and who comes later sees what those before had written when they came."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        pointer = builder.inttoptr(args[0], _I64.as_pointer())
+        return builder.atomic_rmw("add", pointer, ir.Constant(_I64, 1), "acq_rel")
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
 def raise_int(typing: Any, place: Any, index: Any, value: Any) -> tuple[Any, Codegen]:
     """Raises an element of an int32 array to at least `value`, atomically."""
 

@@ -16,7 +16,7 @@ from .compiled import inlined, kernel, serial
 from .few_rows import SUMS, has_few_rows, row_stride, sum_few
 from .gradients import divisor, gradient_part
 from .lookups import Lookups, Pooled, pooled_element
-from .memory import claim, int_at, long_at, set_long
+from .memory import arrive, claim, int_at, long_at, set_long
 from .rule import Rule, step_row
 from .threads import on_all_threads
 from .vector import LANES, add, prefetch, splat, store
@@ -36,6 +36,7 @@ class Scratch(NamedTuple):
     gradient: int  # f32[threads, D rounded up to SUM_WIDTH]
     sums: int  # f32[threads, SUMS]
     claims: int  # int64[items], how many threads wanted an item
+    done: int  # int64[T], how many items of a table are done
     sightings: int  # int64[items, SIGHTING_LONGS]
     threads: int
 
@@ -53,11 +54,9 @@ def update(
     """Brings the tables, and the bounds if there are any, up to date."""
     for item in range(arena.num_tables << shard_bits):
         set_long(scratch.claims, item, 0)
+    for table in range(arena.num_tables):
+        set_long(scratch.done, table, 0)
     on_all_threads(scratch.threads, _work, (arena, lookups, pooled, rule, bounds, scratch, shard_bits))
-    if bounds.top:
-        for table in range(arena.num_tables):
-            first = table << shard_bits
-            settle_table(arena, bounds, table, scratch.sightings, first, first + (1 << shard_bits))
 
 
 @serial
@@ -95,6 +94,10 @@ def _work(
             sums = scratch.sums + 4 * worker * SUMS
             sum_few(arena, table, lookups, pooled, chains.following, sums)
             _update_few(arena, table, rule, bounds, chains.following, sums, sighting)
+        # Whoever does the last item of a table knows what all of them saw.
+        if bounds.top and arrive(scratch.done + 8 * table) == (1 << shard_bits) - 1:
+            first_of_table = table << shard_bits
+            settle_table(arena, bounds, table, scratch.sightings, first_of_table, first_of_table + (1 << shard_bits))
 
 
 @serial

@@ -31,7 +31,7 @@ class Workspace:
 
     def __init__(self) -> None:
         self._size = _Size(0, 0, 0, 0)
-        self._scratch = Scratch(0, 0, 0, 0, 0, 0, 0, 0)
+        self._scratch = Scratch(0, 0, 0, 0, 0, 0, 0, 0, 0)
         self._memory: tuple[Tensor, ...] = ()
         self._samples = torch.empty(1, dtype=torch.int32)
         self._table_start = torch.zeros(1, dtype=torch.int64)
@@ -75,10 +75,11 @@ class Workspace:
             torch.empty(size.threads * padded),
             torch.empty(size.threads * SUMS),
             torch.empty(max(size.items, 1), dtype=torch.int64),
+            torch.empty(max(size.items, 1), dtype=torch.int64),  # tables are never more than items
             torch.empty(max(size.items, 1) * SIGHTING_LONGS, dtype=torch.int64),
         )
-        chains, gradient, sums, claims, sightings = (part.data_ptr() for part in self._memory)
-        self._scratch = Scratch(chains, length, slots, gradient, sums, claims, sightings, size.threads)
+        chains, gradient, sums, claims, done, sightings = (part.data_ptr() for part in self._memory)
+        self._scratch = Scratch(chains, length, slots, gradient, sums, claims, done, sightings, size.threads)
 
     def floats(self, count: int) -> int:
         """Address of f32[count], for one call."""
