@@ -92,26 +92,24 @@ def set_float(typing: Any, place: Any, index: Any, value: Any) -> tuple[Any, Cod
     return types.void(types.int64, index, types.float32), codegen
 
 
+def _raised_by_one(ordering: str) -> Codegen:
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        pointer = builder.inttoptr(args[0], _I64.as_pointer())
+        return builder.atomic_rmw("add", pointer, ir.Constant(_I64, 1), ordering)
+
+    return codegen
+
+
 @intrinsic
 def claim(typing: Any, counter: Any) -> tuple[Any, Codegen]:
     """The value of an int64 counter before it is raised by one, atomically."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        pointer = builder.inttoptr(args[0], _I64.as_pointer())
-        return builder.atomic_rmw("add", pointer, ir.Constant(_I64, 1), "monotonic")
-
-    return types.int64(types.int64), codegen
+    return types.int64(types.int64), _raised_by_one("monotonic")
 
 
 @intrinsic
 def arrive(typing: Any, counter: Any) -> tuple[Any, Codegen]:
     """As `claim`; and who comes later sees what those before had written when they came."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        pointer = builder.inttoptr(args[0], _I64.as_pointer())
-        return builder.atomic_rmw("add", pointer, ir.Constant(_I64, 1), "acq_rel")
-
-    return types.int64(types.int64), codegen
+    return types.int64(types.int64), _raised_by_one("acq_rel")
 
 
 @intrinsic

@@ -1,5 +1,7 @@
 """From raw rows to what a model reads: logarithms, ids folded to the tables, bags of several ids."""
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -63,30 +65,24 @@ def draw_bag_size(keys: StreamKeys, max_size: int, fields: Records, out: NDArray
     out[bag] = int(uniform(row_key(keys, i), fields[t].own_draw + SIZE_DRAW) * (max_size + 1))
 
 
+class DrawnBags(NamedTuple):
+    """Bags of n rows; their sizes are drawn."""
+
+    ranks: NDArray[np.int32]  # [T, n], the row's own value
+    offsets: NDArray[np.int64]  # [T * n + 1]
+    ids: NDArray[np.int32]  # [offsets[-1]]
+
+
 @compiled
-def fill_bags(
-    keys: StreamKeys,
-    world: World,
-    tables: Folding,
-    ranks: NDArray[np.int32],
-    offsets: NDArray[np.int64],
-    out: NDArray[np.int32],
-) -> None:
+def fill_bags(keys: StreamKeys, world: World, tables: Folding, bags: DrawnBags) -> None:
     """The first id of a bag is the row's value in that field, the others are drawn like it but on their own."""
-    on_all_threads(offsets.shape[0] - 1, fill_bag, (keys, world, tables, ranks, offsets, out))
+    on_all_threads(bags.offsets.shape[0] - 1, fill_bag, (keys, world, tables, bags))
 
 
 @compiled
-def fill_bag(
-    keys: StreamKeys,
-    world: World,
-    tables: Folding,
-    ranks: NDArray[np.int32],
-    offsets: NDArray[np.int64],
-    out: NDArray[np.int32],
-    bag: int,
-) -> None:
+def fill_bag(keys: StreamKeys, world: World, tables: Folding, bags: DrawnBags, bag: int) -> None:
     """The ids of one bag."""
+    ranks, offsets, ids = bags
     num_rows = ranks.shape[1]
     t, i = bag // num_rows, bag % num_rows
     key = row_key(keys, i)
@@ -95,4 +91,4 @@ def fill_bag(
         if place > offsets[bag]:
             draw = world.categories[t].own_draw + np.uint64(place - offsets[bag]) * MEMBER_STRIDE
             rank = int(read_quantile(world.category_quantiles, t, uniform(key, draw)))
-        out[place] = fold(tables, t, rank)
+        ids[place] = fold(tables, t, rank)

@@ -94,7 +94,7 @@ class SyntheticClicks:
         encoding.draw_bag_sizes(keys, self.max_bag_size, self._world.categories, sizes)
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
         ids = np.empty(int(offsets[-1]), np.int32)
-        encoding.fill_bags(keys, self._world, self._folding, ranks, offsets, ids)
+        encoding.fill_bags(keys, self._world, self._folding, encoding.DrawnBags(ranks, offsets, ids))
         return torch.from_numpy(ids), torch.from_numpy(offsets)
 
     def _calibrate(self) -> float:
