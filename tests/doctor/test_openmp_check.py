@@ -5,6 +5,8 @@ import pytest
 from dqrm_cpu.doctor import openmp
 from dqrm_cpu.doctor.finding import Verdict
 from dqrm_cpu.doctor.openmp import OpenmpFacts
+from dqrm_cpu.kernels import select
+from dqrm_cpu.kernels.interface import KernelsUnavailableError
 
 MAPS = """\
 7f00-7f01 r-xp 00000000 08:01 11   /opt/torch lib/libgomp-a34b3233.so.1
@@ -39,3 +41,12 @@ def test_openmp_runtimes_are_found_among_the_mapped_files() -> None:
 def test_openmp(facts: OpenmpFacts, verdict: Verdict, mend: str) -> None:
     finding = openmp.check_openmp(facts)
     assert (finding.verdict, finding.mend) == (verdict, mend)
+
+
+def test_kernels_that_do_not_run_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise KernelsUnavailableError("no OpenMP here")
+
+    monkeypatch.setattr(select, "select_kernels", refuse)
+    finding = openmp.check_openmp(openmp._probe())
+    assert (finding.verdict, finding.found) == (Verdict.FAIL, "the kernels do not run beside torch: no OpenMP here")

@@ -131,3 +131,15 @@ def test_a_preloaded_runtime_serves_torch_and_kernels(tmp_path: Path) -> None:
     (of_torch,) = Path(torch.__file__).parent.glob("lib/libgomp*")
     preloaded = shutil.copy(of_torch, tmp_path / "libgomp.so.1")
     assert_threads_of_torch("", {"LD_PRELOAD": str(preloaded)})
+
+
+def test_a_torch_without_openmp_is_told() -> None:
+    code = (
+        "import ctypes, numba, torch\n"
+        "ctypes.CDLL = lambda name: object()\n"
+        "from dqrm_cpu.kernels.select import select_kernels\n"
+        "select_kernels('numba', torch.device('cpu'))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    message = "KernelsUnavailableError: the numba kernels need a torch that was built with OpenMP; this one was not"
+    assert result.stderr.splitlines()[-1].endswith(message)
