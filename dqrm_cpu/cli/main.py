@@ -67,6 +67,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The interpreter flushes standard output once more at exit, and would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _STATUS_BROKEN_PIPE
+    except (OSError, MemoryError) as error:
+        # Of the machine rather than of the program: whatever asked for it could not say more.
+        if os.environ.get("DQRM_TRACEBACK") == "1":
+            raise
+        return _report(_machine_failure(error), _STATUS_ERROR)
 
 
 def _run_command(argv: list[str]) -> int:
@@ -116,6 +121,13 @@ def _unknown_arguments(unknown: list[str], parser: argparse.ArgumentParser) -> s
 def _report_mistake(error: Exception, unanimous: bool, status: int) -> int:
     """Told once where every rank makes it: they share the command line, or agreed on the error."""
     return status if unanimous and _rank() > 0 else _report(error, status)
+
+
+def _machine_failure(error: OSError | MemoryError) -> str:
+    if isinstance(error, MemoryError):
+        return f"out of memory{f' ({error})' if str(error) else ''}; use a machine with more of it, or a smaller model"
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}; check the file, its folder and the disk (DQRM_TRACEBACK=1 says more)"
 
 
 def _rank() -> int:

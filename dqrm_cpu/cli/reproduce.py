@@ -83,10 +83,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(planned: "list[Planned]", request: "Request") -> int:
+    from dqrm_cpu.base.lock import FolderLock
     from dqrm_cpu.cli.ranks import gathered_environment, opened_transport
     from dqrm_cpu.comm.single import SingleTransport
+    from dqrm_cpu.errors import ConfigError
     from dqrm_cpu.experiments.job import jobs_of
-    from dqrm_cpu.experiments.lock import alone_in
     from dqrm_cpu.experiments.runner import Stopped, Surroundings, run_jobs
     from dqrm_cpu.report.style import load_matplotlib
 
@@ -96,7 +97,8 @@ def _run(planned: "list[Planned]", request: "Request") -> int:
     terminal = _Terminal()
     around = Surroundings(request.out, gathered_environment(SingleTransport()), opened_transport, terminal)
     try:
-        with alone_in(request.out):
+        refusal = f"another dqrm-cpu reproduce works in {request.out}; wait for it, or give another --out"
+        with FolderLock(request.out, ".lock", refusal, ConfigError):
             found = run_jobs(jobs, around)
     finally:
         terminal.close()
@@ -108,7 +110,8 @@ def _run(planned: "list[Planned]", request: "Request") -> int:
 
 
 def _write(planned: "list[Planned]", found: "dict[str, Found]", request: "Request") -> None:
-    from dqrm_cpu.data.store.atomic import replace_file
+    from dqrm_cpu.base.files import replace_file
+    from dqrm_cpu.errors import TrainingError
     from dqrm_cpu.experiments.figures import figures_of
     from dqrm_cpu.experiments.page import html_page
     from dqrm_cpu.experiments.write_results import results_page, write_tables
@@ -119,9 +122,9 @@ def _write(planned: "list[Planned]", found: "dict[str, Found]", request: "Reques
     out = request.out
     for one in planned:
         for figure in figures_of(one, found, out):
-            replace_file(out / f"{figure.key}.png", [png(figure)])
-    replace_file(out / "results.md", [results_page(written, request, command, _machine()).encode()])
-    replace_file(out / "index.html", [html_page(written, found, request, command).encode()])
+            replace_file(out / f"{figure.key}.png", [png(figure)], TrainingError)
+    replace_file(out / "results.md", [results_page(written, request, command, _machine()).encode()], TrainingError)
+    replace_file(out / "index.html", [html_page(written, found, request, command).encode()], TrainingError)
     for made in written:
         print(made.markdown())
     print(f"written: {out}/index.html, results.md, and .md, .csv, .png of each", file=sys.stderr)

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dqrm_cpu.base.files import replace_file
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.source import open_data
-from dqrm_cpu.data.store.atomic import replace_file
+from dqrm_cpu.errors import TrainingError
 from dqrm_cpu.train.run_folder import checkpoints_folder
 from dqrm_cpu.train.session import Session, build_session, load_kernels, load_weights
 
@@ -47,7 +48,7 @@ def write_histograms(config: Config, folder: Path, epoch_steps: Sequence[int], t
             load_weights(session, checkpoints_folder(folder) / f"step-{epoch_steps[epoch - 1]:09d}")
         found.append(_histogram(session, epoch))
     text = json.dumps([asdict(histogram) for histogram in found], allow_nan=False) + "\n"
-    replace_file(folder / _FILE_NAME, [text.encode()])
+    replace_file(folder / _FILE_NAME, [text.encode()], TrainingError)
 
 
 def read_histograms(folder: Path) -> list[Histogram]:

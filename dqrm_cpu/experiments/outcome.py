@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from dqrm_cpu.data.store.atomic import replace_file
+from dqrm_cpu.base.files import replace_file
+from dqrm_cpu.errors import TrainingError
 from dqrm_cpu.train.metrics import ClickMetrics
 from dqrm_cpu.train.metrics_row import strict_json
 
@@ -59,7 +60,7 @@ class Outcome:
     def write(self, folder: Path) -> None:
         """Whole or not at all: its being there says that the run is done."""
         text = json.dumps(strict_json(asdict(self)), indent=1, allow_nan=False) + "\n"
-        replace_file(folder / _FILE_NAME, [text.encode()])
+        replace_file(folder / _FILE_NAME, [text.encode()], TrainingError)
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from dqrm_cpu.base.files import replace_file
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config import Config
-from dqrm_cpu.data.store.atomic import replace_file
 from dqrm_cpu.errors import TrainingError
 from dqrm_cpu.experiments.compress_job import compress_job
 from dqrm_cpu.experiments.cost import job_units
@@ -112,7 +112,7 @@ def _run(job: Job, folder: Path, around: Surroundings) -> Found | Interrupted:
 
 
 def _record_failure(folder: Path, reason: str) -> Failure:
-    replace_file(folder / _FAILED, [json.dumps({"reason": reason}).encode()])
+    replace_file(folder / _FAILED, [json.dumps({"reason": reason}).encode()], TrainingError)
     return Failure(reason)
 
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dqrm_cpu.data.store.atomic import replace_file
+from dqrm_cpu.base.files import replace_file
+from dqrm_cpu.errors import TrainingError
 from dqrm_cpu.experiments.job import Planned
 from dqrm_cpu.experiments.outcome import Outcome
 from dqrm_cpu.experiments.request import Request
@@ -87,4 +88,4 @@ def _tables(planned: Planned, found: Mapping[str, Found], request: Request) -> W
 
 
 def _write(path: Path, text: str) -> None:
-    replace_file(path, [text.encode()])
+    replace_file(path, [text.encode()], TrainingError)

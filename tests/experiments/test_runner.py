@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 from tiny_experiment import EXPERIMENT, FP32, TINY, Watcher, request_in, surroundings
 
-from dqrm_cpu.errors import CommError, ConfigError
+from dqrm_cpu.errors import CommError
 from dqrm_cpu.experiments.experiment import Family, Variant
 from dqrm_cpu.experiments.job import Planned, jobs_of, plan, run_key
-from dqrm_cpu.experiments.lock import alone_in
 from dqrm_cpu.experiments.outcome import Outcome
 from dqrm_cpu.experiments.request import DataIdentity, configuration
 from dqrm_cpu.experiments.runner import Failure, Found, Stopped, run_jobs
@@ -178,10 +177,3 @@ def test_a_rank_that_fails_is_told_with_what_it_said(tmp_path: Path) -> None:
     planned = plan([dataclasses.replace(EXPERIMENT, variants=(wild,), baseline="two")], request_in(tmp_path))
     with pytest.raises(CommError, match=r"(?s)of 2 ended with 1: .*learning-rate"):
         run_jobs(jobs_of(planned), surroundings(tmp_path, Watcher()))
-
-
-def test_two_commands_do_not_share_a_folder_at_once(tmp_path: Path) -> None:
-    with alone_in(tmp_path), pytest.raises(ConfigError, match="another dqrm-cpu reproduce"), alone_in(tmp_path):
-        pass
-    with alone_in(tmp_path):
-        pass

@@ -1,19 +1,16 @@
 """Where an interrupted preparation goes on: its request, and the unbroken line of its steps."""
 
-import contextlib
-import fcntl
 import json
-import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
+from dqrm_cpu.base.files import remove_leftovers, replace_file
+from dqrm_cpu.base.lock import FolderLock
 from dqrm_cpu.data.prepare.blocks import Place
 from dqrm_cpu.data.prepare.categories import Categories
 from dqrm_cpu.data.prepare.request import Request
 from dqrm_cpu.data.prepare.scan import Position
 from dqrm_cpu.data.prepare.spool import Step, read_new_keys, read_step, step_path
-from dqrm_cpu.data.store.atomic import replace_file
 from dqrm_cpu.data.store.manifest import FILE_NAME as MANIFEST_FILE
 from dqrm_cpu.errors import DataError
 
@@ -48,21 +45,14 @@ def work_folder(request: Request, restart: bool) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     content = {"digest": request.digest(), "settings": request.settings.plain()}
-    replace_file(said, [(json.dumps(content, indent=1) + "\n").encode()])
+    replace_file(said, [(json.dumps(content, indent=1) + "\n").encode()], DataError)
     return folder
 
 
-@contextlib.contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path) -> FolderLock:
     """While entered, no other process prepares into this work folder."""
-    descriptor = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise DataError(f"another process prepares into {folder.parent}; wait for it, or end it") from None
-    finally:
-        os.close(descriptor)
+    refusal = f"another process prepares into {folder.parent}; wait for it, or end it"
+    return FolderLock(folder, _LOCK_FILE, refusal, DataError)
 
 
 def _digest_in(path: Path) -> str:
@@ -102,8 +92,7 @@ def recover(spool: Path, categories: Categories) -> tuple[list[Step], Position]:
     for path in spool.iterdir():
         if path.suffix != ".rows" or int(path.stem) >= len(steps):
             path.unlink()
-    for path in spool.parent.parent.glob(".*.tmp"):  # of shards that were being written
-        path.unlink()
+    remove_leftovers(spool.parent.parent)
     if steps and steps[-1].header.ends_source:
         position.place = Place(position.place.source + 1)
     return steps, position

@@ -12,9 +12,9 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
+from dqrm_cpu.base.files import remove_leftovers, replace_file
 from dqrm_cpu.data.prepare.layout import Layout
 from dqrm_cpu.data.prepare.request import VocabularySettings
-from dqrm_cpu.data.store.atomic import replace_file
 from dqrm_cpu.errors import DataError
 
 FOLDER = "vocabulary"
@@ -37,16 +37,15 @@ def save_vocabulary(out: Path, names: tuple[str, ...], max_ind_range: int, keys:
     """Writes the folder `vocabulary` of a data set; the page comes last."""
     folder = out / FOLDER
     folder.mkdir(exist_ok=True)
-    for left in folder.glob(".*.tmp"):  # by a process that was killed
-        left.unlink()
+    remove_leftovers(folder)
     columns = []
     for number, (name, column) in enumerate(zip(names, keys, strict=True)):
         content = np.ascontiguousarray(column).data.cast("B") if column.size else memoryview(b"")
         file = f"{number:03d}.npy"
-        replace_file(folder / file, [_npy_header(column), content])
+        replace_file(folder / file, [_npy_header(column), content], DataError)
         columns.append({"name": name, "file": file, "keys": int(column.size), "crc32": isal_zlib.crc32(content)})
     about = {"format": _FORMAT, "max_ind_range": max_ind_range, "key_bits": keys[0].itemsize * 8, "columns": columns}
-    replace_file(folder / _ABOUT_FILE, [(json.dumps(about, indent=1) + "\n").encode()])
+    replace_file(folder / _ABOUT_FILE, [(json.dumps(about, indent=1) + "\n").encode()], DataError)
 
 
 def _npy_header(column: NDArray[Any]) -> bytes:

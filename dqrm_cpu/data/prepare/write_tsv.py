@@ -7,12 +7,13 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
+from dqrm_cpu.base.files import replace_file
 from dqrm_cpu.data.prepare.compiled import kernel
 from dqrm_cpu.data.prepare.fields import mix
-from dqrm_cpu.data.store.atomic import replace_file
 from dqrm_cpu.data.synthetic import SyntheticClicks
 from dqrm_cpu.data.synthetic.kernel import MISSING
 from dqrm_cpu.data.synthetic.stream import RawRows
+from dqrm_cpu.errors import DataError
 
 _ROWS_AT_ONCE = 20_000
 _LONGEST_FIELD = 12
@@ -39,7 +40,7 @@ def write_tsv(
             if advance is not None:
                 advance(rows.label.size)
 
-    replace_file(path, _packed(lines()) if path.suffix == ".gz" else lines())
+    replace_file(path, _packed(lines()) if path.suffix == ".gz" else lines(), DataError)
     return size
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from dqrm_cpu.data.store.atomic import replace_file
+from dqrm_cpu.base.files import replace_file
 from dqrm_cpu.data.store.schema import Schema
 from dqrm_cpu.errors import DataError
 
@@ -93,7 +93,7 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
     _check_complete(manifest)
     body = json.loads(json.dumps(asdict(manifest)))
     document = {"crc32": _checksum(body), **body}
-    replace_file(directory / FILE_NAME, [(json.dumps(document, indent=1) + "\n").encode()])
+    replace_file(directory / FILE_NAME, [(json.dumps(document, indent=1) + "\n").encode()], DataError)
 
 
 def read_manifest(directory: Path) -> Manifest:

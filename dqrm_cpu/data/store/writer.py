@@ -8,7 +8,7 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from dqrm_cpu.data.store.atomic import replacing
+from dqrm_cpu.base.files import replacing
 from dqrm_cpu.data.store.layout import (
     BLOCK_ROWS,
     COLUMN,
@@ -114,7 +114,7 @@ def write_bags(
 def _write(path: Path, header: Header, blocks: Iterable[_Sections]) -> ShardFile:
     """The header comes first in the file and is known last."""
     place, clicks, count = int(header.fixed["header_bytes"][0]), 0, 0
-    with replacing(path) as file:
+    with replacing(path, DataError) as file:
         file.seek(place)
         for number, sections in enumerate(blocks):
             count += sections[0].size

@@ -1,0 +1,64 @@
+"""Reads JSON that somebody else may have written: bounded in size and depth, and checked against a type.
+
+    manifest = decoded(read_json(path, most_bytes=64 << 20), Document)
+
+Whatever is wrong becomes an UnreadableError whose text is a clause for an error message: "is no JSON (...)".
+"""
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from dqrm_cpu.base.files import read_regular
+
+T = TypeVar("T")
+
+MOST_BYTES = 64 << 20
+"""More than any metadata file of ours has: a manifest of 100,000 shards is 15 MB."""
+
+_SHOWN = 200
+
+
+class UnreadableError(Exception):
+    """A file is not what it should be; the text says how, and stands well behind the name of the file."""
+
+
+def read_json(path: Path, most_bytes: int = MOST_BYTES) -> Any:
+    """The JSON document in a regular file; FileNotFoundError and PermissionError pass through as they are."""
+    try:
+        content = read_regular(path, most_bytes)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        raise
+    except OSError as error:
+        raise UnreadableError(f"cannot be read ({error.strerror or error})") from error
+    return parse_json(content)
+
+
+def parse_json(content: bytes | str) -> Any:
+    """JSON, with NaN and infinities as Python writes them; deep nesting and endless numbers are refused."""
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise UnreadableError("is nested too deeply") from None
+    except ValueError as error:  # also of bytes that are no UTF-8, and of integers with thousands of digits
+        raise UnreadableError(f"is no JSON ({_short(error)})") from error
+
+
+def decoded(document: Any, kind: type[T]) -> T:
+    """The document as `kind`: a type, dataclass or msgspec.Struct, nothing converted and nothing left out.
+
+    Keys that `kind` does not know are passed over: a newer version may have added them within the same format.
+    """
+    try:
+        return msgspec.convert(document, kind, strict=True)
+    except RecursionError:
+        raise UnreadableError("is nested too deeply") from None
+    except (msgspec.ValidationError, OverflowError) as error:
+        raise UnreadableError(f"lacks or mistakes a field ({_short(error)})") from error
+
+
+def _short(error: Exception) -> str:
+    text = str(error)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

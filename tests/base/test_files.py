@@ -1,0 +1,61 @@
+"""Files appear whole or not at all, follow no link, and are read only if they are regular."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from dqrm_cpu.base.files import open_regular, read_regular, remove_leftovers, replace_file, replacing
+from dqrm_cpu.errors import DataError
+
+
+def test_a_file_is_replaced_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(b"old")
+    replace_file(path, [b"ne", memoryview(b"w")], DataError)
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failure_while_writing_leaves_the_old_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(b"old")
+    told = r"a\.json cannot be written \(No space left on device\); free some space"
+    with pytest.raises(DataError, match=told), replacing(path, DataError) as file:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_under_the_temporary_name_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    (tmp_path / f".writing-a.{os.getpid()}").symlink_to(victim)
+    replace_file(tmp_path / "a", [b"new"], DataError)
+    assert victim.read_bytes() == b"precious"
+    assert (tmp_path / "a").read_bytes() == b"new"
+    assert not (tmp_path / "a").is_symlink()
+
+
+def test_what_a_killed_process_was_writing_is_swept_up(tmp_path: Path) -> None:
+    (tmp_path / ".writing-a.123").write_bytes(b"half")
+    (tmp_path / "a").write_bytes(b"whole")
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_fifo_is_refused_without_waiting_for_its_writer(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(OSError, match="no regular file"):
+        open_regular(tmp_path / "fifo")
+    with pytest.raises(OSError, match="no regular file"):
+        read_regular(Path("/dev/zero"), 10)
+
+
+def test_a_file_beyond_its_limit_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(bytes(11))
+    assert read_regular(tmp_path / "a", 11) == bytes(11)
+    with pytest.raises(OSError, match="more than 10 bytes"):
+        read_regular(tmp_path / "a", 10)
