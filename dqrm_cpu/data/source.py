@@ -5,6 +5,7 @@ from typing import Protocol
 
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.batch import Batch
+from dqrm_cpu.data.store.identity import DataIdentity, identity_of_generated
 from dqrm_cpu.data.store.open import Store
 from dqrm_cpu.data.synthetic import SyntheticClicks
 from dqrm_cpu.errors import DataError
@@ -35,12 +36,13 @@ class Part:
 
 @dataclass(frozen=True)
 class DataSet:
-    """Disjoint parts, and a line that names what was read."""
+    """Disjoint parts, a line that names the rows, and what their columns and ids mean, where that is known."""
 
     train: Part
     validation: Part
     test: Part
     fingerprint: str
+    identity: DataIdentity | None
 
 
 def open_data(config: Config) -> DataSet:
@@ -60,10 +62,11 @@ def _generated(config: Config) -> DataSet:
         Part(source, data.train_rows, data.validation_rows),
         Part(source, test_at, data.test_rows),
         fingerprint=f"synthetic seed {config.seed} rows {test_at + data.test_rows}",
+        identity=identity_of_generated(model.num_dense, model.table_rows, config.seed),
     )
 
 
 def _prepared(config: Config) -> DataSet:
     store = Store(config)
     train, validation, test = (Part(part, 0, part.num_rows) for part in (store.train, store.validation, store.test))
-    return DataSet(train, validation, test, store.fingerprint)
+    return DataSet(train, validation, test, store.fingerprint, store.identity)

@@ -55,7 +55,7 @@ def train(config: Config, request: RunRequest, transport: Transport) -> Result |
     session = build_session(config, kernels, data, transport, device)
     store = CheckpointStore(checkpoints_folder(request.run_dir), config.train.keep_checkpoints)
     state = _resumed_state(session, store, transport, request, data.fingerprint) if resume else RunState()
-    state.data = data.fingerprint
+    state.data, state.identity = data.fingerprint, str(data.identity or "")
     log = _open_log(config, request, transport, data.fingerprint, state.step) if resume else new_log
     total = total_steps(config, session.loaders.train.num_batches)
     progress = _open_progress(request, transport, state.step, total)

@@ -16,6 +16,7 @@ class RunState:
 
     step: int = 0
     data: str = ""  # fingerprint of the data set; empty in checkpoints of earlier versions
+    identity: str = ""  # of schema and vocabulary; empty in earlier versions and where it is not known
     scale_refreshed_at: int = -1
     best_step: int = -1
     best_validation: ClickMetrics | None = None

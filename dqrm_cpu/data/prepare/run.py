@@ -22,7 +22,7 @@ from dqrm_cpu.data.prepare.scan import Scanner
 from dqrm_cpu.data.prepare.split import shard_jobs, split_rows
 from dqrm_cpu.data.prepare.spool import Step
 from dqrm_cpu.data.prepare.summary import manifest_of, rows_per_source
-from dqrm_cpu.data.prepare.vocabulary_files import load_vocabulary, save_vocabulary
+from dqrm_cpu.data.prepare.vocabulary_files import identity_of, load_vocabulary, save_vocabulary
 from dqrm_cpu.data.prepare.write import write_shards
 from dqrm_cpu.data.store.manifest import FILE_NAME as MANIFEST_FILE
 from dqrm_cpu.data.store.manifest import Manifest, read_manifest, write_manifest
@@ -131,7 +131,8 @@ def _finish(request: Request, folder: Path, steps: list[Step], categories: Categ
         saved = beside.submit(_save, request, keys)
         parts = write_shards(request.out, folder / "done", schema, jobs, collector, workers, arena, advance)
         saved.result()
-    manifest = manifest_of(request, steps, _table_rows(request, keys), _distinct(request, num_keys), remap, parts)
+    identity, table_rows = identity_of(settings, keys), _table_rows(request, keys)
+    manifest = manifest_of(request, steps, table_rows, _distinct(request, num_keys), remap, parts, identity)
     write_manifest(request.out, manifest)
     with ThreadPoolExecutor(workers, "dqrm-remove") as pool:
         list(pool.map(Path.unlink, [step.path for step in steps]))

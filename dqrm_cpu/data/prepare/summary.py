@@ -8,6 +8,7 @@ from dqrm_cpu.data.prepare.bad_rows import MOST_OFFENDERS, describe
 from dqrm_cpu.data.prepare.frequency import Remap
 from dqrm_cpu.data.prepare.request import Request
 from dqrm_cpu.data.prepare.spool import Step
+from dqrm_cpu.data.store.identity import DataIdentity
 from dqrm_cpu.data.store.manifest import FORMAT, ColumnStatistics, Manifest, ShardFile, SourceFile
 
 
@@ -26,6 +27,7 @@ def manifest_of(
     distinct: Sequence[int | None],
     remap: Remap,
     parts: Mapping[str, tuple[ShardFile, ...]],
+    identity: DataIdentity,
 ) -> Manifest:
     """Everything about the result but its rows."""
     bad = sum(step.header.bad_lines for step in steps)
@@ -37,7 +39,8 @@ def manifest_of(
     }
     columns = (*_dense_columns(request, steps), *_categorical_columns(request, steps, distinct, remap))
     schema = request.settings.layout.schema
-    return Manifest(FORMAT, schema, table_rows, parts, columns, _sources(request, steps), settings, __version__)
+    sources = _sources(request, steps)
+    return Manifest(FORMAT, schema, table_rows, parts, columns, sources, settings, __version__, identity)
 
 
 def first_offenders(request: Request, steps: Sequence[Step]) -> list[str]:

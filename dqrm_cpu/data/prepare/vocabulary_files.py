@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from dqrm_cpu.base.files import remove_leftovers, replace_file
 from dqrm_cpu.data.prepare.layout import Layout
-from dqrm_cpu.data.prepare.request import VocabularySettings
+from dqrm_cpu.data.prepare.request import Settings, VocabularySettings
+from dqrm_cpu.data.store.identity import ColumnKeys, DataIdentity, identity_of_hashing, identity_of_keys
 from dqrm_cpu.errors import DataError
 
 FOLDER = "vocabulary"
@@ -46,6 +47,23 @@ def save_vocabulary(out: Path, names: tuple[str, ...], max_ind_range: int, keys:
         columns.append({"name": name, "file": file, "keys": int(column.size), "crc32": isal_zlib.crc32(content)})
     about = {"format": _FORMAT, "max_ind_range": max_ind_range, "key_bits": keys[0].itemsize * 8, "columns": columns}
     replace_file(folder / _ABOUT_FILE, [(json.dumps(about, indent=1) + "\n").encode()], DataError)
+
+
+def identity_of(settings: Settings, keys: list[NDArray[Any]]) -> DataIdentity:
+    """What the ids of a data set mean that was prepared so, with these keys of each column; none when hashing."""
+    schema, vocabulary = settings.layout.schema, settings.vocabulary
+    key_bits = 64 if settings.layout.has_text else 32
+    if vocabulary.kind == "hash":
+        return identity_of_hashing(schema, key_bits, vocabulary.max_ind_range, vocabulary.hash_rows)
+    columns = [
+        ColumnKeys(name, int(column.size), _crc32_of(column))
+        for name, column in zip(schema.categorical, keys, strict=True)
+    ]
+    return identity_of_keys(schema, key_bits, vocabulary.max_ind_range, columns)
+
+
+def _crc32_of(keys: NDArray[Any]) -> int:
+    return isal_zlib.crc32(np.ascontiguousarray(keys).data.cast("B")) if keys.size else 0
 
 
 def _npy_header(column: NDArray[Any]) -> bytes:

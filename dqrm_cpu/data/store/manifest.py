@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from dqrm_cpu.base.files import replace_file
+from dqrm_cpu.data.store.identity import DataIdentity
 from dqrm_cpu.data.store.schema import Schema
 from dqrm_cpu.errors import DataError
 
@@ -72,6 +73,7 @@ class Manifest:
     sources: tuple[SourceFile, ...]
     settings: Mapping[str, Json]  # what was asked for when the data set was prepared
     version: str  # of the code that prepared it
+    identity: DataIdentity | None = None  # None: of other programs or earlier versions, what an id means is not known
 
     def num_rows(self, part: str) -> int:
         """Rows of one of PART_NAMES."""
@@ -147,6 +149,7 @@ def _parsed(path: Path, body: Mapping[str, Any]) -> Manifest:
             sources=tuple(SourceFile(**source) for source in body["sources"]),
             settings=body["settings"],
             version=body["version"],
+            identity=DataIdentity(**body["identity"]) if body.get("identity") else None,
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} lacks or mistakes a field ({error}); prepare the data set again") from error

@@ -11,7 +11,7 @@ from dqrm_cpu.errors import DataError
 
 
 class Store:
-    """The streams of a run over a prepared data set, and its fingerprint."""
+    """The streams of a run over a prepared data set, its fingerprint and its identity."""
 
     def __init__(self, config: Config) -> None:
         directory, data = Path(config.data.source), config.data
@@ -23,6 +23,7 @@ class Store:
         self.validation = Stream(stored["validation"], limits["validation"])
         self.test = Stream(stored["test"], limits["test"])
         self.fingerprint = f"prepared {manifest.digest()}"
+        self.identity = manifest.identity
 
 
 def _training_order(config: Config, stored: StoredRows) -> Order | None:
