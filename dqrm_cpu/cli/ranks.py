@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from dqrm_cpu import __version__
+from dqrm_cpu.base.sizes import sizes_apart
 from dqrm_cpu.comm.gpus import gpu_in_use, gpu_name, require_gpus_apart, take_gpu
 from dqrm_cpu.comm.launch import detect_launch
 from dqrm_cpu.comm.select import open_transport
@@ -110,7 +111,9 @@ def _require_memory(config: Config, transport: Transport, machine: Fingerprint) 
     if config.device == "cpu" and need > free:
         parts = ", ".join(f"{name} {size / _GB:.2f}" for name, size in estimate.parts.items() if size >= 0.05 * _GB)
         ranks = f" x {here} ranks on this host" if here > 1 else ""
+        needed, there = sizes_apart(need, free)
+        most = f" ({parts} GB{ranks})" if parts else ranks
         raise DeviceError(
-            f"{need / _GB:.1f} GB of memory are needed ({parts} GB{ranks}) and {free / _GB:.1f} GB are free on "
+            f"{needed} of memory are needed{most} and {there} are free on "
             f"{socket.gethostname()}; use fewer ranks per host, smaller --model.table-rows, or a larger machine"
         )

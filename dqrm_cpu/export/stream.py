@@ -5,14 +5,15 @@ The format: the length of a JSON header in 8 bytes, the header padded with space
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dqrm_cpu.base.files import Piece, replace_file, unwritable
 from dqrm_cpu.errors import CheckpointError
 
 _NAMES = {"uint8": "U8", "int8": "I8", "int16": "I16", "int32": "I32", "float16": "F16", "float32": "F32"}
@@ -40,26 +41,23 @@ def whole(name: str, array: NDArray[np.generic]) -> Streamed:
 
 def write_tensors(path: Path, tensors: Sequence[Streamed], metadata: Mapping[str, str]) -> int:
     """Whole or not at all; returns the size of the file in bytes."""
-    temporary = path.with_name(f".writing-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(_header(tensors, metadata))
-            for tensor in tensors:
-                start = file.tell()
-                for part in tensor.parts():
-                    file.write(np.ascontiguousarray(part, dtype=tensor.dtype).data)
-                written = file.tell() - start
-                assert written == tensor.num_bytes, f"{tensor.name}: {written} bytes instead of {tensor.num_bytes}"
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise CheckpointError(
-            f"{path} could not be written: {error}; free some space or choose another folder"
-        ) from error
-    return path.stat().st_size
+        raise unwritable(path, error, CheckpointError) from error
+    header = _header(tensors, metadata)
+    replace_file(path, chain([header], _pieces(tensors)), CheckpointError)
+    return len(header) + sum(tensor.num_bytes for tensor in tensors)
+
+
+def _pieces(tensors: Sequence[Streamed]) -> Iterator[Piece]:
+    for tensor in tensors:
+        written = 0
+        for part in tensor.parts():
+            piece = np.ascontiguousarray(part, dtype=tensor.dtype).data
+            written += piece.nbytes
+            yield piece
+        assert written == tensor.num_bytes, f"{tensor.name}: {written} bytes instead of {tensor.num_bytes}"
 
 
 def _header(tensors: Sequence[Streamed], metadata: Mapping[str, str]) -> bytes:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dqrm_cpu.base.files import replace_file, unwritable
 from dqrm_cpu.errors import DqrmError
 from dqrm_cpu.profile.spans import SpanSummary
 
@@ -40,18 +41,14 @@ class SpanFile:
     def write(self, step: int, summary: SpanSummary, peak_memory_bytes: int) -> None:
         """Replaces what it wrote before; what an interrupted run left stays as rank0-until-step-000001234.json."""
         spans = RankSpans(self._rank, self._first_step, step, peak_memory_bytes, summary)
-        temporary = self._path.with_name(f".writing-{self._path.name}")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             if not self._begun and self._path.exists():
                 self._path.rename(self._path.with_name(f"rank{self._rank}-until-step-{self._first_step:09d}.json"))
             self._begun = True
-            temporary.write_text(json.dumps(_plain(spans), indent=1) + "\n", encoding="utf-8")
-            temporary.replace(self._path)
         except OSError as error:
-            raise SpanFileError(
-                f"{self._path} could not be written: {error}; free some space, then go on by --resume auto"
-            ) from error
+            raise unwritable(self._path, error, SpanFileError) from error
+        replace_file(self._path, [(json.dumps(_plain(spans), indent=1) + "\n").encode()], SpanFileError)
 
 
 def read_spans(run_dir: Path) -> tuple[RankSpans, ...]:

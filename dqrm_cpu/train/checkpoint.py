@@ -10,6 +10,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 from torch import Tensor
 
+from dqrm_cpu.base.files import WRITING, sync_folder
+from dqrm_cpu.base.sizes import sizes_apart
 from dqrm_cpu.errors import CheckpointError, ConfigError
 from dqrm_cpu.train.checkpoint_files import (
     JSON,
@@ -17,14 +19,13 @@ from dqrm_cpu.train.checkpoint_files import (
     DamagedCheckpointError,
     read_folder,
     read_manifest,
-    sync_folder,
     total_bytes,
     write_folder,
 )
 
 # A second checkpoint of one step gets a number, so that the first is never taken away before the new one is there.
 _NAME = re.compile(r"step-(\d{9,})(?:\.(\d+))?")
-_WRITING, _REMOVING = ".writing-", ".removing-"
+_REMOVING = ".removing-"
 _SPACE_MARGIN_BYTES = 16 << 20  # headers, state.json, and what the run writes beside its checkpoints
 
 
@@ -83,7 +84,9 @@ class CheckpointStore:
         Checkpoints of later steps go too: they belong to a course that training has left by resuming before them.
         """
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            if not self._folder.is_dir():
+                self._folder.mkdir(parents=True, exist_ok=True)
+                sync_folder(self._folder.parent)
             self._remove_leftovers()
             self._check_space(total_bytes(tensors))
             path = self._write(step, tensors, state, best)
@@ -92,7 +95,9 @@ class CheckpointStore:
                 f"the checkpoint of step {step} could not be written to {self._folder}: {error}; "
                 "check the disk and its permissions, then resume from the checkpoint before"
             ) from error
-        self._remove_surplus(path)
+        # The new checkpoint is safe: that an old one cannot go is no reason to stop training.
+        with contextlib.suppress(OSError):
+            self._remove_surplus(path)
         return path
 
     def load(self, path: Path, into: Mapping[str, Tensor]) -> Mapping[str, JSON]:
@@ -130,7 +135,7 @@ class CheckpointStore:
 
     def _write(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, JSON], best: bool) -> Path:
         final = self._free_path(step)
-        temporary = self._folder / (_WRITING + final.name)
+        temporary = self._folder / (WRITING + final.name)
         temporary.mkdir()
         try:
             write_folder(temporary, step, tensors, state, best, self._shard_bytes)
@@ -148,20 +153,21 @@ class CheckpointStore:
     def _check_space(self, num_bytes: int) -> None:
         needed, free = num_bytes + _SPACE_MARGIN_BYTES, shutil.disk_usage(self._folder).free
         if free < needed:
+            wanted, there = sizes_apart(needed, free)
             raise CheckpointError(
-                f"a checkpoint needs {_gib(needed)} in {self._folder} but {_gib(free)} are free (the one before goes "
+                f"a checkpoint needs {wanted} in {self._folder} but {there} are free (the one before goes "
                 "only after the new one is safe); free some space or use a run folder on another disk"
             )
 
     def _remove_leftovers(self) -> None:
         for path in self._folder.iterdir():
-            if path.name.startswith((_WRITING, _REMOVING)):
+            if path.name.startswith((WRITING, _REMOVING)):
                 shutil.rmtree(path, ignore_errors=True)
 
     def _remove_surplus(self, saved: Path) -> None:
         reached = [path for path in self.paths() if _order(path) <= _order(saved)]
         last_attempts = {_order(path)[0]: path for path in reached}  # sorted, so the last attempt at a step stays
-        kept = {*list(last_attempts.values())[-self._keep :], _latest_best(reached)}
+        kept = {*list(last_attempts.values())[-self._keep :], *_newest_to_best(reached)}
         for path in self.paths():
             if path not in kept:
                 self._remove(path)
@@ -169,7 +175,6 @@ class CheckpointStore:
     def _remove(self, path: Path) -> None:
         """Renamed first, so that a crash on the way leaves no half checkpoint under a good name."""
         removing = path.with_name(_REMOVING + path.name)
-        # The new checkpoint is safe: that an old one cannot go is no reason to stop training.
         with contextlib.suppress(OSError):
             path.rename(removing)
             shutil.rmtree(removing)
@@ -190,5 +195,13 @@ def _latest_best(paths: Sequence[Path]) -> Path | None:
     return None
 
 
-def _gib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:.2f} GiB"
+def _newest_to_best(paths: Sequence[Path]) -> list[Path]:
+    """The latest that was saved as the best, and later ones whose manifest cannot be read: they may be better."""
+    kept: list[Path] = []
+    for path in reversed(paths):
+        try:
+            if read_manifest(path).best:
+                return [*kept, path]
+        except CheckpointError:
+            kept.append(path)
+    return kept

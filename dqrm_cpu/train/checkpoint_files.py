@@ -5,7 +5,6 @@ GB needs about one shard of extra memory. Checksums are CRC-32: they guard again
 fast on machines without SHA instructions too.
 """
 
-import errno
 import json
 import math
 import os
@@ -20,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dqrm_cpu.base.files import sync_folder
 from dqrm_cpu.errors import CheckpointError
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
@@ -113,19 +113,6 @@ def read_manifest(folder: Path) -> Manifest:
     if body["format"] != _FORMAT:
         raise CheckpointError(f"{path} has format {body['format']}, not {_FORMAT}; use the dqrm-cpu that wrote it")
     return _manifest_of(body)
-
-
-def sync_folder(folder: Path) -> None:
-    """Forces the names in a folder to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network file systems cannot sync a folder and order its names themselves.
-        if error.errno != errno.EINVAL:
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _plan(tensors: Mapping[str, Tensor], shard_bytes: int) -> list[list[Piece]]:

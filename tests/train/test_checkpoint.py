@@ -1,5 +1,6 @@
 """Checkpoints: what goes in comes out, damage is found, the right ones are kept, and no crash costs one."""
 
+import errno
 import json
 import math
 import shutil
@@ -17,8 +18,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dqrm_cpu.errors import CheckpointError, ConfigError
+from dqrm_cpu.train import checkpoint as checkpoint_module
 from dqrm_cpu.train.checkpoint import CheckpointStore, load_checkpoint, read_state
-from dqrm_cpu.train.checkpoint_files import DamagedCheckpointError, read_manifest
+from dqrm_cpu.train.checkpoint_files import DamagedCheckpointError, Manifest, read_manifest
 
 _DTYPES = st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.int8, torch.int64, torch.bool])
 _SHAPES = st.lists(st.integers(0, 9), max_size=3).map(tuple)
@@ -281,7 +283,7 @@ def test_leftovers_of_a_crash_never_count_and_go_at_the_next_save(tmp_path: Path
 def test_too_little_space_is_said_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2**40, 2**40, 2**20))
-    with pytest.raises(CheckpointError, match=r"needs \d\.\d\d GiB in .* but 0\.00 GiB are free"):
+    with pytest.raises(CheckpointError, match=r"needs 16\.0 MiB in .* but 1\.0 MiB are free"):
         _save(_store(tmp_path), 1)
     assert not list(tmp_path.iterdir())
 
@@ -299,6 +301,39 @@ def test_a_failing_disk_leaves_the_one_before_and_no_rest(tmp_path: Path) -> Non
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], timeout=60, check=False)
     assert done.returncode == 0
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000001"]
+
+
+def test_the_best_one_is_kept_while_the_disk_cannot_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = _store(tmp_path, keep=1)
+    _save(store, 1, 2, best=1)
+
+    def unreadable(folder: Path) -> Manifest:
+        if folder.name == "step-000000001":
+            raise DamagedCheckpointError("Input/output error")
+        return read_manifest(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_module, "read_manifest", unreadable)
+        _save(store, 3)
+    assert store.best() == tmp_path / "step-000000001"
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_does_not_cost_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = _store(tmp_path, keep=1)
+    _save(store, 1)
+    listed = store.paths
+
+    def unlisted() -> list[Path]:
+        if (tmp_path / "step-000000002").exists():
+            raise OSError(errno.EIO, "Input/output error")
+        return listed()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "paths", unlisted)
+        assert store.save(2, _tensors(), {}, best=False).name == "step-000000002"
+    assert _names(store) == ["step-000000001", "step-000000002"]
 
 
 def test_at_least_one_is_kept(tmp_path: Path) -> None:
