@@ -2,12 +2,14 @@
 
 import argparse
 import json
+import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dqrm_cpu.cli.options import add_config_options, config_from_args
+from dqrm_cpu.cli.options import add_config_options
 from dqrm_cpu.cli.parser import Subparsers
+from dqrm_cpu.cli.run_config import config_to_score
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,9 +72,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """In one process; a model without quantization of its own is quantized as `ptq` does."""
-    if not args.config and not args.preset:
-        args.config = args.run_dir / "config.toml"
-    config = config_from_args(args)
+    config = config_to_score(args, args.run_dir, (args.part,))
     if config.quant.method == "none":
         config = replace(config, quant=replace(config.quant, method="ptq"))
     from dqrm_cpu.cli.ranks import opened_transport
@@ -93,11 +93,16 @@ def _compress(config: "Config", args: argparse.Namespace, transport: "Transport"
     from dqrm_cpu.model.size import model_bytes
     from dqrm_cpu.train.checkpoint import find_checkpoint
     from dqrm_cpu.train.run_folder import checkpoints_folder
+    from dqrm_cpu.train.same_data import require_same_vocabulary
     from dqrm_cpu.train.session import build_session, load_kernels, load_weights
 
     checkpoint = find_checkpoint(checkpoints_folder(args.run_dir), args.checkpoint)
     device = torch.device(config.device)
-    session = build_session(config, load_kernels(config, device), open_data(config), transport, device)
+    data = open_data(config)
+    warning = require_same_vocabulary(checkpoint, data, config.data.source)
+    if warning and transport.rank == 0:
+        print(f"warning: {warning}", file=sys.stderr)
+    session = build_session(config, load_kernels(config, device), data, transport, device)
     load_weights(session, checkpoint)
     name = f"{config.quant.method}-{config.quant.embedding_bits}-{args.layout}.safetensors"
     path = args.out or args.run_dir / "compressed" / name

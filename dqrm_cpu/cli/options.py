@@ -31,9 +31,13 @@ def add_config_options(parser: Parser) -> None:
 
 def config_from_args(args: argparse.Namespace) -> Config:
     """The configuration that the options of `add_config_options` name; a prepared data set fills in its sizes."""
+    return follow_data(*load_given_config(args.preset, args.config, option_texts(args)))
+
+
+def option_texts(args: argparse.Namespace) -> dict[str, str]:
+    """The settings that were given as options: dotted keys and texts."""
     given = vars(args)
-    overrides = {key: given[key] for key in ENTRIES if key != "preset" and given.get(key) is not None}
-    return follow_data(*load_given_config(args.preset, args.config, overrides))
+    return {key: given[key] for key in ENTRIES if key != "preset" and given.get(key) is not None}
 
 
 def _common_entries() -> dict[str, Entry]:

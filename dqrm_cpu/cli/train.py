@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 
 from dqrm_cpu.cli.options import add_config_options, config_from_args
 from dqrm_cpu.cli.parser import Subparsers
+from dqrm_cpu.cli.run_config import CONFIG_FILE, config_of_run, with_absolute_source
 
 if TYPE_CHECKING:
     from dqrm_cpu.comm.transport import Transport
     from dqrm_cpu.config import Config
     from dqrm_cpu.model.size import ModelBytes
     from dqrm_cpu.train.result import Interrupted, Result
-
-_CONFIG_FILE = "config.toml"
 
 _ABOUT = "Trains a click model, or goes on with a run that was interrupted."
 
@@ -56,11 +55,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _configuration(args: argparse.Namespace) -> "Config":
-    """Of the run that is resumed, unless the command line names another to start from."""
-    saved = args.run_dir / _CONFIG_FILE if args.run_dir and args.resume == "auto" else None
+    """That of the run that is resumed, unless the command line names another to start from."""
+    saved = args.run_dir / CONFIG_FILE if args.run_dir and args.resume == "auto" else None
     if saved and saved.exists() and not args.preset and not args.config:
-        args.config = saved
-    return config_from_args(args)
+        return with_absolute_source(config_of_run(args, args.run_dir))
+    return with_absolute_source(config_from_args(args))
 
 
 def _train(config: "Config", args: argparse.Namespace, transport: "Transport") -> int:

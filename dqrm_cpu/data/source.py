@@ -5,13 +5,11 @@ from typing import Protocol
 
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.batch import Batch
+from dqrm_cpu.data.store.follow import SYNTHETIC
 from dqrm_cpu.data.store.identity import DataIdentity, identity_of_generated
 from dqrm_cpu.data.store.open import Store
 from dqrm_cpu.data.synthetic import SyntheticClicks
 from dqrm_cpu.errors import DataError
-
-SYNTHETIC = "synthetic"
-"""The data source that needs no files."""
 
 
 class RowSource(Protocol):
@@ -43,6 +41,10 @@ class DataSet:
     test: Part
     fingerprint: str
     identity: DataIdentity | None
+
+    def part(self, name: str) -> Part:
+        """The part of that name: train, validation or test."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
 
 def open_data(config: Config) -> DataSet:

@@ -7,8 +7,7 @@ from pathlib import Path
 from dqrm_cpu.config import Config
 from dqrm_cpu.config.load import load_given_config
 from dqrm_cpu.config.setting import value_text
-from dqrm_cpu.data.source import SYNTHETIC
-from dqrm_cpu.data.store.follow import follow_data
+from dqrm_cpu.data.store.follow import SYNTHETIC, follow_data
 from dqrm_cpu.data.store.manifest import PART_NAMES, Manifest, read_manifest
 from dqrm_cpu.experiments.experiment import Family, Variant
 from dqrm_cpu.experiments.scale import Scale

@@ -1,9 +1,13 @@
 """Metrics of the model over a part of the data, each rank computing its share of the examples."""
 
+from collections.abc import Iterator, Sequence
+
 import torch
 
 from dqrm_cpu.comm.transport import Transport
+from dqrm_cpu.data.batch import Batch
 from dqrm_cpu.data.loader import Loader
+from dqrm_cpu.errors import DataError
 from dqrm_cpu.model.activations import Mode
 from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.quant.liveness import Liveness, liveness
@@ -22,8 +26,10 @@ class Evaluator:
         self._transport = transport
         self._workspace = model.workspace(micro_batch)
 
-    def __call__(self, loader: Loader, quantized: bool = True) -> ClickMetrics:
-        """The same figures on every rank, whatever the number of ranks. Not `quantized`: of the weights as they are.
+    def __call__(self, *loaders: Loader, quantized: bool = True) -> ClickMetrics:
+        """Metrics over all rows of the loaders, the same on every rank and for any number of ranks.
+
+        Not `quantized`: those of the weights as they are.
 
         Activations are quantized in any case, by their running maxima, where the configuration has bits for them.
         """
@@ -33,18 +39,20 @@ class Evaluator:
         assert self._model.inputs.begun, "activations without scales: nothing was trained, loaded or calibrated"
         self._model.inputs.mode = Mode.BY_RUNNING
         mine = ClickAccumulator()
-        for number in range(loader.num_batches):
-            for batch in loader.batches(number):
-                if batch.size == 0:
-                    continue
-                workspace = self._workspace.first(batch.size)
-                logits = self._model.forward(batch, self._model.bags(batch), step, workspace)
-                mine.add(logits, batch.label)
+        for batch in _batches(loaders):
+            workspace = self._workspace.first(batch.size)
+            logits = self._model.forward(batch, self._model.bags(batch), step, workspace)
+            mine.add(logits, batch.label)
         return self._gathered(mine).compute()
 
     def calibrate(self, loader: Loader) -> None:
         """Running maxima of activations that no training has left any of: the mean of the first batches of `loader`."""
         model, batches = self._model, range(min(loader.num_batches, CALIBRATION_BATCHES))
+        if not batches:
+            raise DataError(
+                "the model's activations have no scales yet, and there are no training rows to find them from; give a "
+                "data set that has some, or evaluate with --quant.activation-bits 32"
+            )
         step = self._scales.for_evaluation()
         model.quantize_weights()
         model.inputs.mode = Mode.BY_BATCH
@@ -74,3 +82,10 @@ class Evaluator:
         for pairs in self._transport.allgatherv(mine.pairs()):
             gathered.add_pairs(pairs)
         return gathered
+
+
+def _batches(loaders: Sequence[Loader]) -> Iterator[Batch]:
+    """This process' shares of all batches, without those that are empty."""
+    for loader in loaders:
+        for number in range(loader.num_batches):
+            yield from (batch for batch in loader.batches(number) if batch.size)

@@ -12,7 +12,8 @@ from dqrm_cpu.comm.agreement import require_agreement
 from dqrm_cpu.comm.first_rank import on_first_rank
 from dqrm_cpu.comm.transport import Json, Transport
 from dqrm_cpu.config import Config
-from dqrm_cpu.data.source import open_data
+from dqrm_cpu.data.source import DataSet, open_data
+from dqrm_cpu.data.store.identity import DataIdentity
 from dqrm_cpu.errors import CheckpointError
 from dqrm_cpu.profile.code import code_version
 from dqrm_cpu.train.checkpoint import CheckpointStore, read_state
@@ -42,7 +43,7 @@ def train(config: Config, request: RunRequest, transport: Transport) -> Result |
     kernels = load_kernels(config, device)
     data = open_data(config)
     facts: dict[str, Json] = {
-        "config": tomllib.loads(config.to_toml()),
+        "config": _shared_settings(config),
         "code": dict(code_version()),
         "kernels": kernels.name,
         "data": data.fingerprint,
@@ -54,7 +55,7 @@ def train(config: Config, request: RunRequest, transport: Transport) -> Result |
     new_log = NoRunLog() if resume else _open_log(config, request, transport, data.fingerprint, step=None)
     session = build_session(config, kernels, data, transport, device)
     store = CheckpointStore(checkpoints_folder(request.run_dir), config.train.keep_checkpoints)
-    state = _resumed_state(session, store, transport, request, data.fingerprint) if resume else RunState()
+    state = _resumed_state(session, store, transport, request, data) if resume else RunState()
     state.data, state.identity = data.fingerprint, str(data.identity or "")
     log = _open_log(config, request, transport, data.fingerprint, state.step) if resume else new_log
     total = total_steps(config, session.loaders.train.num_batches)
@@ -66,6 +67,15 @@ def train(config: Config, request: RunRequest, transport: Transport) -> Result |
     finally:
         progress.close()
         log.close()
+
+
+def _shared_settings(config: Config) -> dict[str, Json]:
+    """What ranks must have alike: all settings but the path of the data, whose fingerprint they compare."""
+    settings: dict[str, Json] = tomllib.loads(config.to_toml())
+    section = settings["data"]
+    assert isinstance(section, dict)
+    del section["source"]
+    return settings
 
 
 def _open_log(config: Config, request: RunRequest, transport: Transport, fingerprint: str, step: int | None) -> RunLog:
@@ -81,12 +91,12 @@ def _open_log(config: Config, request: RunRequest, transport: Transport, fingerp
 
 
 def _resumed_state(
-    session: Session, store: CheckpointStore, transport: Transport, request: RunRequest, fingerprint: str
+    session: Session, store: CheckpointStore, transport: Transport, request: RunRequest, data: DataSet
 ) -> RunState:
     """Rank 0 finds the newest checkpoint that is whole; the others read the same one. None yet: from the start."""
 
     def load_newest() -> tuple[str, RunState] | None:
-        _require_same_data(store, fingerprint)
+        _require_same_data(store, data)
         tensors = session.tensors()
         resumed = store.load_newest(tensors)
         if resumed is None:
@@ -105,19 +115,23 @@ def _resumed_state(
     return found[1] if found is not None else load_session(session, Path(str(path)))
 
 
-def _require_same_data(store: CheckpointStore, fingerprint: str) -> None:
+def _require_same_data(store: CheckpointStore, data: DataSet) -> None:
     """A resumed run that reads other rows would be neither the old run nor a new one."""
     path = store.newest()
     if path is None:
         return
     try:
-        trained_on = read_state(path).get("data")
+        state = read_state(path)
     except DamagedCheckpointError:  # told where it is loaded, from an older one if there is one
         return
-    if trained_on and trained_on != fingerprint:
+    trained_on = state.get("data")
+    if trained_on and trained_on != data.fingerprint:
+        identity = DataIdentity.from_text(str(state.get("identity", "")))
+        difference = identity.difference(data.identity) if identity and data.identity else ""
         raise CheckpointError(
-            f"{path} was trained on other data: {trained_on}, and now there is {fingerprint}; give the data set of the "
-            "run with --data, or start a new run with another --run-dir"
+            f"{path} was trained on other data{f' (another {difference})' if difference else ''}: {trained_on}, and "
+            f"now there is {data.fingerprint}; give the data set of the run with --data, or start a new run with "
+            "another --run-dir"
         )
 
 

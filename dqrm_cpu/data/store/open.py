@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from dqrm_cpu.config import Config
+from dqrm_cpu.data.store.find import fingerprint_of
 from dqrm_cpu.data.store.manifest import PART_NAMES, Manifest, read_manifest
 from dqrm_cpu.data.store.order import Order
 from dqrm_cpu.data.store.part import StoredRows
@@ -22,13 +23,13 @@ class Store:
         self.train = Stream(stored["train"], data.train_rows, _training_order(config, stored["train"]))
         self.validation = Stream(stored["validation"], limits["validation"])
         self.test = Stream(stored["test"], limits["test"])
-        self.fingerprint = f"prepared {manifest.digest()}"
+        self.fingerprint = fingerprint_of(manifest.digest())
         self.identity = manifest.identity
 
 
 def _training_order(config: Config, stored: StoredRows) -> Order | None:
     data = config.data
-    if not data.reshuffle and not data.sub_sample_rate:
+    if not data.train_rows or not (data.reshuffle or data.sub_sample_rate):
         return None
     return Order(
         data.train_rows,
