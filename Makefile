@@ -8,7 +8,7 @@ EXTRAS := test,mpi,oneccl
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-quick test-ipex lint clean
+.PHONY: help install train test test-quick faults test-ipex lint clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -29,6 +29,9 @@ test: $(STAMP) ## Run all tests
 
 test-quick: $(STAMP) ## Run the tests that are not marked slow
 	$(BIN)/pytest -q -m 'not slow' $(ARGS)
+
+faults: $(STAMP) ## Inject thousands of faults (an hour on two cores; docs/reliability.md)
+	$(BIN)/python tests/faults/campaign.py --jobs 2 --out faults.json $(ARGS)
 
 test-ipex: .venv-ipex/.installed ## Run the tests of --kernels ipex in .venv-ipex (6 GB; docs/ipex.md)
 	.venv-ipex/bin/pytest -q tests/ipex $(ARGS)

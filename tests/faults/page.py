@@ -1,0 +1,68 @@
+"""docs/reliability.md, made from the results of a campaign."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from outcomes import DEFECTS, GOOD, OUTCOMES
+from rows import ROWS
+
+_NOTES = Path(__file__).with_name("fuzzing.md")
+
+_HEAD = """\
+# Reliability
+
+What happens to a run, a data set and a model when something goes wrong, tried out and counted. This page is made by
+`tests/faults/campaign.py` from the results that it wrote:
+
+    python tests/faults/campaign.py --jobs 2 --out results.json
+    python tests/faults/campaign.py --page results.json > docs/reliability.md
+
+{when}. A sample of every row is part of `make test`
+(`tests/faults/test_campaign.py`). One case is repeated alone by `--row ROW --case NUMBER` and the seed.
+
+"""
+
+_TAIL = """
+## What the outcomes mean
+
+- **same**: the result is that of an undisturbed command to the bit, perhaps after the same command was given again:
+  weights, everything else that a checkpoint keeps, logged metrics, result, packed files, every byte of a data set.
+- **refused**: one line says what is wrong, with exit status 1 or 2. Where the fault is over (a disk that is whole
+  again), the same command then gave the very result.
+- **stopped**: a signal ended the command in an orderly way, and it was gone on with.
+- **defects**: `wrong` (another model, prediction, metric or row, with status 0), `lost` (work that was safe and cannot
+  be gone on with), `traceback`, `crash` (SIGSEGV, SIGBUS, SIGABRT), `hang`.
+
+A change that cannot change a model, a prediction, a metric or a row counts as `same`: a byte between two sections of
+a shard, a comment in `config.toml`, a time in `spans/`. The digests that are compared hold everything that is read.
+
+## How it is done
+
+`tests/faults/inject.c` is preloaded (LD_PRELOAD) and counts the calls that touch files below one folder: write,
+ftruncate, fsync, rename, link, mkdir, open, unlink, where asked for read and close. Call number N meets the fault. The
+commands are those of the command line; each runs in a child of a process that has loaded everything and runs kernels
+in one thread. Every case draws its choices from the seed, its row and its number alone.
+"""
+
+
+def page_of(results: Mapping[str, Any]) -> str:
+    """The page as Markdown."""
+    total = sum(row["cases"] for row in results["rows"].values())
+    minutes = max(1, round(results["seconds"] / 60))
+    when = (
+        f"These figures are of {results['date']}, seed {results['seed']}, {total:,} cases in {minutes} minutes\n"
+        f"on {results['machine']}"
+    )
+    lines = [_HEAD.format(when=when)]
+    lines += [f"| fault | how it is injected | cases | {' | '.join(GOOD)} | defects |\n|---|---|--:|--:|--:|--:|--:|\n"]
+    for row in ROWS:
+        found = results["rows"].get(row.name) or {"cases": 0, "outcomes": dict.fromkeys(OUTCOMES, 0)}
+        outcomes = found["outcomes"]
+        good = " | ".join(f"{outcomes[name]:,}" for name in GOOD)
+        bad = ", ".join(f"{outcomes[name]} {name}" for name in DEFECTS if outcomes[name]) or "0"
+        lines.append(f"| {row.fault} (`{row.name}`) | {row.how} | {found['cases']:,} | {good} | {bad} |\n")
+    lines.append(_TAIL)
+    if _NOTES.exists():
+        lines.append("\n" + _NOTES.read_text())
+    return "".join(lines)

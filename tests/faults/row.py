@@ -1,0 +1,42 @@
+"""A row of the fault table: what is done to what, how many cases there are, and how one is tried."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lab import Lab
+from material import Material
+from outcomes import Verdict
+
+
+@dataclass(frozen=True)
+class Row:
+    """`name` stands on the command line, `fault` and `how` in docs/reliability.md.
+
+    `share` is how many cases a full campaign tries; `size` is how many there are, where they are enumerated, and
+    otherwise the share. `run` tries case `number`, whose choices come from the generator that it gets.
+    """
+
+    name: str
+    fault: str
+    how: str
+    share: int
+    run: Callable[[Lab, random.Random, int], Verdict]
+    size: Callable[[Material], int]
+
+
+def chance(seed: int, row: str, number: int) -> random.Random:
+    """The generator of one case: the same whichever other cases are tried."""
+    return random.Random(f"{seed}/{row}/{number}")
+
+
+def shuffled(size: int, number: int) -> int:
+    """Number `number` of a fixed order in which the first few stand for all."""
+    order = list(range(size))
+    random.Random(size).shuffle(order)
+    return order[number % size]
+
+
+def nominal(share: int) -> Callable[[Material], int]:
+    """The size of a row whose cases are drawn rather than enumerated."""
+    return lambda material: share

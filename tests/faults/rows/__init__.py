@@ -1,0 +1,6 @@
+"""All rows of the fault table, in the order of docs/reliability.md."""
+
+from row import Row
+from rows import kills
+
+ROWS: tuple[Row, ...] = (*kills.ROWS,)
