@@ -18,7 +18,7 @@ from dqrm_cpu.experiments.cost import job_units
 from dqrm_cpu.experiments.job import Job
 from dqrm_cpu.experiments.outcome import Outcome
 from dqrm_cpu.experiments.train_job import drop_checkpoints, holds_checkpoints, train_job
-from dqrm_cpu.train.checkpoint_files import JSON
+from dqrm_cpu.train.checkpoint_manifest import JSON
 from dqrm_cpu.train.result import Interrupted
 
 _FAILED = "failed.json"

@@ -18,7 +18,7 @@ from dqrm_cpu.experiments.outcome import Epoch, Outcome
 from dqrm_cpu.model.size import model_bytes
 from dqrm_cpu.profile.phases import STEP_PHASES
 from dqrm_cpu.profile.span_file import read_spans
-from dqrm_cpu.train.checkpoint_files import JSON
+from dqrm_cpu.train.checkpoint_manifest import JSON
 from dqrm_cpu.train.metrics import ClickMetrics
 from dqrm_cpu.train.metrics_row import MetricsRow
 from dqrm_cpu.train.result import Interrupted

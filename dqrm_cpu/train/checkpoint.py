@@ -14,14 +14,13 @@ from dqrm_cpu.base.files import WRITING, sync_folder
 from dqrm_cpu.base.sizes import sizes_apart
 from dqrm_cpu.errors import CheckpointError, ConfigError
 from dqrm_cpu.train.checkpoint_files import (
-    JSON,
     SHARD_BYTES,
-    DamagedCheckpointError,
     read_folder,
-    read_manifest,
     total_bytes,
     write_folder,
 )
+from dqrm_cpu.train.checkpoint_manifest import JSON, read_manifest
+from dqrm_cpu.train.checkpoint_shard import DamagedCheckpointError
 
 # A second checkpoint of one step gets a number, so that the first is never taken away before the new one is there.
 _NAME = re.compile(r"step-(\d{9,})(?:\.(\d+))?")

@@ -10,60 +10,30 @@ import math
 import os
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from dqrm_cpu.base.files import sync_folder
 from dqrm_cpu.errors import CheckpointError
-
-JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
+from dqrm_cpu.train.checkpoint_manifest import (
+    FORMAT,
+    JSON,
+    STATE_FILE,
+    Manifest,
+    Piece,
+    Shard,
+    TensorInfo,
+    canonical,
+    read_manifest,
+)
+from dqrm_cpu.train.checkpoint_shard import Part, ShardFile, damaged
 
 SHARD_BYTES = 256 << 20
-_STATE_FILE = "state.json"
-_FORMAT = 1
 _READ_BYTES = 1 << 20
 _DIFFERENCES_SHOWN = 10
-
-
-class DamagedCheckpointError(CheckpointError):
-    """Files are missing, cut short or changed since they were written; an earlier checkpoint may still be good."""
-
-
-class TensorInfo(NamedTuple):
-    dtype: str  # such as float32
-    shape: tuple[int, ...]
-
-
-class Piece(NamedTuple):
-    """Rows of one tensor within a shard; a scalar counts as one row."""
-
-    tensor: str
-    first_row: int
-    num_rows: int
-
-
-class Shard(NamedTuple):
-    file: str
-    num_bytes: int
-    crc32: int
-    pieces: tuple[Piece, ...]
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """The contents of state.json."""
-
-    step: int
-    best: bool
-    tensors: Mapping[str, TensorInfo]
-    shards: tuple[Shard, ...]
-    state: Mapping[str, JSON]
 
 
 def total_bytes(tensors: Mapping[str, Tensor]) -> int:
@@ -78,7 +48,7 @@ def write_folder(
     for number, pieces in enumerate(_plan(tensors, shard_bytes)):
         shards.append(_write_shard(folder / f"shard-{number:05d}.safetensors", pieces, tensors))
     described = {name: _describe(tensor) for name, tensor in tensors.items()}
-    _write_manifest(folder / _STATE_FILE, Manifest(step, best, described, tuple(shards), state))
+    _write_manifest(folder / STATE_FILE, Manifest(step, best, described, tuple(shards), state))
     sync_folder(folder)
 
 
@@ -93,26 +63,8 @@ def read_folder(folder: Path, into: Mapping[str, Tensor], *, allow_unused: bool 
     for shard in manifest.shards:
         wanted = [piece for piece in shard.pieces if piece.tensor in into]
         if wanted:
-            _read_shard(folder / shard.file, shard, wanted, into)
+            _read_shard(folder / shard.file, shard, manifest.parts(shard), wanted, into)
     return manifest.state
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """What a checkpoint holds, without its tensors."""
-    path = folder / _STATE_FILE
-    if not folder.is_dir():
-        raise CheckpointError(f"there is no checkpoint at {folder}; give the path of a step-... folder")
-    try:
-        document = json.loads(path.read_bytes())
-        body = document["body"]
-        intact = document["crc32"] == zlib.crc32(_canonical(body))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedCheckpointError(f"{path} cannot be read ({error}); use another checkpoint") from error
-    if not intact:
-        raise DamagedCheckpointError(f"{path} does not match its own checksum; use another checkpoint")
-    if body["format"] != _FORMAT:
-        raise CheckpointError(f"{path} has format {body['format']}, not {_FORMAT}; use the dqrm-cpu that wrote it")
-    return _manifest_of(body)
 
 
 def _plan(tensors: Mapping[str, Tensor], shard_bytes: int) -> list[list[Piece]]:
@@ -142,16 +94,14 @@ def _write_shard(path: Path, pieces: Sequence[Piece], tensors: Mapping[str, Tens
     return Shard(path.name, path.stat().st_size, _crc32(path), tuple(pieces))
 
 
-def _read_shard(path: Path, shard: Shard, wanted: Sequence[Piece], into: Mapping[str, Tensor]) -> None:
-    try:
-        intact = path.stat().st_size == shard.num_bytes and _crc32(path) == shard.crc32
-        if not intact:
-            raise DamagedCheckpointError(f"{path} is damaged: size or checksum changed; use another checkpoint")
-        with safe_open(path, framework="pt") as file, torch.no_grad():
-            for piece in wanted:
-                _rows_of(piece, into).copy_(file.get_tensor(piece.tensor))
-    except (OSError, SafetensorError) as error:
-        raise DamagedCheckpointError(f"{path} cannot be read ({error}); use another checkpoint") from error
+def _read_shard(
+    path: Path, shard: Shard, parts: Sequence[Part], wanted: Sequence[Piece], into: Mapping[str, Tensor]
+) -> None:
+    with ShardFile(path, shard.num_bytes, parts) as file, torch.no_grad():
+        if file.crc32() != shard.crc32:
+            raise damaged(path, "its checksum changed")
+        for piece in wanted:
+            _rows_of(piece, into).copy_(file.tensor(piece.tensor))
 
 
 def _as_rows(tensor: Tensor) -> Tensor:
@@ -189,7 +139,7 @@ def _text(info: TensorInfo) -> str:
 
 def _write_manifest(path: Path, manifest: Manifest) -> None:
     body = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "step": manifest.step,
         "best": manifest.best,
         "tensors": manifest.tensors,
@@ -198,22 +148,9 @@ def _write_manifest(path: Path, manifest: Manifest) -> None:
     }
     with path.open("w", encoding="utf-8") as file:
         # Not strict JSON where the state holds NaN or an infinity: a state must come back exactly as it was.
-        json.dump({"crc32": zlib.crc32(_canonical(body)), "body": body}, file, indent=1)
+        json.dump({"crc32": zlib.crc32(canonical(body)), "body": body}, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _manifest_of(body: Mapping[str, Any]) -> Manifest:
-    shards = [
-        Shard(file, num_bytes, crc32, tuple(Piece(*piece) for piece in pieces))
-        for file, num_bytes, crc32, pieces in body["shards"]
-    ]
-    tensors = {name: TensorInfo(dtype, tuple(shape)) for name, (dtype, shape) in body["tensors"].items()}
-    return Manifest(body["step"], body["best"], tensors, tuple(shards), body["state"])
-
-
-def _canonical(body: object) -> bytes:
-    return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _crc32(path: Path) -> int:

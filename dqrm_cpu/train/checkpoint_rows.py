@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
 
-from dqrm_cpu.train.checkpoint_files import DamagedCheckpointError, read_manifest
+from dqrm_cpu.errors import CheckpointError
+from dqrm_cpu.train.checkpoint_manifest import Shard, read_manifest
+from dqrm_cpu.train.checkpoint_shard import ShardFile
 
 
 class RowReader:
@@ -14,29 +15,28 @@ class RowReader:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._shards = read_manifest(folder).shards
+        self._manifest = read_manifest(folder)
 
     def read(self, tensor: str, first_row: int, num_rows: int) -> npt.NDArray[np.float32]:
-        """f32[num_rows, ...] of a float tensor."""
-        end, parts = first_row + num_rows, []
-        for shard in self._shards:
+        """f32[num_rows, ...] of a float32 tensor."""
+        dtype, shape = self._manifest.tensors.get(tensor, ("float32", (0,)))
+        there = max(min(first_row + num_rows, shape[0] if shape else 1) - max(first_row, 0), 0)
+        if there != num_rows:
+            raise CheckpointError(
+                f"{self._folder} holds {there} of the {num_rows} rows from {first_row} of {tensor}; "
+                "use another checkpoint"
+            )
+        if dtype != "float32":
+            raise CheckpointError(f"{tensor} is {dtype} in {self._folder}, not float32; use another checkpoint")
+        end, parts = first_row + num_rows, [np.empty((0, *shape[1:]), dtype=np.float32)]
+        for shard in self._manifest.shards:
             for piece in shard.pieces:
                 low, high = max(first_row, piece.first_row), min(end, piece.first_row + piece.num_rows)
                 if piece.tensor == tensor and low < high:
-                    parts.append(self._slice(shard.file, tensor, low - piece.first_row, high - piece.first_row))
-        found = np.concatenate(parts) if parts else np.empty(0, dtype=np.float32)
-        if found.shape[0] != num_rows:
-            raise DamagedCheckpointError(
-                f"{self._folder} holds {found.shape[0]} of the {num_rows} rows from {first_row} of {tensor}; "
-                "use another checkpoint"
-            )
-        return found
+                    parts.append(self._rows(shard, tensor, low - piece.first_row, high - piece.first_row))
+        return np.concatenate(parts)
 
-    def _slice(self, file_name: str, tensor: str, low: int, high: int) -> npt.NDArray[np.float32]:
-        path = self._folder / file_name
-        try:
-            with safe_open(path, framework="numpy") as file:
-                part: npt.NDArray[np.float32] = file.get_slice(tensor)[low:high]
-                return part
-        except (OSError, SafetensorError) as error:
-            raise DamagedCheckpointError(f"{path} cannot be read ({error}); use another checkpoint") from error
+    def _rows(self, shard: Shard, tensor: str, low: int, high: int) -> npt.NDArray[np.float32]:
+        with ShardFile(self._folder / shard.file, shard.num_bytes, self._manifest.parts(shard)) as file:
+            rows: npt.NDArray[np.float32] = file.rows(tensor, low, high).numpy()
+            return rows

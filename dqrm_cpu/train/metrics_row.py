@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Literal, Self
 
 from dqrm_cpu.quant.liveness import Liveness
-from dqrm_cpu.train.checkpoint_files import JSON
+from dqrm_cpu.train.checkpoint_manifest import JSON
 from dqrm_cpu.train.metrics import ClickMetrics
 from dqrm_cpu.train.step_times import StepTimes
 

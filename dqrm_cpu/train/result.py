@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dqrm_cpu.export.pack import PackedFiles
 from dqrm_cpu.model.size import ModelBytes
-from dqrm_cpu.train.checkpoint_files import JSON
+from dqrm_cpu.train.checkpoint_manifest import JSON
 from dqrm_cpu.train.metrics import ClickMetrics
 
 

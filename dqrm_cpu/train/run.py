@@ -17,7 +17,8 @@ from dqrm_cpu.data.store.identity import DataIdentity
 from dqrm_cpu.errors import CheckpointError
 from dqrm_cpu.profile.code import code_version
 from dqrm_cpu.train.checkpoint import CheckpointStore, read_state
-from dqrm_cpu.train.checkpoint_files import JSON, DamagedCheckpointError
+from dqrm_cpu.train.checkpoint_manifest import JSON
+from dqrm_cpu.train.checkpoint_shard import DamagedCheckpointError
 from dqrm_cpu.train.interrupt import StopRequest
 from dqrm_cpu.train.loop import Surroundings, TrainingLoop, total_steps
 from dqrm_cpu.train.progress import NoProgress, Progress, open_progress

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from dqrm_cpu.errors import CheckpointError, ConfigError, TrainingError
-from dqrm_cpu.train.checkpoint_files import JSON
+from dqrm_cpu.train.checkpoint_manifest import JSON
 from dqrm_cpu.train.metrics_row import MetricsRow, strict_json
 from dqrm_cpu.train.tensorboard import TensorboardLog
 

@@ -23,7 +23,7 @@ from dqrm_cpu.quant.learned import LearnedTableScales
 from dqrm_cpu.quant.scale import Scales, TableScales
 from dqrm_cpu.quant.select import learned_formula
 from dqrm_cpu.train.checkpoint import load_checkpoint
-from dqrm_cpu.train.checkpoint_files import read_manifest
+from dqrm_cpu.train.checkpoint_manifest import read_manifest
 from dqrm_cpu.train.evaluator import Evaluator
 from dqrm_cpu.train.optimizers import Optimizer, select_optimizer
 from dqrm_cpu.train.state import RunState

@@ -20,7 +20,8 @@ from torch import Tensor
 from dqrm_cpu.errors import CheckpointError, ConfigError
 from dqrm_cpu.train import checkpoint as checkpoint_module
 from dqrm_cpu.train.checkpoint import CheckpointStore, load_checkpoint, read_state
-from dqrm_cpu.train.checkpoint_files import DamagedCheckpointError, Manifest, read_manifest
+from dqrm_cpu.train.checkpoint_manifest import Manifest, read_manifest
+from dqrm_cpu.train.checkpoint_shard import DamagedCheckpointError
 
 _DTYPES = st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.int8, torch.int64, torch.bool])
 _SHAPES = st.lists(st.integers(0, 9), max_size=3).map(tuple)

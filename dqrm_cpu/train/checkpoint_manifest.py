@@ -1,0 +1,156 @@
+"""What state.json says of a checkpoint: tensors, the shards that hold them, the state; checked before it is used."""
+
+import json
+import math
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import msgspec
+
+from dqrm_cpu.base.decode import UnreadableError, decoded, read_json
+from dqrm_cpu.errors import CheckpointError
+from dqrm_cpu.train.checkpoint_shard import DTYPES, DamagedCheckpointError, Part, damaged
+
+JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
+
+STATE_FILE = "state.json"
+FORMAT = 1
+
+_SHARD_NAME = re.compile(r"shard-\d{5,9}\.safetensors")
+_MOST_BYTES = 1 << 62  # of a tensor: sizes stay numbers that torch can hold
+
+
+class TensorInfo(NamedTuple):
+    dtype: str  # such as float32
+    shape: tuple[int, ...]
+
+
+class Piece(NamedTuple):
+    """Rows of one tensor within a shard; a scalar counts as one row."""
+
+    tensor: str
+    first_row: int
+    num_rows: int
+
+
+class Shard(NamedTuple):
+    file: str
+    num_bytes: int
+    crc32: int
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The contents of state.json."""
+
+    step: int
+    best: bool
+    tensors: Mapping[str, TensorInfo]
+    shards: tuple[Shard, ...]
+    state: Mapping[str, JSON]
+
+    def parts(self, shard: Shard) -> list[Part]:
+        """The tensors that the file of a shard should hold."""
+        return [self._part(piece) for piece in shard.pieces]
+
+    def _part(self, piece: Piece) -> Part:
+        dtype, shape = self.tensors[piece.tensor]
+        if shape:
+            shape = (piece.num_rows, *shape[1:])
+        return Part(piece.tensor, dtype, shape or (1,), math.prod(shape) * DTYPES[dtype][1].itemsize)
+
+
+class _Document(msgspec.Struct):
+    """state.json: its checksum is that of the body as sorted, compact JSON."""
+
+    crc32: int
+    body: dict[str, Any]
+
+
+class _Body(msgspec.Struct):
+    """The body of format 1."""
+
+    step: int
+    best: bool
+    tensors: dict[str, TensorInfo]
+    shards: list[tuple[str, int, int, list[Piece]]]
+    state: dict[str, Any]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """What a checkpoint holds, without its tensors: every one of them is covered exactly once by pieces of shards."""
+    path = folder / STATE_FILE
+    if not folder.is_dir():
+        raise CheckpointError(f"there is no checkpoint at {folder}; give the path of a step-... folder")
+    try:
+        document = decoded(read_json(path), _Document)
+        intact = document.crc32 == zlib.crc32(canonical(document.body))
+    except (OSError, UnreadableError, RecursionError) as error:
+        raise DamagedCheckpointError(f"{path} cannot be read: {_clause(error)}; use another checkpoint") from error
+    if not intact:
+        raise DamagedCheckpointError(f"{path} does not match its own checksum; use another checkpoint")
+    found = document.body.get("format")
+    if found != FORMAT:
+        shown = str(found)[:20]
+        raise CheckpointError(f"{path} has format {shown}, not {FORMAT}; use the dqrm-cpu that wrote it")
+    try:
+        body = decoded(document.body, _Body)
+    except UnreadableError as error:
+        raise damaged(path, f"it {error}") from error
+    shards = tuple(Shard(file, size, crc32, tuple(pieces)) for file, size, crc32, pieces in body.shards)
+    for mistake in _mistakes(body.step, body.tensors, shards):
+        raise damaged(path, mistake)
+    return Manifest(body.step, body.best, body.tensors, shards, body.state)
+
+
+def _clause(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return f"it {error}" if isinstance(error, UnreadableError) else "it is nested too deeply"
+
+
+def _mistakes(step: int, tensors: Mapping[str, TensorInfo], shards: Sequence[Shard]) -> Iterator[str]:
+    """What no checkpoint of ours says."""
+    if not 0 <= step < 1 << 62:
+        yield "its step is no number of steps"
+    for name, info in tensors.items():
+        yield from _tensor_mistakes(name[:80], info)
+    if len({shard.file for shard in shards}) < len(shards):
+        yield "it names a shard twice"
+    for shard in shards:
+        if not _SHARD_NAME.fullmatch(shard.file):
+            yield f"it names a file that is no shard, {shard.file[:80]!r}"
+        if len({piece.tensor for piece in shard.pieces}) < len(shard.pieces):
+            yield f"it has two pieces of one tensor in {shard.file}"
+    yield from _cover_mistakes(tensors, [piece for shard in shards for piece in shard.pieces])
+
+
+def _tensor_mistakes(name: str, info: TensorInfo) -> Iterator[str]:
+    if info.dtype not in DTYPES:
+        yield f"{name} has the type {info.dtype[:20]}, which no checkpoint has"
+    elif any(size < 0 for size in info.shape) or 8 * math.prod(info.shape) > _MOST_BYTES:
+        yield f"{name} has an impossible shape"
+
+
+def _cover_mistakes(tensors: Mapping[str, TensorInfo], pieces: Sequence[Piece]) -> Iterator[str]:
+    """Pieces are in the order of rows: each begins where the one before ended, the last ends with the tensor."""
+    covered = dict.fromkeys(tensors, 0)
+    for piece in pieces:
+        if covered.get(piece.tensor) != piece.first_row or piece.num_rows < 1:
+            yield f"its pieces of {piece.tensor[:80]} do not cover each row once"
+        else:
+            covered[piece.tensor] += piece.num_rows
+    for name, (_, shape) in tensors.items():
+        num_rows = shape[0] if shape else 1
+        if covered[name] != (num_rows if math.prod(shape) else 0):
+            yield f"its pieces of {name[:80]} do not cover each row once"
+
+
+def canonical(body: object) -> bytes:
+    """The text that the checksum is of."""
+    return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()

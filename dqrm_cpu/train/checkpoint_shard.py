@@ -1,0 +1,169 @@
+"""Reads one safetensors shard of a checkpoint, and believes nothing of its header that its bytes do not bear out.
+
+The format: the length of a JSON header in 8 bytes, the header, then the tensors' bytes. Files are read, never mapped:
+one that is cut short meanwhile is an error, not a signal.
+"""
+
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple, Self
+
+import msgspec
+import torch
+from torch import Tensor
+
+from dqrm_cpu.base.decode import UnreadableError, decoded, parse_json
+from dqrm_cpu.base.files import open_regular
+from dqrm_cpu.errors import CheckpointError
+
+_LENGTH_BYTES = 8
+_MOST_HEADER_BYTES = 64 << 20
+
+DTYPES: Mapping[str, tuple[str, torch.dtype]] = MappingProxyType(
+    {
+        "float64": ("F64", torch.float64),
+        "float32": ("F32", torch.float32),
+        "float16": ("F16", torch.float16),
+        "bfloat16": ("BF16", torch.bfloat16),
+        "int64": ("I64", torch.int64),
+        "int32": ("I32", torch.int32),
+        "int16": ("I16", torch.int16),
+        "int8": ("I8", torch.int8),
+        "uint8": ("U8", torch.uint8),
+        "bool": ("BOOL", torch.bool),
+    }
+)
+"""What a tensor of a checkpoint can hold: torch's name, that of safetensors, and the type."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """Files are missing, cut short or changed since they were written; an earlier checkpoint may still be good."""
+
+
+class Part(NamedTuple):
+    """Rows of a tensor as a shard should hold them, at least one."""
+
+    name: str
+    dtype: str  # a key of DTYPES
+    shape: tuple[int, ...]
+    num_bytes: int
+
+
+class _Entry(msgspec.Struct, forbid_unknown_fields=True):
+    """What a header says of a tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
+
+
+class ShardFile:
+    """An open shard whose header names exactly the expected parts, one after another, up to the end of the file."""
+
+    def __init__(self, path: Path, num_bytes: int, parts: Sequence[Part]) -> None:
+        self._path = path
+        self._parts = {part.name: part for part in parts}
+        try:
+            self._file = open_regular(path)
+        except OSError as error:
+            raise self._unreadable(error) from error
+        try:
+            size = os.fstat(self._file.fileno()).st_size
+            if size != num_bytes:
+                raise damaged(path, f"it has {size:,} bytes and was written with {num_bytes:,}")
+            self._starts = self._read_header(size)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def tensor(self, name: str) -> Tensor:
+        """All rows of a part."""
+        return self.rows(name, 0, self._parts[name].shape[0])
+
+    def rows(self, name: str, first: int, end: int) -> Tensor:
+        """Rows `first` to `end` of a part."""
+        part = self._parts[name]
+        row_bytes = part.num_bytes // part.shape[0]
+        content = bytearray((end - first) * row_bytes)
+        self._read_into(memoryview(content), self._starts[name] + first * row_bytes)
+        return torch.frombuffer(content, dtype=DTYPES[part.dtype][1]).reshape(end - first, *part.shape[1:])
+
+    def crc32(self, at_once: int = 1 << 20) -> int:
+        """The checksum of the whole file."""
+        checksum, at = 0, 0
+        size = os.fstat(self._file.fileno()).st_size
+        buffer = memoryview(bytearray(at_once))
+        while at < size:
+            block = buffer[: min(at_once, size - at)]
+            self._read_into(block, at)
+            checksum = zlib.crc32(block, checksum)
+            at += len(block)
+        return checksum
+
+    def _read_header(self, size: int) -> dict[str, int]:
+        """Where the bytes of each part begin."""
+        if size < _LENGTH_BYTES:
+            raise damaged(self._path, "it is too short for a shard")
+        length = int.from_bytes(self._read(_LENGTH_BYTES, 0), "little")
+        if length > min(size - _LENGTH_BYTES, _MOST_HEADER_BYTES):
+            raise damaged(self._path, f"its header would have {length:,} bytes")
+        try:
+            document: Any = parse_json(self._read(length, _LENGTH_BYTES))
+            document = dict(decoded(document, dict[str, Any]))
+            document.pop("__metadata__", None)
+            entries = decoded(document, dict[str, _Entry])
+        except UnreadableError as error:
+            raise damaged(self._path, f"its header {error}") from error
+        if entries.keys() != self._parts.keys():
+            raise damaged(self._path, "its header names other tensors than state.json does")
+        return self._starts_of(entries, _LENGTH_BYTES + length, size)
+
+    def _starts_of(self, entries: Mapping[str, _Entry], data_start: int, size: int) -> dict[str, int]:
+        starts, at = {}, 0
+        for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
+            part = self._parts[name]
+            if (entry.dtype, entry.shape) != (DTYPES[part.dtype][0], part.shape):
+                found = f"{entry.dtype[:20]} of shape {str(list(entry.shape))[:80]}"
+                raise damaged(self._path, f"its header says {found} of {name[:80]}, state.json another")
+            if entry.data_offsets != (at, at + part.num_bytes):
+                raise damaged(self._path, f"the bytes of {name[:80]} do not lie where and as many as they should")
+            starts[name] = data_start + at
+            at += part.num_bytes
+        if data_start + at != size:
+            raise damaged(self._path, f"its tensors end at byte {data_start + at:,} of {size:,}")
+        return starts
+
+    def _read(self, num_bytes: int, at: int) -> bytes:
+        content = bytearray(num_bytes)
+        self._read_into(memoryview(content), at)
+        return bytes(content)
+
+    def _read_into(self, into: memoryview, at: int) -> None:
+        done = 0
+        try:
+            while done < len(into):
+                count = os.preadv(self._file.fileno(), [into[done:]], at + done)
+                if count == 0:
+                    raise damaged(self._path, "it was cut short while it was read")
+                done += count
+        except OSError as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: OSError) -> DamagedCheckpointError:
+        return DamagedCheckpointError(
+            f"{self._path} cannot be read ({error.strerror or error}); use another checkpoint"
+        )
+
+
+def damaged(path: Path, why: str) -> DamagedCheckpointError:
+    """The error for a file that is not as a checkpoint wrote it."""
+    return DamagedCheckpointError(f"{path} is damaged: {why}; use another checkpoint")
