@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dqrm_cpu.config import PRESETS, Config, check_config, load_config, preset_config
 from dqrm_cpu.config.schema import DEMO_LARGEST_TABLE, ENTRIES, KAGGLE_TABLE_ROWS, flatten, unflatten
 from dqrm_cpu.config.setting import Entry, Kind, Value, value_text
-from dqrm_cpu.config.toml_source import line_of
+from dqrm_cpu.config.toml_source import lines_of
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -177,8 +177,9 @@ def test_lines_are_found_among_comments(noise: list[str], seed: int) -> None:
     for number, line in enumerate(noise):
         lines.insert((seed * 31 + number * 17) % len(lines), line)
     text = "\n".join(lines)
+    found = lines_of(text)
     for key, entry in ENTRIES.items():
-        assert lines[line_of(text, key) - 1].startswith(f"{entry.name} = ")
+        assert lines[found[key] - 1].startswith(f"{entry.name} = ")
 
 
 @pytest.mark.parametrize(
@@ -190,8 +191,10 @@ def test_lines_are_found_among_comments(noise: list[str], seed: int) -> None:
         ('a = """\n[quant]\nscale_period = 9\n"""\n[quant]\nscale_period = 2', 6),
         ("a = [\n 1, # scale_period = 3\n]\n[quant]\nscale_period = [\n 2,\n]\nb = 3", 5),
         ('[quant]\n"scale_period" = 2', 2),
+        ("a = '''\n\"\"\"\n'''\n[ quant ] # [x]\nscale_period = 2", 5),
+        ('a = "]\\"["\n[[b]]\nquant = 1\n[quant]\nscale_period = 2', 5),
     ],
 )
 def test_lines_are_found_in_every_way_of_writing(text: str, line: int) -> None:
     key = "quant.scale_period.x" if "x = 1" in text else "quant.scale_period"
-    assert line_of(text, key) == line
+    assert lines_of(text)[key] == line

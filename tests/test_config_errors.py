@@ -218,7 +218,7 @@ def test_missing_file(tmp_path: Path) -> None:
 
 
 def test_folder_instead_of_a_file(tmp_path: Path) -> None:
-    assert refusal(path=tmp_path) == f"{tmp_path}: cannot be read (Is a directory); --config takes a TOML file"
+    assert refusal(path=tmp_path) == f"{tmp_path}: cannot be read (it is no regular file); --config takes a TOML file"
 
 
 def test_file_of_another_encoding(tmp_path: Path) -> None:

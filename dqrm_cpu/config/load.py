@@ -17,6 +17,8 @@ from dqrm_cpu.config.toml_source import TomlSource, read_toml
 from dqrm_cpu.errors import ConfigError
 
 _DEFAULT_PRESET = "demo"
+_SHOWN = 200  # characters of a key or value in an error
+_MOST_MISTAKES = 20
 
 
 class LoadedConfig(NamedTuple):
@@ -38,6 +40,9 @@ def load_given_config(preset: str | None, config_file: Path | None, overrides: M
     values = flatten(_chosen_preset(overrides.get("preset", preset), source, loading))
     if source is not None:
         for key, found in source.leaves.items():
+            if len(loading.mistakes) == _MOST_MISTAKES:
+                loading.mistakes.append(f"{source.path}: and maybe more")
+                break
             loading.take_toml(source, key, found, values)
     for key, text in overrides.items():
         if key != "preset":
@@ -72,7 +77,8 @@ class _Loading:
     def take_toml(self, source: TomlSource, key: str, found: object, values: dict[str, Value]) -> None:
         entry = ENTRIES.get(key)
         if entry is None:
-            self.mistakes.append(f"{source.locate(key)}: {key}: {key_mistake(key)}")
+            shown = _short(key)
+            self.mistakes.append(f"{source.locate(key)}: {shown}: {key_mistake(shown)}")
             return
         if key == "preset":
             return
@@ -128,5 +134,12 @@ def _refusal(entry: Entry, found: object, error: BadValueError) -> str:
 
 
 def _as_toml(key: str, found: object) -> str:
-    text = tomli_w.dumps({"x": found}).removeprefix("x = ")
-    return f"{key} = {' '.join(text.split())}"
+    try:
+        text = tomli_w.dumps({"x": found}).removeprefix("x = ")
+    except (ValueError, RecursionError):  # an integer with thousands of digits, a value nested too deeply
+        text = "..."
+    return f"{_short(key)} = {_short(' '.join(text.split()))}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -1,7 +1,7 @@
 """One setting: what it means, which values it takes, and how a text or a TOML value becomes one."""
 
 import dataclasses
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -12,6 +12,7 @@ T = TypeVar("T")
 Value = bool | int | float | str | tuple[int, ...] | tuple[float, ...]
 
 _METADATA_KEY = "setting"
+_LARGEST_INT = 2**63 - 1
 
 
 class Kind(Enum):
@@ -114,7 +115,7 @@ class Entry:
     def _in_range(self, item: float) -> bool:
         low, high, above = self.setting.minimum, self.setting.maximum, self.setting.above
         return (
-            math.isfinite(item)
+            abs(item) <= (_LARGEST_INT if isinstance(item, int) else sys.float_info.max)  # which no NaN is
             and (low is None or item >= low)
             and (high is None or item <= high)
             and (above is None or item > above)
@@ -174,11 +175,18 @@ def _typed(kind: Kind, value: object) -> Value:
         case Kind.INT, int():
             return value
         case Kind.FLOAT, int() | float():
-            return float(value)
+            return _as_float(value)
         case Kind.INTS, list() | tuple():
             if value and all(type(item) is int for item in value):
                 return tuple(value)
         case Kind.FLOATS, list() | tuple():
             if value and all(type(item) in (int, float) for item in value):
-                return tuple(float(item) for item in value)
+                return tuple(_as_float(item) for item in value)
     raise BadValueError("wrong type")
+
+
+def _as_float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise BadValueError("out of range") from None

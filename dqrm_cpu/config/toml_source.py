@@ -1,12 +1,28 @@
-"""A TOML file as dotted keys, with the line of each."""
+"""A TOML file as dotted keys, with the line of each; whatever the file holds, this takes no longer than reading it."""
 
 import re
 import tomllib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from dqrm_cpu.base.files import read_regular
 from dqrm_cpu.errors import ConfigError
+
+_MOST_BYTES = 1 << 20
+"""Settings of 10,000 tables take a tenth of it."""
+
+# tomllib's time grows with the square of the parts of a key, of which ours have two.
+_KEY_PART = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
+_ENDLESS_KEY = re.compile(rf"(?<![A-Za-z0-9_-])(?:{_KEY_PART}[ \t]*+\.[ \t]*+){{32}}")
+
+# Enough to find the ends of statements in a text that is known to be TOML.
+_TOKEN = re.compile(
+    r'''"""(?:\\.|[^\\])*?"""(?:"{0,2})|'{3}.*?'{3}(?:'{0,2})|"(?:\\.|[^"\\\n])*"|'[^'\n]*'|#[^\n]*|[\[\]{}]|\n''',
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -18,44 +34,83 @@ class TomlSource:
     leaves: dict[str, object]
 
     def locate(self, key: str) -> str:
-        """file:line of a key. Only errors ask, so the repeated parsing is no cost to a good file."""
-        return f"{self.path}:{line_of(self.text, key)}"
+        """file:line of a key."""
+        line = self._lines.get(key)
+        return f"{self.path}:{line}" if line else str(self.path)
+
+    @cached_property
+    def _lines(self) -> Mapping[str, int]:
+        return lines_of(self.text)
+
+
+class BrokenFileError(ConfigError):
+    """A file that is there and is no TOML."""
 
 
 def read_toml(path: Path) -> TomlSource:
     """Reads and flattens; ConfigError when the file is missing, unreadable or no TOML."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path, _MOST_BYTES).decode()
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; give the path of a TOML file to --config") from None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); --config takes a TOML file") from None
+        raise BrokenFileError(f"{path}: cannot be read ({error.strerror}); --config takes a TOML file") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: byte {error.start} is not UTF-8; TOML files are UTF-8 text") from None
-    # pathlib has turned CRLF into LF already, so lines count as an editor shows them.
+        raise BrokenFileError(f"{path}: byte {error.start} is not UTF-8; TOML files are UTF-8 text") from None
+    # So lines count as an editor shows them.
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    endless = _ENDLESS_KEY.search(text)
+    if endless:
+        line = text.count("\n", 0, endless.start()) + 1
+        raise BrokenFileError(f"{path}:{line}: a key of more than 32 parts; a key reads `section.name` at most")
     try:
         return TomlSource(path, text, dict(_leaves(tomllib.loads(text))))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(_syntax_message(path, text, str(error))) from None
+    except RecursionError:
+        raise BrokenFileError(f"{path}: values nested too deeply; a setting is a value or a list of numbers") from None
+    except ValueError as error:  # also of integers with thousands of digits
+        raise BrokenFileError(_syntax_message(path, text, str(error))) from None
 
 
-def line_of(text: str, key: str) -> int:
-    """The line where the statement that sets a dotted key begins, from 1.
+def lines_of(text: str) -> dict[str, int]:
+    """The line, from 1, where the statement begins that sets each dotted key of a valid text.
 
-    tomllib keeps no positions. But every statement ends at the end of a line, so the shortest parseable beginning of
-    the file that knows the key ends with its statement, and the parseable beginning before that one ends just above.
+    tomllib keeps no positions, so every statement is parsed by itself, below the header of its section.
     """
-    lines = text.split("\n")
-    above = 0
-    for count in range(1, len(lines) + 1):
-        try:
-            leaves = dict(_leaves(tomllib.loads("\n".join(lines[:count]))))
-        except tomllib.TOMLDecodeError:
-            continue
-        if key in leaves:
-            return above + 1
-        above = count
-    return len(lines)
+    found: dict[str, int] = {}
+    section = ""
+    for line, statement in _statements(text):
+        tree = tomllib.loads(statement)
+        if statement.lstrip().startswith("["):
+            section = "".join(f"{name}." for name in _path(tree))
+            found.setdefault(section[:-1], line)
+        else:
+            for key, _ in _leaves(tree, section):
+                found.setdefault(key, line)
+    return found
+
+
+def _statements(text: str) -> Iterator[tuple[int, str]]:
+    """Statements that are not empty, each with the line where it begins."""
+    start, depth, line, first_line = 0, 0, 1, 1
+    for token in _TOKEN.finditer(text + "\n"):
+        found = token[0]
+        if found in "[{":
+            depth += 1
+        elif found in "]}":
+            depth -= 1
+        elif found == "\n" and depth == 0:
+            if text[start : token.start()].strip():
+                yield first_line, text[start : token.start()]
+            start, first_line = token.end(), line + 1
+        line += found.count("\n")
+
+
+def _path(tree: dict[str, Any]) -> Iterator[str]:
+    """The names in a header: that of a table, or of an item of an array of tables."""
+    while tree:
+        name, value = next(iter(tree.items()))
+        yield name
+        tree = value if isinstance(value, dict) else {}
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, object]]:

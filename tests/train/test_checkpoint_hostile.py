@@ -153,6 +153,17 @@ def test_a_shard_whose_header_lies_is_refused(saved: Path, header: object) -> No
         RowReader(saved).read("table", 0, 10)
 
 
+def test_one_value_is_not_spread_over_a_table(saved: Path) -> None:
+    """The file is sound by itself."""
+    header = {
+        "table": {"dtype": "F32", "shape": [1, 1], "data_offsets": [0, 4]},
+        "mlp": {"dtype": "F32", "shape": [3], "data_offsets": [4, 16]},
+    }
+    put_shard(saved, header, bytes(16))
+    with pytest.raises(DamagedCheckpointError, match="of shape"):
+        load_checkpoint(saved, blank())
+
+
 def test_a_shard_written_by_another_program_is_read(saved: Path) -> None:
     """What the lies above are compared with."""
     put_shard(saved, header_of(__metadata__={"format": "pt"}), DATA)
