@@ -34,12 +34,17 @@ def compress_job(
     folder.mkdir(parents=True, exist_ok=True)
     config = _quantized(config, compression)
     device = torch.device(config.device)
-    session = build_session(config, load_kernels(config, device), open_data(config), transport, device)
+    data = open_data(config)
+    session, identity = build_session(config, load_kernels(config, device), data, transport, device), data.identity
     file, store = folder / "packed.safetensors", checkpoints_folder(trained)
-    last = _scored(config, compression, session, find_checkpoint(store, "last"), file)
+
+    def scored(which: str) -> tuple[ClickMetrics, ClickMetrics]:
+        return _scored(config, compression, session, find_checkpoint(store, which), file, str(identity or ""))
+
+    last = scored("last")
     # The chosen one is written last: it is the file that stays.
     chosen_is_last = full.best_step == full.steps
-    best = last if chosen_is_last else _scored(config, compression, session, find_checkpoint(store, "best"), file)
+    best = last if chosen_is_last else scored("best")
     found = replace(
         full,
         validation_best=best[0],
@@ -60,14 +65,14 @@ def _quantized(config: Config, compression: Compression) -> Config:
 
 
 def _scored(
-    config: Config, compression: Compression, session: Session, checkpoint: Path, file: Path
+    config: Config, compression: Compression, session: Session, checkpoint: Path, file: Path, identity: str
 ) -> tuple[ClickMetrics, ClickMetrics]:
     """Validation and test, of the model read back from the file."""
     load_weights(session, checkpoint)
     if compression is Compression.ROW_WISE:
-        write_rowwise(file, config, session.model)
+        write_rowwise(file, config, session.model, identity)
     else:
-        write_model(file, config, session.model, session.scales.for_evaluation(), _LAYOUT)
+        write_model(file, config, session.model, session.scales.for_evaluation(), _LAYOUT, identity)
     load_packed(file, session.model, config.quant)
     loaders = session.loaders
     return session.evaluate(loaders.validation, quantized=False), session.evaluate(loaders.test, quantized=False)

@@ -19,13 +19,13 @@ class PackedFiles:
     sparse: int | None  # None: the method has no zero, so no row is dead
 
 
-def pack_model(folder: Path, config: Config, model: Dlrm, scale: Tensor) -> PackedFiles:
+def pack_model(folder: Path, config: Config, model: Dlrm, scale: Tensor, identity: str = "") -> PackedFiles:
     """Writes FOLDER/dense.safetensors and FOLDER/sparse.safetensors; scale f32[T] of the tables."""
     layouts = ["dense", "sparse"] if has_sparse_layout(model) else ["dense"]
     sizes = {}
     for layout in layouts:
         path = packed_path(folder, layout)
-        sizes[layout] = write_model(path, config, model, scale, layout)
+        sizes[layout] = write_model(path, config, model, scale, layout, identity)
         require_same_tables(path, model, scale, config.quant)
     return PackedFiles(sizes["dense"], sizes.get("sparse"))
 

@@ -1,51 +1,80 @@
-"""Reads a packed model back into a model's FP32 weights: what is scored afterwards is what the file holds."""
+"""Reads a packed model back into a model's FP32 weights: what is scored afterwards is what the file holds.
 
-from collections.abc import Iterator, Mapping
+Before anything is used, every tensor's presence, type and shape is compared with the file's own configuration, and that
+with the model; scales must be positive, and a sparse file's bits and counts agree. Bytes are checked as they are read.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dqrm_cpu.config import QuantConfig
+from dqrm_cpu.config import Config, QuantConfig
 from dqrm_cpu.errors import CheckpointError
 from dqrm_cpu.export.codes import unpack_codes
-from dqrm_cpu.export.rowwise import unpack_rows
-from dqrm_cpu.export.write import FORMAT, ROWS_PER_RANK
-from dqrm_cpu.model.dlrm import Dlrm
+from dqrm_cpu.export.container import PackedFile
+from dqrm_cpu.export.layout import FORMATS, LAYOUTS, ROWS_PER_RANK, ROWWISE_SCALE_BYTES, expected_tensors, stored_config
+from dqrm_cpu.export.rowwise import ROWWISE_BITS, unpack_rows
+from dqrm_cpu.model.dlrm import Dlrm, mlp_shapes
 from dqrm_cpu.model.tables import table_names
 
 _ROWS_AT_ONCE = 1 << 16  # a multiple of ROWS_PER_RANK
 
 
-def read_metadata(path: Path) -> Mapping[str, str]:
-    """Format, layout and configuration of a packed model."""
-    try:
-        with safe_open(path, framework="np") as file:
-            found: Mapping[str, str] = file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is no packed model: {error}; write it again by dqrm-cpu compress") from error
-    if found.get("format") != FORMAT:
-        raise CheckpointError(f"{path} has format {found.get('format')}, not {FORMAT}; use the dqrm-cpu that wrote it")
-    return found
+@dataclass(frozen=True)
+class PackedModel:
+    """What a packed file says of itself, once its tensors have been found to be as its configuration wants them."""
+
+    path: Path
+    config: Config
+    layout: str
+    identity: str  # of the schema and vocabulary whose ids it scores; empty where that is not known
+    num_bytes: int
+    stored_rows: int  # rows that have codes
+    num_checksums: int  # 0: it was written by an earlier version, and damage cannot be noticed
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to tell whoever uses it."""
+        if self.num_checksums:
+            return ()
+        return (f"{self.path} was written by an earlier version, without checksums: damage to it cannot be noticed",)
 
 
-def load_packed(path: Path, model: Dlrm, quant: QuantConfig) -> None:
+def read_packed(path: Path) -> PackedModel:
+    """What the file says of itself; CheckpointError where that does not fit its tensors. Reads little of it."""
+    with _opened(path) as (_, about):
+        return about
+
+
+def verify_packed(path: Path) -> PackedModel:
+    """The same after all of the file was read; CheckpointError where any of it is not what was written."""
+    with _opened(path) as (file, about):
+        file.check_all()
+        _require_usable(file, about)
+        return about
+
+
+def load_packed(path: Path, model: Dlrm, quant: QuantConfig) -> PackedModel:
     """Fills tables and MLPs of a model of the same shape with the values that the file stands for."""
-    for first, end, values in packed_rows(path, model, quant.embedding_bits):
-        model.tables.weight[first:end] = values.to(model.device)
-    with safe_open(path, framework="np") as file:
-        present = set(file.keys())
+    with _opened(path) as (file, about):
+        _require_model(about, model, quant)
+        _require_usable(file, about)
+        for first, end, values in _all_rows(file, about, model):
+            model.tables.weight[first:end] = values.to(model.device)
         maxima = model.inputs.running
         for i, (name, layer, _) in enumerate(model.mlp_layers()):
-            layer.weight.copy_(_matrix(file, present, name, layer.weight.shape, model, quant.mlp_bits))
-            layer.bias.copy_(_bias(file, present, name, layer.bias.numel(), model, quant.mlp_bias_bits))
+            layer.weight.copy_(_matrix(file, name, layer.weight.shape, model, quant.mlp_bits))
+            layer.bias.copy_(_bias(file, name, layer.bias.numel(), model, quant.mlp_bias_bits))
             if maxima.numel():
-                maxima[i] = float(file.get_tensor(f"{name}.input_max")[0])
+                maxima[i] = float(file.tensor(f"{name}.input_max")[0])
+        return about
 
 
 def require_same_tables(path: Path, model: Dlrm, scale: Tensor, quant: QuantConfig) -> None:
@@ -53,64 +82,168 @@ def require_same_tables(path: Path, model: Dlrm, scale: Tensor, quant: QuantConf
     formula = model.table_formula
     assert formula is not None
     table_of = model.tables.row_offset[1:]
-    for first, end, values in packed_rows(path, model, quant.embedding_bits):
-        table = int(torch.searchsorted(table_of, first, right=True))
-        expected = formula.values(model.tables.weight[first:end], scale[table].view(1, 1)).cpu()
-        if not torch.allclose(values, expected, rtol=1e-6, atol=1e-7):
-            raise CheckpointError(f"{path} does not hold what was written, from row {first} on; check the disk")
+    with _opened(path) as (file, about):
+        _require_model(about, model, quant)
+        _require_usable(file, about)
+        for first, end, values in _all_rows(file, about, model):
+            table = int(torch.searchsorted(table_of, first, right=True))
+            expected = formula.values(model.tables.weight[first:end], scale[table].view(1, 1)).cpu()
+            if not torch.allclose(values, expected, rtol=1e-6, atol=1e-7):
+                raise CheckpointError(f"{path} does not hold what was written, from row {first} on; check the disk")
 
 
-def packed_rows(path: Path, model: Dlrm, bits: int) -> Iterator[tuple[int, int, Tensor]]:
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[PackedFile, PackedModel]]:
+    with PackedFile(path) as file:
+        found = file.metadata.get("format", "")
+        if found not in FORMATS:
+            raise CheckpointError(
+                f"{path} has format {found[:20] or 'none'}, not {' or '.join(FORMATS)}; use the dqrm-cpu that wrote it"
+            )
+        layout = file.metadata.get("layout", "")
+        if layout not in LAYOUTS:
+            raise file.foreign(f"its layout is {layout[:20] or 'none'}, not one of {', '.join(LAYOUTS)}")
+        config = stored_config(file)
+        _require_layout(file, config, layout)
+        codes = [file.entries[f"{name}.codes"] for name in table_names(len(config.model.table_rows))]
+        stored_rows = sum(entry.shape[0] for entry in codes)
+        identity = file.metadata.get("identity", "")
+        yield (
+            file,
+            PackedModel(path, config, layout, identity, file.num_bytes, stored_rows, file.num_checksums),
+        )
+
+
+def _require_layout(file: PackedFile, config: Config, layout: str) -> None:
+    """The tensors that the configuration asks for, and no others."""
+    if config.quant.method == "none":
+        raise file.foreign("its configuration is that of an FP32 model")
+    if layout == "rowwise" and config.quant.embedding_bits not in ROWWISE_BITS:
+        raise file.foreign(f"row-wise tables have 2 or 4 bits, it names {config.quant.embedding_bits}")
+    expected = expected_tensors(config, layout)
+    if layout == "sparse" and "tables.offset" in expected:
+        raise file.foreign(f"{config.quant.method} has no code for zero, so that no row can be left out")
+    for name, one in expected.items():
+        entry = file.entries.get(name)
+        if entry is None:
+            raise file.foreign(f"it lacks {name}")
+        shape = tuple(
+            found if wanted is None else wanted for found, wanted in zip(entry.shape, one.shape, strict=False)
+        )
+        if entry.dtype != one.dtype or len(entry.shape) != len(one.shape) or entry.shape != shape:
+            raise file.foreign(
+                f"{name} is {entry.dtype} {list(entry.shape)}, its configuration wants {one.dtype} "
+                f"{[('live rows' if wanted is None else wanted) for wanted in one.shape]}"
+            )
+    unknown = sorted(set(file.entries) - set(expected))
+    if unknown:
+        raise file.foreign(f"its configuration has no use for {unknown[0][:80]}")
+
+
+def _require_model(about: PackedModel, model: Dlrm, quant: QuantConfig) -> None:
+    """Of another shape, or at other widths, the same bytes would be other numbers."""
+    stored = about.config
+    ours = {
+        "rows of tables": (stored.model.table_rows, tuple(model.tables.row_offset.diff().tolist())),
+        "values of a row": (stored.model.embedding_dim, model.tables.dim),
+        "layers": (mlp_shapes(stored), model.shapes),
+        **{
+            f"quant.{key}": (getattr(stored.quant, key), getattr(quant, key))
+            for key in ("embedding_bits", "mlp_bits", "mlp_bias_bits", "activation_bits")
+        },
+    }
+    for name, (theirs, wanted) in ours.items():
+        if theirs != wanted:
+            raise CheckpointError(
+                f"{about.path} is of another model: its {name} are {str(theirs)[:100]}, not {str(wanted)[:100]}; "
+                "use the settings that it was written with"
+            )
+
+
+def _require_usable(file: PackedFile, about: PackedModel) -> None:
+    """Scales are positive, all other numbers finite, and a sparse table's bits, counts and codes agree."""
+    for name, one in expected_tensors(about.config, about.layout).items():
+        if one.dtype != "F32":
+            continue
+        values = file.tensor(name)
+        if not np.isfinite(values).all() or (one.is_scale and not (values > 0).all()):
+            what = "a scale that is not positive" if one.is_scale else "a number that is not finite"
+            raise CheckpointError(f"{about.path}: {name} holds {what}; write it again by dqrm-cpu compress")
+    names = table_names(len(about.config.model.table_rows))
+    for name, rows in zip(names, about.config.model.table_rows, strict=True):
+        if about.layout == "sparse":
+            _require_consistent(file, name, rows)
+        elif about.layout == "rowwise":
+            _require_finite_rows(file, name, rows)
+
+
+def _require_consistent(file: PackedFile, name: str, rows: int) -> None:
+    bits = np.unpackbits(file.tensor(f"{name}.bitmap"), bitorder="little")
+    alive, padding = bits[:rows], bits[rows:]
+    live_rows = np.add.reduceat(alive, np.arange(0, rows, ROWS_PER_RANK), dtype=np.int64)
+    before = np.cumsum(live_rows) - live_rows
+    if padding.any() or not np.array_equal(before, file.tensor(f"{name}.rank")):
+        raise file.foreign(f"{name}.rank does not count the live rows of {name}.bitmap")
+    if file.entries[f"{name}.codes"].shape[0] != int(live_rows.sum()):
+        raise file.foreign(f"{name}.codes has not a row for each live row of {name}.bitmap")
+
+
+def _require_finite_rows(file: PackedFile, name: str, rows: int) -> None:
+    for first in range(0, rows, _ROWS_AT_ONCE):
+        behind = file.rows(f"{name}.codes", first, min(first + _ROWS_AT_ONCE, rows))[:, -ROWWISE_SCALE_BYTES:]
+        if not np.isfinite(np.ascontiguousarray(behind).view(np.float16)).all():
+            raise CheckpointError(
+                f"{file.path}: {name} holds a scale or bias that is not finite; write it again by dqrm-cpu compress"
+            )
+
+
+def _all_rows(file: PackedFile, about: PackedModel, model: Dlrm) -> Iterator[tuple[int, int, Tensor]]:
     """All rows of the arena that the file holds, a stretch of one table at a time: first, end, values f32[n, D]."""
-    layout = read_metadata(path)["layout"]
-    with safe_open(path, framework="np") as file:
-        offsets = file.get_tensor("tables.offset") if "tables.offset" in file.keys() else None  # noqa: SIM118
-        steps = None if layout == "rowwise" else file.get_tensor("tables.step")
+    bits, layout = about.config.quant.embedding_bits, about.layout
+    offsets = file.tensor("tables.offset") if "tables.offset" in file.entries else None
+    steps = None if layout == "rowwise" else file.tensor("tables.step")
     bounds = pairwise(model.tables.row_offset.tolist())
     for t, (name, (first, end)) in enumerate(zip(table_names(model.tables.num_tables), bounds, strict=True)):
         for at in range(first, end, _ROWS_AT_ONCE):
             stop = min(at + _ROWS_AT_ONCE, end)
-            # Opened for each stretch: what was read of a mapped file counts as memory of ours until it is closed.
-            with safe_open(path, framework="np") as file:
-                values = _stretch(file, name, layout, at - first, stop - first, model, bits)
+            values = _stretch(file, name, layout, at - first, stop - first, model, bits)
             if steps is not None:
                 values = values * float(steps[t]) + (0.0 if offsets is None else float(offsets[t]))
             yield at, stop, values
 
 
-def _stretch(file: Any, name: str, layout: str, first: int, end: int, model: Dlrm, bits: int) -> Tensor:
+def _stretch(file: PackedFile, name: str, layout: str, first: int, end: int, model: Dlrm, bits: int) -> Tensor:
     """Codes f32[end - first, D] of a table, or values where the file is row-wise."""
-    dim, codes = model.tables.dim, file.get_slice(f"{name}.codes")
+    dim, codes = model.tables.dim, f"{name}.codes"
     if layout == "rowwise":
-        return unpack_rows(torch.from_numpy(codes[first:end]), bits)
+        return unpack_rows(torch.from_numpy(file.rows(codes, first, end)), bits)
     if layout == "dense":
-        return unpack_codes(codes[first:end], bits, dim, model.kernels)
+        return unpack_codes(file.rows(codes, first, end), bits, dim, model.kernels)
     values, alive = torch.zeros(end - first, dim), _alive(file, name, first, end)
-    before = int(file.get_slice(f"{name}.rank")[first // ROWS_PER_RANK : first // ROWS_PER_RANK + 1][0])
-    if alive.any():  # safetensors refuses an empty slice at the end
-        live = codes[before : before + int(alive.sum())]
-        values[torch.from_numpy(alive)] = unpack_codes(live, bits, dim, model.kernels)
+    before = int(file.rows(f"{name}.rank", first // ROWS_PER_RANK, first // ROWS_PER_RANK + 1)[0])
+    live = file.rows(codes, before, before + int(alive.sum()))
+    values[torch.from_numpy(alive)] = unpack_codes(live, bits, dim, model.kernels)
     return values
 
 
-def _alive(file: Any, name: str, first: int, end: int) -> NDArray[np.bool_]:
+def _alive(file: PackedFile, name: str, first: int, end: int) -> NDArray[np.bool_]:
     """Which rows from `first`, a multiple of 8, on are stored."""
-    packed = file.get_slice(f"{name}.bitmap")[first // 8 : -(-end // 8)]
+    packed = file.rows(f"{name}.bitmap", first // 8, -(-end // 8))
     return np.unpackbits(packed, count=end - first, bitorder="little").astype(np.bool_)
 
 
-def _bias(file: Any, present: set[str], name: str, size: int, model: Dlrm, bits: int) -> Tensor:
-    if f"{name}.bias" in present:
-        return torch.from_numpy(file.get_tensor(f"{name}.bias"))
-    codes = unpack_codes(file.get_tensor(f"{name}.bias_codes"), bits, size, model.kernels)
-    return codes[0] * torch.from_numpy(file.get_tensor(f"{name}.bias_step"))
+def _bias(file: PackedFile, name: str, size: int, model: Dlrm, bits: int) -> Tensor:
+    if f"{name}.bias" in file.entries:
+        return torch.from_numpy(file.tensor(f"{name}.bias"))
+    codes = unpack_codes(file.tensor(f"{name}.bias_codes"), bits, size, model.kernels)
+    return codes[0] * torch.from_numpy(file.tensor(f"{name}.bias_step"))
 
 
-def _matrix(file: Any, present: set[str], name: str, shape: torch.Size, model: Dlrm, bits: int) -> Tensor:
-    if f"{name}.weight" in present:
-        return torch.from_numpy(file.get_tensor(f"{name}.weight"))
-    values = unpack_codes(file.get_tensor(f"{name}.codes"), bits, shape[1], model.kernels)
-    values *= torch.from_numpy(file.get_tensor(f"{name}.step"))[:, None]
-    if f"{name}.offset" in present:
-        values += torch.from_numpy(file.get_tensor(f"{name}.offset"))[:, None]
+def _matrix(file: PackedFile, name: str, shape: torch.Size, model: Dlrm, bits: int) -> Tensor:
+    if f"{name}.weight" in file.entries:
+        return torch.from_numpy(file.tensor(f"{name}.weight"))
+    values = unpack_codes(file.tensor(f"{name}.codes"), bits, shape[1], model.kernels)
+    values *= torch.from_numpy(file.tensor(f"{name}.step"))[:, None]
+    if f"{name}.offset" in file.entries:
+        values += torch.from_numpy(file.tensor(f"{name}.offset"))[:, None]
     return values

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dqrm_cpu.config import Config
 from dqrm_cpu.errors import ConfigError
+from dqrm_cpu.export.layout import ROWWISE_SCALE_BYTES
 from dqrm_cpu.export.stream import Streamed, write_tensors
 from dqrm_cpu.export.write import metadata, mlp_tensors
 from dqrm_cpu.model.dlrm import Dlrm
@@ -26,7 +27,6 @@ from dqrm_cpu.model.size import packed_row_bytes
 from dqrm_cpu.model.tables import table_names
 
 ROWWISE_BITS = (2, 4)
-_SCALE_AND_BIAS_BYTES = 4
 _BINS = 200
 _RATIO = 0.16
 _ROWS_AT_ONCE = 1 << 16
@@ -44,7 +44,7 @@ def unpack_rows(packed: Tensor, bits: int) -> Tensor:
     return values
 
 
-def write_rowwise(path: Path, config: Config, model: Dlrm) -> int:
+def write_rowwise(path: Path, config: Config, model: Dlrm, identity: str = "") -> int:
     """Tables row-wise, MLPs as the configuration's method has them; returns the bytes of the file."""
     bits, dim = config.quant.embedding_bits, model.tables.dim
     if bits not in ROWWISE_BITS or dim * bits % 8:
@@ -57,7 +57,7 @@ def write_rowwise(path: Path, config: Config, model: Dlrm) -> int:
     tables = [
         _table(name, model.tables.weight[first:end], bits) for name, (first, end) in zip(names, bounds, strict=True)
     ]
-    return write_tensors(path, [*tables, *mlp_tensors(model)], metadata(config, "rowwise"))
+    return write_tensors(path, [*tables, *mlp_tensors(model)], metadata(config, "rowwise", identity))
 
 
 def _table(name: str, weight: Tensor, bits: int) -> Streamed:
@@ -65,5 +65,5 @@ def _table(name: str, weight: Tensor, bits: int) -> Streamed:
         for part in torch.split(weight, _ROWS_AT_ONCE):
             yield pack_rows(part.cpu().contiguous(), bits).numpy()
 
-    row_bytes = packed_row_bytes(weight.shape[1], bits) + _SCALE_AND_BIAS_BYTES
+    row_bytes = packed_row_bytes(weight.shape[1], bits) + ROWWISE_SCALE_BYTES
     return Streamed(f"{name}.codes", "uint8", (weight.shape[0], row_bytes), parts)

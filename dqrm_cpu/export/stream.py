@@ -1,22 +1,33 @@
 """Writes a safetensors file piece by piece, so that tables of many GB need no second copy in memory.
 
-The format: the length of a JSON header in 8 bytes, the header padded with spaces, then the tensors' bytes.
+The format: the length of a JSON header in 8 bytes, the header padded with spaces, then the tensors' bytes. The header's
+metadata holds a CRC-32 of every MB of those bytes, and one of the header itself: `PackedFile` checks what it reads.
 """
 
 import json
 import math
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dqrm_cpu.base.files import Piece, replace_file, unwritable
+from dqrm_cpu.base.files import replacing, unwritable
 from dqrm_cpu.errors import CheckpointError
 
-_NAMES = {"uint8": "U8", "int8": "I8", "int16": "I16", "int32": "I32", "float16": "F16", "float32": "F32"}
+STRETCH_BYTES = 1 << 20
+"""What one checksum stands for: small enough that a reader of a few rows reads little more than those."""
+
+CHECKSUMS, HEADER_CHECKSUM, CHECKSUM_STRETCH = "checksums", "header_checksum", "checksum_stretch_bytes"
+"""Keys of the metadata: CRC-32 of each stretch, 8 hexadecimal digits each; that of the header; bytes of a stretch."""
+
+NO_CHECKSUM = "00000000"
+"""Stands for the header's checksum while that is computed."""
+
+DTYPES = {"U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "F16": "float16", "F32": "float32"}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _ALIGNMENT = 8
 
 
@@ -41,27 +52,65 @@ def whole(name: str, array: NDArray[np.generic]) -> Streamed:
 
 def write_tensors(path: Path, tensors: Sequence[Streamed], metadata: Mapping[str, str]) -> int:
     """Whole or not at all; returns the size of the file in bytes."""
+    data_bytes = sum(tensor.num_bytes for tensor in tensors)
+    num_stretches = -(-data_bytes // STRETCH_BYTES)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unwritable(path, error, CheckpointError) from error
-    header = _header(tensors, metadata)
-    replace_file(path, chain([header], _pieces(tensors)), CheckpointError)
-    return len(header) + sum(tensor.num_bytes for tensor in tensors)
+    with replacing(path, CheckpointError) as file:
+        # As long as the header that takes its place once the checksums are known.
+        blank = _header(tensors, metadata, NO_CHECKSUM * num_stretches)
+        file.write(blank)
+        sums = Checksums()
+        for tensor in tensors:
+            written = 0
+            for part in tensor.parts():
+                raw = np.ascontiguousarray(part, dtype=tensor.dtype).reshape(-1).view(np.uint8)
+                file.write(raw.data)
+                sums.add(raw)
+                written += raw.size
+            assert written == tensor.num_bytes, f"{tensor.name}: {written} bytes instead of {tensor.num_bytes}"
+        header = _header(tensors, metadata, sums.text())
+        assert len(header) == len(blank)
+        file.seek(0)
+        file.write(header)
+    return len(header) + data_bytes
 
 
-def _pieces(tensors: Sequence[Streamed]) -> Iterator[Piece]:
-    for tensor in tensors:
-        written = 0
-        for part in tensor.parts():
-            piece = np.ascontiguousarray(part, dtype=tensor.dtype).data
-            written += piece.nbytes
-            yield piece
-        assert written == tensor.num_bytes, f"{tensor.name}: {written} bytes instead of {tensor.num_bytes}"
+class Checksums:
+    """CRC-32 of every stretch of bytes that are added one after another."""
+
+    def __init__(self) -> None:
+        self._done: list[int] = []
+        self._crc = 0
+        self._filled = 0
+
+    def add(self, raw: NDArray[np.uint8]) -> None:
+        """The next bytes."""
+        while raw.size:
+            piece = raw[: STRETCH_BYTES - self._filled]
+            self._crc = zlib.crc32(piece.data, self._crc)
+            self._filled += piece.size
+            raw = raw[piece.size :]
+            if self._filled == STRETCH_BYTES:
+                self._done.append(self._crc)
+                self._crc = self._filled = 0
+
+    def text(self) -> str:
+        """Of all that was added; the last stretch may be shorter."""
+        last = [self._crc] if self._filled else []
+        return "".join(f"{crc:08x}" for crc in (*self._done, *last))
 
 
-def _header(tensors: Sequence[Streamed], metadata: Mapping[str, str]) -> bytes:
-    described: dict[str, object] = {"__metadata__": dict(metadata)}
+def header_checksum(text: bytes) -> str:
+    """That of a header in which NO_CHECKSUM stands in its place."""
+    return f"{zlib.crc32(text):08x}"
+
+
+def _header(tensors: Sequence[Streamed], metadata: Mapping[str, str], checksums: str) -> bytes:
+    checks = {CHECKSUM_STRETCH: str(STRETCH_BYTES), CHECKSUMS: checksums, HEADER_CHECKSUM: NO_CHECKSUM}
+    described: dict[str, object] = {"__metadata__": {**metadata, **checks}}
     at = 0
     for tensor in tensors:
         end = at + tensor.num_bytes
@@ -69,4 +118,10 @@ def _header(tensors: Sequence[Streamed], metadata: Mapping[str, str]) -> bytes:
         at = end
     text = json.dumps(described).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
+    text = with_header_checksum(text, NO_CHECKSUM, header_checksum(text))
     return len(text).to_bytes(8, "little") + text
+
+
+def with_header_checksum(text: bytes, before: str, after: str) -> bytes:
+    """The header with another checksum of itself; quotes within values are escaped, so no value looks like this."""
+    return text.replace(f'"{HEADER_CHECKSUM}": "{before}"'.encode(), f'"{HEADER_CHECKSUM}": "{after}"'.encode(), 1)

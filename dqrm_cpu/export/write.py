@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dqrm_cpu.config import Config
 from dqrm_cpu.export.codes import pack_codes
+from dqrm_cpu.export.layout import FORMATS, ROWS_PER_RANK
 from dqrm_cpu.export.stream import Streamed, whole, write_tensors
 from dqrm_cpu.kernels.interface import Kernels
 from dqrm_cpu.model.dlrm import Dlrm
@@ -24,13 +25,14 @@ from dqrm_cpu.model.size import packed_row_bytes
 from dqrm_cpu.model.tables import table_names
 from dqrm_cpu.quant.formula import Formula
 
-FORMAT = "1"
-ROWS_PER_RANK = 512
 _ROWS_AT_ONCE = 1 << 16
 
 
-def write_model(path: Path, config: Config, model: Dlrm, scale: Tensor, layout: str) -> int:
-    """`layout` dense or sparse; scale f32[T] of the tables. Returns the bytes of the file."""
+def write_model(path: Path, config: Config, model: Dlrm, scale: Tensor, layout: str, identity: str = "") -> int:
+    """`layout` dense or sparse; scale f32[T] of the tables. Returns the bytes of the file.
+
+    `identity`: that of the data's schema and vocabulary, as a run records it; empty where it is not known.
+    """
     formula = model.table_formula
     assert formula is not None, "an FP32 model has no codes"
     bounds = pairwise(model.tables.row_offset.tolist())
@@ -40,12 +42,12 @@ def write_model(path: Path, config: Config, model: Dlrm, scale: Tensor, layout: 
         tensors += table.sparse() if layout == "sparse" else table.dense()
     tensors += _grid("tables", formula, scale)
     tensors += mlp_tensors(model)
-    return write_tensors(path, tensors, metadata(config, layout))
+    return write_tensors(path, tensors, metadata(config, layout, identity))
 
 
-def metadata(config: Config, layout: str) -> dict[str, str]:
+def metadata(config: Config, layout: str, identity: str) -> dict[str, str]:
     """What a reader must know before the tensors."""
-    return {"format": FORMAT, "layout": layout, "config": config.to_toml()}
+    return {"format": FORMATS[-1], "layout": layout, "identity": identity, "config": config.to_toml()}
 
 
 def has_sparse_layout(model: Dlrm) -> bool:

@@ -189,7 +189,8 @@ class TrainingLoop:
         if session.model.table_formula is None:
             return None
         folder, scale = around.run_dir / PACKED_FOLDER, session.scales.for_evaluation()
-        return on_first_rank(around.transport, lambda: pack_model(folder, self._config, session.model, scale))
+        identity = self._state.identity
+        return on_first_rank(around.transport, lambda: pack_model(folder, self._config, session.model, scale, identity))
 
     def _test_at_best(self) -> ClickMetrics:
         """Test metrics of the chosen checkpoint; the last weights are on disk already."""

@@ -11,12 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqrm_cpu.cli.main import main
 from dqrm_cpu.comm.single import SingleTransport
-from dqrm_cpu.errors import CheckpointError
 from dqrm_cpu.export.codes import pack_codes, unpack_codes
 from dqrm_cpu.export.pack import pack_model, packed_path
-from dqrm_cpu.export.read import load_packed, read_metadata, require_same_tables
+from dqrm_cpu.export.read import load_packed
 from dqrm_cpu.export.rowwise import pack_rows, unpack_rows
 from dqrm_cpu.kernels.select import select_kernels
 from dqrm_cpu.model.dlrm import Dlrm
@@ -110,23 +108,6 @@ def test_dead_rows_take_a_bit(tmp_path: Path) -> None:
     assert files.dense - header[0] - (files.sparse - header[1]) == saved
 
 
-def test_a_damaged_file_is_noticed(tmp_path: Path) -> None:
-    config = tiny_config()
-    model = Dlrm(config, KERNELS, CPU)
-    model.initialize_(1)
-    scale = open_scales(config.quant, model).for_evaluation()
-    pack_model(tmp_path, config, model, scale)
-    path = packed_path(tmp_path, "dense")
-    content = bytearray(path.read_bytes())
-    content[8 + int.from_bytes(content[:8], "little") + 200] ^= 0x77
-    path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="does not hold what was written"):
-        require_same_tables(path, model, scale, config.quant)
-    path.write_bytes(content[:100])
-    with pytest.raises(CheckpointError, match="is no packed model"):
-        read_metadata(path)
-
-
 def in_half_precision(low: float, high: float, bits: int) -> tuple[np.float32, np.float32]:
     """Bias and scale as they are stored."""
     bias = np.float32(np.float16(low))
@@ -167,21 +148,6 @@ def test_rowwise_is_a_greedy_search(bits: int) -> None:
     found = unpack_rows(pack_rows(weight, bits), bits).numpy()
     expected = [quantized_row(row, *greedy_range(row, bits), bits) for row in weight.numpy()]
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
-
-
-def test_compress_scores_what_the_file_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = tiny_config(quant={"method": "none"}, model={"embedding_dim": 8, "bottom_mlp": (9, 8)})
-    train(config, RunRequest(tmp_path / "run", False, {}, io.StringIO()), SingleTransport())
-    found = {}
-    for layout in ("dense", "sparse", "rowwise"):
-        assert main(["compress", str(tmp_path / "run"), "--layout", layout, "--json"]) == 0
-        found[layout] = json.loads(capsys.readouterr().out)
-        assert Path(found[layout]["file"]).stat().st_size == found[layout]["bytes"]
-    assert main(["evaluate", "--run-dir", str(tmp_path / "run"), "--quant.method", "ptq", "--json"]) == 0
-    evaluated = json.loads(capsys.readouterr().out)
-    for layout in ("dense", "sparse"):
-        assert found[layout]["log_loss"] == pytest.approx(evaluated["log_loss"], rel=1e-6)
-    assert found["rowwise"]["log_loss"] != found["dense"]["log_loss"]
 
 
 def test_a_run_leaves_its_packed_model(tmp_path: Path) -> None:
