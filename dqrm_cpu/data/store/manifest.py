@@ -9,8 +9,11 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
+import msgspec
+
+from dqrm_cpu.base.decode import UnreadableError, decoded, read_json
 from dqrm_cpu.base.files import replace_file
 from dqrm_cpu.data.store.identity import DataIdentity
 from dqrm_cpu.data.store.schema import Schema
@@ -90,6 +93,93 @@ class Manifest:
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
 
+_Text = Annotated[str, msgspec.Meta(max_length=4096)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 60)]
+_Crc32 = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
+_TableRows = Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
+_Names = Annotated[tuple[_Text, ...], msgspec.Meta(max_length=1 << 16)]
+_FileName = Annotated[str, msgspec.Meta(pattern=r"^(?!\.\.?$)[^/\x00]+$", max_length=255)]
+"""Of a file in the folder itself, and of no other."""
+
+
+class _Shard(msgspec.Struct):
+    name: _FileName
+    rows: _Count
+    bytes: _Count
+    crc32: _Crc32
+    clicks: _Count
+
+
+class _Source(msgspec.Struct):
+    path: _Text
+    bytes: _Count
+    digest: _Text
+    rows: _Count
+
+
+class _Statistics(msgspec.Struct):
+    """Of one column; what was not counted may be left out."""
+
+    name: _Text
+    missing: _Count | None = None
+    clamped: _Count | None = None
+    distinct: _Count | None = None
+    rare: _Count | None = None
+    unseen: _Count | None = None
+    minimum: float | None = None
+    mean: float | None = None
+    maximum: float | None = None
+
+
+class _Schema(msgspec.Struct):
+    dense: _Names
+    categorical: _Names
+
+
+class _Identity(msgspec.Struct):
+    schema: _Text
+    vocabulary: _Text
+
+
+class _Document(msgspec.Struct):
+    """The manifest as a file may hold it: what each field can be at all, whatever the others say."""
+
+    format: int
+    schema: _Schema
+    table_rows: tuple[_TableRows, ...]
+    parts: dict[_Text, tuple[_Shard, ...]]
+    columns: tuple[_Statistics, ...]
+    sources: tuple[_Source, ...]
+    settings: dict[str, Any]
+    version: _Text
+    identity: _Identity | None = None
+
+    def manifest(self, path: Path) -> Manifest:
+        """Checked as a whole; `path` is named where it contradicts itself."""
+        try:
+            manifest = Manifest(
+                format=FORMAT,
+                schema=Schema(self.schema.dense, self.schema.categorical),
+                table_rows=self.table_rows,
+                parts={name: tuple(map(_shard_file, shards)) for name, shards in self.parts.items()},
+                columns=tuple(ColumnStatistics(**msgspec.structs.asdict(column)) for column in self.columns),
+                sources=tuple(SourceFile(**msgspec.structs.asdict(source)) for source in self.sources),
+                settings=self.settings,
+                version=self.version,
+                identity=None
+                if self.identity is None
+                else DataIdentity(self.identity.schema, self.identity.vocabulary),
+            )
+            _check_complete(manifest)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
+        return manifest
+
+
+def _shard_file(shard: _Shard) -> ShardFile:
+    return ShardFile(**msgspec.structs.asdict(shard))
+
+
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Completes a data set: call it once all its shards are written."""
     _check_complete(manifest)
@@ -102,22 +192,26 @@ def read_manifest(directory: Path) -> Manifest:
     """The manifest of a folder; DataError when it is missing, damaged or of another version."""
     path = directory / FILE_NAME
     try:
-        document = json.loads(path.read_bytes())
-        checksum = document.pop("crc32")
-        found = int(document["format"])
+        document = read_json(path)
+        checksum, found = document.pop("crc32"), document["format"]
+        if isinstance(found, int) and found != FORMAT:
+            raise DataError(
+                f"{path} has format {found}, this version reads {FORMAT}; prepare the data set again, or use that "
+                "version"
+            )
+        body = decoded(document, _Document)
+        intact = checksum == _checksum(document)
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(_missing(directory)) from None
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); may you read it?") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError, RecursionError):
         raise DataError(f"{path} is not a manifest or was cut short; prepare the data set again") from None
-    if found != FORMAT:
-        raise DataError(
-            f"{path} has format {found}, this version reads {FORMAT}; prepare the data set again, or use that version"
-        )
-    if checksum != _checksum(document):
+    except UnreadableError as error:
+        raise DataError(f"{path} is not a manifest or was cut short: it {error}; prepare the data set again") from None
+    if not intact:
         raise DataError(f"{path} does not match its own checksum; restore it, or prepare the data set again")
-    return _parsed(path, document)
+    return body.manifest(path)
 
 
 def holds_manifest(directory: Path) -> bool:
@@ -138,25 +232,6 @@ def _checksum(body: Mapping[str, Json]) -> int:
     return zlib.crc32(json.dumps(body, sort_keys=True, separators=(",", ":")).encode())
 
 
-def _parsed(path: Path, body: Mapping[str, Any]) -> Manifest:
-    try:
-        manifest = Manifest(
-            format=FORMAT,
-            schema=Schema(tuple(body["schema"]["dense"]), tuple(body["schema"]["categorical"])),
-            table_rows=tuple(body["table_rows"]),
-            parts={name: tuple(ShardFile(**shard) for shard in shards) for name, shards in body["parts"].items()},
-            columns=tuple(ColumnStatistics(**column) for column in body["columns"]),
-            sources=tuple(SourceFile(**source) for source in body["sources"]),
-            settings=body["settings"],
-            version=body["version"],
-            identity=DataIdentity(**body["identity"]) if body.get("identity") else None,
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} lacks or mistakes a field ({error}); prepare the data set again") from error
-    _check_complete(manifest)
-    return manifest
-
-
 def _check_complete(manifest: Manifest) -> None:
     schema = manifest.schema
     if len(manifest.table_rows) != schema.num_tables:
@@ -168,3 +243,11 @@ def _check_complete(manifest: Manifest) -> None:
         raise DataError(f"the manifest has parts {', '.join(manifest.parts)}; it must have {', '.join(PART_NAMES)}")
     if tuple(column.name for column in manifest.columns) != (*schema.dense, *schema.categorical):
         raise DataError("the manifest's column statistics do not follow its schema; give one for each column, in order")
+    for shards in manifest.parts.values():
+        for shard in shards:
+            # A label and the dense values of each row: what the file takes at the very least.
+            if shard.rows * (1 + 4 * schema.num_dense) > shard.bytes or shard.clicks > shard.rows:
+                raise DataError(
+                    f"the manifest gives {shard.name} {shard.rows:,} rows and {shard.clicks:,} clicks in "
+                    f"{shard.bytes:,} bytes, which cannot be"
+                )

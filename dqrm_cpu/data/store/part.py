@@ -13,7 +13,7 @@ from dqrm_cpu.data.batch import Batch
 from dqrm_cpu.data.store import copying
 from dqrm_cpu.data.store.layout import BLOCK_ROWS, Section
 from dqrm_cpu.data.store.manifest import Manifest
-from dqrm_cpu.data.store.shard import Shard, columns_of
+from dqrm_cpu.data.store.shard import Shard, columns_of, require_size
 from dqrm_cpu.errors import DataError
 
 MOST_MAPPED = 256
@@ -30,6 +30,9 @@ class StoredRows:
         self.num_rows = manifest.num_rows(part)
         self.num_dense, self.num_tables = manifest.schema.num_dense, manifest.schema.num_tables
         self._directory, self._manifest, self._files = directory, manifest, manifest.parts[part]
+        # Before memory is planned by what the manifest says.
+        for file in self._files:
+            require_size(directory / file.name, file)
         self._first_block, self._places = _plan([shard.rows for shard in self._files], self.num_tables)
         self._checked = np.zeros(self._places.shard.size, np.bool_)
         self._mapped: OrderedDict[int, Shard] = OrderedDict()
@@ -179,10 +182,12 @@ def _plan(shard_rows: Sequence[int], num_tables: int) -> tuple[NDArray[np.int64]
     num_shards = len(shard_rows)
     blocks = np.asarray([-(-rows // BLOCK_ROWS) for rows in shard_rows], np.int64)
     first_block = np.concatenate([np.zeros(1, np.int64), np.cumsum(blocks)])
-    sizes = [min(BLOCK_ROWS, rows - first) for rows in shard_rows for first in range(0, rows, BLOCK_ROWS)]
-    label, dense, ids, offsets = np.zeros((4, int(first_block[-1])), np.int64)
+    sizes = np.full(int(first_block[-1]), BLOCK_ROWS, np.int64)
+    filled = np.flatnonzero(blocks)
+    sizes[first_block[1:][filled] - 1] -= (blocks * BLOCK_ROWS - np.asarray(shard_rows, np.int64))[filled]
+    label, dense, ids, offsets = np.zeros((4, sizes.size), np.int64)
     return first_block, copying.Places(
-        block_start=np.concatenate([np.zeros(1, np.int64), np.cumsum(np.asarray(sizes, np.int64))]),
+        block_start=np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]),
         shard=np.repeat(np.arange(num_shards, dtype=np.int32), blocks),
         label=label,
         dense=dense,

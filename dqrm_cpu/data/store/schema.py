@@ -1,5 +1,6 @@
 """The columns of a prepared data set, in the order in which they are stored."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 from dqrm_cpu.errors import DataError
@@ -14,9 +15,9 @@ class Schema:
 
     def __post_init__(self) -> None:
         names = (*self.dense, *self.categorical)
-        twice = sorted({name for name in names if names.count(name) > 1})
+        twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
-            raise DataError(f"column {twice[0]!r} is named twice; give every column a name of its own")
+            raise DataError(f"column {min(twice)!r} is named twice; give every column a name of its own")
         if not self.dense or not self.categorical:
             raise DataError("a data set has at least one dense and one categorical column; name them in its schema")
 

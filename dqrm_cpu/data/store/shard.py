@@ -1,32 +1,19 @@
 """One shard as a memory map: what its header says, and blocks that are checked before anything reads them."""
 
+import os
+import stat
 from pathlib import Path
 
 import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from dqrm_cpu.data.store.layout import (
-    BLOCK_ROWS,
-    COLUMN,
-    HEADER,
-    MAGIC,
-    SECTION,
-    VERSION,
-    Header,
-    Section,
-    column_offsets,
-    header_bytes,
-)
+from dqrm_cpu.base.files import open_regular
+from dqrm_cpu.data.store.header import MEND, DamagedShardError, read_header
+from dqrm_cpu.data.store.layout import BLOCK_ROWS, HEADER, Section, column_offsets
 from dqrm_cpu.data.store.manifest import ShardFile
 from dqrm_cpu.data.store.schema import Schema
 from dqrm_cpu.errors import DataError
-
-_MEND = "copy it again from where it is whole, or prepare the data set again"
-
-
-class DamagedShardError(DataError):
-    """A file is not what its manifest says, or its bytes have changed."""
 
 
 class Shard:
@@ -35,7 +22,7 @@ class Shard:
     def __init__(self, path: Path, expected: ShardFile) -> None:
         self.path = path
         self._bytes = _map(path)
-        self.header = _read_header(path, self._bytes, expected)
+        self.header = read_header(path, self._bytes, expected)
 
     @property
     def id_bytes(self) -> NDArray[np.int64]:
@@ -47,14 +34,14 @@ class Shard:
         return int(self._bytes.ctypes.data) + int(self.header.sections[block, section]["offset"])
 
     def check_block(self, block: int) -> None:
-        """DamagedShardError names the section whose checksum does not fit."""
-        for section in list(Section)[: self.header.sections.shape[1]]:
+        """DamagedShardError names the section that does not fit its checksum, or holds what it must not."""
+        for section in self._sections():
             self._checked(block, section)
 
     def damages(self, block: int) -> list[str]:
         """What is wrong with each of a block's sections that is not whole."""
         found = []
-        for section in list(Section)[: self.header.sections.shape[1]]:
+        for section in self._sections():
             try:
                 self._checked(block, section)
             except DamagedShardError as error:
@@ -69,23 +56,15 @@ class Shard:
         """The labels of a block, once they were checked."""
         return self._checked(block, Section.LABEL)
 
-    def _checked(self, block: int, section: Section) -> NDArray[np.uint8]:
-        where = self.header.sections[block, section]
-        start, size = int(where["offset"]), int(where["bytes"])
-        content = self._bytes[start : start + size]
-        if isal_zlib.crc32(content.data) != int(where["crc32"]):
-            first = block * BLOCK_ROWS
-            rows = f"rows {first:,} to {first + self.header.rows_of(block) - 1:,}"
-            raise DamagedShardError(
-                f"{self.path}: the {section.name.lower()} section of block {block} ({rows}) is damaged; {_MEND}"
-            )
-        return content
+    def dense(self, block: int) -> NDArray[np.float32]:
+        """The dense values of a block, row by row, unchecked."""
+        return self._content(block, Section.DENSE).view(np.float32)
 
     def require_schema(self, schema: Schema, table_rows: tuple[int, ...], bags: bool) -> None:
         """No id may lie beyond its table: kernels follow ids without looking."""
         found = self.header.columns.size, int(self.header.fixed["num_dense"][0]), self.header.bags
         if found != (schema.num_tables, schema.num_dense, bags):
-            raise DamagedShardError(f"{self.path} has not the columns of its manifest or of its neighbours; {_MEND}")
+            raise DamagedShardError(f"{self.path} has not the columns of its manifest or of its neighbours; {MEND}")
         largest = self.header.columns["largest_id"]
         for name, most, rows in zip(schema.categorical, largest.tolist(), table_rows, strict=True):
             if most >= rows:
@@ -93,49 +72,91 @@ class Shard:
                     f"{self.path}: column {name} has id {most}, and its table {rows} rows; prepare the data set again"
                 )
 
+    def _sections(self) -> list[Section]:
+        return list(Section)[: self.header.sections.shape[1]]
+
+    def _content(self, block: int, section: Section) -> NDArray[np.uint8]:
+        where = self.header.sections[block, section]
+        start, size = int(where["offset"]), int(where["bytes"])
+        return self._bytes[start : start + size]
+
+    def _checked(self, block: int, section: Section) -> NDArray[np.uint8]:
+        content = self._content(block, section)
+        if isal_zlib.crc32(content.data) != int(self.header.sections[block, section]["crc32"]):
+            raise self._damaged(block, section, "")
+        mistake = self._mistake(block, section, content)
+        if mistake:
+            raise self._damaged(block, section, f": {mistake}")
+        return content
+
+    def _mistake(self, block: int, section: Section, content: NDArray[np.uint8]) -> str:
+        """What the content must not be although it fits its checksum, for a message; empty where it is well."""
+        if section == Section.LABEL and int(content.max()) > 1:
+            return f"label {content.max()}"
+        if section == Section.IDS and not self.header.bags:
+            return self._mistake_of_ids(self.header.rows_of(block), content)
+        if section == Section.OFFSETS:
+            return self._mistake_of_bags(self.header.rows_of(block), content.view(np.int32), block)
+        return ""
+
+    def _mistake_of_ids(self, rows: int, content: NDArray[np.uint8]) -> str:
+        starts = column_offsets(self.id_bytes, rows).tolist()
+        columns = self.header.columns.tolist()
+        for number, (start, (largest, width)) in enumerate(zip(starts, columns, strict=False)):
+            found = _largest(content[start : start + width * rows], width)
+            if found > largest:
+                return f"column {number} has id {found}, its header {largest} at most"
+        return ""
+
+    def _mistake_of_bags(self, rows: int, offsets: NDArray[np.int32], block: int) -> str:
+        ids = self._content(block, Section.IDS).view(np.uint32)
+        if offsets[0] != 0 or offsets[-1] != ids.size or (offsets[1:] < offsets[:-1]).any():
+            return f"bags do not follow one another from 0 to the {ids.size:,} ids"
+        bounds = offsets[::rows].tolist()
+        for number, largest in enumerate(self.header.columns["largest_id"].tolist()):
+            found = int(ids[bounds[number] : bounds[number + 1]].max(initial=0))
+            if found > largest:
+                return f"column {number} has id {found}, its header {largest} at most"
+        return ""
+
+    def _damaged(self, block: int, section: Section, what: str) -> DamagedShardError:
+        first = block * BLOCK_ROWS
+        rows = f"rows {first:,} to {first + self.header.rows_of(block) - 1:,}"
+        return DamagedShardError(
+            f"{self.path}: the {section.name.lower()} section of block {block} ({rows}) is damaged{what}; {MEND}"
+        )
+
+
+def require_size(path: Path, expected: ShardFile) -> None:
+    """DamagedShardError where a file is missing or has not the size that its manifest says."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise DamagedShardError(f"{path} is missing, its manifest names it; {MEND}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise DamagedShardError(f"{path} is no regular file; {MEND}")
+    if status.st_size != expected.bytes:
+        raise DamagedShardError(f"{path} has {status.st_size:,} bytes, its manifest says {expected.bytes:,}; {MEND}")
+
 
 def _map(path: Path) -> NDArray[np.uint8]:
     try:
-        if path.stat().st_size < HEADER.itemsize:
-            raise DamagedShardError(f"{path} has only {path.stat().st_size} bytes, too few for a header; {_MEND}")
-        return np.memmap(path, np.uint8, "r")
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size < HEADER.itemsize:
+                raise DamagedShardError(f"{path} has only {size} bytes, too few for a header; {MEND}")
+            return np.memmap(file, np.uint8, "r")
     except FileNotFoundError:
-        raise DamagedShardError(f"{path} is missing, its manifest names it; {_MEND}") from None
+        raise DamagedShardError(f"{path} is missing, its manifest names it; {MEND}") from None
     except OSError as error:
         raise DataError(f"{path} cannot be mapped ({error.strerror}); may you read it?") from error
 
 
-def _read_header(path: Path, content: NDArray[np.uint8], expected: ShardFile) -> Header:
-    fixed = content[: HEADER.itemsize].view(HEADER).copy()
-    if fixed["magic"][0] != MAGIC:
-        raise DamagedShardError(f"{path} is no shard: it starts with other bytes; {_MEND}")
-    if fixed["version"][0] != VERSION:
-        raise DataError(
-            f"{path} has format {fixed['version'][0]}, this version reads {VERSION}; prepare the data set again"
-        )
-    if int(fixed["file_bytes"][0]) != content.size:
-        raise DamagedShardError(f"{path} has {content.size:,} bytes, {fixed['file_bytes'][0]:,} were written; {_MEND}")
-    bags, tables, blocks = bool(fixed["bags"][0]), int(fixed["num_tables"][0]), int(fixed["num_blocks"][0])
-    size = header_bytes(tables, blocks, bags)
-    if size != fixed["header_bytes"][0] or size > content.size:
-        raise DamagedShardError(f"{path}: the header is damaged; {_MEND}")
-    crc32 = int(fixed["header_crc32"][0])
-    if crc32 != _header_crc32(content[:size]):
-        raise DamagedShardError(f"{path}: the header is damaged; {_MEND}")
-    if crc32 != expected.crc32 or content.size != expected.bytes or int(fixed["rows"][0]) != expected.rows:
-        raise DamagedShardError(f"{path} is whole, but not the file that its manifest names; {_MEND}")
-    columns_at = HEADER.itemsize
-    sections_at = columns_at + tables * COLUMN.itemsize
-    kinds = 4 if bags else 3
-    sections = content[sections_at : sections_at + blocks * kinds * SECTION.itemsize].view(SECTION)
-    return Header(fixed, content[columns_at:sections_at].view(COLUMN).copy(), sections.reshape(blocks, kinds).copy())
-
-
-def _header_crc32(head: NDArray[np.uint8]) -> int:
-    without = head.copy()
-    start = int(HEADER.fields["header_crc32"][1]) if HEADER.fields else 0
-    without[start : start + 4] = 0
-    return isal_zlib.crc32(without.data)
+def _largest(ids: NDArray[np.uint8], width: int) -> int:
+    """Of ids of `width` bytes, which are read as unsigned: a negative one is a very large one."""
+    if width == 1:
+        return int(ids.max())
+    return int(ids.view(np.uint16).max() if width == 2 else ids.view(np.uint32).max())
 
 
 def columns_of(shard: Shard) -> NDArray[np.int64]:
