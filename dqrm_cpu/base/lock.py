@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import socket
+import stat
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -24,8 +25,10 @@ class FolderLock:
 
     def __init__(self, folder: Path, name: str, refusal: str, raises: type[DqrmError]) -> None:
         """Raises `raises` with `refusal`, and who holds the lock, where another process does."""
-        self._descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self._descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         try:
+            if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
+                raise OSError(errno.EINVAL, "it is no regular file", str(folder / name))
             self.held = _try_lock(self._descriptor)
         except BlockingIOError:
             holder = os.pread(self._descriptor, 200, 0).decode(errors="replace").strip()

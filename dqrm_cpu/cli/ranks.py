@@ -56,12 +56,13 @@ def gathered_environment(transport: Transport) -> dict[str, Any]:
         "command": sys.argv,
         "launcher": detect_launch(os.environ).launcher,
         "transport": {"name": transport.name, "reason": transport.reason},
-        "ranks": _gather(transport, place),
+        "ranks": gathered(transport, place),
         "machine": machine.as_dict(),
     }
 
 
-def _gather(transport: Transport, value: object) -> list[Any]:
+def gathered(transport: Transport, value: object) -> list[Any]:
+    """What each rank passed, by rank; all call it."""
     payload = np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
     return [json.loads(part.tobytes()) for part in transport.allgatherv(payload)]
 
@@ -89,7 +90,7 @@ def _require_device(config: Config) -> None:
 def _require_own_device(config: Config, transport: Transport) -> None:
     """Ranks that share a GPU would only wait for each other."""
     if config.device == "cuda" and transport.size > 1:
-        require_gpus_apart(_gather(transport, gpu_name(gpu_in_use())))
+        require_gpus_apart(gathered(transport, gpu_name(gpu_in_use())))
 
 
 def _require_bf16(config: Config) -> None:
@@ -104,7 +105,7 @@ def _require_bf16(config: Config) -> None:
 
 def _require_memory(config: Config, transport: Transport, machine: Fingerprint) -> None:
     """Every rank of a host needs its own tables: data parallel."""
-    hosts = _gather(transport, socket.gethostname())
+    hosts = gathered(transport, socket.gethostname())
     estimate = estimate_memory(config, transport.size)
     here = hosts.count(socket.gethostname())
     need, free = estimate.total_bytes * here, machine.memory_available_bytes

@@ -68,8 +68,7 @@ def _train(config: "Config", args: argparse.Namespace, transport: "Transport") -
     from dqrm_cpu.train.result import Interrupted
     from dqrm_cpu.train.run import RunRequest, train
 
-    default = Path("runs") / f"{config.preset}-{datetime.now():%Y%m%d-%H%M%S}"
-    run_dir = Path(str(transport.broadcast_json(str(args.run_dir or default))))
+    run_dir = _run_dir(config, args, transport)
     environment = gathered_environment(transport)
     if transport.rank == 0:
         print(_headline(config, transport, run_dir), file=sys.stderr, flush=True)
@@ -84,6 +83,20 @@ def _train(config: "Config", args: argparse.Namespace, transport: "Transport") -
     if transport.rank == 0:
         print(result_table(outcome))
     return 0
+
+
+def _run_dir(config: "Config", args: argparse.Namespace, transport: "Transport") -> Path:
+    """One folder for all ranks: that of --run-dir, or a new one that rank 0 names."""
+    from dqrm_cpu.cli.ranks import gathered
+    from dqrm_cpu.comm.agreement import require_one_folder
+
+    default = Path("runs") / f"{config.preset}-{datetime.now():%Y%m%d-%H%M%S}"
+    chosen = Path(str(transport.broadcast_json(str(args.run_dir or default))))
+    somebody_chose = any(gathered(transport, args.run_dir is not None))
+    mine = args.run_dir or (None if somebody_chose else chosen)
+    places = gathered(transport, [str(mine.absolute()), str(mine.resolve())] if mine else ["none", "none"])
+    require_one_folder("--run-dir", *zip(*places, strict=True))
+    return chosen
 
 
 def _headline(config: "Config", transport: "Transport", run_dir: Path) -> str:

@@ -40,6 +40,21 @@ def require_one_transport(names: Sequence[str]) -> None:
         )
 
 
+def require_one_folder(option: str, names: Sequence[str], resolved: Sequence[str]) -> None:
+    """What each rank was given for a folder, and where that leads, by rank; one of the two must be the same."""
+    if len(set(names)) == 1 or len(set(resolved)) == 1:
+        return
+    holders: dict[str, list[int]] = {}
+    for rank, name in enumerate(names):
+        holders.setdefault(name, []).append(rank)
+    error = CommError(
+        f"the ranks were given different folders, {told_apart(holders)}: start all in one working directory with the "
+        f"same {option}"
+    )
+    error.unanimous = True
+    raise error
+
+
 def _differences(documents: list[dict[str, str]]) -> Iterator[str]:
     """One line for each key that is not the same everywhere: `key: value on ranks 0-2, value on rank 3`."""
     for key in sorted({key for document in documents for key in document}):

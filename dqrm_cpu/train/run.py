@@ -2,19 +2,22 @@
 
 import tomllib
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
 import torch
 
+from dqrm_cpu.base.lock import FolderLock
 from dqrm_cpu.comm.agreement import require_agreement
 from dqrm_cpu.comm.first_rank import on_first_rank
 from dqrm_cpu.comm.transport import Json, Transport
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.source import DataSet, open_data
 from dqrm_cpu.data.store.identity import DataIdentity
-from dqrm_cpu.errors import CheckpointError
+from dqrm_cpu.errors import CheckpointError, ConfigError
+from dqrm_cpu.kernels.interface import Kernels
 from dqrm_cpu.profile.code import code_version
 from dqrm_cpu.train.checkpoint import CheckpointStore, read_state
 from dqrm_cpu.train.checkpoint_manifest import JSON
@@ -26,6 +29,8 @@ from dqrm_cpu.train.result import Interrupted, Result
 from dqrm_cpu.train.run_folder import NoRunLog, RunFolder, RunLog, checkpoints_folder, holds_run
 from dqrm_cpu.train.session import Session, build_session, load_kernels, load_session, restore_scales
 from dqrm_cpu.train.state import RunState
+
+_LOCK_FILE = ".lock"
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,32 @@ def train(config: Config, request: RunRequest, transport: Transport) -> Result |
         "world": transport.size,
     }
     require_agreement(transport, facts)
+    with on_first_rank(transport, lambda: _hold_folder(request)) or nullcontext():
+        return _train_in_folder(config, request, transport, device, kernels, data)
+
+
+def _hold_folder(request: RunRequest) -> FolderLock:
+    """Keeps every other command from training in the run folder until it is closed or this process ends."""
+    folder = request.run_dir
+    refusal = f"another dqrm-cpu train works in {folder}; wait until it has ended, or give another --run-dir"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FolderLock(folder, _LOCK_FILE, refusal, ConfigError)
+    except OSError as error:
+        raise ConfigError(
+            f"the run folder {folder} cannot be locked: {error}; remove what stands in the way, or give another "
+            "--run-dir"
+        ) from error
+    if not lock.held:
+        request.stream.write(
+            f"warning: the file system of {folder} has no locks: nothing keeps another command from training there\n"
+        )
+    return lock
+
+
+def _train_in_folder(
+    config: Config, request: RunRequest, transport: Transport, device: torch.device, kernels: Kernels, data: DataSet
+) -> Result | Interrupted:
     resume = bool(transport.broadcast_json(request.resume and holds_run(request.run_dir)))
     # A new run's folder comes first: whatever is wrong with it is said before gigabytes are allocated.
     new_log = NoRunLog() if resume else _open_log(config, request, transport, data.fingerprint, step=None)

@@ -157,6 +157,19 @@ sys.exit(main([*sys.argv[1:], os.environ["PMI_RANK"]]))
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.mpi
+def test_ranks_with_different_folders_are_refused(tmp_path: Path) -> None:
+    script = """
+import os, sys
+from dqrm_cpu.cli.main import main
+sys.exit(main([*sys.argv[1:-1], sys.argv[-1] + os.environ["PMI_RANK"]]))
+"""
+    world = run_world("mpi", ["-c", script, "train", *SMALL, "--run-dir", tmp_path / "run"], 2)
+    assert world.returncode != 0
+    assert f"{tmp_path}/run0 on rank 0, {tmp_path}/run1 on rank 1" in world.stderr
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_says_how_to_resume(number: int, status: int, tmp_path: Path) -> None:
     arguments = ["train", *SMALL, "--train.epochs", "500", "--run-dir", str(tmp_path / "run")]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dqrm_cpu.comm.agreement import ranks_in_words, require_agreement
+from dqrm_cpu.comm.agreement import ranks_in_words, require_agreement, require_one_folder
 from dqrm_cpu.comm.single import SingleTransport
 from dqrm_cpu.errors import CommError
 
@@ -59,3 +59,16 @@ def test_a_flood_is_cut() -> None:
 )
 def test_ranks_in_words(ranks: list[int], words: str) -> None:
     assert ranks_in_words(ranks) == words
+
+
+def test_folders_that_differ_by_rank_are_named() -> None:
+    with pytest.raises(CommError, match=r"/a on ranks 0, 2, /b on rank 1: .* same --run-dir") as caught:
+        require_one_folder("--run-dir", ["/a", "/b", "/a"], ["/a", "/b", "/a"])
+    assert caught.value.unanimous
+
+
+@pytest.mark.parametrize(
+    ("names", "resolved"), [(["/a", "/a"], ["/host1/a", "/host2/a"]), (["/a", "/link/a"], ["/a", "/a"])]
+)
+def test_one_folder_may_be_reached_in_two_ways(names: list[str], resolved: list[str]) -> None:
+    require_one_folder("--run-dir", names, resolved)
