@@ -1,6 +1,7 @@
 """`dqrm-cpu report`: runs as one HTML file, curves, phases, ranks, bytes, weights, scales, and what to change."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from dqrm_cpu.cli.parser import Subparsers
@@ -32,6 +33,9 @@ def run(args: argparse.Namespace) -> int:
     from dqrm_cpu.report.build import build_report
 
     default = args.runs[0] / _PAGE if len(args.runs) == 1 else Path(_PAGE)
-    for path in build_report(args.runs, args.out or default, args.png):
+    written, warnings = build_report(args.runs, args.out or default, args.png)
+    for text in warnings:
+        print(f"warning: {text}", file=sys.stderr)
+    for path in written:
         print(path)
     return 0

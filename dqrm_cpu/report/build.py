@@ -4,19 +4,20 @@ from pathlib import Path
 
 from dqrm_cpu.errors import ConfigError
 from dqrm_cpu.report.page import page
-from dqrm_cpu.report.run_files import read_runs
+from dqrm_cpu.report.run_files import log_warnings, read_runs
 from dqrm_cpu.report.sections import Section, sections_of
 from dqrm_cpu.report.style import Figure, load_matplotlib, png
 
 
-def build_report(run_dirs: list[Path], out: Path, png_folder: Path | None = None) -> list[Path]:
-    """Writes the page, and each figure if there is a folder for them; returns what was written."""
+def build_report(run_dirs: list[Path], out: Path, png_folder: Path | None = None) -> tuple[list[Path], list[str]]:
+    """Writes the page, and each figure if there is a folder for them; returns what was written, and warnings."""
     load_matplotlib()
     runs = read_runs(run_dirs)
+    warnings = [text for run in runs for text in log_warnings(run)]
     sections = sections_of(runs)
     title = f"{runs[0].name}" if len(runs) == 1 else f"{len(runs)} runs: {', '.join(run.name for run in runs)}"
     taken = [run.environment.get("machine", {}).get("cpu_model", "") for run in runs]
-    return write_page(title, ", ".join(sorted({name for name in taken if name})), sections, out, png_folder)
+    return write_page(title, ", ".join(sorted({name for name in taken if name})), sections, out, png_folder), warnings
 
 
 def write_page(title: str, subtitle: str, sections: list[Section], out: Path, png_folder: Path | None) -> list[Path]:

@@ -10,11 +10,13 @@ from typing import Any
 
 from dqrm_cpu.config import Config
 from dqrm_cpu.config.load import load_config
-from dqrm_cpu.errors import ConfigError
+from dqrm_cpu.errors import CheckpointError, ConfigError
 from dqrm_cpu.model.size import ModelBytes, model_bytes
 from dqrm_cpu.profile.span_file import RankSpans, read_spans
+from dqrm_cpu.train.checkpoint import CheckpointStore, read_state
+from dqrm_cpu.train.metrics_log import LogMark
 from dqrm_cpu.train.metrics_row import MetricsRow, Phase
-from dqrm_cpu.train.run_folder import holds_run, read_rows
+from dqrm_cpu.train.run_folder import checkpoints_folder, holds_run, read_sound_rows
 
 Shape = Any
 """A type; or a dict or list of shapes, which may have more keys and has as many items as it likes."""
@@ -47,6 +49,7 @@ class RunFiles:
     spans: tuple[RankSpans, ...]
     environment: Mapping[str, Any]
     result: Mapping[str, Any] | None  # None before the run has finished
+    damages: tuple[str, ...] = ()  # of the log, whose other rows are shown
 
     @cached_property
     def sizes(self) -> ModelBytes:
@@ -80,6 +83,13 @@ def read_runs(paths: list[Path]) -> tuple[RunFiles, ...]:
     return tuple(_read_run(path, name) for path, name in zip(paths, names, strict=True))
 
 
+def log_warnings(run: RunFiles) -> list[str]:
+    """What a reader must know before trusting the curves."""
+    if not run.damages:
+        return []
+    return [f"{run.path / 'metrics.jsonl'} is damaged, the other rows are shown: {'; '.join(run.damages)}"]
+
+
 def _read_run(path: Path, name: str) -> RunFiles:
     settings = path / "config.toml"
     if not holds_run(path):
@@ -91,7 +101,18 @@ def _read_run(path: Path, name: str) -> RunFiles:
     config = load_config(None, settings, {})
     environment = _json(path / "environment.json", _ENVIRONMENT) or {}
     result = _json(path / "result.json", _RESULT)
-    return RunFiles(name, path, config, tuple(read_rows(path)), read_spans(path), environment, result)
+    mark = _log_mark(path)
+    rows, damages = read_sound_rows(path, mark)
+    return RunFiles(name, path, config, tuple(rows), read_spans(path), environment, result, tuple(damages))
+
+
+def _log_mark(path: Path) -> LogMark | None:
+    """What the newest checkpoint knows of the log; None where there is none that can be read."""
+    newest = CheckpointStore(checkpoints_folder(path), keep=1).newest()
+    try:
+        return None if newest is None else LogMark.of_state(read_state(newest))
+    except CheckpointError:  # a page shows it where weights are read
+        return None
 
 
 def _json(path: Path, shape: Shape) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from dqrm_cpu.report.advice import warnings_of
 from dqrm_cpu.report.curves import learning_curves, memory_curves
 from dqrm_cpu.report.markup import first_and_others, folded, heading, paragraph, table, warning, words
 from dqrm_cpu.report.phase_figures import bar_of, phase_breakdown, rank_comparison, working_ms
-from dqrm_cpu.report.run_files import RunFiles
+from dqrm_cpu.report.run_files import RunFiles, log_warnings
 from dqrm_cpu.report.scales import scale_history
 from dqrm_cpu.report.sizes import model_sizes
 from dqrm_cpu.report.style import Figure
@@ -96,7 +96,7 @@ def _summary_row(run: RunFiles) -> list[str]:
 
 
 def _warnings(runs: Sequence[RunFiles]) -> Iterator[Part]:
-    found = [text for run in runs for text in warnings_of(run)]
+    found = [text for run in runs for text in (*log_warnings(run), *warnings_of(run))]
     yield from (warning(text) for text in found)
     if not found:
         yield paragraph("Nothing stands out: no phase, rank, scale or curve calls for a change.")

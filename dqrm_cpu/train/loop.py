@@ -56,7 +56,7 @@ class TrainingLoop:
             train.learning_rate, train.warmup_steps, train.decay_start_step, train.decay_steps
         )
         self._batches_per_epoch = session.loaders.train.num_batches
-        self._recorder = RunRecorder(config, session, state, surroundings.log)
+        self._recorder = RunRecorder(config, session, state, surroundings.log, surroundings.progress)
         self._first_step = state.step
         self._bytes_sent = 0
         self._spans = SpanFile(surroundings.run_dir, surroundings.transport.rank, state.step)
@@ -147,7 +147,7 @@ class TrainingLoop:
         state.saved_step = state.step
 
         def write() -> None:
-            around.log.sync()
+            state.log = around.log.sync()
             around.checkpoints.save(state.step, session.tensors(), state.as_dict(), best)
 
         on_first_rank(around.transport, write)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Literal, Self
 
+from dqrm_cpu.base.decode import UnreadableError, decoded
 from dqrm_cpu.quant.liveness import Liveness
 from dqrm_cpu.train.checkpoint_manifest import JSON
 from dqrm_cpu.train.metrics import ClickMetrics
@@ -40,26 +41,26 @@ class MetricsRow:
     # Per table; empty where training is not quantized.
     scale_absmax: tuple[float, ...] = ()  # that the scale in use was found from; itself, where it is learned
     lookup_clip_rate: tuple[float, ...] = ()  # of the values that the step looked up
+    failed_saves: int = 0  # in a row, up to here; written where there are any
 
     def to_json(self) -> dict[str, JSON]:
         """Flat; NaN and infinities become null."""
         row = asdict(self)
         row |= (row.pop("metrics") or {}) | (row.pop("liveness") or {}) | row.pop("times")._asdict()
+        if not self.failed_saves:
+            del row["failed_saves"]
         return {name: strict_json(value) for name, value in row.items()}
 
     @classmethod
     def from_json(cls, row: Mapping[str, JSON]) -> Self:
-        """What `to_json` wrote; null becomes NaN."""
+        """What `to_json` wrote; null becomes NaN. Raises UnreadableError where it is anything else."""
+        if not isinstance(row, Mapping):
+            raise UnreadableError("is no metrics row")
         numbers = {name: _number(value) for name, value in row.items()}
-        found = {name: numbers.pop(name) for name in _METRIC_NAMES if name in numbers}
-        alive = {name: numbers.pop(name) for name in _LIVENESS_NAMES if name in numbers}
-        times = {name: numbers.pop(name) for name in StepTimes._fields if name in numbers}
-        return cls(
-            **numbers,  # type: ignore[arg-type]
-            metrics=ClickMetrics(**found) if found else None,  # type: ignore[arg-type]
-            liveness=Liveness(**alive) if alive else None,  # type: ignore[arg-type]
-            times=StepTimes(**times),  # type: ignore[arg-type]
-        )
+        found = {name: numbers[name] for name in _METRIC_NAMES if name in numbers}
+        alive = {name: numbers[name] for name in _LIVENESS_NAMES if name in numbers}
+        times = [numbers.get(name, math.nan) for name in StepTimes._fields]
+        return decoded({**numbers, "metrics": found or None, "liveness": alive or None, "times": times}, cls)
 
 
 def strict_json(value: JSON) -> JSON:

@@ -10,6 +10,7 @@ from dqrm_cpu.quant.clipping import clip_rates
 from dqrm_cpu.quant.liveness import Liveness
 from dqrm_cpu.train.metrics import ClickMetrics
 from dqrm_cpu.train.metrics_row import MetricsRow, Phase
+from dqrm_cpu.train.progress import Progress
 from dqrm_cpu.train.run_folder import RunLog
 from dqrm_cpu.train.session import Session
 from dqrm_cpu.train.state import RunState
@@ -19,11 +20,14 @@ from dqrm_cpu.train.step_times import StepClock
 class RunRecorder:
     """Sums up in `state`, which a checkpoint holds, what the next row says."""
 
-    def __init__(self, config: Config, session: Session, state: RunState, log: RunLog) -> None:
+    def __init__(self, config: Config, session: Session, state: RunState, log: RunLog, progress: Progress) -> None:
         self._config = config
         self._session = session
         self._state = state
         self._log = log
+        self._progress = progress
+        self.failed_saves = 0
+        """In a row; the loop counts them."""
         self._clock = StepClock(session.model.spans)
 
     @property
@@ -58,14 +62,21 @@ class RunRecorder:
             memory_bytes=resident_bytes(),
             scale_absmax=absmax,
             lookup_clip_rate=rates,
+            failed_saves=self.failed_saves,
         )
         state.window_loss, state.window_steps, state.window_sent = 0.0, 0, NOTHING_SENT
-        self._log.log(row)
+        self._write(row)
 
     def log_metrics(self, phase: Phase, metrics: ClickMetrics, rate: float, alive: Liveness | None = None) -> None:
         """A row of an evaluation."""
         place = self._state.step, self.epoch, phase
-        self._log.log(MetricsRow(*place, metrics.log_loss, math.nan, rate, metrics, alive))
+        row = MetricsRow(*place, metrics.log_loss, math.nan, rate, metrics, alive, failed_saves=self.failed_saves)
+        self._write(row)
+
+    def _write(self, row: MetricsRow) -> None:
+        told = self._log.log(row)
+        if told is not None:
+            self._progress.note(f"warning: {told}")
 
     def _scales_of(self, batch: Batch) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Per table: what the scale in use was found from, and the share of the values of `batch` beyond it."""

@@ -84,12 +84,12 @@ def _train_in_folder(
 ) -> Result | Interrupted:
     resume = bool(transport.broadcast_json(request.resume and holds_run(request.run_dir)))
     # A new run's folder comes first: whatever is wrong with it is said before gigabytes are allocated.
-    new_log = NoRunLog() if resume else _open_log(config, request, transport, data.fingerprint, step=None)
+    new_log = NoRunLog() if resume else _open_log(config, request, transport, data.fingerprint, None)
     session = build_session(config, kernels, data, transport, device)
     store = CheckpointStore(checkpoints_folder(request.run_dir), config.train.keep_checkpoints)
     state = _resumed_state(session, store, transport, request, data) if resume else RunState()
     state.data, state.identity = data.fingerprint, str(data.identity or "")
-    log = _open_log(config, request, transport, data.fingerprint, state.step) if resume else new_log
+    log = _open_log(config, request, transport, data.fingerprint, state) if resume else new_log
     total = total_steps(config, session.loaders.train.num_batches)
     progress = _open_progress(request, transport, state.step, total)
     try:
@@ -110,14 +110,21 @@ def _shared_settings(config: Config) -> dict[str, Json]:
     return settings
 
 
-def _open_log(config: Config, request: RunRequest, transport: Transport, fingerprint: str, step: int | None) -> RunLog:
-    """Rank 0's run folder: a new one, or one to go on with after `step`."""
+def _open_log(
+    config: Config, request: RunRequest, transport: Transport, fingerprint: str, state: RunState | None
+) -> RunLog:
+    """Rank 0's run folder: a new one, or one to go on with from `state`."""
 
     def open_folder() -> RunFolder:
         arguments = config.to_toml(), {**request.environment, "data": fingerprint}
-        if step is None:
+        if state is None:
             return RunFolder.create(request.run_dir, *arguments, tensorboard=config.train.tensorboard)
-        return RunFolder.reopen(request.run_dir, step, *arguments, tensorboard=config.train.tensorboard)
+        folder = RunFolder.reopen(
+            request.run_dir, state.step, *arguments, mark=state.log, tensorboard=config.train.tensorboard
+        )
+        for warning in folder.warnings:
+            request.stream.write(f"warning: {warning}\n")
+        return folder
 
     return on_first_rank(transport, open_folder) or NoRunLog()
 

@@ -3,30 +3,33 @@
 A resumed run cuts off the rows beyond the step it resumes from, so that metrics.jsonl reads as if never interrupted.
 """
 
+import errno
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, Self
 
-from dqrm_cpu.errors import CheckpointError, ConfigError, TrainingError
+from dqrm_cpu.base.files import remove_leftovers, replace_file, unwritable
+from dqrm_cpu.errors import CheckpointError, ConfigError, DqrmError, TrainingError
 from dqrm_cpu.train.checkpoint_manifest import JSON
+from dqrm_cpu.train.metrics_log import Line, LogMark, MetricsLog, cut_log, damages, read_lines
 from dqrm_cpu.train.metrics_row import MetricsRow, strict_json
 from dqrm_cpu.train.tensorboard import TensorboardLog
 
 _CONFIG, _ENVIRONMENT, _METRICS, _RESULT = "config.toml", "environment.json", "metrics.jsonl", "result.json"
 _INTERRUPTED = "interrupted.json"
 _CHECKPOINTS, _TENSORBOARD = "checkpoints", "tensorboard"
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 
 class RunLog(Protocol):
     """What the training loop writes to; ranks other than the first hold a `NoRunLog`."""
 
-    def log(self, row: MetricsRow) -> None:
-        """Appends a row; it is with the operating system when this returns."""
+    def log(self, row: MetricsRow) -> str | None:
+        """Appends a row; it is with the operating system when this returns, unless there is something to tell."""
 
-    def sync(self) -> None:
-        """Forces the rows to the disk; before a checkpoint that a resumed run relies on."""
+    def sync(self) -> LogMark | None:
+        """Forces the rows to the disk and returns how many they are; before a checkpoint, which keeps that."""
 
     def write_result(self, result: Mapping[str, JSON]) -> None:
         """Writes result.json, whole or not at all."""
@@ -40,11 +43,11 @@ class RunLog(Protocol):
 class NoRunLog:
     """Keeps nothing."""
 
-    def log(self, row: MetricsRow) -> None:
-        pass
+    def log(self, row: MetricsRow) -> str | None:
+        return None
 
-    def sync(self) -> None:
-        pass
+    def sync(self) -> LogMark | None:
+        return None
 
     def write_result(self, result: Mapping[str, JSON]) -> None:
         pass
@@ -59,9 +62,13 @@ class NoRunLog:
 class RunFolder:
     """A run's folder, opened by `create` or `reopen`; one process writes it."""
 
-    def __init__(self, path: Path, tensorboard: TensorboardLog | None) -> None:
+    def __init__(
+        self, path: Path, mark: LogMark, tensorboard: TensorboardLog | None, warnings: Sequence[str] = ()
+    ) -> None:
         self.path = path
-        self._metrics = (path / _METRICS).open("a", encoding="utf-8")
+        self.warnings = tuple(warnings)
+        """What to tell of a log that was found damaged."""
+        self._metrics = MetricsLog(path / _METRICS, mark)
         self._tensorboard = tensorboard
 
     @classmethod
@@ -78,63 +85,64 @@ class RunFolder:
             log = TensorboardLog(path / _TENSORBOARD, 0) if tensorboard else None
             _write_whole(path / _ENVIRONMENT, _dump(environment))
             _write_whole(path / _CONFIG, config_toml)
-            return cls(path, log)
+            return cls(path, LogMark(), log)
         except OSError as error:
-            raise ConfigError(f"the run folder {path} cannot be written: {error}; give another --run-dir") from error
+            raise _unusable(path, error) from error
 
     @classmethod
     def reopen(
-        cls, path: Path, step: int, config_toml: str, environment: Mapping[str, JSON], *, tensorboard: bool = False
+        cls,
+        path: Path,
+        step: int,
+        config_toml: str,
+        environment: Mapping[str, JSON],
+        *,
+        mark: LogMark | None = None,
+        tensorboard: bool = False,
     ) -> Self:
         """Goes on with a run of which `step` steps are done: later rows go, and so does what told of a finished run.
+
+        `mark` is what the checkpoint knows of the log; a log that is not so is mended, and `warnings` say how.
 
         A configuration or environment that changed stays beside the new one as config-until-step-000001234.toml.
         """
         if not holds_run(path):
             raise ConfigError(f"{path} holds no run to resume; check --run-dir, or leave out --resume")
         try:
+            remove_leftovers(path)
             log = TensorboardLog(path / _TENSORBOARD, step) if tensorboard else None
             _replace_keeping(path / _ENVIRONMENT, _dump(environment), step)
             _replace_keeping(path / _CONFIG, config_toml, step)
-            _cut(path / _METRICS, step)
+            found, warnings = cut_log(path / _METRICS, step, mark)
             for name in (_RESULT, _INTERRUPTED):
                 (path / name).unlink(missing_ok=True)
-            return cls(path, log)
+            return cls(path, found, log, warnings)
         except OSError as error:
-            raise ConfigError(f"the run folder {path} cannot be written: {error}; check its permissions") from error
+            raise _unusable(path, error) from error
 
     @property
     def checkpoints(self) -> Path:
         return checkpoints_folder(self.path)
 
-    def log(self, row: MetricsRow) -> None:
-        try:
-            self._metrics.write(json.dumps(row.to_json(), allow_nan=False) + "\n")
-            self._metrics.flush()
-        except OSError as error:
-            raise _unwritable(self.path / _METRICS, error) from error
-        if self._tensorboard:
-            self._tensorboard.log(row)
+    def log(self, row: MetricsRow) -> str | None:
+        told = self._metrics.append((json.dumps(row.to_json(), allow_nan=False) + "\n").encode())
+        shown = self._tensorboard.log(row) if self._tensorboard else None
+        return told or shown
 
-    def sync(self) -> None:
-        os.fsync(self._metrics.fileno())
+    def sync(self) -> LogMark | None:
+        return self._metrics.sync()
 
     def write_result(self, result: Mapping[str, JSON]) -> None:
-        self._write_mark(_RESULT, result)
+        self._metrics.sync()
+        _write_whole(self.path / _RESULT, _dump(result))
 
     def write_interrupted(self, step: int, signal_name: str) -> None:
-        self._write_mark(_INTERRUPTED, {"step": step, "signal": signal_name})
+        _write_whole(self.path / _INTERRUPTED, _dump({"step": step, "signal": signal_name}))
 
     def close(self) -> None:
         self._metrics.close()
         if self._tensorboard:
             self._tensorboard.close()
-
-    def _write_mark(self, name: str, content: Mapping[str, JSON]) -> None:
-        try:
-            _write_whole(self.path / name, _dump(content))
-        except OSError as error:
-            raise _unwritable(self.path / name, error) from error
 
 
 def holds_run(path: Path) -> bool:
@@ -147,28 +155,23 @@ def checkpoints_folder(path: Path) -> Path:
 
 
 def read_rows(path: Path) -> list[MetricsRow]:
-    """All rows of the run at `path`, also of one that is still being written."""
-    return [row for _, row in _lines(path / _METRICS)]
+    """All rows of the run at `path`, also of one that is still being written; a line that is no row is an error."""
+    lines = _read_log(path)
+    rows = [line.row for line in lines if line.row is not None]
+    if len(rows) < len(lines):
+        raise CheckpointError(f"{path / _METRICS} is damaged: {'; '.join(damages(lines, None))}; correct or remove it")
+    return rows
 
 
-def _lines(path: Path) -> Iterator[tuple[str, MetricsRow]]:
-    """Lines and their rows; a torn last line, which a crash leaves, is passed over."""
-    # As bytes: text mode would take a carriage return among torn bytes for the end of a line.
-    text = path.read_bytes().decode(errors="replace") if path.exists() else ""
-    *complete, _torn = text.split("\n")
-    for number, line in enumerate(complete, start=1):
-        try:
-            yield line, MetricsRow.from_json(json.loads(line))
-        except (ValueError, TypeError, AttributeError) as error:
-            raise CheckpointError(
-                f"line {number} of {path} is no metrics row ({error}); correct or remove it"
-            ) from error
+def read_sound_rows(path: Path, mark: LogMark | None) -> tuple[list[MetricsRow], list[str]]:
+    """The rows that can be read, and what is wrong with the others; `mark` is what a checkpoint knows of them."""
+    lines = _read_log(path)
+    return [line.row for line in lines if line.row is not None], damages(lines, mark)
 
 
-def _cut(path: Path, step: int) -> None:
-    """Keeps the rows up to `step`, less those of the test set: they come once, when a run finishes."""
-    kept = (line + "\n" for line, row in _lines(path) if row.step <= step and row.phase != "test")
-    _write_whole(path, "".join(kept))
+def _read_log(path: Path) -> list[Line]:
+    metrics = path / _METRICS
+    return list(read_lines(metrics.read_bytes() if metrics.exists() else b""))
 
 
 def _replace_keeping(path: Path, text: str, step: int) -> None:
@@ -179,8 +182,11 @@ def _replace_keeping(path: Path, text: str, step: int) -> None:
     _write_whole(path, text)
 
 
-def _unwritable(path: Path, error: OSError) -> TrainingError:
-    return TrainingError(f"{path} could not be written: {error}; free some space, then go on by --resume auto")
+def _unusable(path: Path, error: OSError) -> DqrmError:
+    """A mistake in --run-dir, or a disk that fails."""
+    if error.errno in _OF_THE_DISK:
+        return unwritable(path, error, TrainingError)
+    return ConfigError(f"the run folder {path} cannot be written: {error}; give another --run-dir")
 
 
 def _dump(value: Mapping[str, JSON]) -> str:
@@ -188,9 +194,4 @@ def _dump(value: Mapping[str, JSON]) -> str:
 
 
 def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(f".writing-{path.name}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    replace_file(path, [text.encode()], TrainingError)

@@ -6,6 +6,7 @@ from typing import Any
 
 from dqrm_cpu.comm.accounting import NOTHING_SENT, SentBytes
 from dqrm_cpu.train.metrics import ClickMetrics
+from dqrm_cpu.train.metrics_log import LogMark
 
 _METRICS = ("best_validation", "last_validation")
 
@@ -24,6 +25,7 @@ class RunState:
     last_validation: ClickMetrics | None = None
     saved_step: int = -1
     evaluations_without_better: int = 0
+    log: LogMark | None = None  # of metrics.jsonl; None in checkpoints of earlier versions
     window_loss: float = 0.0  # sum of the step losses since the last logged row
     window_steps: int = 0
     window_sent: SentBytes = NOTHING_SENT  # by this rank since then; that of rank 0 in a checkpoint
@@ -37,4 +39,4 @@ class RunState:
         """The state that `as_dict` wrote."""
         metrics = {name: values[name] and ClickMetrics(**values[name]) for name in _METRICS}
         sent = SentBytes(*values.get("window_sent", ()))  # absent from checkpoints of earlier versions
-        return cls(**{**values, **metrics, "window_sent": sent})
+        return cls(**{**values, **metrics, "window_sent": sent, "log": LogMark.of_state(values)})

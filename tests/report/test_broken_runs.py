@@ -8,7 +8,7 @@ import pytest
 from dqrm_cpu.cli.main import main
 from report_runs import train_small
 
-FILES = ("config.toml", "environment.json", "metrics.jsonl", "result.json", "spans/rank0.json")
+FILES = ("config.toml", "environment.json", "result.json", "spans/rank0.json")
 NESTED = b'{"format": 1, "ranks": 3, "machine": null, "test": null, "step": 1, "phases": 2, "phase": "train"}\n'
 DAMAGES = {"garbage": b"\x00\xff garbage\n", "list": b"[]\n", "null": b"null\n", "nested": NESTED}
 
@@ -39,6 +39,25 @@ def test_a_file_of_something_else_is_named(
     assert status in (1, 2)
     assert said.count("\n") == 1
     assert str(run / name) in said
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES.values(), b""])
+def test_a_log_of_which_rows_are_lost_is_shown_with_a_warning(
+    run: Path, damage: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_bytes(b"".join([*rows[:3], damage, *rows[4:-1]]))
+    status, said = told(run, capsys)
+    assert status == 0
+    assert said.startswith(f"warning: {run / 'metrics.jsonl'} is damaged, the other rows are shown: ")
+    assert "is damaged, the other rows are shown" in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_log_that_is_gone_is_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "metrics.jsonl").unlink()
+    status, said = told(run, capsys)
+    assert status == 0
+    assert "at the last checkpoint and has 0" in said
 
 
 @pytest.mark.parametrize("name", FILES[1:])

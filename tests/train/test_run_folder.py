@@ -1,7 +1,9 @@
 """The run folder: rows that survive crashes and resumes, files whole or not at all, no run written over another."""
 
+import errno
 import json
 import math
+import os
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -158,14 +160,14 @@ def test_a_changed_configuration_does_not_hide_the_one_before(tmp_path: Path) ->
     assert not list(tmp_path.glob("environment-*"))
 
 
-def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
+def test_a_broken_line_in_the_middle_is_named_to_whoever_needs_all_rows(tmp_path: Path) -> None:
     folder = _create(tmp_path)
     _log(folder, _row(1))
     folder.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 2}\n' + json.dumps(_row(3).to_json()) + "\n")
-    with pytest.raises(CheckpointError, match="line 2 of"):
-        _reopen(tmp_path, 3)
+    with pytest.raises(CheckpointError, match="line 2, after step 1, lacks or mistakes a field"):
+        read_rows(tmp_path)
 
 
 def test_the_result_is_whole_and_strict(tmp_path: Path) -> None:
@@ -176,13 +178,13 @@ def test_the_result_is_whole_and_strict(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_full_disk_is_said_where_it_happens() -> None:
-    with TemporaryDirectory() as name:
-        path = Path(name)
-        (path / "metrics.jsonl").symlink_to("/dev/full")
-        folder = RunFolder(path, tensorboard=None)
-        with pytest.raises(TrainingError, match=r"metrics\.jsonl could not be written"):
-            _log(folder, _row(1))
+def test_a_full_disk_is_no_mistake_in_the_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(TrainingError, match=r"cannot be written \(No space left on device\); free some space"):
+        _create(tmp_path)
 
 
 def test_tensorboard_gets_the_same_rows_and_hides_what_a_resume_cut(tmp_path: Path) -> None:
