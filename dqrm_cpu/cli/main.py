@@ -1,14 +1,17 @@
 """The `dqrm-cpu` command: finds the sub-command, and turns what goes wrong into one line and an exit status."""
 
 import argparse
+import contextlib
 import importlib
 import os
 import select
 import sys
 from collections.abc import Sequence
-from typing import Protocol, cast
+from pathlib import Path
+from typing import Protocol, TextIO, cast
 
 from dqrm_cpu import __version__
+from dqrm_cpu.base.signals import StoppedBySignal
 from dqrm_cpu.cli.parser import Parser, Subparsers, UsageError
 from dqrm_cpu.comm.launch import detect_launch
 from dqrm_cpu.config.names import nearest, option_mistake
@@ -48,9 +51,11 @@ class Command(Protocol):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
+    _open_standard_streams()
     try:
         status = _run_command(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
+        _flush_or_discard(sys.stderr)
         return status
     except UsageError as error:
         return _report_mistake(error, True, _STATUS_USAGE)
@@ -61,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report_mistake(error, is_usage or error.unanimous, _STATUS_USAGE if is_usage else _STATUS_ERROR)
     except KeyboardInterrupt:
         return _report("interrupted", _STATUS_INTERRUPTED, label="")
+    except StoppedBySignal as stop:
+        return _report(f"ended at once by {stop}; what was saved before is whole", stop.status, label="")
     except BrokenPipeError:
         if not _reader_is_gone():
             raise
@@ -138,9 +145,32 @@ def _rank() -> int:
 
 
 def _report(message: object, status: int, label: str = "error: ") -> int:
-    sys.stdout.flush()
-    print(f"{_PROGRAM}: {label}{message}", file=sys.stderr)
+    _flush_or_discard(sys.stdout)
+    # A closed terminal or a full disk: the status still says how it ended.
+    with contextlib.suppress(OSError):
+        print(f"{_PROGRAM}: {label}{message}", file=sys.stderr)
+    _flush_or_discard(sys.stderr)
     return status
+
+
+def _flush_or_discard(stream: TextIO) -> None:
+    """The interpreter flushes what could not be written once more at exit, and would end with a status of its own."""
+    try:
+        stream.flush()
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _open_standard_streams() -> None:
+    """A stream that was closed (2>&-) is no reason to fail, and its number must not fall to the next opened file."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
 
 
 def _reader_is_gone() -> bool:

@@ -1,37 +1,36 @@
 """Signals that end a command between two of its steps rather than in the middle of nowhere."""
 
 import contextlib
-import signal
+import os
 import threading
 from collections.abc import Iterator
 from types import FrameType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from dqrm_cpu.base.signals import STOP_SIGNALS, Patience, SignalHandlers, StoppedBySignal
 
-
-class StoppedBySignal(BaseException):  # like KeyboardInterrupt: no error, and nothing must swallow it
-    """Raised in the main thread, wherever it is."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.status = 128 + number
+__all__ = ["StoppedBySignal", "stopped_by_signals"]
 
 
 @contextlib.contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """While entered, the first SIGINT or SIGTERM raises; later ones are ignored until what is under way is put away."""
+    """While entered, the first SIGINT, SIGTERM or SIGHUP raises, and what is under way is put away.
+
+    One that comes half a second after it or later ends the process at once.
+    """
+    handlers, patience = SignalHandlers(), Patience()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        for other in _SIGNALS:
-            signal.signal(other, signal.SIG_IGN)
-        raise StoppedBySignal(number)
+        if patience.is_first():
+            raise StoppedBySignal(number)
+        if patience.is_over():
+            handlers.end_at_once()
+            os.kill(os.getpid(), number)
 
     if threading.current_thread() is not threading.main_thread():  # Python delivers no signals there
         yield
         return
-    before = [(number, signal.signal(number, stop)) for number in _SIGNALS]
+    handlers.install(STOP_SIGNALS, stop)
     try:
         yield
     finally:
-        for number, handler in before:
-            signal.signal(number, handler)
+        handlers.restore()

@@ -1,6 +1,7 @@
 """`dqrm-cpu train`: trains a model, or goes on with a run that was interrupted."""
 
 import argparse
+import contextlib
 import math
 import signal
 import sys
@@ -78,7 +79,8 @@ def _train(config: "Config", args: argparse.Namespace, transport: "Transport") -
     outcome = train(config, request, transport)
     if isinstance(outcome, Interrupted):
         if transport.rank == 0:
-            print(_how_to_resume(outcome), file=sys.stderr)
+            with contextlib.suppress(OSError):  # the terminal may be what went away; everything is saved
+                print(_how_to_resume(outcome), file=sys.stderr)
         return 128 + getattr(signal, outcome.signal, signal.SIGTERM)
     if transport.rank == 0:
         print(result_table(outcome))

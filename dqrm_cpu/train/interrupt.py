@@ -2,26 +2,28 @@
 
 import signal
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Self
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-
-_Handler = Callable[[int, FrameType | None], object] | int | None
+from dqrm_cpu.base.signals import STOP_SIGNALS, Patience, SignalHandlers, StoppedBySignal
 
 
 class StopRequest:
-    """While entered, SIGINT, SIGTERM and SIGUSR1 (what Slurm can send before the time limit) only set a flag.
+    """While entered, SIGINT, SIGTERM, SIGHUP and SIGUSR1 (what Slurm can send before the time limit) only set a flag.
 
-    A SIGINT after a first one raises KeyboardInterrupt at once: whoever presses Ctrl-C twice does not want to wait.
+    Whoever sends a second one of the first three does not want to wait: it raises at once, and a third ends the
+    process. A second Ctrl-C counts immediately, other signals once half a second has passed since the first: shells
+    and launchers pass on what the terminal has sent already. SIGUSR1 is an announcement and never ends anything.
     Outside the main thread Python delivers no signals, so there nothing is installed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._signal_name: str | None = None
         self._interrupted = False
-        self._previous: list[tuple[signal.Signals, _Handler]] = []
+        self._patience = Patience(clock)
+        self._handlers = SignalHandlers()
 
     @property
     def requested(self) -> bool:
@@ -34,22 +36,21 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
-                self._previous.append((number, signal.signal(number, self._handle)))
+            self._handlers.install((*STOP_SIGNALS, signal.SIGUSR1), self._handle)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        while self._previous:
-            number, handler = self._previous.pop()
-            # None stands for a handler that was not installed from Python and cannot be put back from it.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._handlers.restore()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT:
-            if self._interrupted:
-                raise KeyboardInterrupt
-            self._interrupted = True
         if self._signal_name is None:
             self._signal_name = signal.Signals(number).name
+        if number == signal.SIGUSR1:
+            return
+        pressed_again = number == signal.SIGINT and self._interrupted
+        self._interrupted |= number == signal.SIGINT
+        if not self._patience.is_first() and (pressed_again or self._patience.is_over()):
+            self._handlers.end_at_once()
+            raise KeyboardInterrupt if number == signal.SIGINT else StoppedBySignal(number)

@@ -1,10 +1,13 @@
 """`train` and `evaluate` as a user runs them: real processes, one or two ranks, signals, mistakes."""
 
+import fcntl
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -187,3 +190,34 @@ def test_a_signal_saves_and_says_how_to_resume(number: int, status: int, tmp_pat
     resumed = dqrm("train", "--run-dir", tmp_path / "run", "--resume", "auto", "--train.epochs", "1")
     assert resumed.returncode == 0, resumed.stderr
     assert "resuming from" in resumed.stderr
+
+
+def test_a_closed_terminal_saves_the_run(tmp_path: Path) -> None:
+    """The kernel sends SIGHUP, and whatever is written to the terminal from then on fails."""
+    folder = tmp_path / "run"
+    master, slave = pty.openpty()
+
+    def take_the_terminal() -> None:
+        os.setsid()
+        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+
+    command = [*COMMAND, "train", *SMALL, "--train.epochs", "1000", "--kernels", "torch", "--run-dir", folder]
+    process = subprocess.Popen(
+        list(map(str, command)), stdin=slave, stdout=slave, stderr=slave, preexec_fn=take_the_terminal
+    )
+    os.close(slave)
+    seen = b""
+    while b"validation" not in seen:
+        seen += os.read(master, 4096)
+    os.close(master)
+    assert process.wait(timeout=60) == 128 + signal.SIGHUP
+    mark = json.loads((folder / "interrupted.json").read_text())
+    assert mark["signal"] == "SIGHUP"
+    assert (folder / "checkpoints" / f"step-{mark['step']:09d}" / "state.json").exists()
+
+
+def test_standard_streams_that_are_closed_are_no_reason_to_fail(tmp_path: Path) -> None:
+    script = 'exec "$@" <&- >&- 2>&-'
+    command = ["sh", "-c", script, "sh", *COMMAND, "data", "generate", str(tmp_path / "rows.txt"), "--rows", "10"]
+    assert subprocess.run(command, check=False, timeout=60).returncode == 0
+    assert len((tmp_path / "rows.txt").read_text().splitlines()) == 10
