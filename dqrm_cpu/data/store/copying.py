@@ -44,7 +44,7 @@ class Target(NamedTuple):
 
 
 @intrinsic
-def _pointer(typing: Any, address: Any) -> Any:
+def pointer(typing: Any, address: Any) -> Any:
     """An address as a pointer without a type; the caller keeps what lies there alive."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
@@ -84,15 +84,15 @@ def _copy_column(address: int, width: int, first: int, out: Any) -> None:
     """Ids first to first + out.size - 1 of a column, widened."""
     count = out.size
     if width == 1:
-        narrow = carray(_pointer(address + first), count, np.uint8)
+        narrow = carray(pointer(address + first), count, np.uint8)
         for i in range(count):
             out[i] = narrow[i]
     elif width == 2:
-        middle = carray(_pointer(address + 2 * first), count, np.uint16)
+        middle = carray(pointer(address + 2 * first), count, np.uint16)
         for i in range(count):
             out[i] = middle[i]
     else:
-        wide = carray(_pointer(address + 4 * first), count, np.int32)
+        wide = carray(pointer(address + 4 * first), count, np.int32)
         for i in range(count):
             out[i] = wide[i]
 
@@ -144,10 +144,10 @@ def copy_runs(places: Any, first_row: Any, num_rows: Any, at: Any, target: Any) 
             first = row - places.block_start[block]
             count = min(places.block_start[block + 1] - row, num_rows[s] - done)
             to = at[s] + done
-            label = carray(_pointer(places.label[block] + first), count, np.uint8)
+            label = carray(pointer(places.label[block] + first), count, np.uint8)
             for i in range(count):
                 target.label[to + i] = label[i]
-            dense = carray(_pointer(places.dense[block] + 4 * num_dense * first), count * num_dense, np.float32)
+            dense = carray(pointer(places.dense[block] + 4 * num_dense * first), count * num_dense, np.float32)
             out = target.dense[to : to + count].reshape(count * num_dense)
             for i in range(count * num_dense):
                 out[i] = dense[i]
@@ -165,10 +165,10 @@ def gather_dense(places: Any, rows: Any, dense: Any, label: Any) -> None:
     for i in range(rows.size):
         block = _find_block(places.block_start, rows[i])
         place = rows[i] - places.block_start[block]
-        values = carray(_pointer(places.dense[block] + 4 * num_dense * place), num_dense, np.float32)
+        values = carray(pointer(places.dense[block] + 4 * num_dense * place), num_dense, np.float32)
         for k in range(num_dense):
             dense[i, k] = values[k]
-        label[i] = carray(_pointer(places.label[block] + place), 1, np.uint8)[0]
+        label[i] = carray(pointer(places.label[block] + place), 1, np.uint8)[0]
 
 
 @thorough_kernel
@@ -198,11 +198,11 @@ def _gather_column(places: Any, t: int, places_of: Any, first: int, after: int, 
         address = places_of[i, 0] + places.column[layout >> 1, layout & 1, t]
         width = places.width[layout >> 1, t]
         if width == 1:
-            ids[to + i] = carray(_pointer(address + place), 1, np.uint8)[0]
+            ids[to + i] = carray(pointer(address + place), 1, np.uint8)[0]
         elif width == 2:
-            ids[to + i] = carray(_pointer(address + 2 * place), 1, np.uint16)[0]
+            ids[to + i] = carray(pointer(address + 2 * place), 1, np.uint16)[0]
         else:
-            ids[to + i] = carray(_pointer(address + 4 * place), 1, np.int32)[0]
+            ids[to + i] = carray(pointer(address + 4 * place), 1, np.int32)[0]
 
 
 @thorough_kernel
@@ -233,4 +233,4 @@ def gather_bags(places: Any, rows: Any, offsets: Any, ids: Any) -> None:
 def _bag_bounds(places: Any, block: int, table: int, row: int) -> Any:
     first, after = places.block_start[block], places.block_start[block + 1]
     place = table * (after - first) + row - first
-    return carray(_pointer(places.offsets[block] + 4 * place), 2, np.int32)
+    return carray(pointer(places.offsets[block] + 4 * place), 2, np.int32)

@@ -1,5 +1,6 @@
 """The rows of one part of a prepared data set: any range or any choice of them, read from its shards' memory maps."""
 
+import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -18,6 +19,9 @@ from dqrm_cpu.errors import DataError
 
 MOST_MAPPED = 256
 """Shards kept mapped between reads: every map holds a file descriptor, and a process may have as few as 1,024."""
+
+_LOOKED_AT = 8
+"""Shards whose size is asked for again at each read; a question takes less than a microsecond."""
 
 
 class StoredRows:
@@ -65,7 +69,7 @@ class StoredRows:
         some = num_rows > 0
         runs = first[some], num_rows[some]
         with self._lock:
-            self._unmap_oldest()
+            self._begin_reading()
             while count := copying.unmapped_in_runs(self._places, *runs, self._unmapped):
                 self._map_blocks(count)
             copying.copy_runs(self._places, *runs, at[some], target)
@@ -86,7 +90,7 @@ class StoredRows:
         found = np.empty(stop - start, np.uint8)
         first = int(np.searchsorted(block_start, start, "right")) - 1
         with self._lock:
-            self._unmap_oldest()
+            self._begin_reading()
             for block in range(first, int(np.searchsorted(block_start, stop, "left"))):
                 low, high = int(block_start[block]), int(block_start[block + 1])
                 shard, within = self._shard_of(block)
@@ -120,7 +124,7 @@ class StoredRows:
         return Batch(*map(torch.from_numpy, (dense, ids, offsets, label)))
 
     def _map_rows(self, rows: NDArray[np.int64]) -> None:
-        self._unmap_oldest()
+        self._begin_reading()
         while count := copying.unmapped_in_rows(self._places, rows, self._unmapped):
             self._map_blocks(count)
 
@@ -152,8 +156,13 @@ class StoredRows:
         self._places.width[number] = shard.id_bytes
         return shard
 
-    def _unmap_oldest(self) -> None:
-        """Only between reads: within one, every block that was mapped is still to be copied from."""
+    def _begin_reading(self) -> None:
+        """Looks again at the shards that were read last, and unmaps the oldest.
+
+        That happens only between reads: within one, every block that was mapped is still to be copied from.
+        """
+        for shard in itertools.islice(reversed(self._mapped.values()), _LOOKED_AT):
+            shard.require_whole()
         while len(self._mapped) > MOST_MAPPED:
             number, _ = self._mapped.popitem(last=False)
             blocks = slice(int(self._first_block[number]), int(self._first_block[number + 1]))

@@ -1,5 +1,6 @@
 """One shard as a memory map: what its header says, and blocks that are checked before anything reads them."""
 
+import mmap
 import os
 import stat
 from pathlib import Path
@@ -12,6 +13,7 @@ from dqrm_cpu.base.files import open_regular
 from dqrm_cpu.data.store.header import MEND, DamagedShardError, read_header
 from dqrm_cpu.data.store.layout import BLOCK_ROWS, HEADER, Section, column_offsets
 from dqrm_cpu.data.store.manifest import ShardFile
+from dqrm_cpu.data.store.mapping_faults import name_unreadable_files
 from dqrm_cpu.data.store.schema import Schema
 from dqrm_cpu.errors import DataError
 
@@ -21,7 +23,8 @@ class Shard:
 
     def __init__(self, path: Path, expected: ShardFile) -> None:
         self.path = path
-        self._bytes = _map(path)
+        self._map = _map(path)
+        self._bytes = np.frombuffer(self._map, np.uint8)
         self.header = read_header(path, self._bytes, expected)
 
     @property
@@ -59,6 +62,11 @@ class Shard:
     def dense(self, block: int) -> NDArray[np.float32]:
         """The dense values of a block, row by row, unchecked."""
         return self._content(block, Section.DENSE).view(np.float32)
+
+    def require_whole(self) -> None:
+        """What a file lost after it was mapped reads as zeros up to the end of a page; only behind that it faults."""
+        if self._map.size() != self._bytes.size:
+            raise DamagedShardError(f"{self.path} was cut short while it was in use; {MEND}")
 
     def require_schema(self, schema: Schema, table_rows: tuple[int, ...], bags: bool) -> None:
         """No id may lie beyond its table: kernels follow ids without looking."""
@@ -139,13 +147,14 @@ def require_size(path: Path, expected: ShardFile) -> None:
         raise DamagedShardError(f"{path} has {status.st_size:,} bytes, its manifest says {expected.bytes:,}; {MEND}")
 
 
-def _map(path: Path) -> NDArray[np.uint8]:
+def _map(path: Path) -> mmap.mmap:
+    name_unreadable_files()
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size < HEADER.itemsize:
                 raise DamagedShardError(f"{path} has only {size} bytes, too few for a header; {MEND}")
-            return np.memmap(file, np.uint8, "r")
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError:
         raise DamagedShardError(f"{path} is missing, its manifest names it; {MEND}") from None
     except OSError as error:
