@@ -39,11 +39,18 @@ def read_json(path: Path, most_bytes: int = MOST_BYTES) -> Any:
 def parse_json(content: bytes | str) -> Any:
     """JSON, with NaN and infinities as Python writes them; deep nesting and endless numbers are refused."""
     try:
-        return json.loads(content)
+        document = json.loads(content)
+        if _escaped_surrogate(content):
+            json.dumps(document, ensure_ascii=False).encode()  # half a pair is no text that could be shown or written
+        return document
     except RecursionError:
         raise UnreadableError("is nested too deeply") from None
     except ValueError as error:  # also of bytes that are no UTF-8, and of integers with thousands of digits
         raise UnreadableError(f"is no JSON ({_short(error)})") from error
+
+
+def _escaped_surrogate(content: bytes | str) -> bool:
+    return b"\\ud" in content.lower() if isinstance(content, bytes) else "\\ud" in content.lower()
 
 
 def decoded(document: Any, kind: type[T]) -> T:
@@ -55,7 +62,7 @@ def decoded(document: Any, kind: type[T]) -> T:
         return msgspec.convert(document, kind, strict=True)
     except RecursionError:
         raise UnreadableError("is nested too deeply") from None
-    except (msgspec.ValidationError, OverflowError) as error:
+    except (msgspec.ValidationError, OverflowError, UnicodeError) as error:  # also of half a pair of surrogates
         raise UnreadableError(f"lacks or mistakes a field ({_short(error)})") from error
 
 

@@ -1,14 +1,14 @@
 """Where a run stands: everything beside tensors that a checkpoint must hold to go on to the bit."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from dqrm_cpu.base.decode import UnreadableError, decoded
 from dqrm_cpu.comm.accounting import NOTHING_SENT, SentBytes
+from dqrm_cpu.errors import CheckpointError
 from dqrm_cpu.train.metrics import ClickMetrics
 from dqrm_cpu.train.metrics_log import LogMark
-
-_METRICS = ("best_validation", "last_validation")
 
 
 @dataclass
@@ -36,7 +36,9 @@ class RunState:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "RunState":
-        """The state that `as_dict` wrote."""
-        metrics = {name: values[name] and ClickMetrics(**values[name]) for name in _METRICS}
-        sent = SentBytes(*values.get("window_sent", ()))  # absent from checkpoints of earlier versions
-        return cls(**{**values, **metrics, "window_sent": sent, "log": LogMark.of_state(values)})
+        """The state that `as_dict` wrote; of earlier versions, too, which had fewer fields."""
+        try:
+            state = decoded({name: value for name, value in values.items() if name != "log"}, cls)
+        except UnreadableError as error:
+            raise CheckpointError(f"the state of the checkpoint {error}; use another checkpoint") from error
+        return replace(state, log=LogMark.of_state(values))

@@ -26,8 +26,8 @@ def test_a_document_becomes_its_type() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["[" * 100_000, '{"a":' * 100_000, "9" * 6_000, "", "{", '"\ud800', "\x00", "nul"],
-    ids=["lists", "objects", "digits", "empty", "cut", "surrogate", "zero", "word"],
+    ["[" * 100_000, '{"a":' * 100_000, "9" * 6_000, "", "{", '"\ud800', "\x00", "nul", '"\\ud800"', '{"\\uD9ab": 1}'],
+    ids=["lists", "objects", "digits", "empty", "cut", "surrogate", "zero", "word", "escaped", "key"],
 )
 def test_text_that_is_no_json_is_one_error(text: str) -> None:
     with pytest.raises(UnreadableError, match=r"is no JSON|is nested too deeply"):
@@ -48,6 +48,7 @@ def test_text_that_is_no_json_is_one_error(text: str) -> None:
         {"parts": {"train": [1.5]}},
         {"parts": {"train": {}}},
         {"name": None},
+        {"\ud800": 1},
     ],
     ids=str,
 )

@@ -70,14 +70,14 @@ class Worker:
         self._process.wait()
 
 
-def plan(sizes: dict[str, int], cases: int | None, rows: Sequence[str]) -> list[tuple[str, int]]:
-    """Cases of each row by its share, mixed so that time passes evenly; every row has one at least."""
+def plan(sizes: dict[str, int], cases: int | None, rows: Sequence[str], sample: bool) -> list[tuple[str, int]]:
+    """Cases of each row by its share, mixed so that time passes evenly; every row has one at least. Or the sample."""
     chosen = [row for row in ROWS if not rows or row.name in rows]
     total = sum(row.share for row in chosen)
     planned = []
     for row in chosen:
         count = row.share if cases is None else max(1, round(cases * row.share / total))
-        count = min(count, sizes[row.name])
+        count = min(row.sample if sample else count, sizes[row.name])
         planned += [((number + 0.5) / count, row.name, number) for number in range(count)]
     return [(name, number) for _, name, number in sorted(planned)]
 
@@ -126,7 +126,7 @@ def summary(answers: Sequence[Answer], seed: int, seconds: float) -> Answer:
         counts = Counter(answer["outcome"] for answer in of_row)
         outcomes = {name: counts[name] for name in OUTCOMES}
         took = round(sum(answer["seconds"] for answer in of_row), 1)
-        rows[row.name] = {"cases": len(of_row), "outcomes": outcomes, "seconds": took}
+        rows[row.name] = {"cases": len(of_row), "outcomes": outcomes, "seconds": took, "groups": _groups(of_row)}
     machine = fingerprint()
     return {
         "date": time.strftime("%Y-%m-%d"),
@@ -139,6 +139,12 @@ def summary(answers: Sequence[Answer], seed: int, seconds: float) -> Answer:
     }
 
 
+def _groups(answers: Sequence[Answer]) -> dict[str, dict[str, int]]:
+    """Outcomes of the cases that are counted together, such as those of one kind of file."""
+    names = sorted({answer["group"] for answer in answers if answer.get("group")})
+    return {name: dict(Counter(a["outcome"] for a in answers if a.get("group") == name)) for name in names}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, help="how many, shared among the rows (default: all)")
@@ -146,6 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=2, help="workers, each of one thread (default: 2)")
     parser.add_argument("--row", action="append", default=[], choices=[row.name for row in ROWS])
     parser.add_argument("--case", type=int, help="only this one of --row")
+    parser.add_argument("--sample", action="store_true", help="the few cases of each row that the tests try")
     parser.add_argument("--out", type=Path, help="write the results as JSON")
     parser.add_argument("--work", type=Path, help="a folder to work in, kept; default: a temporary one")
     parser.add_argument("--page", type=Path, metavar="RESULTS", help="print docs/reliability.md from results, and end")
@@ -162,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         workers = [Worker(root, 0, args.seed)]  # which makes what all work on
         workers += [Worker(root, number, args.seed) for number in range(1, args.jobs)]
         one = [(args.row[0], args.case)] if args.case is not None else None
-        answers = run(one or plan(workers[0].sizes, args.cases, args.row), workers, told=one is not None)
+        answers = run(one or plan(workers[0].sizes, args.cases, args.row, args.sample), workers, told=one is not None)
         for worker in workers:
             worker.close()
     finally:

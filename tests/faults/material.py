@@ -28,6 +28,7 @@ MODEL = [
     *("--train.evaluate-every", "6", "--quant.scale-period", "3"),
 ]
 _ROWS, _BAD_EVERY = 800, 97
+_COLD_S = 600.0  # the first commands compile kernels, which takes a minute, and more where cores are shared
 
 
 class Material:
@@ -164,7 +165,7 @@ def copy_tree(source: Path, target: Path) -> None:
 
 
 def _run(lab: Lab, *arguments: object, fault: Fault | None = None) -> Done:
-    done = lab.command(*arguments, fault=fault)
+    done = lab.command(*arguments, fault=fault, timeout_s=_COLD_S)
     if done.status != 0:
         raise RuntimeError(f"{arguments} ended with {done.status}:\n{done.out}\n{done.err}")
     return done

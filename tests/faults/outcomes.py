@@ -3,13 +3,15 @@
 import re
 import signal
 from dataclasses import dataclass
+from typing import NamedTuple
 
-SAME, REFUSED, STOPPED = "same", "refused", "stopped"
+SAME, REFUSED, STOPPED, ACCEPTED = "same", "refused", "stopped", "accepted"
 WRONG, LOST, TRACEBACK, CRASH, HANG = "wrong", "lost", "traceback", "crash", "hang"
 
-GOOD = (SAME, REFUSED, STOPPED)
+GOOD = (SAME, REFUSED, STOPPED, ACCEPTED)
 """The result of an undisturbed run to the bit, perhaps after the same command once more; an error of one line and
-status 1 or 2; an orderly end after a signal."""
+status 1 or 2; an orderly end after a signal; a file that says something else
+than before, and is one that might have been written like that."""
 
 DEFECTS = (WRONG, LOST, TRACEBACK, CRASH, HANG)
 """Another model, prediction, metric or row with status 0; work that was safe and cannot be gone on with; an exception
@@ -49,13 +51,13 @@ class Done:
         return None if self.status == 0 else CRASH
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """The outcome of a case, what was done, and for a defect how it looked."""
+class Verdict(NamedTuple):
+    """The outcome of a case, what was done, for a defect how it looked, and with which others it is counted."""
 
     outcome: str
     what: str
     detail: str = ""
+    group: str = ""
 
 
 def verdict_of(what: str, done: Done, good: bool | None = None) -> Verdict:

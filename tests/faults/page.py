@@ -31,6 +31,8 @@ _TAIL = """
 - **refused**: one line says what is wrong, with exit status 1 or 2. Where the fault is over (a disk that is whole
   again), the same command then gave the very result.
 - **stopped**: a signal ended the command in an orderly way, and it was gone on with.
+- **accepted**: a forged file with valid checksums says something else than before and might have been written like
+  that; the rows that are read of a data set are rows that a model can take.
 - **defects**: `wrong` (another model, prediction, metric or row, with status 0), `lost` (work that was safe and cannot
   be gone on with), `traceback`, `crash` (SIGSEGV, SIGBUS, SIGABRT), `hang`.
 
@@ -55,7 +57,9 @@ def page_of(results: Mapping[str, Any]) -> str:
         f"on {results['machine']}"
     )
     lines = [_HEAD.format(when=when)]
-    lines += [f"| fault | how it is injected | cases | {' | '.join(GOOD)} | defects |\n|---|---|--:|--:|--:|--:|--:|\n"]
+    lines += [
+        f"| fault | how it is injected | cases | {' | '.join(GOOD)} | defects |\n|---|---|--:|--:|--:|--:|--:|--:|\n"
+    ]
     for row in ROWS:
         found = results["rows"].get(row.name) or {"cases": 0, "outcomes": dict.fromkeys(OUTCOMES, 0)}
         outcomes = found["outcomes"]

@@ -14,7 +14,8 @@ class Row:
     """`name` stands on the command line, `fault` and `how` in docs/reliability.md.
 
     `share` is how many cases a full campaign tries; `size` is how many there are, where they are enumerated, and
-    otherwise the share. `run` tries case `number`, whose choices come from the generator that it gets.
+    otherwise the share; `sample` is how many the tests try. `run` tries case `number`, whose choices come from the
+    generator that it gets.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Row:
     share: int
     run: Callable[[Lab, random.Random, int], Verdict]
     size: Callable[[Material], int]
+    sample: int = 2
 
 
 def chance(seed: int, row: str, number: int) -> random.Random:

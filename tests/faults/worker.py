@@ -56,13 +56,15 @@ def try_case(lab: Lab, row: Row, seed: int, number: int) -> dict[str, object]:
 
         verdict = Verdict(TRACEBACK, f"the campaign: {error!r}", traceback.format_exc()[-3000:])
     seconds = round(time.monotonic() - began, 3)
-    return {"row": row.name, "case": number, "seconds": seconds, **verdict.__dict__}
+    return {"row": row.name, "case": number, "seconds": seconds, **verdict._asdict()}
 
 
 def serve(root: Path, number: int, seed: int) -> None:
     """Until standard input ends."""
+    import readers
     from rows import ROWS
 
+    readers.load_modules()
     rows = {row.name: row for row in ROWS}
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(root / f"worker-{number}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)

@@ -124,7 +124,7 @@ def _load_column(folder: Path, column: dict[str, Any], kind: np.dtype[Any]) -> N
     path = folder / column["file"]
     try:
         keys = np.load(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path} cannot be read ({error}); {_MEND}") from None
     if keys.dtype != kind or keys.shape != (column["keys"],) or isal_zlib.crc32(keys.tobytes()) != column["crc32"]:
         raise DataError(f"{path} is damaged; {_MEND}")
