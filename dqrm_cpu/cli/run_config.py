@@ -1,7 +1,9 @@
 """The configuration of a command that uses a run: the run's own settings, and its data set wherever that lies now."""
 
 import argparse
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +11,10 @@ import msgspec
 
 from dqrm_cpu.base.decode import UnreadableError, decoded, read_json
 from dqrm_cpu.cli.options import option_texts
+from dqrm_cpu.comm.launch import detect_launch
 from dqrm_cpu.config import Config
-from dqrm_cpu.config.load import load_given_config
+from dqrm_cpu.config.load import LoadedConfig, load_given_config, load_run_config
+from dqrm_cpu.config.recorded import RecordedConfig, differences, require_recorded
 from dqrm_cpu.data.store.find import find_data
 from dqrm_cpu.data.store.follow import SYNTHETIC, follow_data
 from dqrm_cpu.data.store.manifest import PART_NAMES, holds_manifest, read_manifest
@@ -19,6 +23,7 @@ from dqrm_cpu.errors import DataError
 CONFIG_FILE = "config.toml"
 _ENVIRONMENT_FILE = "environment.json"
 _SOURCE = "data.source"
+_OF_MODEL = ("model.", "quant.")
 
 
 class _Environment(msgspec.Struct):
@@ -29,7 +34,7 @@ class _Environment(msgspec.Struct):
 
 def config_of_run(args: argparse.Namespace, run_dir: Path) -> Config:
     """Options over the config.toml of the run in `run_dir`, to go on with it."""
-    loaded = load_given_config(args.preset, run_dir / CONFIG_FILE, option_texts(args))
+    loaded, _ = _settings(run_dir, option_texts(args))
     config = loaded.config if _SOURCE in option_texts(args) else _with_found_data(loaded.config, run_dir)
     return follow_data(config, loaded.given)
 
@@ -43,7 +48,10 @@ def config_to_score(args: argparse.Namespace, run_dir: Path, parts: Sequence[str
     if args.config or args.preset:
         config, given = load_given_config(args.preset, args.config, texts)
     else:
-        config, given = load_given_config(None, run_dir / CONFIG_FILE, texts)
+        (config, given), recorded = _settings(run_dir, texts)
+        if recorded is not None:
+            scored = (change for change in differences(recorded, config) if change.key.startswith(_OF_MODEL))
+            require_recorded(recorded, [change for change in scored if change.key not in texts])
         if _SOURCE not in texts:
             config = _with_found_data(config, run_dir)
         else:
@@ -69,6 +77,28 @@ def parts_cut(config: Config, parts: Sequence[str]) -> list[str]:
         if taken < there:
             lines.append(f"{taken:,} of the {there:,} {part} rows of {config.data.source}, by data.{part}_rows")
     return lines
+
+
+def has_settings(run_dir: Path) -> bool:
+    """Whether the run in `run_dir` says with which settings it is trained."""
+    return (run_dir / CONFIG_FILE).exists() or _recorded(run_dir) is not None
+
+
+def _settings(run_dir: Path, texts: Mapping[str, str]) -> tuple[LoadedConfig, RecordedConfig | None]:
+    """Options over the run's config.toml, and over what a checkpoint recorded of settings that the file lacks."""
+    recorded = _recorded(run_dir)
+    loaded, warnings = load_run_config(run_dir / CONFIG_FILE, texts, recorded)
+    if detect_launch(os.environ).rank == 0:
+        for warning in warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+    return loaded, recorded
+
+
+def _recorded(run_dir: Path) -> RecordedConfig | None:
+    from dqrm_cpu.train.checkpoint import newest_config
+    from dqrm_cpu.train.run_folder import checkpoints_folder
+
+    return newest_config(checkpoints_folder(run_dir))
 
 
 def _require_rows(source: str, parts: Sequence[str]) -> None:

@@ -9,9 +9,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dqrm_cpu.cli.options import add_config_options, config_from_args
+from dqrm_cpu.cli.options import add_config_options, config_from_args, option_texts
 from dqrm_cpu.cli.parser import Subparsers
-from dqrm_cpu.cli.run_config import CONFIG_FILE, config_of_run, with_absolute_source
+from dqrm_cpu.cli.run_config import config_of_run, has_settings, with_absolute_source
 
 if TYPE_CHECKING:
     from dqrm_cpu.comm.transport import Transport
@@ -57,8 +57,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _configuration(args: argparse.Namespace) -> "Config":
     """That of the run that is resumed, unless the command line names another to start from."""
-    saved = args.run_dir / CONFIG_FILE if args.run_dir and args.resume == "auto" else None
-    if saved and saved.exists() and not args.preset and not args.config:
+    resumed = args.run_dir is not None and args.resume == "auto"
+    if resumed and not args.preset and not args.config and has_settings(args.run_dir):
         return with_absolute_source(config_of_run(args, args.run_dir))
     return with_absolute_source(config_from_args(args))
 
@@ -75,7 +75,7 @@ def _train(config: "Config", args: argparse.Namespace, transport: "Transport") -
         print(_headline(config, transport, run_dir), file=sys.stderr, flush=True)
         if must_compile():
             print("compiling the kernels, once for this machine: about 20 s before the first step", file=sys.stderr)
-    request = RunRequest(run_dir, args.resume == "auto", environment, sys.stderr)
+    request = RunRequest(run_dir, args.resume == "auto", environment, sys.stderr, frozenset(option_texts(args)))
     outcome = train(config, request, transport)
     if isinstance(outcome, Interrupted):
         if transport.rank == 0:

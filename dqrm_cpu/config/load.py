@@ -10,10 +10,11 @@ import tomli_w
 
 from dqrm_cpu.config.names import key_mistake, nearest, option_mistake
 from dqrm_cpu.config.presets import preset_config
+from dqrm_cpu.config.recorded import RecordedConfig
 from dqrm_cpu.config.rules import conflicts
 from dqrm_cpu.config.schema import ENTRIES, Config, flatten, unflatten
 from dqrm_cpu.config.setting import BadValueError, Entry, Kind, Value
-from dqrm_cpu.config.toml_source import TomlSource, read_toml
+from dqrm_cpu.config.toml_source import BrokenFileError, MissingFileError, TomlSource, read_toml
 from dqrm_cpu.errors import ConfigError
 
 _DEFAULT_PRESET = "demo"
@@ -38,20 +39,37 @@ def load_given_config(preset: str | None, config_file: Path | None, overrides: M
     loading = _Loading()
     source = read_toml(config_file) if config_file is not None else None
     values = flatten(_chosen_preset(overrides.get("preset", preset), source, loading))
-    if source is not None:
-        for key, found in source.leaves.items():
-            if len(loading.mistakes) == _MOST_MISTAKES:
-                loading.mistakes.append(f"{source.path}: and maybe more")
-                break
-            loading.take_toml(source, key, found, values)
-    for key, text in overrides.items():
-        if key != "preset":
-            loading.take_option(key, text, values)
-    loading.raise_mistakes()
-    config = unflatten(values)
-    loading.take_conflicts(config)
-    loading.raise_mistakes()
-    return LoadedConfig(config, frozenset(loading.origins))
+    loading.take_all(source, overrides, values)
+    return loading.finished(values)
+
+
+def load_run_config(
+    config_file: Path, overrides: Mapping[str, str], recorded: RecordedConfig | None
+) -> tuple[LoadedConfig, list[str]]:
+    """The configuration of a run from its own file, and a warning for what a checkpoint had to say instead of it.
+
+    A file that was cut short lacks settings, and their defaults are not those that the run was trained with.
+    """
+    if recorded is None:
+        return load_given_config(None, config_file, overrides), []
+    loading, warnings = _Loading(), []
+    source: TomlSource | None = None
+    try:
+        source = read_toml(config_file)
+    except (MissingFileError, BrokenFileError) as error:
+        warnings.append(f"{error}; the settings that {recorded.path} recorded are used")
+    known = source is not None and "preset" in source.leaves
+    preset = None if known else str(recorded.values.get("preset", _DEFAULT_PRESET))
+    values = flatten(_chosen_preset(preset, source, loading))
+    lacking = [key for key in recorded.values if source is not None and key not in source.leaves]
+    if lacking:
+        shown = ", ".join(lacking[:_MOST_MISTAKES]) + (" and more" if len(lacking) > _MOST_MISTAKES else "")
+        warnings.append(f"{config_file} lacks {shown}; what {recorded.path} recorded of them is used")
+    for key, value in recorded.values.items():
+        values[key] = value
+        loading.origins[key] = partial(str, recorded.path)
+    loading.take_all(source, overrides, values)
+    return loading.finished(values), warnings
 
 
 def check_config(config: Config) -> None:
@@ -73,6 +91,26 @@ class _Loading:
 
     mistakes: list[str] = field(default_factory=list)
     origins: dict[str, Callable[[], str]] = field(default_factory=dict)
+
+    def take_all(self, source: TomlSource | None, overrides: Mapping[str, str], values: dict[str, Value]) -> None:
+        """What a file sets, and over that what options set."""
+        if source is not None:
+            for key, found in source.leaves.items():
+                if len(self.mistakes) == _MOST_MISTAKES:
+                    self.mistakes.append(f"{source.path}: and maybe more")
+                    break
+                self.take_toml(source, key, found, values)
+        for key, text in overrides.items():
+            if key != "preset":
+                self.take_option(key, text, values)
+
+    def finished(self, values: dict[str, Value]) -> LoadedConfig:
+        """The checked configuration; ConfigError with all mistakes instead."""
+        self.raise_mistakes()
+        config = unflatten(values)
+        self.take_conflicts(config)
+        self.raise_mistakes()
+        return LoadedConfig(config, frozenset(self.origins))
 
     def take_toml(self, source: TomlSource, key: str, found: object, values: dict[str, Value]) -> None:
         entry = ENTRIES.get(key)

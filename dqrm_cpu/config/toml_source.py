@@ -43,6 +43,10 @@ class TomlSource:
         return lines_of(self.text)
 
 
+class MissingFileError(ConfigError):
+    """There is no such file."""
+
+
 class BrokenFileError(ConfigError):
     """A file that is there and is no TOML."""
 
@@ -52,7 +56,7 @@ def read_toml(path: Path) -> TomlSource:
     try:
         text = read_regular(path, _MOST_BYTES).decode()
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; give the path of a TOML file to --config") from None
+        raise MissingFileError(f"{path}: no such file; give the path of a TOML file to --config") from None
     except OSError as error:
         raise BrokenFileError(f"{path}: cannot be read ({error.strerror}); --config takes a TOML file") from None
     except UnicodeDecodeError as error:

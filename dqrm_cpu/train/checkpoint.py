@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dqrm_cpu.base.files import WRITING, sync_folder
 from dqrm_cpu.base.sizes import sizes_apart
+from dqrm_cpu.config.recorded import RecordedConfig, recorded_config
 from dqrm_cpu.errors import CheckpointError, ConfigError
 from dqrm_cpu.train.checkpoint_files import (
     SHARD_BYTES,
@@ -19,7 +20,7 @@ from dqrm_cpu.train.checkpoint_files import (
     total_bytes,
     write_folder,
 )
-from dqrm_cpu.train.checkpoint_manifest import JSON, read_manifest
+from dqrm_cpu.train.checkpoint_manifest import JSON, STATE_FILE, read_manifest
 from dqrm_cpu.train.checkpoint_shard import DamagedCheckpointError
 
 # A second checkpoint of one step gets a number, so that the first is never taken away before the new one is there.
@@ -63,6 +64,17 @@ def find_checkpoint(folder: Path, which: str) -> Path:
     return path
 
 
+def newest_config(folder: Path) -> RecordedConfig | None:
+    """The settings that the newest of the checkpoints in `folder` recorded; None where none did that can be read."""
+    for path in reversed(CheckpointStore(folder, keep=1).paths()):
+        try:
+            config = read_manifest(path).config
+        except DamagedCheckpointError:  # told where it is loaded
+            continue
+        return None if config is None else recorded_config(path, config)
+    return None
+
+
 class CheckpointStore:
     """The folder of one run's checkpoints; one process saves, any may load.
 
@@ -70,12 +82,16 @@ class CheckpointStore:
     loaded, and goes at the next save.
     """
 
-    def __init__(self, folder: Path, keep: int, shard_bytes: int = SHARD_BYTES) -> None:
+    def __init__(
+        self, folder: Path, keep: int, shard_bytes: int = SHARD_BYTES, config: Mapping[str, JSON] | None = None
+    ) -> None:
+        """`config` is what each checkpoint records of the settings, by `config_to_record`."""
         if keep < 1:
             raise ConfigError(f"{keep} checkpoints would be kept; keep at least 1")
         self._folder = folder
         self._keep = keep
         self._shard_bytes = shard_bytes
+        self._config = config
 
     def save(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, JSON], best: bool) -> Path:
         """Writes a checkpoint and, once it is safe, removes those no longer kept.
@@ -105,21 +121,22 @@ class CheckpointStore:
 
     def load_newest(self, into: Mapping[str, Tensor]) -> Resumed | None:
         """Loads the newest checkpoint that is not damaged; None where there is no checkpoint at all."""
-        warnings: list[str] = []
+        warnings = [f"{path} is no checkpoint but a file; remove it" for path in self._named() if not path.is_dir()]
+        damaged: list[str] = []
         for path in reversed(self.paths()):
             try:
                 state = load_checkpoint(path, into)
             except DamagedCheckpointError as error:
-                warnings.append(str(error))
+                damaged.append(str(error))
                 continue
-            return Resumed(path, _order(path)[0], state, tuple(warnings))
-        if warnings:
-            raise CheckpointError(f"no checkpoint in {self._folder} is usable: {'; '.join(warnings)}; start a new run")
+            return Resumed(path, _order(path)[0], state, (*warnings, *damaged))
+        if damaged:
+            raise CheckpointError(f"no checkpoint in {self._folder} is usable: {'; '.join(damaged)}; start a new run")
         return None
 
     def newest(self) -> Path | None:
         """The checkpoint of the latest step, which only loading can prove undamaged."""
-        paths = self.paths()
+        paths = [path for path in self.paths() if (path / STATE_FILE).exists()] or self.paths()
         return paths[-1] if paths else None
 
     def best(self) -> Path | None:
@@ -128,6 +145,10 @@ class CheckpointStore:
 
     def paths(self) -> list[Path]:
         """All complete checkpoints, oldest step first."""
+        return [path for path in self._named() if path.is_dir()]
+
+    def _named(self) -> list[Path]:
+        """Whatever has the name of a checkpoint."""
         if not self._folder.is_dir():
             return []
         return sorted((path for path in self._folder.iterdir() if _NAME.fullmatch(path.name)), key=_order)
@@ -137,7 +158,7 @@ class CheckpointStore:
         temporary = self._folder / (WRITING + final.name)
         temporary.mkdir()
         try:
-            write_folder(temporary, step, tensors, state, best, self._shard_bytes)
+            write_folder(temporary, step, tensors, state, best, self._shard_bytes, self._config)
             temporary.rename(final)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)  # a full disk gets its space back at once
@@ -146,7 +167,7 @@ class CheckpointStore:
         return final
 
     def _free_path(self, step: int) -> Path:
-        attempts = [attempt for other, attempt in map(_order, self.paths()) if other == step]
+        attempts = [attempt for other, attempt in map(_order, self._named()) if other == step]
         return self._folder / (f"step-{step:09d}.{max(attempts) + 1}" if attempts else f"step-{step:09d}")
 
     def _check_space(self, num_bytes: int) -> None:

@@ -41,14 +41,20 @@ def total_bytes(tensors: Mapping[str, Tensor]) -> int:
 
 
 def write_folder(
-    folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, JSON], best: bool, shard_bytes: int
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Tensor],
+    state: Mapping[str, JSON],
+    best: bool,
+    shard_bytes: int,
+    config: Mapping[str, JSON] | None = None,
 ) -> None:
     """Fills an empty folder and forces it to the disk; state.json comes last."""
     shards = []
     for number, pieces in enumerate(_plan(tensors, shard_bytes)):
         shards.append(_write_shard(folder / f"shard-{number:05d}.safetensors", pieces, tensors))
     described = {name: _describe(tensor) for name, tensor in tensors.items()}
-    _write_manifest(folder / STATE_FILE, Manifest(step, best, described, tuple(shards), state))
+    _write_manifest(folder / STATE_FILE, Manifest(step, best, described, tuple(shards), state, config))
     sync_folder(folder)
 
 
@@ -138,7 +144,7 @@ def _text(info: TensorInfo) -> str:
 
 
 def _write_manifest(path: Path, manifest: Manifest) -> None:
-    body = {
+    body: dict[str, object] = {
         "format": FORMAT,
         "step": manifest.step,
         "best": manifest.best,
@@ -146,6 +152,8 @@ def _write_manifest(path: Path, manifest: Manifest) -> None:
         "shards": [[shard.file, shard.num_bytes, shard.crc32, shard.pieces] for shard in manifest.shards],
         "state": manifest.state,
     }
+    if manifest.config is not None:
+        body["config"] = manifest.config
     with path.open("w", encoding="utf-8") as file:
         # Not strict JSON where the state holds NaN or an infinity: a state must come back exactly as it was.
         json.dump({"crc32": zlib.crc32(canonical(body)), "body": body}, file, indent=1)

@@ -53,6 +53,7 @@ class Manifest:
     tensors: Mapping[str, TensorInfo]
     shards: tuple[Shard, ...]
     state: Mapping[str, JSON]
+    config: Mapping[str, JSON] | None = None  # dotted keys; None in checkpoints of earlier versions
 
     def parts(self, shard: Shard) -> list[Part]:
         """The tensors that the file of a shard should hold."""
@@ -80,6 +81,7 @@ class _Body(msgspec.Struct):
     tensors: dict[str, TensorInfo]
     shards: list[tuple[str, int, int, list[Piece]]]
     state: dict[str, Any]
+    config: dict[str, Any] | None = None
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -105,7 +107,7 @@ def read_manifest(folder: Path) -> Manifest:
     shards = tuple(Shard(file, size, crc32, tuple(pieces)) for file, size, crc32, pieces in body.shards)
     for mistake in _mistakes(body.step, body.tensors, shards):
         raise damaged(path, mistake)
-    return Manifest(body.step, body.best, body.tensors, shards, body.state)
+    return Manifest(body.step, body.best, body.tensors, shards, body.state, body.config)
 
 
 def _clause(error: Exception) -> str:

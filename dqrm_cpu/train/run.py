@@ -14,12 +14,13 @@ from dqrm_cpu.comm.agreement import require_agreement
 from dqrm_cpu.comm.first_rank import on_first_rank
 from dqrm_cpu.comm.transport import Json, Transport
 from dqrm_cpu.config import Config
+from dqrm_cpu.config.recorded import MAY_CHANGE, config_to_record, differences, require_recorded
 from dqrm_cpu.data.source import DataSet, open_data
 from dqrm_cpu.data.store.identity import DataIdentity
 from dqrm_cpu.errors import CheckpointError, ConfigError
 from dqrm_cpu.kernels.interface import Kernels
 from dqrm_cpu.profile.code import code_version
-from dqrm_cpu.train.checkpoint import CheckpointStore, read_state
+from dqrm_cpu.train.checkpoint import CheckpointStore, newest_config, read_state
 from dqrm_cpu.train.checkpoint_manifest import JSON
 from dqrm_cpu.train.checkpoint_shard import DamagedCheckpointError
 from dqrm_cpu.train.interrupt import StopRequest
@@ -41,6 +42,7 @@ class RunRequest:
     resume: bool  # go on with the run in run_dir where there is one
     environment: Mapping[str, JSON]
     stream: TextIO  # where progress goes; only rank 0 writes
+    asked: frozenset[str] = frozenset()  # settings that somebody gave for this very call: a resumed run takes them
 
 
 def train(config: Config, request: RunRequest, transport: Transport) -> Result | Interrupted:
@@ -83,11 +85,15 @@ def _train_in_folder(
     config: Config, request: RunRequest, transport: Transport, device: torch.device, kernels: Kernels, data: DataSet
 ) -> Result | Interrupted:
     resume = bool(transport.broadcast_json(request.resume and holds_run(request.run_dir)))
+    store = CheckpointStore(
+        checkpoints_folder(request.run_dir), config.train.keep_checkpoints, config=config_to_record(config)
+    )
+    if resume:
+        on_first_rank(transport, lambda: _require_same_run(config, request, store, data))
     # A new run's folder comes first: whatever is wrong with it is said before gigabytes are allocated.
     new_log = NoRunLog() if resume else _open_log(config, request, transport, data.fingerprint, None)
     session = build_session(config, kernels, data, transport, device)
-    store = CheckpointStore(checkpoints_folder(request.run_dir), config.train.keep_checkpoints)
-    state = _resumed_state(session, store, transport, request, data) if resume else RunState()
+    state = _resumed_state(session, store, transport, request) if resume else RunState()
     state.data, state.identity = data.fingerprint, str(data.identity or "")
     log = _open_log(config, request, transport, data.fingerprint, state) if resume else new_log
     total = total_steps(config, session.loaders.train.num_batches)
@@ -129,13 +135,10 @@ def _open_log(
     return on_first_rank(transport, open_folder) or NoRunLog()
 
 
-def _resumed_state(
-    session: Session, store: CheckpointStore, transport: Transport, request: RunRequest, data: DataSet
-) -> RunState:
+def _resumed_state(session: Session, store: CheckpointStore, transport: Transport, request: RunRequest) -> RunState:
     """Rank 0 finds the newest checkpoint that is whole; the others read the same one. None yet: from the start."""
 
     def load_newest() -> tuple[str, RunState] | None:
-        _require_same_data(store, data)
         tensors = session.tensors()
         resumed = store.load_newest(tensors)
         if resumed is None:
@@ -152,6 +155,19 @@ def _resumed_state(
     if path is None:
         return RunState()
     return found[1] if found is not None else load_session(session, Path(str(path)))
+
+
+def _require_same_run(config: Config, request: RunRequest, store: CheckpointStore, data: DataSet) -> None:
+    """What goes on must read the same rows and train by the same settings, but for those that somebody changes."""
+    _require_same_data(store, data)
+    recorded = newest_config(checkpoints_folder(request.run_dir))
+    if recorded is None:
+        return
+    changed = list(differences(recorded, config))
+    allowed = MAY_CHANGE | request.asked
+    require_recorded(recorded, [change for change in changed if change.key not in allowed])
+    if changed:
+        request.stream.write(f"settings are not those of {recorded.path}: {'; '.join(map(str, changed))}\n")
 
 
 def _require_same_data(store: CheckpointStore, data: DataSet) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dqrm_cpu.errors import CheckpointError, ConfigError
 from dqrm_cpu.train import checkpoint as checkpoint_module
-from dqrm_cpu.train.checkpoint import CheckpointStore, load_checkpoint, read_state
+from dqrm_cpu.train.checkpoint import CheckpointStore, find_checkpoint, load_checkpoint, read_state
 from dqrm_cpu.train.checkpoint_manifest import Manifest, read_manifest
 from dqrm_cpu.train.checkpoint_shard import DamagedCheckpointError
 
@@ -340,3 +340,17 @@ def test_an_old_checkpoint_that_cannot_be_removed_does_not_cost_the_new_one(
 def test_at_least_one_is_kept(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="keep at least 1"):
         CheckpointStore(tmp_path, 0)
+
+
+def test_a_file_or_an_empty_folder_with_the_name_of_a_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    store = _store(tmp_path)
+    _save(store, 1, best=1)
+    (tmp_path / "step-000000099").write_text("somebody's notes")
+    (tmp_path / "step-000000098").mkdir()
+    assert store.newest() == store.best() == find_checkpoint(tmp_path, "last") == tmp_path / "step-000000001"
+    resumed = store.load_newest(_blank(_tensors()))
+    assert resumed is not None
+    assert resumed.step == 1
+    assert ["99 is no checkpoint but a file" in text for text in resumed.warnings] == [True, False]
+    assert store.save(99, _tensors(), {}, best=False).name == "step-000000099.1"
+    assert (tmp_path / "step-000000099").read_text() == "somebody's notes"

@@ -175,5 +175,5 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path: Path) -> None:
 
 def test_another_model_is_refused(tmp_path: Path) -> None:
     run(tiny_config(train={"max_steps": 2}), tmp_path / "run")
-    with pytest.raises(CheckpointError, match="tables"):
+    with pytest.raises(CheckpointError, match="table_rows"):
         run(tiny_config(model={"table_rows": (41, 3, 500)}), tmp_path / "run", resume=True)
