@@ -8,6 +8,12 @@ class DqrmError(Exception):
     """Whether every rank raises it alike: then each may leave by itself, and the first one speaks for all."""
 
 
+def unanimous(error: DqrmError) -> DqrmError:
+    """Marks an error that every rank raises alike."""
+    error.unanimous = True
+    return error
+
+
 class ConfigError(DqrmError):
     """A setting is unknown, misplaced or out of range."""
 

@@ -149,6 +149,12 @@ class TrainConfig:
     log_every: int = setting(100, "iterations between lines of progress", minimum=1)
     checkpoint_every: int = setting(0, "iterations between checkpoints; 0: at each evaluation", minimum=0)
     keep_checkpoints: int = setting(2, "newest checkpoints kept, beside the best", minimum=1)
+    on_disk_full: str = setting(
+        "stop",
+        "what a checkpoint does that a full or failing disk does not take; stop: end with the last good one kept; "
+        "continue-without-saving: go on, say so each time, and try again at the next",
+        choices=("stop", "continue-without-saving"),
+    )
     early_stop_auc: float = setting(0.0, "stop once validation AUC reaches this; 0: off", minimum=0, maximum=1)
     early_stop_patience: int = setting(
         0, "stop after that many evaluations without a better validation AUC; 0: off", minimum=0

@@ -139,9 +139,9 @@ class CheckpointStore:
         paths = [path for path in self.paths() if (path / STATE_FILE).exists()] or self.paths()
         return paths[-1] if paths else None
 
-    def best(self) -> Path | None:
-        """The latest checkpoint that was saved as the best so far."""
-        return _latest_best(self.paths())
+    def best(self, until_step: int | None = None) -> Path | None:
+        """The latest checkpoint that was saved as the best so far, among those up to a step."""
+        return _latest_best([path for path in self.paths() if until_step is None or _order(path)[0] <= until_step])
 
     def paths(self) -> list[Path]:
         """All complete checkpoints, oldest step first."""

@@ -8,11 +8,11 @@ from dqrm_cpu.comm.first_rank import on_first_rank
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.loader import Loader
-from dqrm_cpu.errors import CheckpointError
+from dqrm_cpu.errors import CheckpointError, DqrmError, TrainingError, unanimous
 from dqrm_cpu.export.pack import PackedFiles, pack_model
 from dqrm_cpu.model.size import model_bytes
 from dqrm_cpu.profile.memory import peak_bytes
-from dqrm_cpu.profile.span_file import SpanFile
+from dqrm_cpu.profile.span_file import SpanFile, SpanFileError
 from dqrm_cpu.train.checkpoint import CheckpointStore
 from dqrm_cpu.train.interrupt import StopRequest
 from dqrm_cpu.train.metrics import ClickMetrics
@@ -20,6 +20,7 @@ from dqrm_cpu.train.progress import Progress
 from dqrm_cpu.train.recorder import RunRecorder
 from dqrm_cpu.train.result import Interrupted, PartResult, Result
 from dqrm_cpu.train.run_folder import RunLog
+from dqrm_cpu.train.saver import Saver
 from dqrm_cpu.train.schedule import LearningRate
 from dqrm_cpu.train.session import Session, load_session
 from dqrm_cpu.train.state import RunState
@@ -56,6 +57,13 @@ class TrainingLoop:
             train.learning_rate, train.warmup_steps, train.decay_start_step, train.decay_steps
         )
         self._batches_per_epoch = session.loaders.train.num_batches
+        self._saver = Saver(
+            surroundings.transport,
+            surroundings.checkpoints,
+            surroundings.log,
+            surroundings.progress,
+            goes_on=train.on_disk_full == "continue-without-saving",
+        )
         self._recorder = RunRecorder(config, session, state, surroundings.log, surroundings.progress)
         self._first_step = state.step
         self._bytes_sent = 0
@@ -73,12 +81,27 @@ class TrainingLoop:
                 self._save(best=False)
             if stop_requested:
                 signal_name = self._around.stop.signal_name or "a signal on another rank"
-                self._around.log.write_interrupted(state.step, signal_name)
-                return Interrupted(self._around.run_dir, state.step, signal_name)
+                return self._interrupted(signal_name)
         return self._finish()
+
+    def _interrupted(self, signal_name: str) -> Interrupted:
+        state = self._state
+        if state.saved_step < state.step:
+            raise unanimous(
+                CheckpointError(
+                    f"stopped by {signal_name} after step {state.step:,}, which could not be saved; "
+                    f"{self._saver.on_disk()}; free some space, then go on by --resume auto"
+                )
+            )
+        try:
+            self._around.log.write_interrupted(state.step, signal_name)
+        except DqrmError as error:  # the checkpoint is what counts
+            self._around.progress.warn(str(error))
+        return Interrupted(self._around.run_dir, state.step, signal_name)
 
     def _one_step(self) -> bool:
         state, loader, transport = self._state, self._session.loaders.train, self._around.transport
+        self._saver.leave_step(state)
         number = state.step
         transport.step = number + 1
         rate = self._learning_rate.at(state.step + 1)
@@ -114,7 +137,7 @@ class TrainingLoop:
         better = state.best_validation is None or metrics.auc > state.best_validation.auc
         state.evaluations_without_better = 0 if better else state.evaluations_without_better + 1
         if better:
-            state.best_validation, state.best_step = metrics, state.step
+            self._saver.note_best(state, metrics)
         state.last_validation, state.evaluated_step = metrics, state.step
         alive = self._session.evaluate.liveness() if self._around.transport.rank == 0 else None
         self._recorder.log_metrics("validation", metrics, self._rate_of_last_step(), alive)
@@ -136,24 +159,15 @@ class TrainingLoop:
     def _save(self, best: bool) -> None:
         """Rank 0 writes, the others wait."""
         with self._session.model.spans.checkpoint:
-            self._save_all(best)
+            self._saver.save(self._session, self._state, best)
+        self._recorder.failed_saves = self._saver.failed
         self._write_spans()
 
-    def _save_all(self, best: bool) -> None:
-        session, state, around = self._session, self._state, self._around
-        session.model.require_finite_mlps()
-        session.gather()
-        state.scale_refreshed_at = session.scales.state.refreshed_at
-        state.saved_step = state.step
-
-        def write() -> None:
-            state.log = around.log.sync()
-            around.checkpoints.save(state.step, session.tensors(), state.as_dict(), best)
-
-        on_first_rank(around.transport, write)
-
     def _write_spans(self) -> None:
-        self._spans.write(self._state.step, self._session.model.spans.summary(), peak_bytes())
+        try:
+            self._spans.write(self._state.step, self._session.model.spans.summary(), peak_bytes())
+        except SpanFileError as error:  # times are not worth a run
+            self._around.progress.warn(str(error))
 
     def _finish(self) -> Result:
         state = self._state
@@ -162,8 +176,11 @@ class TrainingLoop:
         assert state.best_validation is not None
         assert state.last_validation is not None
         test_last = self._evaluate(self._session.loaders.test)
+        if self._saver.failed and state.saved_step < state.step:
+            self._save(best=False)
         test_best = test_last if state.best_step == state.step else self._test_at_best()
         sizes = model_bytes(self._config)
+        missing: list[str] = []
         timed, steps = self._session.model.spans.summary().step, state.step - self._first_step
         result = Result(
             run_dir=self._around.run_dir,
@@ -176,12 +193,32 @@ class TrainingLoop:
             model_bytes=sizes,
             ms_per_step=timed.median_ms if timed.count else math.nan,
             bytes_per_step=self._bytes_sent / steps if steps else 0.0,
-            packed_files=self._pack(),
+            packed_files=self._packed_unless(missing),
         )
         self._recorder.log_metrics("test", test_last, self._rate_of_last_step())
         self._write_spans()
-        self._around.log.write_result(result.as_dict())
+        self._write_result(result, missing)
         return result
+
+    def _packed_unless(self, missing: list[str]) -> PackedFiles | None:
+        """A packed model can be made from the checkpoint at any time: without it the run is still a run."""
+        try:
+            return self._pack()
+        except CheckpointError as error:
+            missing.append(f"the packed model ({error}); dqrm-cpu compress {self._around.run_dir} makes one")
+            return None
+
+    def _write_result(self, result: Result, missing: list[str]) -> None:
+        """Raises on every rank if anything of the finished run is not on the disk."""
+        state, best = self._state, result.test.best
+        try:
+            on_first_rank(self._around.transport, lambda: self._around.log.write_result(result.as_dict()))
+        except DqrmError as error:
+            missing.append(f"result.json ({error}); test AUC is {best.auc:.4f}, log loss {best.log_loss:.4f}")
+        if self._saver.failed and state.saved_step < state.step:
+            missing.append(f"the weights of step {state.step:,}; {self._saver.on_disk()}")
+        if missing:
+            raise unanimous(TrainingError(f"training is complete, but not on the disk: {'; '.join(missing)}"))
 
     def _pack(self) -> PackedFiles | None:
         """Rank 0 writes the chosen checkpoint, which the session holds by now, as it would be shipped."""
@@ -194,7 +231,7 @@ class TrainingLoop:
 
     def _test_at_best(self) -> ClickMetrics:
         """Test metrics of the chosen checkpoint; the last weights are on disk already."""
-        path = self._around.checkpoints.best()
+        path = self._around.checkpoints.best(self._state.best_step)
         if path is None:
             raise CheckpointError(
                 f"the best checkpoint is gone from {self._around.run_dir}; the last one is still there"

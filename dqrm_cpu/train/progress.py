@@ -21,6 +21,9 @@ class Progress(Protocol):
     def note(self, text: str) -> None:
         """A line that stays, such as the metrics of an evaluation."""
 
+    def warn(self, text: str) -> None:
+        """A line that stays, of something that went wrong and does not end the run."""
+
     def close(self) -> None:
         """Shows the last step, once."""
 
@@ -34,8 +37,22 @@ class NoProgress:
     def note(self, text: str) -> None:
         pass
 
+    def warn(self, text: str) -> None:
+        pass
+
     def close(self) -> None:
         pass
+
+
+class OnlyWarnings(NoProgress):
+    """What ranks beyond the first show."""
+
+    def __init__(self, rank: int, stream: TextIO) -> None:
+        self._rank = rank
+        self._stream = stream
+
+    def warn(self, text: str) -> None:
+        _write(self._stream, f"rank {self._rank}: warning: {text}")
 
 
 def open_progress(first_step: int, total_steps: int, stream: TextIO, interval_s: float = 10.0) -> Progress:
@@ -71,6 +88,9 @@ class LineProgress:
 
     def note(self, text: str) -> None:
         _write(self._stream, text)
+
+    def warn(self, text: str) -> None:
+        self.note(f"warning: {text}")
 
     def close(self) -> None:
         if self._step != self._shown_step:
@@ -128,6 +148,9 @@ class BarProgress:
     def note(self, text: str) -> None:
         with contextlib.suppress(OSError):
             tqdm.write(text, file=self._stream)
+
+    def warn(self, text: str) -> None:
+        self.note(f"warning: {text}")
 
     def close(self) -> None:
         if self._bar.n != self._step:

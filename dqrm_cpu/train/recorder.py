@@ -76,7 +76,7 @@ class RunRecorder:
     def _write(self, row: MetricsRow) -> None:
         told = self._log.log(row)
         if told is not None:
-            self._progress.note(f"warning: {told}")
+            self._progress.warn(told)
 
     def _scales_of(self, batch: Batch) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Per table: what the scale in use was found from, and the share of the values of `batch` beyond it."""

@@ -25,7 +25,7 @@ from dqrm_cpu.train.checkpoint_manifest import JSON
 from dqrm_cpu.train.checkpoint_shard import DamagedCheckpointError
 from dqrm_cpu.train.interrupt import StopRequest
 from dqrm_cpu.train.loop import Surroundings, TrainingLoop, total_steps
-from dqrm_cpu.train.progress import NoProgress, Progress, open_progress
+from dqrm_cpu.train.progress import OnlyWarnings, Progress, open_progress
 from dqrm_cpu.train.result import Interrupted, Result
 from dqrm_cpu.train.run_folder import NoRunLog, RunFolder, RunLog, checkpoints_folder, holds_run
 from dqrm_cpu.train.session import Session, build_session, load_kernels, load_session, restore_scales
@@ -191,4 +191,8 @@ def _require_same_data(store: CheckpointStore, data: DataSet) -> None:
 
 
 def _open_progress(request: RunRequest, transport: Transport, step: int, total: int) -> Progress:
-    return open_progress(step, total, request.stream) if transport.rank == 0 else NoProgress()
+    return (
+        open_progress(step, total, request.stream)
+        if transport.rank == 0
+        else OnlyWarnings(transport.rank, request.stream)
+    )

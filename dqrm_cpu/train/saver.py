@@ -1,0 +1,82 @@
+"""Saves a run, rank 0 for all, and follows --train.on-disk-full where the disk does not take it."""
+
+from dqrm_cpu.comm.first_rank import on_first_rank
+from dqrm_cpu.comm.transport import Json, Transport
+from dqrm_cpu.errors import DqrmError
+from dqrm_cpu.train.checkpoint import CheckpointStore
+from dqrm_cpu.train.metrics import ClickMetrics
+from dqrm_cpu.train.progress import Progress
+from dqrm_cpu.train.run_folder import RunLog
+from dqrm_cpu.train.session import Session
+from dqrm_cpu.train.state import RunState
+
+
+class Saver:
+    """Every rank learns of a save that failed: all stop with the same error, or all go on without it."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        checkpoints: CheckpointStore,
+        log: RunLog,
+        progress: Progress,
+        goes_on: bool,
+    ) -> None:
+        self._transport = transport
+        self._checkpoints = checkpoints
+        self._log = log
+        self._progress = progress
+        self._goes_on = goes_on
+        self._best_before: tuple[ClickMetrics | None, int] | None = None
+        self.failed = 0
+        """Saves that failed in a row."""
+
+    def save(self, session: Session, state: RunState, best: bool) -> None:
+        """Saves the state and the weights; `best` marks them as the best so far."""
+        session.model.require_finite_mlps()
+        session.gather()
+        state.scale_refreshed_at = session.scales.state.refreshed_at
+        saved_before, state.saved_step = state.saved_step, state.step
+        best = best or self._best_before is not None  # tried again within the step of the evaluation
+
+        def write() -> str | None:
+            try:
+                state.log = self._log.sync()
+                self._checkpoints.save(state.step, session.tensors(), state.as_dict(), best)
+            except (DqrmError, OSError) as error:
+                if not self._goes_on:
+                    raise
+                return str(error)
+            return None
+
+        failure: Json = on_first_rank(self._transport, write)
+        if self._goes_on:
+            failure = self._transport.broadcast_json(failure)
+        if failure is None:
+            self.failed, self._best_before = 0, None
+            return
+        self.failed += 1
+        state.saved_step = saved_before
+        self._progress.warn(
+            f"step {state.step:,} is not saved: {failure}. Training goes on (--train.on-disk-full), {self.on_disk()}; "
+            "the next checkpoint is tried again"
+        )
+
+    def note_best(self, state: RunState, metrics: ClickMetrics) -> None:
+        """Makes this step the best so far, until training leaves it without having saved it."""
+        self._best_before = (state.best_validation, state.best_step)
+        state.best_validation, state.best_step = metrics, state.step
+
+    def leave_step(self, state: RunState) -> None:
+        """A best step that is not on the disk is gone with its weights: the one before is the best again."""
+        if self._best_before is not None:
+            state.best_validation, state.best_step = self._best_before
+            self._best_before = None
+
+    def on_disk(self) -> str:
+        """What a resumed run would find, in words."""
+        try:
+            newest = self._checkpoints.newest()
+        except OSError as error:
+            return f"what is on the disk cannot be read ({error.strerror})"
+        return f"on the disk is {newest}" if newest else "there is no checkpoint on the disk"
