@@ -78,6 +78,7 @@ def _show(args: argparse.Namespace) -> int:
 def _verify(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from dqrm_cpu.data.prepare.vocabulary_files import verify_vocabulary
     from dqrm_cpu.data.store.manifest import PART_NAMES, read_manifest
     from dqrm_cpu.data.store.verify import verify
 
@@ -87,6 +88,7 @@ def _verify(args: argparse.Namespace) -> int:
     # A bar for what lasts longer than a glance, and only on a terminal.
     with tqdm(total=size, unit="B", unit_scale=True, delay=1, leave=False, file=sys.stderr, disable=None) as bar:
         found = verify(args.directory, manifest, lambda count: _advance(bar, count))
+    found += verify_vocabulary(args.directory, manifest)
     for damage in found:
         print(f"damaged: {damage}")
     if found:

@@ -42,6 +42,7 @@ def format_rows(manifest: Manifest, batch: "Batch", start: int) -> str:
 
 def table(rows: Sequence[Sequence[str]], left: int) -> str:
     """Columns two spaces apart and the table indented by two; the first `left` columns are aligned to the left."""
+    rows = [[_printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = []
     for row in rows:
@@ -61,7 +62,7 @@ def _headline(directory: Path, manifest: Manifest) -> str:
         f"{directory}: {rows:,} rows of {schema.num_dense} dense and {schema.num_tables} categorical columns, "
         f"{_size_text(size)}\n"
         f"{sum(manifest.table_rows):,} embedding rows in {schema.num_tables} tables; "
-        f"fingerprint {manifest.digest()}; written by dqrm-cpu {manifest.version}"
+        f"fingerprint {manifest.digest()}; written by dqrm-cpu {_printable(manifest.version)}"
     )
 
 
@@ -125,6 +126,11 @@ def _settings(prefix: str, settings: Mapping[str, Json]) -> Iterator[tuple[str, 
         elif value not in ("", None, []):
             text = repr(value)[1:-1] if isinstance(value, str) else json.dumps(value)
             yield f"{prefix}{key}", text if len(text) <= _LONGEST_SETTING else text[: _LONGEST_SETTING - 4] + " ..."
+
+
+def _printable(text: str) -> str:
+    """Names in a stranger's file may hold what moves the cursor of a terminal, or what it cannot encode."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _size_text(size: int) -> str:

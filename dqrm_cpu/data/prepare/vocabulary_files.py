@@ -6,16 +6,20 @@ The key at place k has id k + 1; id 0 stands for a missing, unseen or rare categ
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from dqrm_cpu.base.files import remove_leftovers, replace_file
+from dqrm_cpu.base.decode import MOST_BYTES, UnreadableError, decoded, parse_json
+from dqrm_cpu.base.files import read_regular, remove_leftovers, replace_file
+from dqrm_cpu.base.npy import map_npy
 from dqrm_cpu.data.prepare.layout import Layout
 from dqrm_cpu.data.prepare.request import Settings, VocabularySettings
 from dqrm_cpu.data.store.identity import ColumnKeys, DataIdentity, identity_of_hashing, identity_of_keys
+from dqrm_cpu.data.store.manifest import FileName, Manifest
 from dqrm_cpu.errors import DataError
 
 FOLDER = "vocabulary"
@@ -32,6 +36,22 @@ class SavedVocabulary:
     max_ind_range: int
     keys: tuple[NDArray[Any], ...]
     digest: str
+
+
+class _Column(msgspec.Struct):
+    name: str
+    file: FileName
+    keys: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
+    crc32: int
+
+
+class _About(msgspec.Struct):
+    """The page of a vocabulary."""
+
+    format: int
+    max_ind_range: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
+    key_bits: Literal[32, 64]
+    columns: Annotated[tuple[_Column, ...], msgspec.Meta(min_length=1, max_length=1 << 16)]
 
 
 def save_vocabulary(out: Path, names: tuple[str, ...], max_ind_range: int, keys: list[NDArray[Any]]) -> None:
@@ -84,17 +104,40 @@ def find_vocabulary(directory: Path) -> Path:
 def load_vocabulary(directory: Path) -> SavedVocabulary:
     """Reads and checks a folder."""
     folder = find_vocabulary(directory)
-    text = (folder / _ABOUT_FILE).read_bytes()
+    path = folder / _ABOUT_FILE
     try:
-        about = json.loads(text)
-        if about["format"] != _FORMAT:
-            raise DataError(f"{folder} has format {about['format']}, this version reads {_FORMAT}; {_MEND}")
-        kind = np.dtype(f"<u{about['key_bits'] // 8}")
-        keys = tuple(_load_column(folder, column, kind) for column in about["columns"])
-        names = tuple(str(column["name"]) for column in about["columns"])
-        return SavedVocabulary(names, int(about["max_ind_range"]), keys, f"crc32:{isal_zlib.crc32(text):08x}")
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{folder / _ABOUT_FILE} is damaged ({error}); {_MEND}") from None
+        text = read_regular(path, MOST_BYTES)
+        about = decoded(parse_json(text), _About)
+    except (UnreadableError, OSError) as error:
+        raise DataError(f"{path} is damaged: it {_clause(error)}; {_MEND}") from None
+    if about.format != _FORMAT:
+        raise DataError(f"{folder} has format {about.format}, this version reads {_FORMAT}; {_MEND}")
+    kind = np.dtype(f"<u{about.key_bits // 8}")
+    keys = tuple(_load_column(folder, column, kind) for column in about.columns)
+    names = tuple(column.name for column in about.columns)
+    return SavedVocabulary(names, about.max_ind_range, keys, f"crc32:{isal_zlib.crc32(text):08x}")
+
+
+def verify_vocabulary(directory: Path, manifest: Manifest) -> list[str]:
+    """What is damaged of the vocabulary of a prepared data set, or belongs to another one; empty when it is whole."""
+    settings = manifest.settings.get("vocabulary")
+    if not isinstance(settings, dict) or settings.get("kind") not in ("exact", "given"):
+        return []
+    folder = directory / FOLDER
+    if not (folder / _ABOUT_FILE).exists():
+        return [f"{folder} is missing, other rows cannot be given the same ids; copy it from where it is whole"]
+    try:
+        saved = load_vocabulary(folder)
+    except DataError as error:
+        return [str(error)]
+    columns = [ColumnKeys(name, int(k.size), _crc32_of(k)) for name, k in zip(saved.names, saved.keys, strict=True)]
+    identity = identity_of_keys(manifest.schema, saved.keys[0].itemsize * 8, saved.max_ind_range, columns)
+    table_rows = tuple(1 + column.num_keys for column in columns)
+    if saved.names != manifest.schema.categorical or table_rows != manifest.table_rows:
+        return [f"{folder} is whole, but not the vocabulary of the rows beside it: it has other columns or sizes"]
+    if manifest.identity not in (None, identity):
+        return [f"{folder} is whole, but not the vocabulary of the rows beside it: {identity}, {manifest.identity}"]
+    return []
 
 
 def require_vocabulary(directory: Path, layout: Layout, max_ind_range: int) -> VocabularySettings:
@@ -120,12 +163,16 @@ def _listed(names: tuple[str, ...]) -> str:
     return ", ".join(names[:30]) + (", ..." if len(names) > 30 else "")
 
 
-def _load_column(folder: Path, column: dict[str, Any], kind: np.dtype[Any]) -> NDArray[Any]:
-    path = folder / column["file"]
+def _load_column(folder: Path, column: _Column, kind: np.dtype[Any]) -> NDArray[Any]:
+    path = folder / column.file
     try:
-        keys = np.load(path)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} cannot be read ({error}); {_MEND}") from None
-    if keys.dtype != kind or keys.shape != (column["keys"],) or isal_zlib.crc32(keys.tobytes()) != column["crc32"]:
+        keys = np.array(map_npy(path))
+    except (UnreadableError, OSError) as error:
+        raise DataError(f"{path} {_clause(error)}; {_MEND}") from None
+    if keys.dtype != kind or keys.shape != (column.keys,) or _crc32_of(keys) != column.crc32:
         raise DataError(f"{path} is damaged; {_MEND}")
-    return np.asarray(keys)
+    return keys
+
+
+def _clause(error: UnreadableError | OSError) -> str:
+    return f"cannot be read ({error.strerror or error})" if isinstance(error, OSError) else str(error)

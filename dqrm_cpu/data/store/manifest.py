@@ -23,6 +23,7 @@ FORMAT = 1
 """Raised whenever an older version could not read the folder."""
 
 FILE_NAME = "manifest.json"
+_FORMATS = 1 << 16
 PART_NAMES = ("train", "validation", "test")
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -98,12 +99,12 @@ _Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 60)]
 _Crc32 = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
 _TableRows = Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
 _Names = Annotated[tuple[_Text, ...], msgspec.Meta(max_length=1 << 16)]
-_FileName = Annotated[str, msgspec.Meta(pattern=r"^(?!\.\.?$)[^/\x00]+$", max_length=255)]
+FileName = Annotated[str, msgspec.Meta(pattern=r"^(?!\.\.?$)[^/\x00]+$", max_length=255)]
 """Of a file in the folder itself, and of no other."""
 
 
 class _Shard(msgspec.Struct):
-    name: _FileName
+    name: FileName
     rows: _Count
     bytes: _Count
     crc32: _Crc32
@@ -144,7 +145,7 @@ class _Identity(msgspec.Struct):
 class _Document(msgspec.Struct):
     """The manifest as a file may hold it: what each field can be at all, whatever the others say."""
 
-    format: int
+    format: Annotated[int, msgspec.Meta(ge=FORMAT, le=FORMAT)]
     schema: _Schema
     table_rows: tuple[_TableRows, ...]
     parts: dict[_Text, tuple[_Shard, ...]]
@@ -194,7 +195,7 @@ def read_manifest(directory: Path) -> Manifest:
     try:
         document = read_json(path)
         checksum, found = document.pop("crc32"), document["format"]
-        if isinstance(found, int) and found != FORMAT:
+        if isinstance(found, int) and 0 <= found < _FORMATS and found != FORMAT:
             raise DataError(
                 f"{path} has format {found}, this version reads {FORMAT}; prepare the data set again, or use that "
                 "version"

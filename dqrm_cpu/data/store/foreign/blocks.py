@@ -1,17 +1,32 @@
 """Rows of a data set that another program prepared, in the order of its files."""
 
+import lzma
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dqrm_cpu.base.decode import UnreadableError
+from dqrm_cpu.base.npy import read_npy_header
 from dqrm_cpu.data.store.manifest import SourceFile
 from dqrm_cpu.errors import DataError
 
 BLOCK_ROWS = 1 << 19
 """Rows that are converted at a time: about 250 MB."""
+
+
+_MOST_COUNT_BYTES = 1 << 20
+
+UNREADABLE_ARCHIVE = (
+    *(UnreadableError, OSError, EOFError, KeyError, ValueError, RuntimeError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+)
+"""What reading an archive can raise: also of one that is encrypted, or packed in a way that is not known."""
 
 
 class ForeignBlock(NamedTuple):
@@ -45,6 +60,24 @@ class Foreign(Protocol):
 
     def blocks(self) -> Iterator[ForeignBlock]:
         """Every row once, part by part or not, at most BLOCK_ROWS at a time."""
+
+
+def read_counts(path: Path, key: str) -> tuple[int, ...]:
+    """The whole numbers in one array of an .npz file; DataError where it has none or too many."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as file:
+            header = read_npy_header(file)
+            if header.dtype.kind not in "iu" or len(header.shape) != 1 or header.num_bytes > _MOST_COUNT_BYTES:
+                raise UnreadableError(f"has {header.dtype} {header.shape} as {key}, not one whole number per column")
+            content = file.read(header.num_bytes)
+            if len(content) != header.num_bytes:
+                raise UnreadableError(f"ends within {key}")
+    except UNREADABLE_ARCHIVE as error:
+        raise DataError(f"{path} cannot be read ({error}); copy it again or take it away") from error
+    counts = tuple(np.frombuffer(content, header.dtype).tolist())
+    if min(counts, default=0) < 0:
+        raise DataError(f"{path} has {min(counts)} as a number of {key}; copy it again or take it away")
+    return counts
 
 
 def split(span: Span) -> Iterator[Span]:

@@ -21,6 +21,7 @@ from dqrm_cpu.data.store.manifest import (
     holds_manifest,
     write_manifest,
 )
+from dqrm_cpu.data.store.mapping_faults import name_unreadable_files
 from dqrm_cpu.data.store.schema import CRITEO, Schema
 from dqrm_cpu.data.store.writer import write_shard
 from dqrm_cpu.errors import DataError
@@ -50,6 +51,7 @@ def convert(foreign: Foreign, out: Path, max_ind_range: int, progress: Progress)
     if holds_manifest(out):
         raise DataError(f"{out} holds a data set already; give another folder, or remove it first")
     _require_room(foreign, out)
+    name_unreadable_files()
     out.mkdir(parents=True, exist_ok=True)
     conversion = _Conversion(out, foreign, max_ind_range)
     for block in foreign.blocks():

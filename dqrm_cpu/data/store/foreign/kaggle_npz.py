@@ -12,7 +12,17 @@ from typing import IO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dqrm_cpu.data.store.foreign.blocks import ForeignBlock, Span, held_out, labels_of, log_of_counts, split
+from dqrm_cpu.base.npy import read_npy_header
+from dqrm_cpu.data.store.foreign.blocks import (
+    UNREADABLE_ARCHIVE,
+    ForeignBlock,
+    Span,
+    held_out,
+    labels_of,
+    log_of_counts,
+    read_counts,
+    split,
+)
 from dqrm_cpu.data.store.manifest import SourceFile
 from dqrm_cpu.errors import DataError
 
@@ -34,10 +44,9 @@ class KaggleNpz:
                     rows, self.num_tables = _read_head(file, path, "X_cat", 2).shape
                 with archive.open("y.npy") as file:
                     labels = _read_head(file, path, "y", 1).shape[0]
-            with np.load(path) as arrays:
-                counts = tuple(int(count) for count in arrays["counts"])
-        except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
+        except UNREADABLE_ARCHIVE as error:
             raise DataError(f"{path} is not DLRM's processed file ({error}); it holds {', '.join(_KEYS)}") from error
+        counts = read_counts(path, "counts")
         if not self.num_rows == rows == labels or len(counts) != self.num_tables:
             raise DataError(f"{path}: X_int, X_cat, y and counts do not belong together; process the raw file again")
         self.table_rows: tuple[int, ...] | None = counts
@@ -47,6 +56,12 @@ class KaggleNpz:
         """Rows in the order of the file: the training days, then the halves of the last."""
         last_day = self.num_rows - self._days()[-1]
         spans = (Span("train", 0, last_day), *held_out(last_day, self.num_rows))
+        try:
+            yield from self._blocks(spans)
+        except UNREADABLE_ARCHIVE as error:
+            raise DataError(f"{self._path} cannot be read ({error}); copy it again") from error
+
+    def _blocks(self, spans: tuple[Span, ...]) -> Iterator[ForeignBlock]:
         with ExitStack() as stack:
             archive = stack.enter_context(zipfile.ZipFile(self._path))
             files = [stack.enter_context(archive.open(f"{key}.npy")) for key in _KEYS[:3]]
@@ -62,8 +77,7 @@ class KaggleNpz:
 
     def _days(self) -> list[int]:
         for path in sorted(self._path.parent.glob("*_day_count.npz")):
-            with np.load(path) as arrays:
-                days = [int(rows) for rows in arrays["total_per_file"]]
+            days = list(read_counts(path, "total_per_file"))
             if sum(days) == self.num_rows:
                 return days
         each, extra = divmod(self.num_rows, _DAYS)
@@ -77,9 +91,7 @@ class _Head(NamedTuple):
 
 def _read_head(file: IO[bytes], path: Path, key: str, dimensions: int) -> _Head:
     """Leaves the file where the values start."""
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, column_order, kind = read(file)
+    shape, kind, column_order = read_npy_header(file)
     if len(shape) != dimensions or (column_order and dimensions > 1) or kind.kind not in "iu":
         raise DataError(f"{path}: {key} is {kind} {shape}; DLRM writes integers, row by row")
     return _Head(shape, kind)

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from dqrm_cpu.data.store.foreign.blocks import ForeignBlock, Span, held_out, labels_of, log_of_counts, split
+from dqrm_cpu.data.store.foreign.blocks import (
+    ForeignBlock,
+    Span,
+    held_out,
+    labels_of,
+    log_of_counts,
+    read_counts,
+    split,
+)
 from dqrm_cpu.data.store.manifest import SourceFile
 from dqrm_cpu.errors import DataError
 
@@ -72,11 +80,7 @@ def _count_rows(path: Path) -> int:
 def _read_counts(path: Path) -> tuple[int, ...] | None:
     if not path.is_file():
         return None
-    try:
-        with np.load(path) as arrays:
-            counts = tuple(int(count) for count in arrays["counts"])
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path} cannot be read ({error}); copy it again or take it away") from error
+    counts = read_counts(path, "counts")
     if len(counts) != _NUM_TABLES:
         raise DataError(f"{path} has {len(counts)} counts, not {_NUM_TABLES}; it belongs to other data")
     return counts

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dqrm_cpu.base.decode import UnreadableError
+from dqrm_cpu.base.npy import map_npy
 from dqrm_cpu.data.store.foreign.blocks import ForeignBlock, Span, held_out, labels_of, split
 from dqrm_cpu.data.store.manifest import SourceFile
 from dqrm_cpu.errors import DataError
@@ -73,11 +75,13 @@ def _open_day(folder: Path, number: int) -> _Day:
     sparse = next((name for name in _SPARSE if (folder / f"day_{number}_{name}.npy").is_file()), _SPARSE[-1])
     paths = [folder / f"day_{number}_{name}.npy" for name in ("dense", sparse, "labels")]
     try:
-        arrays = [np.load(path, mmap_mode="r") for path in paths]
-    except (OSError, ValueError) as error:
+        arrays = [map_npy(path) for path in paths]
+    except (OSError, UnreadableError) as error:
         raise DataError(
             f"{folder}: day {number} cannot be read ({error}); it needs dense, sparse and labels"
         ) from error
+    if not all(array.ndim for array in arrays):
+        raise DataError(f"{folder}: day {number} holds single numbers; it needs dense, sparse and labels")
     rows = arrays[0].shape[0]
     kinds = ("f", "iu", "iu")
     for path, array, kind in zip(paths, arrays, kinds, strict=True):

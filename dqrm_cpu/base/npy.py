@@ -1,0 +1,79 @@
+"""Reads NumPy's .npy files that somebody else may have written: numbers only, and no more of them than the file holds.
+
+NumPy's own reader allocates what a header asks for before it looks whether the file has it.
+"""
+
+import ast
+import math
+import os
+from pathlib import Path
+from typing import IO, Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dqrm_cpu.base.decode import UnreadableError
+from dqrm_cpu.base.files import open_regular
+
+_MAGIC = b"\x93NUMPY"
+_LENGTH_BYTES = {1: 2, 2: 4, 3: 4}
+_LONGEST_HEADER = 10_000
+_KEYS = {"descr", "fortran_order", "shape"}
+
+
+class NpyHeader(NamedTuple):
+    """What the values behind it are."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fortran_order: bool
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def read_npy_header(file: IO[bytes]) -> NpyHeader:
+    """The header; the file is left where the values start. UnreadableError says what is wrong with it."""
+    start = file.read(len(_MAGIC) + 2)
+    length_bytes = _LENGTH_BYTES.get(start[len(_MAGIC)] if len(start) == len(_MAGIC) + 2 else 0)
+    if not start.startswith(_MAGIC) or length_bytes is None:
+        raise UnreadableError("is no .npy file")
+    length = int.from_bytes(file.read(length_bytes), "little")
+    if length > _LONGEST_HEADER:
+        raise UnreadableError(f"has a header of {length:,} bytes")
+    text = file.read(length)
+    try:
+        said = ast.literal_eval(text.decode("latin-1").strip())
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        raise UnreadableError("has a header that is none") from None
+    if not isinstance(said, dict) or set(said) != _KEYS:
+        raise UnreadableError("has a header with other fields")
+    shape, order = said["shape"], said["fortran_order"]
+    if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape):
+        raise UnreadableError("has a header without a shape")
+    return NpyHeader(shape, _dtype(said["descr"]), order is True)
+
+
+def map_npy(path: Path) -> NDArray[Any]:
+    """The values, mapped; UnreadableError where the file does not hold what its header says."""
+    with open_regular(path) as file:
+        header = read_npy_header(file)
+        place, size = file.tell(), os.fstat(file.fileno()).st_size
+        if place + header.num_bytes != size:
+            raise UnreadableError(f"has {size - place:,} bytes of values, its header says {header.num_bytes:,}")
+        if not header.num_bytes:
+            return np.zeros(header.shape, header.dtype)
+        order: Literal["C", "F"] = "F" if header.fortran_order else "C"
+        values: NDArray[Any] = np.memmap(file, header.dtype, "r", place, header.shape, order)
+        return values
+
+
+def _dtype(described: object) -> np.dtype[Any]:
+    try:
+        dtype = np.dtype(described) if isinstance(described, str) else None
+    except (TypeError, ValueError):
+        dtype = None
+    if dtype is None or dtype.kind not in "biuf":
+        raise UnreadableError("holds no plain numbers")
+    return dtype
