@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from dqrm_cpu.data.prepare.compiled import kernel
 from dqrm_cpu.data.prepare.order import NUM_BINS, place_rows
 from dqrm_cpu.data.prepare.spool import Step, read_records
+from dqrm_cpu.data.prepare.statistics import largest_in_columns
 from dqrm_cpu.data.store.schema import Schema
+from dqrm_cpu.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ def find_rare(
     for step in steps:
         records = np.empty((step.header.rows, step.header.width), np.uint32)
         read_records(step, 0, records)
+        require_ids(step, records, schema, num_keys)
         places = np.empty(step.header.rows, np.int32)
         place_rows(np.uint64(seed), step.header.first_row, np.zeros(NUM_BINS + 1, np.int64), places)
         inside = max(0, min(step.header.rows, num_train - step.header.first_row))
@@ -64,6 +67,15 @@ def find_rare(
         rare_cells.append(int(train[low:high][rare].sum(dtype=np.int64) + held_out[low:high][rare].sum(dtype=np.int64)))
         new_ids.append(np.where(keep, np.cumsum(keep), 0).astype(np.int32))
     return Remap(starts, np.concatenate(new_ids), tuple(rare_cells))
+
+
+def require_ids(step: Step, records: NDArray[np.uint32], schema: Schema, num_keys: list[int]) -> None:
+    """DataError where records have ids that no vocabulary gave: the kernels write at whatever place these name."""
+    if not records.shape[0]:
+        return
+    ids = largest_in_columns(records)[schema.num_dense : schema.num_dense + schema.num_tables]
+    if (ids > np.array(num_keys)).any():
+        raise DataError(f"{step.path} has ids that no vocabulary has; begin anew with --restart")
 
 
 @kernel

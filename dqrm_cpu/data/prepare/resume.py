@@ -1,11 +1,14 @@
 """Where an interrupted preparation goes on: its request, and the unbroken line of its steps."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
 
+from dqrm_cpu.base.decode import UnreadableError, read_json
 from dqrm_cpu.base.files import remove_leftovers, replace_file
 from dqrm_cpu.base.lock import FolderLock
+from dqrm_cpu.data.prepare.bad_rows import QUARANTINE_FILE
 from dqrm_cpu.data.prepare.blocks import Place
 from dqrm_cpu.data.prepare.categories import Categories
 from dqrm_cpu.data.prepare.request import Request
@@ -57,9 +60,10 @@ def exclusive(folder: Path) -> FolderLock:
 
 def _digest_in(path: Path) -> str:
     try:
-        return str(json.loads(path.read_text())["digest"])
-    except (OSError, ValueError, KeyError):
-        return ""
+        return str(read_json(path)["digest"])
+    except (OSError, UnreadableError, KeyError, TypeError, IndexError) as error:
+        said = str(error) if isinstance(error, UnreadableError) else "cannot be read, or names no request"
+        raise DataError(f"{path} {said}: nobody can say what was interrupted; begin anew with --restart") from None
 
 
 def clear(out: Path) -> None:
@@ -73,26 +77,81 @@ def clear(out: Path) -> None:
         shutil.rmtree(out / name, ignore_errors=True)
 
 
-def recover(spool: Path, categories: Categories) -> tuple[list[Step], Position]:
-    """The complete steps, their categories known again, and where to go on; what lies behind them is removed."""
+def recover(request: Request, spool: Path, categories: Categories) -> tuple[list[Step], Position]:
+    """The complete steps, their categories known again, and where to go on; what lies behind them is removed.
+
+    A step that is damaged, or does not follow the one before, is told and ends them: it is read once more.
+    """
     steps: list[Step] = []
     position = Position()
+    kept_bytes = _quarantined(request)
     while True:
         path = step_path(spool, len(steps))
         try:
             step = read_step(path)
+            _require_following(request, step, steps, position, kept_bytes)
             new_keys = read_new_keys(step, categories.key_type)
-        except (OSError, ValueError, KeyError, TypeError):
+        except FileNotFoundError:
+            break
+        except (OSError, UnreadableError) as error:
+            said = f"cannot be read ({error.strerror or error})" if isinstance(error, OSError) else str(error)
+            request.note(f"{path} {said}; going back to before it")
             break
         categories.extend(new_keys)
         steps.append(step)
         header = step.header
         line = 0 if header.ends_source else header.first_line + header.lines
         position = Position(len(steps), header.first_row + header.rows, line, header.after)
+    whole = {step.path for step in steps}
     for path in spool.iterdir():
-        if path.suffix != ".rows" or int(path.stem) >= len(steps):
-            path.unlink()
+        if path not in whole:
+            _remove(path)
     remove_leftovers(spool.parent.parent)
     if steps and steps[-1].header.ends_source:
         position.place = Place(position.place.source + 1)
     return steps, position
+
+
+def _quarantined(request: Request) -> int | None:
+    """Bytes of the quarantine file; None where there is to be none."""
+    if request.settings.bad_rows != "quarantine":
+        return None
+    with contextlib.suppress(OSError):
+        return (request.out / QUARANTINE_FILE).stat().st_size
+    return 0
+
+
+def _require_following(
+    request: Request, step: Step, before: list[Step], position: Position, kept_bytes: int | None
+) -> None:
+    """UnreadableError where a step is none of this request, or does not go on where the one before ended."""
+    header, schema = step.header, request.settings.layout.schema
+    counts = header.counts
+    lengths = (
+        len(header.new_keys),
+        len(counts.missing),
+        len(counts.clamped),
+        len(counts.unseen),
+        len(counts.dense_sum),
+    )
+    dense, tables = schema.num_dense, schema.num_tables
+    if lengths != (tables, dense + tables, dense, tables, dense) or header.width != dense + tables + 1:
+        raise UnreadableError("has other columns")
+    some = dense if header.rows else 0
+    if (len(counts.dense_min), len(counts.dense_max)) != (some, some):
+        raise UnreadableError("has other columns")
+    begins_source = bool(before) and before[-1].header.ends_source
+    source, offset = position.place.source + begins_source, 0 if begins_source else position.place.offset
+    follows = header.after.source == source < len(request.sources) and header.after.offset >= offset
+    if (header.first_row, header.first_line) != (position.row, position.line) or not follows:
+        raise UnreadableError("does not follow the step before it")
+    if kept_bytes is not None and header.quarantined > kept_bytes:
+        raise UnreadableError(f"comes with bad rows that {QUARANTINE_FILE} lacks")
+
+
+def _remove(path: Path) -> None:
+    """A file or a folder of ours."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

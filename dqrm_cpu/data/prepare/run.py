@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,13 @@ from dqrm_cpu.data.prepare.raw_files import estimate_text_bytes
 from dqrm_cpu.data.prepare.request import Advance, Request
 from dqrm_cpu.data.prepare.resume import WORK_FOLDER, exclusive, recover, work_folder
 from dqrm_cpu.data.prepare.scan import Scanner
-from dqrm_cpu.data.prepare.split import shard_jobs, split_rows
+from dqrm_cpu.data.prepare.split import Split, shard_jobs, split_rows
 from dqrm_cpu.data.prepare.spool import Step
 from dqrm_cpu.data.prepare.summary import manifest_of, rows_per_source
 from dqrm_cpu.data.prepare.vocabulary_files import identity_of, load_vocabulary, save_vocabulary
 from dqrm_cpu.data.prepare.write import write_shards
 from dqrm_cpu.data.store.manifest import FILE_NAME as MANIFEST_FILE
-from dqrm_cpu.data.store.manifest import Manifest, read_manifest, write_manifest
+from dqrm_cpu.data.store.manifest import Manifest, ShardFile, read_manifest, write_manifest
 from dqrm_cpu.errors import DataError
 
 READING, WRITING = "reading", "writing"
@@ -74,7 +75,7 @@ def _complete(request: Request) -> Manifest:
 def _read(
     request: Request, spool: Path, categories: Categories, text_bytes: list[int], block_bytes: int, arena: Arena
 ) -> list[Step]:
-    steps, position = recover(spool, categories)
+    steps, position = recover(request, spool, categories)
     if steps:
         request.note(f"going on behind row {position.row:,}")
     else:
@@ -131,6 +132,7 @@ def _finish(request: Request, folder: Path, steps: list[Step], categories: Categ
         saved = beside.submit(_save, request, keys)
         parts = write_shards(request.out, folder / "done", schema, jobs, collector, workers, arena, advance)
         saved.result()
+    _require_all(split, parts)
     identity, table_rows = identity_of(settings, keys), _table_rows(request, keys)
     manifest = manifest_of(request, steps, table_rows, _distinct(request, num_keys), remap, parts, identity)
     write_manifest(request.out, manifest)
@@ -138,6 +140,13 @@ def _finish(request: Request, folder: Path, steps: list[Step], categories: Categ
         list(pool.map(Path.unlink, [step.path for step in steps]))
     shutil.rmtree(folder)
     return manifest
+
+
+def _require_all(split: Split, parts: Mapping[str, tuple[ShardFile, ...]]) -> None:
+    """DataError where notes on shards of an earlier attempt speak of other rows than there are."""
+    found = {part: sum(shard.rows for shard in shards) for part, shards in parts.items()}
+    if found != {"train": split.train, "test": split.test, "validation": split.validation}:
+        raise DataError(f"notes on finished shards are damaged ({found}); begin anew with --restart")
 
 
 def _save(request: Request, keys: list[NDArray[Any]]) -> None:

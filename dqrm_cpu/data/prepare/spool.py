@@ -3,8 +3,8 @@
 One file is one step of the way: its rows as records by bin, the categories that first appeared in it, what was counted,
 and the place in the sources behind it. The files alone say how far the preparation came; a damaged one ends it.
 
-File: 8 bytes with the length of the header, the header as JSON, int32[NUM_BINS + 1] with the bounds of the bins,
-records uint32[rows, W], new keys column by column.
+File: uint32 with the length of the header, uint32 with its checksum, the header as JSON, int32[NUM_BINS + 1] with the
+bounds of the bins, records uint32[rows, W], new keys column by column.
 """
 
 import json
@@ -17,6 +17,8 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
+from dqrm_cpu.base.decode import UnreadableError, decoded, parse_json
+from dqrm_cpu.base.files import open_regular
 from dqrm_cpu.data.prepare.blocks import Place
 from dqrm_cpu.data.prepare.order import NUM_BINS
 from dqrm_cpu.errors import DataError
@@ -104,7 +106,8 @@ def write_step(
     temporary = path.with_suffix(".part")
     try:
         with temporary.open("wb", buffering=0) as file:
-            for part in (len(head).to_bytes(_LENGTH_BYTES, "little"), head, *pieces):
+            lead = len(head) | isal_zlib.crc32(head) << 32
+            for part in (lead.to_bytes(_LENGTH_BYTES, "little"), head, *pieces):
                 _write_all(file, part)
         temporary.replace(path)
     except OSError as error:
@@ -122,34 +125,45 @@ def _write_all(file: Any, piece: Any) -> None:
 
 
 def read_step(path: Path) -> Step:
-    """A step without its rows; ValueError if it is damaged."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+    """A step without its rows; UnreadableError if it is damaged."""
+    with open_regular(path) as file:
+        lead = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        length, crc32 = lead & 0xFFFFFFFF, lead >> 32
         if not 0 < length < 1 << 28:
-            raise ValueError("damaged header")
-        said = json.loads(file.read(length))
-        bounds = np.frombuffer(file.read(4 * (NUM_BINS + 1)), np.int32)
-    said["offenders"] = tuple(Offender(**offender) for offender in said["offenders"])
-    said["after"] = Place(**said["after"])
-    said["counts"] = Counts(**{name: tuple(values) for name, values in said["counts"].items()})
-    said["new_keys"] = tuple(said["new_keys"])
-    return Step(path, StepHeader(**said), _LENGTH_BYTES + length + bounds.nbytes, bounds)
+            raise UnreadableError("has a damaged header")
+        head = file.read(length)
+        bounds = np.frombuffer(_whole(file.read(4 * (NUM_BINS + 1)), 4 * (NUM_BINS + 1)), np.int32)
+    if crc32 not in (0, isal_zlib.crc32(head)):  # 0: of a version that took none
+        raise UnreadableError("has a damaged header")
+    header = decoded(parse_json(head), StepHeader)
+    if bounds[0] != 0 or bounds[-1] != header.rows or (np.diff(bounds) < 0).any():
+        raise UnreadableError("has rows outside of its bins")
+    return Step(path, header, _LENGTH_BYTES + length + bounds.nbytes, bounds)
+
+
+def _whole(content: bytes, size: int) -> bytes:
+    if len(content) != size:
+        raise UnreadableError("is cut short")
+    return content
 
 
 def read_new_keys(step: Step, key_type: np.dtype[Any]) -> list[NDArray[Any]]:
-    """The categories that first appeared in a step, column by column; ValueError if the file is damaged."""
+    """The categories that first appeared in a step, column by column; UnreadableError if it is damaged."""
     header = step.header
+    if min((header.rows, header.width, *header.new_keys)) < 0:
+        raise UnreadableError("has a damaged header")
     left = header.rows * header.width * 4
     crc32 = isal_zlib.crc32(step.bounds.tobytes())
-    with step.path.open("rb") as file:
+    wanted = sum(header.new_keys) * key_type.itemsize
+    with open_regular(step.path) as file:
         file.seek(step.records_at)
         while left and (piece := file.read(min(left, _PIECE_BYTES))):
             crc32 = isal_zlib.crc32(piece, crc32)
             left -= len(piece)
-        tail = file.read()
+        tail = file.read(wanted + 1)
     crc32 = isal_zlib.crc32(tail, crc32)
-    if left or crc32 != header.payload_crc32 or len(tail) != sum(header.new_keys) * key_type.itemsize:
-        raise ValueError("damaged rows")
+    if left or crc32 != header.payload_crc32 or len(tail) != wanted:
+        raise UnreadableError("has damaged rows")
     return np.split(np.frombuffer(tail, key_type), np.cumsum(header.new_keys)[:-1])
 
 

@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
 
+from dqrm_cpu.base.decode import UnreadableError, decoded, read_json
+from dqrm_cpu.base.files import unwritable
 from dqrm_cpu.data.prepare.collect import Collector, Workspace
 from dqrm_cpu.data.prepare.memory import Arena
 from dqrm_cpu.data.prepare.split import ShardJob
@@ -15,6 +17,7 @@ from dqrm_cpu.data.store.layout import ALIGNMENT
 from dqrm_cpu.data.store.manifest import PART_NAMES, ShardFile
 from dqrm_cpu.data.store.schema import Schema
 from dqrm_cpu.data.store.writer import RowBlock, write_blocks
+from dqrm_cpu.errors import DataError
 
 
 def write_shards(
@@ -45,7 +48,11 @@ def write_shards(
                 lent.close()  # another shard may have the memory while this one is forced to the disk
 
             shard = write_blocks(out / job.name, schema, rows.num_rows, rows.largest_id, blocks())
-        (notes / f"{job.name}.json").write_text(json.dumps(asdict(shard)))
+        note = notes / f"{job.name}.json"
+        try:
+            note.write_text(json.dumps(asdict(shard)))
+        except OSError as error:
+            raise unwritable(note, error, DataError) from error
         return shard
 
     done = dict(_finished(out, notes, jobs))
@@ -67,8 +74,8 @@ def _finished(out: Path, notes: Path, jobs: Sequence[ShardJob]) -> Iterator[tupl
     """Shards of an earlier attempt: noted, there, and of the size that was noted."""
     for job in jobs:
         try:
-            shard = ShardFile(**json.loads((notes / f"{job.name}.json").read_text()))
-            if (out / job.name).stat().st_size == shard.bytes:
+            shard = decoded(read_json(notes / f"{job.name}.json"), ShardFile)
+            if shard.name == job.name and (out / job.name).stat().st_size == shard.bytes:
                 yield job.name, shard
-        except (OSError, ValueError, TypeError):
+        except (OSError, UnreadableError):  # it was never noted, or not to its end: the shard is written again
             continue

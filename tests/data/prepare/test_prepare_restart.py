@@ -2,14 +2,18 @@
 
 import errno
 import gzip
+import json
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
+import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -151,3 +155,149 @@ def test_a_full_disk_is_an_error_that_one_can_go_on_from(tmp_path: Path, monkeyp
 
 def raise_full(*_: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def interrupted(folder: Path) -> tuple[Request, list[str]]:
+    """A preparation that was interrupted after some steps, and what it will note when it goes on."""
+    notes: list[str] = []
+    request = replace(request_for([raw_file(folder)], folder / "out", **OPTIONS), note=notes.append)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(interrupted_at(request, rows=500))
+    return request, notes
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("whole")
+    prepared([raw_file(folder)], folder / "out", **OPTIONS)
+    return comparable(folder / "out")
+
+
+def comparable(out: Path) -> dict[str, bytes]:
+    """All files; the manifest, which names the folder of the source, without what comes from that."""
+    files = files_of(out)
+    del files["manifest.json"]
+    return files
+
+
+def with_header(content: bytes, change: Callable[[dict[str, Any]], object]) -> bytes:
+    """A step whose header was changed, under a length and checksum that fit it."""
+    length = int.from_bytes(content[:4], "little")
+    document = json.loads(content[8 : 8 + length])
+    change(document)
+    head = json.dumps(document).encode()
+    return len(head).to_bytes(4, "little") + zlib.crc32(head).to_bytes(4, "little") + head + content[8 + length :]
+
+
+def spoiled_steps(content: bytes) -> dict[str, bytes]:
+    """Contents that a step may have after a bad disk, a loss of power or somebody's hand."""
+    flipped = bytearray(content)
+    flipped[flipped.index(b'"first_line"') - 3] ^= 1  # a digit of the number of rows
+    line = bytearray(content)
+    at = line.index(b'"missing": [') + len(b'"missing": [')
+    line[at] = line[at] % 10 + 48 if line[at] % 10 + 48 != line[at] else 49
+    deep, number = b"[" * 100_000, b'{"rows": ' + b"9" * 6000 + b"}"
+    changes: dict[str, Callable[[dict[str, Any]], object]] = {
+        "a wrong type": lambda said: said.update(rows="1"),
+        "a missing key": lambda said: said.pop("after"),
+        "a number below 0": lambda said: said.update(new_keys=[-1, *said["new_keys"][1:]]),
+        "other columns": lambda said: said["counts"].update(missing=[]),
+        "another place": lambda said: said.update(first_row=said["first_row"] + 1),
+        "another line": lambda said: said.update(first_line=said["first_line"] + 1),
+        "another source": lambda said: said["after"].update(source=7),
+        "bad rows that are not there": lambda said: said.update(quarantined=10**6),
+    }
+    return {
+        "a flipped count of rows": bytes(flipped),
+        "a flipped count of cells": bytes(line),
+        "deep": len(deep).to_bytes(8, "little") + deep + bytes(1 << 13),
+        "an endless number": len(number).to_bytes(8, "little") + number + bytes(1 << 13),
+        "cut": content[:100],
+        **{name: with_header(content, change) for name, change in changes.items()},
+    }
+
+
+def test_a_spoiled_step_is_told_and_read_once_more(tmp_path: Path, whole: dict[str, bytes]) -> None:
+    request, notes = interrupted(tmp_path)
+    kept = tmp_path / "kept"
+    shutil.copytree(request.out, kept)
+    good = (kept / WORK_FOLDER / "spool" / "000002.rows").read_bytes()
+    for name, content in spoiled_steps(good).items():
+        shutil.rmtree(request.out)
+        shutil.copytree(kept, request.out)
+        (request.out / WORK_FOLDER / "spool" / "000002.rows").write_bytes(content)
+        notes.clear()
+        prepare(request)
+        assert any("000002.rows" in note and "going back to before it" in note for note in notes), (name, notes)
+        assert comparable(request.out) == whole, name
+
+
+def test_what_does_not_belong_into_the_spool_is_removed(tmp_path: Path, whole: dict[str, bytes]) -> None:
+    request, notes = interrupted(tmp_path)
+    spool = request.out / WORK_FOLDER / "spool"
+    (spool / "notes.rows").write_text("x")
+    (spool / "000777.rows").mkdir()
+    (spool / "000002.rows").unlink()
+    os.mkfifo(spool / "000002.rows")
+    prepare(request)
+    assert any("000002.rows" in note for note in notes)
+    assert comparable(request.out) == whole
+
+
+def test_bad_rows_that_were_lost_are_read_once_more(tmp_path: Path, whole: dict[str, bytes]) -> None:
+    request, notes = interrupted(tmp_path)
+    (request.out / "bad-rows.txt").unlink()
+    prepare(request)
+    assert any("bad rows that bad-rows.txt lacks" in note for note in notes)
+    assert comparable(request.out) == whole
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[" * 100_000, b"[]", b"{}", b'{"digest": ' + b"9" * 6000 + b"}"])
+def test_a_spoiled_request_is_told(tmp_path: Path, content: bytes) -> None:
+    out = tmp_path / "out"
+    (out / WORK_FOLDER).mkdir(parents=True)
+    (out / WORK_FOLDER / "request.json").write_bytes(content)
+    request = request_for([raw_file(tmp_path)], out, **OPTIONS)
+    with pytest.raises(DataError, match=r"request\.json .*begin anew with --restart"):
+        prepare(request)
+    assert prepare(request, restart=True).num_rows("train") > 0
+
+
+def test_notes_on_shards_that_are_spoiled_are_not_believed(tmp_path: Path, whole: dict[str, bytes]) -> None:
+    request, _ = interrupted(tmp_path)
+    notes = request.out / WORK_FOLDER / "done"
+    notes.mkdir()
+    for k, content in enumerate((b"[" * 100_000, b'{"name": 1}', b"9" * 6000)):
+        (notes / f"train-{k:05d}.shard.json").write_bytes(content)
+    os.mkfifo(notes / "test-00000.shard.json.old")
+    prepare(request)
+    assert comparable(request.out) == whole
+
+
+@pytest.mark.parametrize("target", ["bad-rows.txt", ".shard.json", "vocabulary.json", "manifest.json", ".shard"])
+def test_a_disk_that_is_full_anywhere_is_one_line_and_one_can_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, whole: dict[str, bytes]
+) -> None:
+    request = request_for([raw_file(tmp_path)], tmp_path / "out", **OPTIONS)
+    opened, write_text = os.open, Path.write_text
+
+    def refuse(path: object) -> None:
+        if str(path).rpartition("/")[2].rpartition(f".{os.getpid()}")[0].endswith(target) or str(path).endswith(target):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def full(path: object, flags: int, *rest: Any, **more: Any) -> int:
+        if flags & os.O_CREAT:
+            refuse(path)
+        return opened(path, flags, *rest, **more)
+
+    def full_text(path: Path, *rest: Any, **more: Any) -> int:
+        refuse(path)
+        return write_text(path, *rest, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", full)
+        patch.setattr(Path, "write_text", full_text)
+        with pytest.raises(DataError, match=r"cannot be written \(No space left on device\); free some space"):
+            prepare(request)
+    prepare(request)
+    assert comparable(request.out) == whole
