@@ -1,4 +1,4 @@
-"""Reads JSON that somebody else may have written: bounded in size and depth, and checked against a type.
+"""Reads JSON and TOML that somebody else may have written: bounded in size and depth, and checked against a type.
 
     manifest = decoded(read_json(path, most_bytes=64 << 20), Document)
 
@@ -6,6 +6,8 @@ Whatever is wrong becomes an UnreadableError whose text is a clause for an error
 """
 
 import json
+import re
+import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +20,12 @@ T = TypeVar("T")
 MOST_BYTES = 64 << 20
 """More than any metadata file of ours has: a manifest of 100,000 shards is 15 MB."""
 
+MOST_TOML_BYTES = 256 << 10
+"""More than any description that a person writes."""
+
 _SHOWN = 200
+# Possessive, and begun only where a word begins: in time proportional to the text, whatever it is.
+_LONG_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){64}""")
 
 
 class UnreadableError(Exception):
@@ -51,6 +58,30 @@ def parse_json(content: bytes | str) -> Any:
 
 def _escaped_surrogate(content: bytes | str) -> bool:
     return b"\\ud" in content.lower() if isinstance(content, bytes) else "\\ud" in content.lower()
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The TOML document in a regular file; FileNotFoundError and PermissionError pass through as they are."""
+    try:
+        content = read_regular(path, MOST_TOML_BYTES)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+        raise UnreadableError(f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    return parse_toml(content)
+
+
+def parse_toml(content: bytes) -> dict[str, Any]:
+    """TOML; deep nesting, endless numbers and keys of very many parts, which take quadratic time, are refused."""
+    try:
+        text = content.decode().removeprefix("\ufeff")
+        if _LONG_KEY.search(text):
+            raise UnreadableError("has a key of more than 64 parts")
+        return tomllib.loads(text)
+    except RecursionError:
+        raise UnreadableError("is nested too deeply") from None
+    except ValueError as error:  # also of bytes that are no UTF-8, and of integers with thousands of digits
+        raise UnreadableError(f"is not TOML: {_short(error)}") from error
 
 
 def decoded(document: Any, kind: type[T]) -> T:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from dqrm_cpu.cli.parser import Subparsers, UsageError
 from dqrm_cpu.cli.stop import StoppedBySignal, stopped_by_signals
+from dqrm_cpu.errors import ConfigError
 
 if TYPE_CHECKING:
     from dqrm_cpu.data.prepare.layout import Layout
@@ -146,6 +147,8 @@ def _request(args: argparse.Namespace, progress: "PrepareProgress") -> "Request"
     if len(set(args.raw)) != len(args.raw):
         raise UsageError("a raw file is named twice")
     sources = tuple(examine(path) for path in args.raw)
+    if len({_identity(source) for source in sources}) != len(sources):
+        raise UsageError("a raw file is named twice, once by a link or another path")
     layout = _layout(args, sources)
     settings = Settings(
         layout=layout,
@@ -164,6 +167,16 @@ def _request(args: argparse.Namespace, progress: "PrepareProgress") -> "Request"
     # Without its buffer, whose lock a thread that waits for input would hold when the process wants to end.
     stdin = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
     return Request(sources, args.out, settings, means, stdin, progress.advance, progress.note)
+
+
+def _identity(source: "RawFile") -> tuple[int, int]:
+    if source.kind == "stdin":
+        return -1, -1
+    try:
+        status = Path(source.path).stat()
+    except OSError as error:
+        raise UsageError(f"{source.path} cannot be read: {error.strerror}") from None
+    return status.st_dev, status.st_ino
 
 
 def _require_number_order(paths: list[str]) -> None:
@@ -187,7 +200,26 @@ def _layout(args: argparse.Namespace, sources: "tuple[RawFile, ...]") -> "Layout
         if not args.schema:
             raise UsageError("Parquet files need --schema FILE, which says what their columns are")
         return read_schema(args.schema, "", column_names(sources[0].path))
-    return read_schema(args.schema, first_line(sources[0])) if args.schema else CRITEO_LAYOUT
+    if not args.schema:
+        return CRITEO_LAYOUT
+    layout = read_schema(args.schema, first_line(sources[0]))
+    if layout.header:
+        _require_same_fields(args.schema, layout, sources[1:])
+    return layout
+
+
+def _require_same_fields(schema: Path, layout: "Layout", sources: "tuple[RawFile, ...]") -> None:
+    """The header of every file is skipped: one with another order, or without one, would be read wrongly in silence."""
+    from dqrm_cpu.data.prepare.raw_files import first_line
+    from dqrm_cpu.data.prepare.schema_file import read_schema
+
+    for source in sources:
+        try:
+            differs = source.kind != "parquet" and read_schema(schema, first_line(source)) != layout
+        except ConfigError as error:
+            raise UsageError(f"the first line of {source.path} is not the header of the first file: {error}") from None
+        if differs:
+            raise UsageError(f"the header of {source.path} names other fields than that of the first file")
 
 
 def _vocabulary(args: argparse.Namespace, layout: "Layout") -> "VocabularySettings":

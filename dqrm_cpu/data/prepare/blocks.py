@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
@@ -10,12 +10,13 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from dqrm_cpu.data.prepare.raw_files import RawFile, open_raw
+from dqrm_cpu.data.prepare.mistakes import LONGEST_LINE
+from dqrm_cpu.data.prepare.raw_files import RawFile, is_damage, open_raw, require_unchanged
 from dqrm_cpu.data.prepare.words import PADDING
 from dqrm_cpu.errors import DataError
 
-_LONGEST_LINE = 1 << 20
 _PIECE_BYTES = 1 << 20
+_NEWLINE = 10
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Block:
-    """Whole lines; the last one ends with a newline even where the file does not."""
+    """Whole lines; the last one ends with a newline even where the file does not, and is cut where it is too long."""
 
     text: NDArray[np.uint8]  # with PADDING beyond the end
     size: int
@@ -51,7 +52,7 @@ class Piece(Protocol):
 
 def text_buffer_bytes(block_bytes: int) -> int:
     """What a block is read into."""
-    return block_bytes + _LONGEST_LINE + PADDING
+    return block_bytes + LONGEST_LINE + 1 + PADDING
 
 
 class BlockReader:
@@ -64,14 +65,18 @@ class BlockReader:
         block_bytes: int,
         buffers: Sequence[NDArray[np.uint8]],
         stdin: BinaryIO,
+        note: Callable[[str], None],
+        stops_at_bad: bool,
     ) -> None:
+        """With `stops_at_bad`, nobody waits for the end of a line that is too long: it ends the preparation."""
         self._sources, self._start, self._stdin = sources, start, stdin
+        self._note, self._stops_at_bad = note, stops_at_bad
         self._block_bytes = block_bytes
         self._free: queue.SimpleQueue[NDArray[np.uint8] | None] = queue.SimpleQueue()
         for buffer in buffers:
             self._free.put(buffer)
         self._full: queue.SimpleQueue[Block | BaseException | None] = queue.SimpleQueue()
-        self._stopping = False
+        self._stopping = self._has_told = False
         self._thread = threading.Thread(target=self._run, name="dqrm-read", daemon=True)
 
     def __enter__(self) -> "BlockReader":
@@ -103,7 +108,7 @@ class BlockReader:
             for number in range(self._start.source, len(self._sources)):
                 if number != place.source:
                     place = Place(number)
-                stream = open_raw(self._sources[number], self._stdin)
+                stream = open_raw(self._sources[number], self._stdin, self._tell_of_checksums)
                 try:
                     if not self._read_source(stream, number, place):
                         return
@@ -113,6 +118,11 @@ class BlockReader:
             self._full.put(None)
         except BaseException as error:  # told by the thread that iterates
             self._full.put(error)
+
+    def _tell_of_checksums(self, path: str) -> None:
+        if not self._has_told:
+            self._note(f"{path} has no zstd checksums: damage in it cannot be noticed; zstd --check writes them")
+        self._has_told = True
 
     def _read_source(self, stream: BinaryIO, number: int, place: Place) -> bool:
         """Blocks of one source; False when nobody wants them any more."""
@@ -124,29 +134,53 @@ class BlockReader:
                 text = self._free.get()
                 if text is None or self._stopping:
                     return False
-                view = text.data
-                view[: len(rest)] = rest
-                size, ended = _fill(stream, view, len(rest), self._block_bytes)
-                if not ended and _line_end(text, size, size) < 0:
-                    size, ended = _fill(stream, view, size, self._block_bytes + _LONGEST_LINE)
-                cut = size if ended else _last_newline(text, size, source, place)
-                rest = text[cut:size].tobytes()
-                crc32 = isal_zlib.crc32(view[:cut], place.crc32)
-                after = Place(number, place.offset + cut, crc32)
-                if ended and cut and text[cut - 1] != 10:
-                    text[cut] = 10
+                cut, after, rest, ended = self._fill_block(stream, text, rest, place)
+                if ended:
+                    require_unchanged(source)
+                if cut and text[cut - 1] != _NEWLINE:
+                    text[cut] = _NEWLINE
                     cut += 1
                 text[cut : cut + PADDING] = 0
                 self._full.put(Block(text, cut, place, after, ended))
                 place = after
                 if ended:
                     return True
-        except (OSError, EOFError, ValueError, MemoryError) as error:
-            raise _damaged(source, place, error) from error
+        except DataError:
+            raise
         except Exception as error:
-            if type(error).__name__ in ("ZstdError", "IsalError", "BadGzipFile"):
+            if is_damage(error):
                 raise _damaged(source, place, error) from error
             raise
+
+    def _fill_block(
+        self, stream: BinaryIO, text: NDArray[np.uint8], rest: bytes, place: Place
+    ) -> tuple[int, Place, bytes, bool]:
+        """Whole lines into `text`: (their bytes, the place behind them, what was read beyond it, whether all was)."""
+        view = text.data
+        view[: len(rest)] = rest
+        size, ended = _fill(stream, view, len(rest), self._block_bytes)
+        if not ended and _line_end(text, size, size) < 0:
+            size, ended = _fill(stream, view, size, self._block_bytes + LONGEST_LINE)
+        cut = size if ended else _line_end(text, size, LONGEST_LINE + 1)
+        if cut >= 0:
+            after = Place(place.source, place.offset + cut, isal_zlib.crc32(view[:cut], place.crc32))
+            return cut, after, text[cut:size].tobytes(), ended
+        after = Place(place.source, place.offset + size, isal_zlib.crc32(view[:size], place.crc32))
+        cut = max(0, _line_end(text, size, size)) + LONGEST_LINE + 1
+        return cut, *self._to_line_end(stream, after)
+
+    def _to_line_end(self, stream: BinaryIO, place: Place) -> tuple[Place, bytes, bool]:
+        """Reads on to the end of a line, keeping none: (place there, what was read beyond it, whether all was)."""
+        piece = bytearray(LONGEST_LINE)
+        offset, crc32 = place.offset, place.crc32
+        while not self._stopping and not self._stops_at_bad:
+            taken = _read_into(stream, memoryview(piece))
+            end = piece.find(b"\n", 0, taken) + 1
+            length = end or taken
+            offset, crc32 = offset + length, isal_zlib.crc32(memoryview(piece)[:length], crc32)
+            if end or not taken:
+                return Place(place.source, offset, crc32), bytes(piece[end:taken]) if end else b"", not taken
+        return Place(place.source, offset, crc32), b"", True
 
     def _skip(self, stream: BinaryIO, source: RawFile, place: Place) -> None:
         """Goes to the place; what cannot be sought is read again, and must be what it was."""
@@ -188,17 +222,6 @@ def _read_into(stream: BinaryIO, view: memoryview) -> int:
     return len(piece)
 
 
-def _last_newline(text: NDArray[np.uint8], size: int, source: RawFile, place: Place) -> int:
-    """Where the last whole line ends."""
-    found = _line_end(text, size, _LONGEST_LINE)
-    if found < 0:
-        raise DataError(
-            f"{source.path}, after byte {place.offset:,}: a line of more than {_LONGEST_LINE:,} bytes; "
-            "is it a text file with one row a line?"
-        )
-    return found
-
-
 def _line_end(text: NDArray[np.uint8], size: int, most: int) -> int:
     """One past the last newline among the last `most` bytes; -1 where there is none. Almost always it is near."""
     length = 4096
@@ -213,8 +236,6 @@ def _line_end(text: NDArray[np.uint8], size: int, most: int) -> int:
 
 
 def _damaged(source: RawFile, place: Place, error: BaseException) -> DataError:
-    if isinstance(error, DataError):
-        return error
     return DataError(
         f"{source.path} cannot be read beyond byte {place.offset:,} of its text: {error}; "
         "is it damaged, or still being written?"

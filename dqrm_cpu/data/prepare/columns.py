@@ -10,7 +10,7 @@ from dqrm_cpu.data.prepare.fields import hash_text, hex_digit
 from dqrm_cpu.data.prepare.layout import CATEGORY_ROLES, DENSE_ROLES, Layout, Role
 from dqrm_cpu.data.prepare.mistakes import Mistake
 from dqrm_cpu.data.prepare.parquet import ColumnBlock
-from dqrm_cpu.data.prepare.parse import BadLine, ParsedBlock, RowBuffers
+from dqrm_cpu.data.prepare.parse import MOST_SHOWN, SHOWN_BYTES, BadLine, ParsedBlock, RowBuffers
 from dqrm_cpu.data.prepare.rows import LOG_TABLE
 from dqrm_cpu.data.prepare.words import PADDING, byte_at
 from dqrm_cpu.errors import DataError
@@ -29,8 +29,9 @@ class _Values(NamedTuple):
 class ColumnParser:
     """Turns blocks of one layout into rows; any number of threads may call it."""
 
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
+    def __init__(self, layout: Layout, keeps_text: bool) -> None:
+        """`keeps_text` asks for the text of all bad rows."""
+        self._layout, self._keeps_text = layout, keeps_text
 
     def parse(self, block: ColumnBlock, buffers: RowBuffers) -> ParsedBlock:
         """Rows into the buffers; a row with a mistake is left out."""
@@ -58,13 +59,18 @@ class ColumnParser:
                 missing[buffers.num_dense + categorical] = np.count_nonzero(gone)
                 buffers.keys[categorical, : kept.size] = values
                 categorical += 1
-        bad = tuple(_bad_row(block, int(row), int(places[row]), int(mistakes[row])) for row in np.flatnonzero(mistakes))
-        return ParsedBlock(block, kept.size, block.rows, bad, b"", missing, clamped, buffers)
+        wrong = np.flatnonzero(mistakes).tolist()
+        bad = tuple(
+            BadLine(row, int(places[row]), int(mistakes[row]), _row_text(block, row)[:SHOWN_BYTES])
+            for row in wrong[:MOST_SHOWN]
+        )
+        text = b"".join(_row_text(block, row) + b"\n" for row in wrong) if self._keeps_text else b""
+        return ParsedBlock(block, kept.size, block.rows, bad, len(wrong), text, missing, clamped, buffers)
 
 
-def _bad_row(block: ColumnBlock, row: int, field: int, mistake: int) -> BadLine:
+def _row_text(block: ColumnBlock, row: int) -> bytes:
     cells = ("" if cell is None else str(cell) for cell in (column[row].as_py() for column in block.columns.values()))
-    return BadLine(row, field, mistake, (",".join(cells) + "\n").encode())
+    return ",".join(cells).encode("utf-8", "backslashreplace")
 
 
 def _read(role: Role, column: Any, name: str) -> _Values:

@@ -18,7 +18,11 @@ class Mistake(IntEnum):
     OPEN_QUOTE = 10
     BEHIND_QUOTE = 11
     NO_TEXT = 12
+    LONG_LINE = 13
 
+
+LONGEST_LINE = 1 << 20
+"""Bytes of a line without its end; blocks have room for one that is as long beyond their size."""
 
 MEANING = {
     Mistake.TOO_FEW_FIELDS: "the line ends here, but more fields are expected",
@@ -33,4 +37,5 @@ MEANING = {
     Mistake.OPEN_QUOTE: "a quote that does not close on its line; line feeds within quotes are not supported",
     Mistake.BEHIND_QUOTE: "something stands behind the closing quote; a quote within quotes is written twice",
     Mistake.NO_TEXT: "a byte (255) that no UTF-8 text has",
+    Mistake.LONG_LINE: f"a line of more than {LONGEST_LINE:,} bytes, the longest that is read",
 }

@@ -10,7 +10,7 @@ from isal import isal_zlib
 
 from dqrm_cpu.data.prepare.blocks import Place
 from dqrm_cpu.data.prepare.layout import Layout, Role
-from dqrm_cpu.data.prepare.raw_files import RawFile
+from dqrm_cpu.data.prepare.raw_files import RawFile, require_unchanged
 from dqrm_cpu.errors import DataError
 
 CELL_BYTES = 5
@@ -61,10 +61,16 @@ class ParquetReader:
         total, before = file.metadata.num_rows, Place(number, row * self._row_bytes)
         for batch in self._batches(path, file, row):
             row += batch.num_rows
-            ends = row >= total
+            if row > total:
+                raise _unreadable(path, ValueError(f"it has more rows than the {total:,} of its footer"))
+            ends = row == total
+            if ends:
+                require_unchanged(self._sources[number])
             after = Place(number, row * self._row_bytes, _crc32(path) if ends else 0)
             yield self._block(batch, before, after, ends)
             before = after
+        if row < total:
+            raise _unreadable(path, ValueError(f"it has {row:,} rows, and its footer says {total:,}"))
 
     def _batches(self, path: str, file: Any, row: int) -> Iterator[Any]:
         """Batches from a row on; an empty one where there is none."""
@@ -81,7 +87,7 @@ class ParquetReader:
                 if rest.num_rows:
                     found = True
                     yield rest
-        except (OSError, ValueError) as error:
+        except _errors() as error:
             raise _unreadable(path, error) from error
         if not found:
             yield importlib.import_module("pyarrow").RecordBatch.from_pylist([], file.schema_arrow)
@@ -110,9 +116,18 @@ def opened(path: str) -> Any:
     except ImportError:
         raise DataError(f"{path} is Parquet, which needs pyarrow: pip install 'dqrm-cpu[parquet]'") from None
     try:
-        return parquet.ParquetFile(path, memory_map=True)
-    except (OSError, ValueError) as error:
+        # Without a mapping: the system ends a process that touches one whose file became shorter.
+        file = parquet.ParquetFile(path, memory_map=False, page_checksum_verification=True)
+        _ = file.schema_arrow  # a type that Arrow does not have
+        return file
+    except _errors() as error:
         raise _unreadable(path, error) from error
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """What Arrow raises about a file."""
+    arrow: Any = importlib.import_module("pyarrow")
+    return (OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError, arrow.ArrowException)
 
 
 def _unreadable(path: str, error: Exception) -> DataError:

@@ -11,10 +11,17 @@ from dqrm_cpu.data.prepare.blocks import Block, Piece
 from dqrm_cpu.data.prepare.layout import Layout, runs_of
 from dqrm_cpu.data.prepare.memory import Arena, zeros
 from dqrm_cpu.data.prepare.quotes import unquote
-from dqrm_cpu.data.prepare.rows import LOG_TABLE, BadLines, RowArrays, count_lines, line_start, parse_lines
+from dqrm_cpu.data.prepare.rows import LOG_TABLE, BadLines, RowArrays, copy_lines, count_lines, line_starts, parse_lines
 from dqrm_cpu.data.prepare.words import PADDING
 
-_BAD_AT_ONCE = 256
+MOST_SHOWN = 10
+"""Bad lines of a block that are remembered one by one; of the others only how many they are."""
+
+SHOWN_BYTES = 60
+"""Of a bad line in a message."""
+
+_BAD_AT_ONCE = 4096
+_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,7 @@ class BadLine:
     line: int  # within the block, from 0
     field: int  # from 0
     mistake: int
-    text: bytes  # with its end
+    text: bytes  # how it begins
 
 
 @dataclass(frozen=True)
@@ -34,8 +41,9 @@ class ParsedBlock:
     block: Piece
     rows: int
     lines: int
-    bad: tuple[BadLine, ...]
-    header: bytes  # the line that names the fields, where there is one
+    bad: tuple[BadLine, ...]  # the first ones
+    num_bad: int
+    bad_text: bytes  # of all of them, where it is kept
     missing: NDArray[np.int64]
     clamped: NDArray[np.int64]
     buffers: "RowBuffers"
@@ -99,51 +107,51 @@ class _Text(NamedTuple):
 class Parser:
     """Parses blocks of one layout; any number of threads may call it."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, most_bad: int, keeps_text: bool) -> None:
+        """Goes on in no block that has `most_bad` bad lines; `keeps_text` asks for the text of all of them."""
         self._layout = layout
+        self._most_bad, self._keeps_text = most_bad, keeps_text
         self._runs = runs_of(layout)
         self._delimiter = layout.separator
 
     def parse(self, block: Block, buffers: RowBuffers) -> ParsedBlock:
         """Rows into the buffers."""
         lines = int(count_lines(block.text, block.size))
-        buffers.reserve(lines)
+        # A row has a label, a byte behind each field, and perhaps a bad line behind it that began like a row.
+        buffers.reserve(min(lines, block.size // (len(self._layout.fields) + 1) + 1))
         place = np.zeros(4, np.int64)
-        header = self._header(block)
-        plain = self._plain(block, buffers, len(header))
-        place[0], place[2] = plain.start, bool(header)
+        first = self._start(block)
+        plain = self._plain(block, buffers, first)
+        place[0], place[2] = plain.start, self._has_header(block)
         missing = np.zeros(buffers.num_dense + buffers.num_tables, np.int64)
         clamped = np.zeros(buffers.num_dense, np.int64)
         step = np.ones(1, np.int64)
         out = self._addresses(buffers, missing, clamped, step)
-        bad: list[BadLine] = []
+        bad = _Bad(block, plain, self._layout.quotes, self._keeps_text)
+        found = BadLines(*(np.zeros(_BAD_AT_ONCE, np.int64) for _ in BadLines._fields))
         address = plain.text.ctypes.data
-        while place[0] < plain.size:
-            found = BadLines(*(np.zeros(_BAD_AT_ONCE, np.int64) for _ in BadLines._fields))
+        while place[0] < plain.size and bad.count < self._most_bad:
             place[3] = 0
             parse_lines(address, plain.size, place, out, found)
-            bad += [self._bad_line(block, plain, found, k) for k in range(place[3])]
-        return ParsedBlock(block, int(place[1]), int(place[2]), tuple(bad), header, missing, clamped, buffers)
+            bad.add(found, int(place[3]))
+        return ParsedBlock(
+            block, int(place[1]), int(place[2]), tuple(bad.first), bad.count, b"".join(bad.text), missing, clamped,
+            buffers,
+        )  # fmt: skip
 
     def _plain(self, block: Block, buffers: RowBuffers, start: int) -> _Text:
         if not self._layout.quotes:
             return _Text(block.text, block.size, start, {})
         text = buffers.reserve_text(block.size + PADDING)
-        place = np.array([start, 0, bool(start), 0], np.int64)
+        place = np.array([start, 0, self._has_header(block), 0], np.int64)
         noted: dict[int, tuple[int, int]] = {}
         while place[0] < block.size:
             place[3], mistakes = 0, np.zeros((_BAD_AT_ONCE, 3), np.int64)
             unquote(block.text, block.size, ord(self._layout.delimiter), text, mistakes, place)
-            noted |= {line: (mistake, field) for line, field, mistake in mistakes[: place[3]].tolist()}
+            some = mistakes[: min(int(place[3]), MOST_SHOWN - len(noted))]
+            noted |= {line: (mistake, field) for line, field, mistake in some.tolist()}
         text[place[1] : place[1] + PADDING] = 0
         return _Text(text, int(place[1]), 0, noted)
-
-    def _bad_line(self, block: Block, plain: _Text, found: BadLines, k: int) -> BadLine:
-        line, field, mistake = int(found.line[k]), int(found.field[k]), int(found.mistake[k])
-        if not self._layout.quotes:
-            return BadLine(line, field, mistake, _line_from(block, int(found.start[k])))
-        mistake, field = plain.mistakes.get(line, (mistake, field))
-        return BadLine(line, field, mistake, _line_from(block, line_start(block.text, line)))
 
     def _addresses(
         self, buffers: RowBuffers, missing: NDArray[np.int64], clamped: NDArray[np.int64], step: NDArray[np.int64]
@@ -166,10 +174,43 @@ class Parser:
             delimiter=self._delimiter,
         )
 
-    def _header(self, block: Block) -> bytes:
-        if not self._layout.header or block.before.offset or not block.size:
-            return b""
-        return _line_from(block, 0)
+    def _has_header(self, block: Block) -> bool:
+        return self._layout.header and not block.before.offset and block.size > 0
+
+    def _start(self, block: Block) -> int:
+        """Where the first row begins: behind a byte order mark and the header."""
+        if self._has_header(block):
+            return len(_line_from(block, 0))
+        has_mark = not block.before.offset and block.text[: min(block.size, len(_BOM))].tobytes() == _BOM
+        return len(_BOM) if has_mark else 0
+
+
+class _Bad:
+    """The bad lines of one block: the first ones, how many, and the text of all where it is kept."""
+
+    def __init__(self, block: Block, plain: _Text, quotes: bool, keeps_text: bool) -> None:
+        self.first: list[BadLine] = []
+        self.text: list[bytes] = []
+        self.count = 0
+        self._block, self._plain = block, plain
+        self._quotes, self._keeps_text = quotes, keeps_text
+        self._place = np.zeros(2, np.int64)
+
+    def add(self, found: BadLines, count: int) -> None:
+        """Takes the first entries of `found`, which lie behind those before."""
+        wanted = count if self._keeps_text else min(count, MOST_SHOWN - len(self.first))
+        starts = found.start[:wanted]
+        if self._quotes:  # they are places in the text without its quotes
+            line_starts(self._block.text, found.line[:wanted], starts, self._place)
+        for k in range(min(count, MOST_SHOWN - len(self.first))):
+            line = int(found.line[k])
+            mistake, field = self._plain.mistakes.get(line, (int(found.mistake[k]), int(found.field[k])))
+            shown = self._block.text[starts[k] : starts[k] + SHOWN_BYTES].tobytes().partition(b"\n")[0]
+            self.first.append(BadLine(line, field, mistake, shown))
+        if self._keeps_text and count:
+            out = np.empty(self._block.size, np.uint8)
+            self.text.append(out[: copy_lines(self._block.text, starts, out)].tobytes())
+        self.count += count
 
 
 def _line_from(block: Block, start: int) -> bytes:

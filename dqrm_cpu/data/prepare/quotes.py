@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from dqrm_cpu.data.prepare.compiled import inlined, kernel
 from dqrm_cpu.data.prepare.layout import BETWEEN_FIELDS
-from dqrm_cpu.data.prepare.mistakes import Mistake
+from dqrm_cpu.data.prepare.mistakes import LONGEST_LINE, Mistake
 
 _QUOTE, _NEWLINE, _RETURN = 34, 10, 13
 _OPEN, _BEHIND, _FOREIGN = int(Mistake.OPEN_QUOTE), int(Mistake.BEHIND_QUOTE), int(Mistake.NO_TEXT)
+_LONG_LINE = int(Mistake.LONG_LINE)
 
 
 @inlined
@@ -66,14 +67,16 @@ def unquote(
     """
     at, written, line, found = place[0], place[1], place[2], place[3]
     while at < size and found < mistakes.shape[0]:
-        began = written
+        began, start = written, at
         at, written, field, mistake = unquote_line(text, at, delimiter, out, began)
+        while text[at] != _NEWLINE:  # where a mistake ended it
+            at += 1
+        if at - start > LONGEST_LINE:
+            field, mistake = 0, _LONG_LINE
         if mistake != 0:
             mistakes[found, 0], mistakes[found, 1], mistakes[found, 2] = line, field, mistake
             found += 1
             written = began
-            while text[at] != _NEWLINE:
-                at += 1
         out[written] = _NEWLINE
         written += 1
         at += 1

@@ -21,7 +21,7 @@ from dqrm_cpu.data.prepare.fields import (
     text_length,
 )
 from dqrm_cpu.data.prepare.layout import Role
-from dqrm_cpu.data.prepare.mistakes import Mistake
+from dqrm_cpu.data.prepare.mistakes import LONGEST_LINE, Mistake
 from dqrm_cpu.data.prepare.words import (
     add_long,
     byte_at,
@@ -38,6 +38,8 @@ _TOO_FEW, _TOO_MANY = int(Mistake.TOO_FEW_FIELDS), int(Mistake.TOO_MANY_FIELDS)
 _EMPTY, _BAD_LABEL = int(Mistake.EMPTY_LINE), int(Mistake.BAD_LABEL)
 _BAD_INTEGER, _LARGE_INTEGER = int(Mistake.BAD_INTEGER), int(Mistake.LARGE_INTEGER)
 _BAD_HEX, _LONG_HEX, _BAD_DECIMAL = int(Mistake.BAD_HEX), int(Mistake.LONG_HEX), int(Mistake.BAD_DECIMAL)
+
+_LONG_LINE = int(Mistake.LONG_LINE)
 
 _SOMETHING_ELSE = -99
 
@@ -253,6 +255,8 @@ def parse_lines(text: int, end: int, place: Any, out: RowArrays, bad: BadLines) 
     step = np.int64(1)
     while at < end and num_bad < bad.start.shape[0]:
         following, field = parse_line(text, at, row, out)
+        if following - at - 1 > LONGEST_LINE:
+            following, field = np.int64(-_LONG_LINE), np.int64(0)
         if following >= 0:
             row += 1
             at = following
@@ -264,10 +268,13 @@ def parse_lines(text: int, end: int, place: Any, out: RowArrays, bad: BadLines) 
             step = np.int64(1)
             add_long(out.step, 0, 2)
             bad.start[num_bad], bad.line[num_bad] = at, line
-            bad.mistake[num_bad], bad.field[num_bad] = -following, field
-            num_bad += 1
+            began = at
             while byte_at(text, at) != NEWLINE:
                 at += 1
+            if at - began > LONGEST_LINE:
+                following, field = np.int64(-_LONG_LINE), np.int64(0)
+            bad.mistake[num_bad], bad.field[num_bad] = -following, field
+            num_bad += 1
             at += 1
         line += 1
     place[0], place[1], place[2], place[3] = at, row, line, num_bad
@@ -283,11 +290,29 @@ def count_lines(text: NDArray[np.uint8], end: int) -> int:
 
 
 @kernel
-def line_start(text: NDArray[np.uint8], line: int) -> int:
-    """Where the line of this number, from 0, begins."""
-    at = 0
-    for _ in range(line):
-        while text[at] != 10:
+def line_starts(text: NDArray[np.uint8], lines: NDArray[np.int64], starts: NDArray[np.int64], place: Any) -> None:
+    """Where the lines of these rising numbers, from 0, begin; place = int64[at, line] says where to search from."""
+    at, line = place[0], place[1]
+    for k in range(lines.shape[0]):
+        while line < lines[k]:
+            while text[at] != 10:
+                at += 1
             at += 1
-        at += 1
-    return at
+            line += 1
+        starts[k] = at
+    place[0], place[1] = at, line
+
+
+@kernel
+def copy_lines(text: NDArray[np.uint8], starts: NDArray[np.int64], out: NDArray[np.uint8]) -> int:
+    """The lines that begin here, each with its line feed, one that is too long cut; returns their bytes."""
+    written = 0
+    for k in range(starts.shape[0]):
+        at = starts[k]
+        while text[at] != 10 and at - starts[k] <= LONGEST_LINE:
+            out[written] = text[at]
+            written += 1
+            at += 1
+        out[written] = 10
+        written += 1
+    return written

@@ -89,17 +89,18 @@ class Scanner:
     def _new_parser(self) -> Any:
         layout = self._request.settings.layout
         if not self._is_parquet:
-            return Parser(layout)
+            return Parser(layout, self._bad_rows.most_in_block, self._bad_rows.keeps_text)
         from dqrm_cpu.data.prepare.columns import ColumnParser  # with kernels that text does not need
 
-        return ColumnParser(layout)
+        return ColumnParser(layout, self._bad_rows.keeps_text)
 
     def _reader(self, place: Place, block_bytes: int, num_buffers: int) -> Any:
         request = self._request
         if not self._is_parquet:
             shape, byte = (text_buffer_bytes(block_bytes),), np.dtype(np.uint8)
             buffers = [self._arena.take(shape, byte) for _ in range(num_buffers)]
-            return BlockReader(request.sources, place, block_bytes, buffers, request.stdin)
+            stops = self._bad_rows.most_in_block == 1
+            return BlockReader(request.sources, place, block_bytes, buffers, request.stdin, request.note, stops)
         from dqrm_cpu.data.prepare.parquet import ParquetReader
 
         return ParquetReader(request.sources, place, block_bytes, request.settings.layout)
@@ -114,7 +115,7 @@ class Scanner:
     ) -> Future[Step]:
         """What must happen in the order of the blocks; the rest is left to the pool."""
         path = self._request.sources[parsed.block.after.source].path
-        offenders = self._bad_rows.take(parsed.bad, path, position.line)
+        offenders = self._bad_rows.take(parsed, path, position.line)
         reader.give_back(parsed.block)
         buffers, rows = parsed.buffers, parsed.rows
         if position.row + rows >= 1 << 40:
@@ -122,7 +123,7 @@ class Scanner:
         new_keys, unseen = self._categories.assign(pool, buffers.keys[:, :rows], buffers.ids[:, :rows])
         ordered = _Ordered(
             replace(position),
-            parsed, offenders, len(parsed.bad), self._bad_rows.kept_bytes, unseen,
+            parsed, offenders, parsed.num_bad, self._bad_rows.kept_bytes, unseen,
         )  # fmt: skip
         position.step += 1
         position.row += rows

@@ -9,22 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dqrm_cpu.data.prepare.request import VocabularySettings
-from dqrm_cpu.data.store.manifest import Manifest
-from prepare_oracle import Expected, expect
+from nasty_rows import nasty_case, prepare_bytes, require_case, require_equal, schema_bytes
+from prepare_oracle import expect
 from preparing import criteo_text, files_of, prepared, rows_of
-
-
-def require_equal(out: Path, manifest: Manifest, expected: Expected) -> None:
-    assert list(manifest.table_rows) == expected.table_rows
-    for part, rows in expected.parts.items():
-        label, dense, ids = rows_of(out, part)
-        assert label.tolist() == [row.label for row in rows]
-        assert ids.tolist() == [row.keys for row in rows]
-        wanted = np.array([row.dense for row in rows], np.float32).reshape(dense.shape)
-        assert np.array_equal(dense.view(np.uint32), wanted.view(np.uint32)), part
-    for column in manifest.columns:
-        assert column.missing == expected.missing[column.name], column.name
-        assert column.clamped in (None, expected.clamped[column.name])
 
 
 @pytest.mark.parametrize(
@@ -83,3 +70,40 @@ def test_a_seed_changes_the_order_and_nothing_else(tmp_path: Path) -> None:
     assert sorted(first) == sorted(second)
     for part in ("validation", "test"):
         assert np.array_equal(rows_of(tmp_path / "1", part)[2], rows_of(tmp_path / "2", part)[2])
+
+
+@pytest.mark.parametrize("first", range(0, 30, 15))
+def test_nasty_files_give_the_rows_of_the_regular_expressions(tmp_path: Path, first: int) -> None:
+    outcomes = []
+    for seed in range(first, first + 15):
+        (folder := tmp_path / f"{seed}").mkdir()
+        outcomes.append(require_case(nasty_case(seed), folder))
+    assert set(outcomes) == {"rows", "error"}
+
+
+CELLS = st.one_of(
+    st.sampled_from([b"", b"0", b"1", b"-1", b"1.5", b"-.5e-3", b"ff", b"FFFFFFFF", b"2147483648", b"9" * 30, b"\r"]),
+    st.text('0123456789abcdefABCDEF+-.eExX_ \r\0"\u0661\uff11', max_size=12).map(str.encode),
+    st.binary(max_size=10),
+)
+NASTY = st.lists(st.lists(CELLS, min_size=5, max_size=7).map(b",".join), max_size=6).map(b"\n".join)
+
+
+@settings(max_examples=120)
+@given(data=NASTY | st.binary(max_size=60))
+def test_nasty_bytes_are_rows_or_bad_lines(data: bytes) -> None:
+    prepare_bytes(data)
+
+
+WORDS = st.sampled_from(["click", "hour", "site", "id", "fields", "header", "label", "delimiter", "quotes", ","])
+VALUES = st.recursive(
+    st.one_of(WORDS.map(repr), st.sampled_from(["true", "1", "1.5", "9" * 5000, "''", "1979-05-27"])),
+    lambda inner: st.lists(inner, max_size=4).map(lambda values: f"[{', '.join(values)}]"),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=60)
+@given(lines=st.lists(st.tuples(WORDS | st.just("integers") | st.just("categories"), VALUES), max_size=5))
+def test_any_schema_is_a_layout_or_a_clear_error(lines: list[tuple[str, str]]) -> None:
+    schema_bytes("\n".join(f"{key!r} = {value}" for key, value in lines).encode())
