@@ -125,12 +125,11 @@ def test_names_do_not_reach_the_terminal_as_they_are(
 ) -> None:
     document = json.loads((whole / FILE_NAME).read_text())
     document["version"] = "\x1b[2J"
-    document["settings"] = {"\ud800": "\x07"}
+    document["settings"] = {"\x9b2J": "\x07"}
     (tmp_path / FILE_NAME).write_text(sealed(document))
     assert main(["data", "show", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
-    assert "\x1b" not in shown
-    shown.encode()
+    assert shown.replace("\n", "").isprintable()
 
 
 def test_a_pipe_as_manifest_is_not_waited_for(tmp_path: Path) -> None:
