@@ -40,6 +40,9 @@ class Kernels(Protocol):
     def init_uniform_(self, tables: Tables, seed: int) -> None:
         """Table t becomes uniform in +-sqrt(1 / rows of t); the same values for the same seed, whatever the threads."""
 
+    def initial_rows(self, seed: int, first: int, num_rows: int, out: Tensor) -> None:
+        """out f32[N, D]: what `init_uniform_` gives rows `first` on of the arena, all of one table of num_rows rows."""
+
     def gather_quantize_pool(self, tables: Tables, bags: Bags, step: Tensor, bits: int, out: Tensor) -> None:
         """Looks up, fake-quantizes each row with its table's step f32[T], pools into out[:, 1:, :] of [B, F, D]."""
 

@@ -112,6 +112,11 @@ class ReferenceKernels:
             for r, c in np.ndindex(*rows.shape):
                 rows[r, c] = uniform_value(seed, first + r, c, len(rows))
 
+    def initial_rows(self, seed: int, first: int, num_rows: int, out: Tensor) -> None:
+        values = out.numpy()
+        for r, c in np.ndindex(*values.shape):
+            values[r, c] = uniform_value(seed, first + r, c, num_rows)
+
     def gather_quantize_pool(self, tables: Tables, bags: Bags, step: Tensor, bits: int, out: Tensor) -> None:
         for t, b, ids in bags_of(bags, tables.num_tables):
             pooled = np.zeros(tables.dim, dtype=np.float32)

@@ -126,13 +126,17 @@ class TorchKernels:
         return self._pairs[key]
 
     def init_uniform_(self, tables: Tables, seed: int) -> None:
-        dim, device = tables.dim, tables.weight.device
-        rows_per_chunk = max(_INIT_CHUNK_ELEMENTS // dim, 1)
         for first, end in pairwise(tables.row_offset.tolist()):
-            scale = torch.tensor((1 / max(end - first, 1)) ** 0.5 / 2**23, dtype=torch.float32, device=device)
-            for start in range(first, end, rows_per_chunk):
-                rows = torch.arange(start, min(start + rows_per_chunk, end), device=device)
-                torch.mul(uniform_odd(seed, rows, dim), scale, out=tables.weight[start : start + rows.numel()])
+            self.initial_rows(seed, first, end - first, tables.weight[first:end])
+
+    def initial_rows(self, seed: int, first: int, num_rows: int, out: Tensor) -> None:
+        count, dim = out.shape
+        rows_per_chunk = max(_INIT_CHUNK_ELEMENTS // dim, 1)
+        scale = torch.tensor((1 / max(num_rows, 1)) ** 0.5 / 2**23, dtype=torch.float32, device=out.device)
+        for start in range(0, count, rows_per_chunk):
+            end = min(start + rows_per_chunk, count)
+            rows = torch.arange(first + start, first + end, device=out.device)
+            torch.mul(uniform_odd(seed, rows, dim), scale, out=out[start:end])
 
     def gather_quantize_pool(self, tables: Tables, bags: Bags, step: Tensor, bits: int, out: Tensor) -> None:
         def transform(rows: Tensor, table: Tensor) -> Tensor:

@@ -146,12 +146,30 @@ def _sizes(size: "ModelBytes") -> str:
 
 
 def _packed_lines(result: "Result") -> list[str]:
-    """The files that were written, beside what the paper would store."""
+    """The files that were written, and how much of them is due to rows that training never saw."""
     files = result.packed_files
     if files is None:
         return []
     sparse = "" if files.sparse is None else f", {_megabytes(files.sparse)} without rows that are zero"
-    return [f"{'packed files':<24}{_megabytes(files.dense)}{sparse}"]
+    lines = [f"{'packed files':<24}{_megabytes(files.dense)}{sparse}"]
+    rows = files.rows
+    if rows is None:
+        return lines
+    seen = f"{rows.updated:,} of {rows.rows:,} updated in training"
+    if files.sparse is None or files.updated_sparse is None or files.updated_fp32 is None:
+        return [*lines, f"{'table rows':<24}{seen}"]
+    dead, never_dead = rows.updated - rows.live_updated, rows.never_updated - (rows.live - rows.live_updated)
+    return [
+        *lines,
+        f"{'table rows':<24}{seen}; of these {_share(dead, rows.updated)} are zero, "
+        f"of the others {_share(never_dead, rows.never_updated)}",
+        f"{'updated rows alone':<24}{_megabytes(files.updated_fp32)} in FP32, {_megabytes(files.updated_sparse)} "
+        f"without rows that are zero ({files.updated_fp32 / files.updated_sparse:.1f}x smaller)",
+    ]
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "none"
 
 
 def _megabytes(num_bytes: int) -> str:

@@ -57,8 +57,11 @@ class Show(Enum):
     SIZE = "size"
     LOSS = "training loss"
     MS_PER_STEP = "ms per step"
+    UPDATED_ROWS = "rows that training updated"
     LIVE_ROWS = "live rows"
+    LIVE_UPDATED_ROWS = "live rows among those"
     SPARSE_SIZE = "row-sparse size"
+    UPDATED_SPARSE_SIZE = "row-sparse size of updated rows"
     BYTES_SENT = "bytes sent"
     PHASES = "where the time of a step goes"
 

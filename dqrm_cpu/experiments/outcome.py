@@ -25,7 +25,10 @@ class Epoch:
     auc: float
     log_loss: float
     train_loss: float
-    live_rows: float  # share of rows with a code that is not 0; NaN in FP32
+    live_rows: float  # share of all rows with a code that is not 0; NaN in FP32
+    # NaN in FP32 and in outcomes of earlier versions.
+    updated_rows: float = math.nan  # share of all rows that training changed
+    live_updated_rows: float = math.nan  # of those alone: with a code that is not 0
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,9 @@ class Outcome:
     phases_ms: Mapping[str, float]  # of a mean step less the slowest, by the phase's key
     epochs: tuple[Epoch, ...]
     wall_s: float  # of the session that finished it
+    # Of a model whose tables have no rows but those that training updated; NaN as of an epoch.
+    updated_fp32_bytes: float = math.nan
+    updated_sparse_bytes: float = math.nan  # of its file without dead rows
 
     @property
     def best_epoch(self) -> Epoch:

@@ -20,7 +20,8 @@ def html_page(written: Sequence[Written], found: Mapping[str, Found], request: R
 
 def subtitle(request: Request) -> str:
     """What was run, in a line."""
-    return f"{request.source} data, {request.scale.name} scale ({request.scale.about}), {len(request.seeds)} seeds"
+    seeds = f"{len(request.seeds)} seed{'s' if len(request.seeds) > 1 else ''}"
+    return f"{request.source} data, {request.scale.name} scale ({request.scale.about}), {seeds}"
 
 
 def _section(written: Written, found: Mapping[str, Found], request: Request) -> Section:

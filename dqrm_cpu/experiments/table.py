@@ -67,7 +67,12 @@ _SHOWN: Mapping[Show, Column] = {
     Show.LOSS: Column("training loss", lambda o: o.train_loss, "{:.4f}", lambda p: p.loss, "{:.3f}"),
     Show.MS_PER_STEP: Column("ms/step", lambda o: o.ms_per_step, "{:.2f}", lambda p: p.ms_per_step, "{:.0f}"),
     Show.LIVE_ROWS: Column("live rows %", lambda o: o.best_epoch.live_rows * 100, "{:.1f}"),
+    Show.UPDATED_ROWS: Column("updated rows %", lambda o: o.best_epoch.updated_rows * 100, "{:.1f}"),
+    Show.LIVE_UPDATED_ROWS: Column("live of updated %", lambda o: o.best_epoch.live_updated_rows * 100, "{:.1f}"),
     Show.SPARSE_SIZE: Column("row-sparse, smaller by", lambda o: o.fp32_bytes / o.sparse_bytes, "{:.1f}x"),
+    Show.UPDATED_SPARSE_SIZE: Column(
+        "the same, updated rows alone", lambda o: o.updated_fp32_bytes / o.updated_sparse_bytes, "{:.1f}x"
+    ),
     Show.BYTES_SENT: Column("kB sent/step", lambda o: o.bytes_sent / 1e3, "{:.1f}"),
 }
 
@@ -152,7 +157,9 @@ def _row(
     variant, done = cell.variant, succeeded(outcomes)
     failed = len(outcomes) - len(done)
     name = variant.name + (f" (paper: {variant.paper.note})" if variant.paper.note else "")
-    texts = [name + (f" ({failed} of {len(outcomes)} seeds diverged)" if failed else "")]
+    texts = [
+        name + (f" ({failed} of {len(outcomes)} seed{'s' if len(outcomes) > 1 else ''} diverged)" if failed else "")
+    ]
     numbers: dict[str, str | float] = {"variant": variant.name, "seeds": len(outcomes), "diverged": failed}
     for column in columns:
         values = [column.value(outcome) for outcome in done]

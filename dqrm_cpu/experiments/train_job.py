@@ -84,6 +84,8 @@ def _outcome(config: Config, folder: Path, wall_s: float) -> Outcome:
         phases_ms=_phases(folder),
         epochs=epochs,
         wall_s=wall_s,
+        updated_fp32_bytes=_number(packed.get("updated_fp32")),
+        updated_sparse_bytes=_number(packed.get("updated_sparse")),
     )
 
 
@@ -111,9 +113,10 @@ def _epochs(rows: Sequence[MetricsRow]) -> list[Epoch]:
         if row.phase == "train":
             losses.append(row.loss)
         elif row.phase == "validation" and row.metrics is not None:
-            live = row.liveness.live_rows if row.liveness else math.nan
+            alive = row.liveness
+            live = (alive.live_rows, alive.updated_rows, alive.live_updated_rows) if alive else (math.nan,) * 3
             loss = fmean(losses) if losses else math.nan
             metrics = row.metrics
-            found.append(Epoch(row.epoch, row.step, metrics.accuracy, metrics.auc, metrics.log_loss, loss, live))
+            found.append(Epoch(row.epoch, row.step, metrics.accuracy, metrics.auc, metrics.log_loss, loss, *live))
             losses.clear()
     return found

@@ -115,13 +115,22 @@ class Dlrm:
         )
         self._table_names = table_names(self.tables.num_tables)
         self._mean_pooling = model.pooling == "mean"
+        self.seed: int | None = None
+        """That of the weights with which training began; None: they were not drawn."""
 
     def initialize_(self, seed: int) -> None:
         """Fresh weights: the same for the same seed on any device and any number of threads."""
+        self.seed = seed
         self.kernels.init_uniform_(self.tables, seed)
         generator = torch.Generator().manual_seed(seed)
         initialize_(self.shapes.bottom, self._bottom.layers, generator)
         initialize_(self.shapes.top, self._top.layers, generator)
+
+    def first_rows(self, table: int, row: int, out: Tensor) -> None:
+        """What `initialize_` gave a table's rows from `row` on, into f32[n, D]."""
+        assert self.seed is not None
+        first, end = self.tables.row_offset[table : table + 2].tolist()
+        self.kernels.initial_rows(self.seed, first + row, end - first, out)
 
     def require_finite_mlps(self) -> None:
         """oneDNN's rectifier turns NaN into 0: a broken weight of a hidden layer would never reach the loss."""

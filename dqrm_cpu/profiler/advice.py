@@ -31,18 +31,39 @@ def mends(profile: Profile) -> Iterator[str]:
         yield f"{1 - summary.covered:.0%} of a step is outside every phase: look at it with --torch-profiler."
 
 
+def fastest(profile: Profile) -> str:
+    """That nothing tried is faster than the configuration itself; empty where something is, or nothing was compared."""
+    own, *others = profile.variants
+    compared = _alike(own, others)
+    if not compared or any(_quicker(own, others)):
+        return ""
+    return f"Of {len(compared) + 1} ways that quantize alike, none was clearly faster than this configuration."
+
+
 def _quicker(own: VariantProfile, others: list[VariantProfile]) -> Iterator[str]:
-    """The quickest that quantizes alike and can be asked for by options, if it beats chance."""
-    method = own.variant.config.quant.method
-    alike = [other for other in others if other.variant.config.quant.method == method and other.variant.scan is None]
-    best = min(alike, key=_median_ms, default=None)
+    """The quickest that can be asked for instead, if it beats chance."""
+    best = min(_alike(own, others), key=_median_ms, default=None)
     if best is None or _median_ms(best) > _WORTH_SAYING * _median_ms(own):
         return
     if best.ranks[0].summary.step.min_ms < _WORTH_SAYING * own.ranks[0].summary.step.min_ms:
-        before, after = flatten(own.variant.config), flatten(best.variant.config)
-        options = [f"--{key.replace('_', '-')} {value}" for key, value in after.items() if value != before[key]]
         times = f"{_median_ms(best):.2f} ms instead of {_median_ms(own):.2f} ms"
-        yield f"{best.variant.name} takes {times}: use {' '.join(options)}."
+        yield f"{best.variant.name} takes {times}: use {' '.join(_options(own, best))}."
+
+
+def _alike(own: VariantProfile, others: list[VariantProfile]) -> list[VariantProfile]:
+    """Those of the same method that options lead to; not the same configuration again, which differs by chance."""
+    method = own.variant.config.quant.method
+    return [
+        other
+        for other in others
+        if other.variant.config.quant.method == method and other.variant.scan is None and _options(own, other)
+    ]
+
+
+def _options(own: VariantProfile, other: VariantProfile) -> list[str]:
+    """From the configuration to the other variant's."""
+    before, after = flatten(own.variant.config), flatten(other.variant.config)
+    return [f"--{key.replace('_', '-')} {value}" for key, value in after.items() if value != before[key]]
 
 
 def _median_ms(found: VariantProfile) -> float:

@@ -18,6 +18,12 @@ class Bandwidth(NamedTuple):
     bytes_per_second: float
     floor_bytes_per_second: float
 
+    @property
+    def share(self) -> float | None:
+        """Of what is possible; None where the phase was quicker, so that what was measured to be possible is not."""
+        share = self.bytes_per_second / self.floor_bytes_per_second if self.floor_bytes_per_second else None
+        return None if share is None or share > 1 else share
+
 
 class _Moved(NamedTuple):
     phase: Phase
@@ -33,8 +39,10 @@ def bandwidths(profile: Profile) -> list[Bandwidth]:
 def _of_variant(found: VariantProfile, floors: Floors) -> Iterator[Bandwidth]:
     phases = found.ranks[0].summary.phases
     for phase, num_bytes, floor in (*_of_tables(found, floors), *_of_wire(found)):
-        if phase in phases and num_bytes:
-            seconds = phases[phase].median_ms / 1e3
+        # A message that travels beside the step takes longer than the step waits for it.
+        parts = (Phase.WIRE, Phase.WIRE_HIDDEN) if phase is Phase.WIRE else (phase,)
+        seconds = sum(phases[part].median_ms for part in parts if part in phases) / 1e3
+        if seconds and num_bytes:
             yield Bandwidth(found.variant.name, phase, num_bytes, num_bytes / seconds, floor)
 
 

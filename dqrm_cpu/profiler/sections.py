@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from dqrm_cpu.profile.phases import Phase
-from dqrm_cpu.profiler.advice import mends
+from dqrm_cpu.profiler.advice import fastest, mends
 from dqrm_cpu.profiler.bandwidth import Bandwidth
 from dqrm_cpu.profiler.document import Circumstances
 from dqrm_cpu.profiler.result import Profile, VariantProfile
@@ -53,7 +53,10 @@ def _row(found: VariantProfile, first_ms: float) -> list[str]:
 def _warnings(profile: Profile) -> Iterator[Part]:
     found = list(mends(profile))
     yield from (warning(text) for text in found)
-    if not found:
+    said = fastest(profile)
+    if said:
+        yield paragraph(said)
+    elif not found:
         yield paragraph("Nothing stands out among what was run.")
 
 
@@ -94,7 +97,9 @@ def _bandwidth(profile: Profile, around: Circumstances) -> Iterator[Part]:
         f"Of rank 0, in the median step. Memory is read in order at {profile.floors.reading / 1e9:.1f} GB/s, which is "
         "what is possible for scans. Lookups and updates are held against merely reading, and reading and writing, the "
         "rows of the batches that come next; the wire against messages as large, sent while nothing else is done and "
-        "no rank is late. All ranks measure at once. Caches and chance can put a phase above what is possible.",
+        "no rank is late, and a message's time is all of its way, also while the step goes on. All ranks measure at "
+        "once. Where a phase was quicker than that (-), its rows lay in caches or the machine was busy while the limit "
+        "was measured: there is nothing to be gained from memory.",
         "faint",
     )
 
@@ -110,7 +115,7 @@ def _bandwidth_table(name: str, found: Sequence[Bandwidth]) -> Iterator[str]:
             f"{one.bytes_per_step / 1e6:,.3f}",
             f"{one.bytes_per_second / 1e9:.3f}",
             f"{one.floor_bytes_per_second / 1e9:.3f}",
-            f"{one.bytes_per_second / one.floor_bytes_per_second:.0%}",
+            f"{one.share:.0%}" if one.share is not None else "-",
         ]
         for one in found
     ]

@@ -1,5 +1,12 @@
-"""How much of the tables is not exactly zero once quantized, and how much of it the quantizer saturates."""
+"""How much of the tables is not exactly zero once quantized, and how much of it the quantizer saturates.
 
+A row that training never updated still has the weights that it was drawn with: those can be drawn again from the seed,
+so that such rows are told apart without anything being noted while training. That they are zero is no achievement of a
+quantizer: shares of all rows stand beside those of the rows that were updated.
+"""
+
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -10,6 +17,9 @@ from dqrm_cpu.kernels.types import Tables
 from dqrm_cpu.quant.formula import Formula
 
 _FLOATS_AT_ONCE = 1 << 20
+
+DrawRows = Callable[[int, int, Tensor], None]
+"""From the number of a table and a row in it: writes what that row and those behind it began with, into f32[n, D]."""
 
 
 @dataclass(frozen=True)
@@ -22,26 +32,61 @@ class Liveness:
     table_live_rows: tuple[float, ...]
     table_live_values: tuple[float, ...]
     table_clip_rate: tuple[float, ...]
+    # NaN and empty where the first weights are not known, as in rows of earlier versions.
+    updated_rows: float = math.nan  # rows that training changed
+    live_updated_rows: float = math.nan  # of those alone: with any value that is not 0
+    table_updated_rows: tuple[float, ...] = ()
+    table_live_updated_rows: tuple[float, ...] = ()
 
 
-def liveness(formula: Formula, tables: Tables, scale: Tensor) -> Liveness:
+@dataclass(frozen=True)
+class RowCounts:
+    """Rows of all tables."""
+
+    rows: int
+    live: int  # with any code that is not 0
+    updated: int  # changed by training
+    live_updated: int
+
+    @property
+    def never_updated(self) -> int:
+        return self.rows - self.updated
+
+
+def liveness(formula: Formula, tables: Tables, scale: Tensor, first_rows: DrawRows | None = None) -> Liveness:
+    """Reads all tables; scale f32[T]. `first_rows`: None where the first weights are not known."""
+    counts = _count(formula, tables, scale, first_rows)
+    rows = tables.row_offset.diff().double()
+    values = rows * tables.dim
+    # Updated and live rows come last; those that are both are a share of the updated ones.
+    sizes = torch.stack((rows, values, values, rows, counts[:, 3]), 1)
+    by_table = [tuple(shares) for shares in (counts / sizes.clamp(min=1)).t().tolist()]
+    overall = (counts.sum(0) / sizes.sum(0).clamp(min=1)).tolist()
+    known = () if first_rows is None else (*overall[3:], *by_table[3:])
+    return Liveness(*overall[:3], *by_table[:3], *known)
+
+
+def count_rows(formula: Formula, tables: Tables, scale: Tensor, first_rows: DrawRows) -> RowCounts:
     """Reads all tables; scale f32[T]."""
-    bounds = list(pairwise(tables.row_offset.tolist()))
-    counts = [_counts(formula, tables.weight[a:b], scale[t].view(1, 1)) for t, (a, b) in enumerate(bounds)]
-    total = torch.tensor(counts, dtype=torch.float64)
-    rows = torch.tensor([b - a for a, b in bounds], dtype=torch.float64)
-    sizes = torch.stack((rows, rows * tables.dim, rows * tables.dim), 1)
-    by_table = (total / sizes.clamp(min=1)).t().tolist()
-    overall = (total.sum(0) / sizes.sum(0).clamp(min=1)).tolist()
-    return Liveness(*overall, *(tuple(shares) for shares in by_table))
+    live, _, _, updated, live_updated = (int(count) for count in _count(formula, tables, scale, first_rows).sum(0))
+    return RowCounts(int(tables.row_offset[-1]), live, updated, live_updated)
 
 
-def _counts(formula: Formula, weight: Tensor, scale: Tensor) -> tuple[int, int, int]:
-    """Live rows, live values, clipped values."""
-    rows = values = clipped = 0
-    for part in torch.split(weight, max(_FLOATS_AT_ONCE // weight.shape[1], 1)):
-        alive = formula.values(part, scale) != 0
-        rows += int(alive.any(1).sum())
-        values += int(alive.sum())
-        clipped += int(formula.clipped(part, scale).sum())
-    return rows, values, clipped
+def _count(formula: Formula, tables: Tables, scale: Tensor, first_rows: DrawRows | None) -> Tensor:
+    """f64[T, 5]: live rows, live values, clipped values, updated rows, live updated rows."""
+    rows_at_once = max(_FLOATS_AT_ONCE // tables.dim, 1)
+    drawn = torch.empty(rows_at_once, tables.dim, device=tables.weight.device)
+    counts = torch.zeros(tables.num_tables, 5, dtype=torch.float64)
+    for t, (first, end) in enumerate(pairwise(tables.row_offset.tolist())):
+        for start in range(first, end, rows_at_once):
+            part = tables.weight[start : min(start + rows_at_once, end)]
+            codes = formula.values(part, scale[t].view(1, 1)) != 0
+            alive = codes.any(1)
+            found = [alive, codes, formula.clipped(part, scale[t].view(1, 1))]
+            if first_rows is not None:
+                before = drawn[: part.shape[0]]
+                first_rows(t, start - first, before)
+                updated = (part != before).any(1)
+                found += [updated, updated & alive]
+            counts[t, : len(found)] += torch.tensor([int(one.sum()) for one in found], dtype=torch.float64)
+    return counts

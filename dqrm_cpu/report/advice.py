@@ -1,9 +1,11 @@
 """What a reader should change: each warning says what was found, in figures, and what would mend it."""
 
+import shlex
 from collections.abc import Callable, Iterator
 from statistics import fmean, median
 
 from dqrm_cpu.profile.phases import OCCASIONS, Phase
+from dqrm_cpu.profile.spans import SpanSummary
 from dqrm_cpu.quant import finding
 from dqrm_cpu.report.phase_figures import Bar, bar_of, working_ms
 from dqrm_cpu.report.run_files import RunFiles
@@ -15,6 +17,7 @@ _BETWEEN_SHARE = 0.3
 _STRAGGLER_RATIO = 1.15
 _CLIP_RATE = 0.01
 _OVERFIT_AUC = 0.002
+_PATIENCE = 2
 _COVERED_SHARE = 0.97
 _UNEVEN_RATIO = 1.5
 _EXCHANGE = (Phase.QUANTIZE_GRADIENTS, Phase.WIRE, Phase.MERGE, Phase.MLP_EXCHANGE)
@@ -28,7 +31,8 @@ def warnings_of(run: RunFiles) -> list[str]:
 
 def _spans(run: RunFiles) -> Iterator[str]:
     if not run.spans:
-        yield "no spans were recorded yet, so nothing can be said about its time: they are written at checkpoints."
+        when = "yet" if run.result is None else "or they are gone"
+        yield f"no spans were recorded {when}, so nothing can be said about its time: they are written at checkpoints."
         return
     summary = run.spans[0].summary
     bar = bar_of(run.name, summary)
@@ -44,14 +48,23 @@ def _spans(run: RunFiles) -> Iterator[str]:
             f"its steps are uneven, {summary.step.mean_ms:.2f} ms on average, {summary.step.median_ms:.2f} ms in "
             "the middle: something else uses the same cores, or there are more threads than cores (--train.threads)."
         )
-    occasions = sum(found.total_ms for phase, found in summary.phases.items() if phase in OCCASIONS)
-    total = occasions + summary.step.total_ms
-    if occasions > _BETWEEN_SHARE * total:
-        yield (
-            f"evaluations and checkpoints take {occasions / total:.0%} of its time: evaluate less often "
-            "(--train.evaluate-every), on fewer rows (--data.validation-rows), or save less often "
-            "(--train.checkpoint-every)."
-        )
+    yield from _between_steps(run, summary)
+
+
+def _between_steps(run: RunFiles, summary: SpanSummary) -> Iterator[str]:
+    """Evaluations and checkpoints, of which only what takes the time can save any."""
+    took = {phase: summary.phases[phase].total_ms for phase in OCCASIONS if phase in summary.phases}
+    total = sum(took.values()) + summary.step.total_ms
+    if sum(took.values()) <= _BETWEEN_SHARE * total:
+        return
+    mends = []
+    if took.get(Phase.EVALUATION, 0.0) > _BETWEEN_SHARE / 2 * total:
+        if len(run.of_phase("validation")) > 1:
+            mends.append("evaluate less often (--train.evaluate-every)")
+        mends.append("evaluate on fewer rows (--data.validation-rows, --data.test-rows)")
+    if took.get(Phase.CHECKPOINT, 0.0) > _BETWEEN_SHARE / 2 * total:
+        mends.append("save less often (--train.checkpoint-every)")
+    yield f"evaluations and checkpoints take {sum(took.values()) / total:.0%} of its time: {', or '.join(mends)}."
 
 
 def _scale(run: RunFiles, bar: Bar) -> Iterator[str]:
@@ -77,6 +90,9 @@ def _waiting(run: RunFiles, bar: Bar) -> Iterator[str]:
             mends.append("--comm.wire int8")
         if comm.mlp_gradients == "fp32":
             mends.append("--comm.mlp-gradients int8 --comm.error-feedback mlp")
+        if len({place["host"] for place in run.environment.get("ranks", [])}) == 1:
+            # Memory moves bytes faster than they can be rounded: integers were measured to be slower on one host.
+            mends = ["fewer ranks with more threads each, since all are on one host"]
         mends.append("a larger --train.batch-size")
         yield f"exchanging gradients takes {exchange:.0%} of the step: try {', or '.join(mends)}."
 
@@ -101,24 +117,36 @@ def _threads(run: RunFiles) -> Iterator[str]:
         used.setdefault(place["host"], []).append((place["threads"], frozenset(place["affinity"])))
     for host, places in used.items():
         threads, cores = sum(count for count, _ in places), len(frozenset().union(*(cores for _, cores in places)))
+        crowded = [(count, len(own)) for count, own in places if count > len(own)]
+        fair = max(min(cores // len(places), *(len(own) for _, own in places)), 1) if cores else 0
         if threads > cores:
+            mends = [f"set --train.threads {fair}"] if any(count > fair for count, _ in places) else []
+            mends += ["start fewer ranks there"] if len(places) > 1 else []
+            yield f"{threads} threads share {cores} cores on {host}: {', or '.join(mends)}."
+        elif crowded:
+            count, own = crowded[0]
             yield (
-                f"{threads} threads share {cores} cores on {host}: set --train.threads {max(cores // len(places), 1)}, "
-                "or start fewer ranks there."
+                f"a rank on {host} has {count} threads and may use {own} of its cores: set --train.threads {fair}, or "
+                "let each rank use more cores (the launcher binds them)."
             )
 
 
 def _clipping(run: RunFiles) -> Iterator[str]:
-    rows = [row for row in run.of_phase("train") if row.lookup_clip_rate]
-    if not rows:
+    """Learned scales and narrow steps clip on purpose; a scale that is out of date does not."""
+    rows, quant = [row for row in run.of_phase("train") if row.lookup_clip_rate], run.config.quant
+    if not rows or not finding.finds(quant):
         return
     rates = [fmean(rates) for rates in zip(*(row.lookup_clip_rate for row in rows), strict=True)]
     worst = max(range(len(rates)), key=rates.__getitem__)
-    if rates[worst] > _CLIP_RATE:
-        yield (
-            f"{rates[worst]:.1%} of the values of table C{worst + 1} lie beyond its scale: shorten "
-            "--quant.scale-period (1 costs next to nothing with --quant.scale-finder track)."
-        )
+    if rates[worst] <= _CLIP_RATE:
+        return
+    width = quant.step_width[worst] if len(quant.step_width) > 1 else quant.step_width[0]
+    clipped = f"{rates[worst]:.1%} of the values of table C{worst + 1} lie beyond its scale"
+    if width < 1:
+        yield f"{clipped}, since --quant.step-width is {width:g}: the scale of max|W| needs 1."
+    elif finding.period(quant) > 1:
+        tracked = "" if finding.tracks(quant) else " with --quant.scale-finder track"
+        yield f"{clipped}: shorten --quant.scale-period (1 costs next to nothing{tracked})."
 
 
 def _overfitting(run: RunFiles) -> Iterator[str]:
@@ -126,17 +154,21 @@ def _overfitting(run: RunFiles) -> Iterator[str]:
     if not rated or best is None or best.metrics is None or rated[-1].metrics is None:
         return
     fallen = best.metrics.auc - rated[-1].metrics.auc
-    if fallen > _OVERFIT_AUC:
-        yield (
-            f"validation AUC fell by {fallen:.4f} after step {best.step:,}: the best checkpoint is kept; where it "
-            "does not recover, --train.early-stop-patience 2 saves the rest of the time."
-        )
+    if fallen <= _OVERFIT_AUC:
+        return
+    after = sum(row.step > best.step for row in rated)
+    text = f"validation AUC fell by {fallen:.4f} after step {best.step:,}: the best checkpoint is kept"
+    if run.config.train.early_stop_patience == 0 and after > _PATIENCE:
+        text += f"; where it does not recover, --train.early-stop-patience {_PATIENCE} saves the rest of the time"
+    yield f"{text}."
 
 
 def _unfinished(run: RunFiles) -> Iterator[str]:
     if run.result is None:
-        command = f"dqrm-cpu train --run-dir {run.path} --resume auto"
-        yield f"it has not finished (step {run.last_step:,}); go on by {command}."
+        ranks = len(run.environment.get("ranks", []))
+        started = f", with {ranks} ranks as before" if ranks > 1 else ""
+        command = f"dqrm-cpu train --run-dir {shlex.quote(str(run.path))} --resume auto"
+        yield f"it has not finished (step {run.last_step:,}); unless it still runs, go on by {command}{started}."
 
 
 def _share(bar: Bar, *phases: Phase) -> float:

@@ -16,7 +16,7 @@ from dqrm_cpu.report.markup import first_and_others, folded, heading, paragraph,
 from dqrm_cpu.report.phase_figures import bar_of, phase_breakdown, rank_comparison, working_ms
 from dqrm_cpu.report.run_files import RunFiles, log_warnings
 from dqrm_cpu.report.scales import scale_history
-from dqrm_cpu.report.sizes import model_sizes
+from dqrm_cpu.report.sizes import model_sizes, packed_sizes
 from dqrm_cpu.report.style import Figure
 from dqrm_cpu.report.traffic import bytes_of_runs
 from dqrm_cpu.report.weights import weight_histograms
@@ -196,6 +196,7 @@ def _memory(runs: Sequence[RunFiles]) -> Iterator[Part]:
 
 def _sizes(runs: Sequence[RunFiles]) -> Iterator[Part]:
     yield model_sizes(runs)
+    yield from packed_sizes(runs)
 
 
 def _environment(runs: Sequence[RunFiles]) -> Iterator[Part]:

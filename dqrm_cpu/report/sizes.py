@@ -3,6 +3,11 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from dqrm_cpu.base.decode import UnreadableError, decoded
+from dqrm_cpu.quant.liveness import RowCounts
+from dqrm_cpu.report.markup import paragraph, table
 from dqrm_cpu.report.run_files import RunFiles
 from dqrm_cpu.report.style import Canvas, Figure, beside_bar, row_names
 
@@ -10,6 +15,67 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
 _BAR_PX, _AROUND_PX = 58, 70
+
+
+class _Files(msgspec.Struct):
+    """`packed_files` of result.json; the sizes of earlier versions tell nothing of rows."""
+
+    dense: int
+    sparse: int | None = None
+    rows: RowCounts | None = None
+    updated_fp32: int | None = None
+    updated_sparse: int | None = None
+
+
+def packed_sizes(runs: Sequence[RunFiles]) -> list[str]:
+    """A table of the files that finished runs left, beside what rows that training never updated have to do with it."""
+    rows = [row for run in runs if (row := _packed_row(run)) is not None]
+    if not rows:
+        return []
+    head = (
+        "run",
+        "packed (MB)",
+        "without zero rows",
+        "rows",
+        "updated in training",
+        "zero of these",
+        "zero of the others",
+        "updated rows alone: FP32 (MB)",
+        "without zero rows",
+        "smaller by",
+    )
+    return [
+        table(head, rows),
+        paragraph(
+            "A row that training never updated is as it was drawn: that it is zero saves bytes, and is no achievement "
+            "of quantization. The last three columns leave such rows out of both sizes.",
+            "faint",
+        ),
+    ]
+
+
+def _packed_row(run: RunFiles) -> list[str] | None:
+    try:
+        files = decoded((run.result or {}).get("packed_files"), _Files | None)  # type: ignore[arg-type]
+    except UnreadableError:
+        return None
+    if files is None or files.rows is None:
+        return None
+    rows = files.rows
+    zero_of_others = rows.never_updated - (rows.live - rows.live_updated)
+    figures = [f"{files.dense / 1e6:,.2f}", _megabytes(files.sparse), f"{rows.rows:,}", f"{rows.updated:,}"]
+    shares = [_share(rows.updated - rows.live_updated, rows.updated), _share(zero_of_others, rows.never_updated)]
+    alone = [_megabytes(files.updated_fp32), _megabytes(files.updated_sparse)]
+    ratio = f"{files.updated_fp32 / files.updated_sparse:.1f}x" if files.updated_fp32 and files.updated_sparse else "-"
+    return [run.name, *figures, *shares, *alone, ratio]
+
+
+def _megabytes(num_bytes: int | None) -> str:
+    return "-" if num_bytes is None else f"{num_bytes / 1e6:,.2f}"
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "-"
 
 
 def model_sizes(runs: Sequence[RunFiles]) -> Figure:

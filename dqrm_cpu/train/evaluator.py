@@ -73,7 +73,9 @@ class Evaluator:
         formula = self._model.table_formula
         if formula is None:
             return None
-        return liveness(formula, self._model.tables, self._scales.for_evaluation())
+        model = self._model
+        first_rows = None if model.seed is None else model.first_rows
+        return liveness(formula, model.tables, self._scales.for_evaluation(), first_rows)
 
     def _gathered(self, mine: ClickAccumulator) -> ClickAccumulator:
         if self._transport.size == 1:

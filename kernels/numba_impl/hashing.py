@@ -5,7 +5,9 @@ import numpy as np
 from .compiled import inlined
 
 _WORD = 2**64 - 1
-_INCREMENT, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+SEQUENCE_INCREMENT = 0x9E3779B97F4A7C15
+"""From the word of one number of a sequence to that of the next, modulo 2^64."""
 
 
 @inlined
@@ -19,7 +21,7 @@ def mixed(word: np.uint64, counter: int) -> np.uint64:
 
 def mixed_in_python(word: int, counter: int) -> int:
     """The same, from and to Python's integers."""
-    z = (word + counter * _INCREMENT) & _WORD
+    z = (word + counter * SEQUENCE_INCREMENT) & _WORD
     z = ((z ^ (z >> 30)) * _FIRST) & _WORD
     z = ((z ^ (z >> 27)) * _SECOND) & _WORD
     return z ^ (z >> 31)

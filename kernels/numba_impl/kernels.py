@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..interface import Tracker
@@ -11,6 +12,7 @@ from ..types import UNQUANTIZED, Bags, RowCopy, SparseGrad, Tables
 from . import apply, click_loss, coalesce, gather, init, interaction, layer, pack, rectify, scan, stochastic, update
 from .arena import arena_of
 from .bounds import NO_BOUNDS, SIGHTING_LONGS, Bounds
+from .hashing import SEQUENCE_INCREMENT
 from .lookups import Pooled
 from .merging import Merging
 from .rule import Rule
@@ -33,9 +35,16 @@ class NumbaKernels:
         self._workspace = Workspace()
 
     def init_uniform_(self, tables: Tables, seed: int) -> None:
-        num_rows = np.maximum(tables.row_offset.diff().numpy(), 1)
-        scale = torch.from_numpy(((1 / num_rows) ** 0.5 / 2**23).astype(np.float32))
-        seed_word = np.uint64((seed * 0xD1342543DE82EF95 + 1) % 2**64)
+        self._initialize(tables, tables.row_offset.diff().numpy(), seed, 0)
+
+    def initial_rows(self, seed: int, first: int, num_rows: int, out: Tensor) -> None:
+        self._initialize(Tables(out, torch.tensor([0, out.shape[0]])), np.array([num_rows]), seed, first)
+
+    def _initialize(self, tables: Tables, num_rows: NDArray[np.int64], seed: int, first: int) -> None:
+        """Rows that count from `first`, of tables of num_rows int64[T] rows."""
+        scale = torch.from_numpy(((1 / np.maximum(num_rows, 1)) ** 0.5 / 2**23).astype(np.float32))
+        # Number n of the sequence that starts `first` numbers later is number first + n.
+        seed_word = np.uint64((seed * 0xD1342543DE82EF95 + 1 + first * SEQUENCE_INCREMENT) % 2**64)
         init.init_uniform(arena_of(tables), scale.data_ptr(), seed_word)
 
     def gather_quantize_pool(self, tables: Tables, bags: Bags, step: Tensor, bits: int, out: Tensor) -> None:

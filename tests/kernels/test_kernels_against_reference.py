@@ -1,5 +1,7 @@
 """Every implementation against the oracle, on random shapes."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -154,6 +156,10 @@ def test_initial_values(kernels: Kernels, case: Case, seed: int) -> None:
     kernels.init_uniform_(actual, seed)
     ORACLE.init_uniform_(expected, seed)
     assert torch.equal(actual.weight, expected.weight)
+    for first, end in pairwise(actual.row_offset.tolist()):
+        again = torch.zeros(end - first - 1, actual.dim)
+        kernels.initial_rows(seed, first + 1, end - first, again)
+        assert torch.equal(again, expected.weight[first + 1 : end])
 
 
 @EXAMPLES

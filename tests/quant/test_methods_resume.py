@@ -10,12 +10,15 @@ import torch
 
 from dqrm_cpu.comm.single import SingleTransport
 from dqrm_cpu.config import Config
+from dqrm_cpu.data.loader import Loader
+from dqrm_cpu.data.shards import Shards
+from dqrm_cpu.data.source import open_data
 from dqrm_cpu.train.checkpoint import find_checkpoint
 from dqrm_cpu.train.checkpoint_files import read_folder, read_manifest
 from dqrm_cpu.train.result import Result
 from dqrm_cpu.train.run import RunRequest, train
 from dqrm_cpu.train.run_folder import checkpoints_folder, read_rows
-from tiny import tiny_config
+from tiny import CPU, tiny_config
 
 METHODS: dict[str, dict[str, object]] = {
     "ptq": {"method": "ptq"},
@@ -97,3 +100,20 @@ def test_evaluations_tell_how_much_is_alive(tmp_path: Path) -> None:
     assert row.liveness.clip_rate == 0.0
     line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-2])
     assert line["table_live_rows"][0] == 0.2
+
+
+def test_updated_rows_are_those_that_training_looked_up(tmp_path: Path) -> None:
+    """Also of a run that was interrupted, and of several ranks: they are derived from the weights alone."""
+    config = tiny_config(quant={"step_width": (4.0,)}, train={"max_steps": 20, "optimizer": "rowwise-adagrad"})
+    ranks = replace(config, comm=replace(config.comm, simulated_ranks=2))
+    loader = Loader(open_data(config).train, 32, Shards((0,), 1), CPU)
+    ids = torch.cat([loader.batches(number)[0].ids for number in range(20)], 1)
+    expected = [len(of_table.unique()) / rows for of_table, rows in zip(ids, config.model.table_rows, strict=True)]
+    run(replace(config, train=replace(config.train, max_steps=8)), tmp_path / "stopped")
+    run(config, tmp_path / "stopped", resume=True)
+    run(ranks, tmp_path / "ranks")
+    for folder in ("stopped", "ranks"):
+        *_, row = (row for row in read_rows(tmp_path / folder) if row.phase == "validation")
+        assert row.liveness is not None
+        assert list(row.liveness.table_updated_rows) == expected
+        assert 0 < row.liveness.live_updated_rows < 1

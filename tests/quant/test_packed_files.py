@@ -150,13 +150,43 @@ def test_rowwise_is_a_greedy_search(bits: int) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
 
+def test_sizes_of_updated_rows_are_those_of_a_model_without_the_others(tmp_path: Path) -> None:
+    """What would be written if the tables had no rows but those that training changed."""
+    config, only = (tiny_config(model={"table_rows": rows}) for rows in ((8192, 3, 500), (4096, 3, 500)))
+    models = Dlrm(config, KERNELS, CPU), Dlrm(only, KERNELS, CPU)
+    for model in models:
+        model.initialize_(1)
+        model.tables.weight.add_(1e-3)
+        model.tables.weight[-503:] = 0.5
+    models[0].first_rows(0, 4096, models[0].tables.weight[4096:8192])
+    models[1].tables.weight[:4096] = models[0].tables.weight[:4096]
+    found = []
+    for model, of, folder in zip(models, (config, only), ("all", "only"), strict=True):
+        scale = torch.full((3,), 0.01)
+        found.append(pack_model(tmp_path / folder, of, model, scale))
+    all_rows, updated = found
+    assert all_rows.rows is not None
+    assert updated.rows is not None
+    assert all_rows.rows.updated == updated.rows.updated == updated.rows.rows == 4096 + 503
+    assert all_rows.rows.live_updated == updated.rows.live
+    assert all_rows.updated_fp32 == model_bytes(only).fp32
+    header = [int.from_bytes(packed_path(tmp_path / x, "sparse").read_bytes()[:8], "little") for x in ("all", "only")]
+    assert all_rows.updated_sparse is not None
+    assert updated.sparse is not None
+    assert all_rows.updated_sparse - header[0] == updated.sparse - header[1]
+
+
 def test_a_run_leaves_its_packed_model(tmp_path: Path) -> None:
     config = tiny_config(quant={"step_width": (4.0,)})
     train(config, RunRequest(tmp_path / "run", False, {}, io.StringIO()), SingleTransport())
     sizes = json.loads((tmp_path / "run" / "result.json").read_text())["packed_files"]
-    assert sizes == {
+    assert {layout: sizes[layout] for layout in ("dense", "sparse")} == {
         layout: packed_path(tmp_path / "run" / "packed", layout).stat().st_size for layout in ("dense", "sparse")
     }
+    rows = sizes["rows"]
+    assert 0 < rows["live_updated"] <= rows["updated"] < rows["rows"] == 543
+    assert rows["live_updated"] <= rows["live"]
+    assert sizes["updated_sparse"] < sizes["sparse"]
     fp32 = replace(config, quant=replace(config.quant, method="none", step_width=(1.0,)))
     train(fp32, RunRequest(tmp_path / "fp32", False, {}, io.StringIO()), SingleTransport())
     assert json.loads((tmp_path / "fp32" / "result.json").read_text())["packed_files"] is None

@@ -1,5 +1,6 @@
 """The width of the step, the share of rows that it keeps alive, and what is told about it."""
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -10,9 +11,10 @@ from hypothesis import strategies as st
 
 from dqrm_cpu.config import QuantConfig
 from dqrm_cpu.kernels.types import Tables
-from dqrm_cpu.quant.liveness import liveness
+from dqrm_cpu.quant.liveness import RowCounts, count_rows, liveness
 from dqrm_cpu.quant.uniform import Uniform, quantization_step
 from dqrm_cpu.quant.width import Ramp, TargetAlive, row_absmax, select_width, step_for_alive_rows
+from dqrm_cpu.train.metrics_row import MetricsRow
 
 
 def tables_of(rows: list[int], dim: int, seed: int = 1) -> Tables:
@@ -83,3 +85,37 @@ def test_liveness_counts_codes(bits: int, width: float, seed: int) -> None:
     assert found.live_rows == rows / 305
     assert found.live_values == values / 915
     assert found.clip_rate == clipped / 915
+
+
+def test_rows_that_were_never_updated_are_told_apart() -> None:
+    """Also where they are alive, and where an updated row is zero."""
+    weight = torch.full((8, 3), 0.5)
+    tables = Tables(weight, torch.tensor([0, 5, 8]))
+    first = {(0, 1), (0, 2), (1, 2)}  # table, row: as they were drawn
+    weight[0] = 0.0  # updated and zero
+    weight[7] = 0.0  # zero, never updated
+
+    def first_rows(table: int, row: int, out: torch.Tensor) -> None:
+        start = int(tables.row_offset[table]) + row
+        for at in range(out.shape[0]):
+            drawn = (table, row + at) in first
+            out[at] = weight[start + at] if drawn else 9.0
+
+    found = liveness(Uniform(4), tables, torch.full((2,), 0.1), first_rows)
+    assert found.live_rows == 6 / 8
+    assert found.updated_rows == 5 / 8
+    assert found.live_updated_rows == 4 / 5
+    assert found.table_updated_rows == (3 / 5, 2 / 3)
+    assert found.table_live_updated_rows == (2 / 3, 1.0)
+    assert count_rows(Uniform(4), tables, torch.full((2,), 0.1), first_rows) == RowCounts(8, 6, 5, 4)
+
+
+def test_a_row_of_metrics_written_before_is_read() -> None:
+    """It says nothing of which rows were updated."""
+    alive = liveness(Uniform(4), Tables(torch.ones(4, 2), torch.tensor([0, 4])), torch.ones(1))
+    row = MetricsRow(1, 1, "validation", 0.1, 1.0, 0.1, liveness=alive).to_json()
+    old = {key: value for key, value in row.items() if "updated" not in key}
+    found = MetricsRow.from_json(old).liveness
+    assert found is not None
+    assert (found.live_rows, found.table_updated_rows) == (1.0, ())
+    assert math.isnan(found.updated_rows)
