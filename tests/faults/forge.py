@@ -275,3 +275,34 @@ def forge_lines(path: Path, random_: random.Random) -> None:
     )
     lines[at] = random_.choice(choices)
     path.write_bytes(b"\n".join(lines))
+
+
+def poison_packed(path: Path, random_: random.Random) -> str:
+    """Puts NaN or an infinity into a float tensor of a packed file and makes its checksums anew; the tensor's name."""
+    from dqrm_cpu.export.stream import (
+        CHECKSUM_STRETCH,
+        CHECKSUMS,
+        HEADER_CHECKSUM,
+        NO_CHECKSUM,
+        header_checksum,
+        with_header_checksum,
+    )
+
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header, data = json.loads(content[8 : 8 + length]), bytearray(content[8 + length :])
+    floats = [name for name, entry in header.items() if entry.get("dtype") == "F32"]
+    name = random_.choice(floats)
+    begin, end = header[name]["data_offsets"]
+    at = begin + 4 * random_.randrange((end - begin) // 4)
+    data[at : at + 4] = np.float32(random_.choice((np.nan, np.inf, -np.inf))).tobytes()
+    about = header["__metadata__"]
+    stretch = int(about[CHECKSUM_STRETCH])
+    pieces = [data[first : first + stretch] for first in range(0, len(data), stretch)]
+    about[CHECKSUMS] = "".join(f"{zlib.crc32(piece):08x}" for piece in pieces)
+    about[HEADER_CHECKSUM] = NO_CHECKSUM
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    text = with_header_checksum(text, NO_CHECKSUM, header_checksum(text))
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    return name

@@ -136,6 +136,7 @@ def run_result(run: Path) -> object:
     """Last weights, everything that a checkpoint keeps beside them, logged metrics, result and packed files."""
     newest = max(path for path in (run / "checkpoints").iterdir() if path.name.startswith("step-"))
     state = json.loads((newest / "state.json").read_text())["body"]["state"]
+    state.pop("log", None)  # the checksum of a log that holds times
     shards = [file_digest(path) for path in sorted(newest.glob("*.safetensors"))]
     result = json.loads((run / "result.json").read_text())
     kept = {key: result[key] for key in ("steps", "best_step", "validation", "test", "model_bytes")}

@@ -63,8 +63,8 @@ def page_of(results: Mapping[str, Any]) -> str:
     for row in ROWS:
         found = results["rows"].get(row.name) or {"cases": 0, "outcomes": dict.fromkeys(OUTCOMES, 0)}
         outcomes = found["outcomes"]
-        good = " | ".join(f"{outcomes[name]:,}" for name in GOOD)
-        bad = ", ".join(f"{outcomes[name]} {name}" for name in DEFECTS if outcomes[name]) or "0"
+        good = " | ".join(f"{outcomes.get(name, 0):,}" for name in GOOD)
+        bad = ", ".join(f"{outcomes.get(name)} {name}" for name in DEFECTS if outcomes.get(name)) or "0"
         lines.append(f"| {row.fault} (`{row.name}`) | {row.how} | {found['cases']:,} | {good} | {bad} |\n")
     lines.append(_TAIL)
     if _NOTES.exists():
