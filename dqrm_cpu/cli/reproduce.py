@@ -3,6 +3,7 @@
 import argparse
 import math
 import shlex
+import signal
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from dqrm_cpu.experiments.request import Request
     from dqrm_cpu.experiments.runner import Found
 
-_STATUS_INTERRUPTED = 130
 _SYNTHETIC, _MOVIELENS = "synthetic", "movielens"
 
 _ABOUT = "Runs the paper's tables and figures and writes ours beside the paper's: Markdown, CSV, plots, one HTML page."
@@ -104,7 +104,7 @@ def _run(planned: "list[Planned]", request: "Request") -> int:
         terminal.close()
     if isinstance(found, Stopped):
         print(f"stopped by {found.signal}; everything is saved, the same command goes on", file=sys.stderr)
-        return _STATUS_INTERRUPTED
+        return 128 + getattr(signal, found.signal, signal.SIGINT)
     _write(planned, found, request)
     return 0
 

@@ -77,7 +77,7 @@ class TrainingLoop:
             stop_requested = self._one_step() and state.step < total
             if state.step == total or self._due(train.evaluate_every or self._batches_per_epoch):
                 self._evaluate_validation()
-            if state.saved_step < state.step and (stop_requested or self._due(train.checkpoint_every)):
+            if self._saver.tried_step < state.step and (stop_requested or self._due(train.checkpoint_every)):
                 self._save(best=False)
             if stop_requested:
                 signal_name = self._around.stop.signal_name or "a signal on another rank"

@@ -30,14 +30,17 @@ class Saver:
         self._best_before: tuple[ClickMetrics | None, int] | None = None
         self.failed = 0
         """Saves that failed in a row."""
+        self.tried_step = -1
+        """The step of the last one, whether it failed or not."""
 
     def save(self, session: Session, state: RunState, best: bool) -> None:
         """Saves the state and the weights; `best` marks them as the best so far."""
         session.model.require_finite_mlps()
         session.gather()
         state.scale_refreshed_at = session.scales.state.refreshed_at
+        self.tried_step = state.step
         saved_before, state.saved_step = state.saved_step, state.step
-        best = best or self._best_before is not None  # tried again within the step of the evaluation
+        best = best or self._best_before is not None  # of a save that failed and is tried again
 
         def write() -> str | None:
             try:
@@ -57,10 +60,11 @@ class Saver:
             return
         self.failed += 1
         state.saved_step = saved_before
-        self._progress.warn(
-            f"step {state.step:,} is not saved: {failure}. Training goes on (--train.on-disk-full), {self.on_disk()}; "
-            "the next checkpoint is tried again"
-        )
+        if self._transport.rank == 0:
+            self._progress.warn(
+                f"step {state.step:,} is not saved: {failure}. Training goes on (--train.on-disk-full), "
+                f"{self.on_disk()}; the next checkpoint is tried again"
+            )
 
     def note_best(self, state: RunState, metrics: ClickMetrics) -> None:
         """Makes this step the best so far, until training leaves it without having saved it."""

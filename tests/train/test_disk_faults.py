@@ -17,6 +17,7 @@ from dqrm_cpu.train.result import Result
 from dqrm_cpu.train.run import RunRequest, train
 from dqrm_cpu.train.run_folder import checkpoints_folder, read_rows
 from failing_disk import FailingDisk
+from launching import run_world
 from tiny import tiny_config
 
 CODES = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT)
@@ -144,6 +145,29 @@ def test_a_packed_model_that_does_not_fit_does_not_cost_the_result(
         run(config(), tmp_path / "run")
     assert caught.value.unanimous
     assert json.loads((tmp_path / "run" / "result.json").read_text())["packed_files"] is None
+
+
+@pytest.mark.mpi
+def test_all_ranks_learn_of_a_save_that_failed(tmp_path: Path) -> None:
+    """Only rank 0 writes checkpoints, and so only rank 0 meets the full disk."""
+    script = (
+        "import sys; from dqrm_cpu.cli.main import main; from dqrm_cpu.train.checkpoint import CheckpointStore\n"
+        "def full(*_): raise OSError(28, 'No space left on device')\n"
+        "CheckpointStore._write = full; sys.exit(main(sys.argv[1:]))"
+    )
+    sizes = ["--data.train-rows", "400", "--data.validation-rows", "100", "--data.test-rows", "100"]
+    sizes += ["--model.table-rows", "40,3,500", "--model.embedding-dim", "6", "--model.bottom-mlp", "9,6"]
+    sizes += ["--model.top-mlp", "11,1", "--train.max-steps", "8", "--train.checkpoint-every", "4"]
+    command = ["-c", script, "train", *sizes, "--kernels", "torch", "--run-dir", tmp_path / "run"]
+    world = run_world("gloo", [*command, "--train.on-disk-full", "continue-without-saving"], 2, timeout_s=120)
+    assert not world.timed_out
+    assert [rank.returncode for rank in world.ranks] == [1, 1]
+    assert "Traceback" not in world.ranks[0].stderr + world.ranks[1].stderr
+    told = world.ranks[0].stderr
+    assert told.count("warning: step 4 is not saved") == 1
+    assert "training is complete, but not on the disk: the weights of step 8; there is no checkpoint" in told
+    assert world.ranks[1].stderr == ""
+    assert (tmp_path / "run" / "result.json").exists()
 
 
 def refusing(monkeypatch: pytest.MonkeyPatch, steps: tuple[int, ...]) -> None:
