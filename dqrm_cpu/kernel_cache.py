@@ -1,14 +1,22 @@
-"""A folder for what numba compiles, which no two processes share."""
+"""A folder for what numba compiles, which no two processes share and no other user can write to.
 
+numba unpickles what it finds in its cache, and executes it: whoever can write there can do what this user can.
+"""
+
+import atexit
 import contextlib
 import fcntl
 import hashlib
 import os
 import platform
+import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+
+from dqrm_cpu.base.private import NotPrivateError, private_folder, shared_with_others
 
 _CLAIM = "DQRM_CPU_CACHE_CLAIM"
 _MOST_SLOTS = 1024
@@ -21,15 +29,16 @@ def choose_cache_folder() -> None:
     # A child process inherits the environment, but a folder that its parent claimed is not its own.
     owner, _, claimed = os.environ.get(_CLAIM, "").partition(":")
     if chosen is None or (chosen == claimed and owner != str(os.getpid())):
-        folder = claim_cache_folder(cache_roots())
-        if folder is not None:
-            os.environ.update({"NUMBA_CACHE_DIR": str(folder), _CLAIM: f"{os.getpid()}:{folder}"})
+        folder = claim_cache_folder(cache_roots()) or _passing_folder()
+        os.environ.update({"NUMBA_CACHE_DIR": str(folder or ""), _CLAIM: f"{os.getpid()}:{folder or ''}"})
+    elif chosen and chosen != claimed and (reason := shared_with_others(Path(chosen))):
+        _warn(f"NUMBA_CACHE_DIR {chosen} {reason}, who may have put code there that is now executed")
 
 
 def must_compile() -> bool:
     """Whether nothing is compiled yet for this machine and these sources: the first steps then take longer."""
-    folder = os.environ.get("NUMBA_CACHE_DIR")
-    return folder is not None and next(Path(folder).rglob("*.nbi"), None) is None
+    folder = os.environ.get("NUMBA_CACHE_DIR", "")
+    return folder != "" and next(Path(folder).rglob("*.nbi"), None) is None
 
 
 def claim_cache_folder(roots: Iterator[Path]) -> Path | None:
@@ -39,28 +48,46 @@ def claim_cache_folder(roots: Iterator[Path]) -> Path | None:
     wrong code. Each process therefore locks a slot until it ends; the next process finds the slot warm.
     """
     for root in roots:
-        base = root / "dqrm-cpu" / f"{platform.node()}-{_fingerprint()}"
         for slot in range(_MOST_SLOTS):
-            folder = base / f"slot-{slot}"
             try:
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                folder = private_folder(root, f"{platform.node()}-{_fingerprint()}", f"slot-{slot}")
                 if _lock(folder / "lock"):
                     return folder
+            except NotPrivateError as error:
+                _warn(f"compiled kernels are not kept in {root}: {error}; remove it, or chmod 700 what is yours")
+                break
             except OSError:
                 break  # read-only, full, or without locks: the next root
     return None
 
 
 def cache_roots() -> Iterator[Path]:
-    """Folders that may hold what this user compiles, the best first; they need not exist."""
+    """Folders of our own that may hold what this user compiles, the best first; they need not exist."""
     with contextlib.suppress(RuntimeError):  # a user without a home
-        yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    yield Path(tempfile.gettempdir()) / f"dqrm-cpu-{os.getuid()}"
+        yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dqrm-cpu"
+    yield Path(tempfile.gettempdir()) / f"dqrm-cpu-{os.geteuid()}"
+
+
+def _passing_folder() -> Path | None:
+    """A folder for this process alone, where there is no other; None where even that cannot be."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="dqrm-cpu-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        private_folder(folder)
+    except OSError as error:
+        _warn(f"compiled kernels are not kept, every process compiles its own: {error}")
+        return None
+    _warn(f"compiled kernels are kept in {folder} until this process ends: set XDG_CACHE_HOME to a folder of yours")
+    return folder
+
+
+def _warn(message: str) -> None:
+    warnings.warn_explicit(message, UserWarning, "dqrm-cpu", 0)
 
 
 def _lock(path: Path) -> bool:
     """Whether this process now holds the lock; the descriptor stays open until it ends, which is what holds it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

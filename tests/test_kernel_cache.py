@@ -1,13 +1,14 @@
 """A cache of compiled kernels that no two processes share."""
 
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from dqrm_cpu.kernel_cache import claim_cache_folder, must_compile
+from dqrm_cpu.kernel_cache import choose_cache_folder, claim_cache_folder, must_compile
 
 PREPARE = "from dqrm_cpu.kernel_cache import choose_cache_folder; choose_cache_folder()\n"
 
@@ -20,6 +21,22 @@ kernels = select_kernels("numba", torch.device("cpu"))
 tables = Tables(torch.tensor([[1.0, -5.0], [2.0, 3.0]]), torch.tensor([0, 1, 2]))
 print(os.environ["NUMBA_CACHE_DIR"], kernels.scan_absmax(tables).tolist())
 """
+
+KERNEL = """
+import os, numba
+print(os.environ["NUMBA_CACHE_DIR"], numba.njit(lambda value: 2 * value, cache=True)(4))
+"""
+
+
+class Planted:
+    """What creates a file when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return exec, (f"open({str(self.marker)!r}, 'w')",)
+
 
 HOLD = "import os; print(os.environ['NUMBA_CACHE_DIR'], flush=True); input()"
 
@@ -74,6 +91,60 @@ def test_a_root_that_cannot_be_written_is_passed_over(tmp_path: Path) -> None:
     assert folder is not None
     assert folder.is_relative_to(good)
     assert claim_cache_folder(iter([blocked])) is None
+
+
+def run_with(places: dict[str, str], arguments: list[str | Path]) -> "subprocess.CompletedProcess[str]":
+    """Under a home that cannot be written to: the folder for temporary files comes next."""
+    kept = {
+        name: value for name, value in os.environ.items() if name not in ("NUMBA_CACHE_DIR", "DQRM_CPU_CACHE_CLAIM")
+    }
+    environment = kept | {"XDG_CACHE_HOME": "/dev/null"} | places
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+
+
+def test_code_that_somebody_else_planted_does_not_run(tmp_path: Path) -> None:
+    """Another user makes the folder in TMPDIR first, with everything that a process would look for there."""
+    program = tmp_path / "program.py"
+    program.write_text(PREPARE + KERNEL)
+    temporary, marker = tmp_path / "tmp", tmp_path / "marker"
+    temporary.mkdir()
+    temporary.chmod(0o1777)
+    first = run_with({"TMPDIR": str(temporary)}, [program])
+    planted = Path(first.stdout.split()[0])
+    assert planted.is_relative_to(temporary / f"dqrm-cpu-{os.geteuid()}")
+    assert any(planted.rglob("*.nbi"))
+    for path in planted.rglob("*.nb[ic]"):
+        path.write_bytes(pickle.dumps(Planted(marker)))
+    planted.chmod(0o777)
+    second = run_with({"TMPDIR": str(temporary)}, [program])
+    assert not marker.exists()
+    folder, result = second.stdout.split()
+    assert result == "8"
+    assert f"compiled kernels are not kept in {temporary}" in second.stderr
+    assert f"compiled kernels are kept in {folder} until this process ends" in second.stderr
+    assert not Path(folder).exists()
+    # The test itself: with nothing wrong about the folder the planted code runs.
+    planted.chmod(0o700)
+    subprocess.run([sys.executable, program], env=os.environ | {"NUMBA_CACHE_DIR": str(planted)}, check=False)
+    assert marker.exists()
+
+
+def test_a_root_of_another_user_is_passed_over_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "theirs").symlink_to("/")
+    with pytest.warns(UserWarning, match=r"not kept in .*: .*theirs is a symbolic link.*; remove it, or chmod"):
+        folder = claim_cache_folder(iter([tmp_path / "theirs", tmp_path / "ours"]))
+    assert folder is not None
+    assert folder.is_relative_to(tmp_path / "ours")
+
+
+def test_a_cache_folder_of_the_user_that_everyone_can_write_to_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o777)
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    with pytest.warns(UserWarning, match="can be written to by every user, who may have put code there"):
+        choose_cache_folder()
 
 
 def test_an_empty_cache_is_told_from_a_filled_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ class _Sighting:
     step: int
     operations: int
     at_s: float  # on the monotonic clock of this process
+    compiling: bool = False
 
 
 class Attendance:
@@ -25,10 +26,10 @@ class Attendance:
         self._seen: dict[int, _Sighting] = {}
         self._hearsay: list[tuple[int, int, int, float]] = []
 
-    def note(self, rank: int, place: Sequence[int], now: float) -> None:
-        """Heard of the rank itself."""
+    def note(self, rank: int, place: Sequence[int], now: float, compiling: bool = False) -> None:
+        """Heard of the rank itself, and whether it compiles (of rank 0: whether any rank does)."""
         step, operations = place
-        self._seen[rank] = _Sighting(step, operations, now)
+        self._seen[rank] = _Sighting(step, operations, now, compiling)
 
     def note_hearsay(self, others: Iterable[Sequence[float]], now: float) -> None:
         """What `behind` of rank 0 said; it replaces what it said before."""
@@ -54,6 +55,15 @@ class Attendance:
             for rank, seen in sorted(sightings.items())
             if seen.operations < place[1] or now - seen.at_s > self._silent_after_s
         ][:_NAMED_AT_MOST]
+
+    def compiling(self, now: float) -> bool:
+        """Whether a rank that is not silent compiles."""
+        sightings = list(self._seen.values())
+        return any(seen.compiling and now - seen.at_s <= self._silent_after_s for seen in sightings)
+
+    def silent(self, place: Place, now: float) -> set[int]:
+        """The ranks among `behind` that were not heard of for too long."""
+        return {rank for rank, _, _, silence_s in self.behind(place, now) if silence_s > self._silent_after_s}
 
     def absent(self, place: Place, now: float) -> str:
         """`behind` in words: the silent, or if there are none, those that are late."""

@@ -1,6 +1,7 @@
 """Transport over MPI: whatever library mpi4py finds, started by its own mpirun or by srun."""
 
 import importlib
+import sys
 import warnings
 from typing import Any
 
@@ -66,6 +67,13 @@ def joined_mpi(launch: Launch, timeout_s: float, transport: str) -> Any:
     return mpi
 
 
+def end_joined_mpi() -> None:
+    """Ends all ranks where this process joined MPI, also one that only introduced them to each other."""
+    mpi: Any = sys.modules.get("mpi4py.MPI")
+    if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
+        mpi.COMM_WORLD.Abort(1)
+
+
 class MpiTransport(WorldTransport):
     """All ranks of MPI_COMM_WORLD."""
 
@@ -96,7 +104,7 @@ class MpiTransport(WorldTransport):
         return
 
     def _end_all(self) -> None:
-        self._mpi.COMM_WORLD.Abort(1)
+        end_joined_mpi()
 
     def _broadcast(self, buffer: Array, root: int) -> None:
         with self._waiting("a broadcast"):

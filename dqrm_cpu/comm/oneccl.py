@@ -12,6 +12,7 @@ from typing import Any
 from dqrm_cpu.comm.agreement import require_one_transport
 from dqrm_cpu.comm.buffers import Bytes
 from dqrm_cpu.comm.launch import HYDRA, TORCHRUN, Launch
+from dqrm_cpu.comm.mpi import end_joined_mpi, joined_mpi
 from dqrm_cpu.comm.oneccl_build import built_shim
 from dqrm_cpu.comm.oneccl_library import OneCclWorld, set_defaults
 from dqrm_cpu.comm.transport import Array
@@ -65,12 +66,9 @@ class OneCclTransport(WorldTransport):
         self._world.leave()
 
     def _end_all(self) -> None:
-        if self._mpi is not None:
-            self._mpi.COMM_WORLD.Abort(1)
+        end_joined_mpi()
 
     def _share_through_mpi(self, launch: Launch, timeout_s: float) -> Callable[[bytes], bytes]:
-        from dqrm_cpu.comm.mpi import joined_mpi
-
         self._mpi = joined_mpi(launch, timeout_s, "oneccl")
 
         def share(mine: bytes) -> bytes:

@@ -11,9 +11,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from dqrm_cpu.base.private import private_folder
 from dqrm_cpu.errors import DeviceError
 from dqrm_cpu.kernel_cache import cache_roots
 from dqrm_cpu.kernels.ccl import SHIM_SOURCE, OneCclFiles, find_compiler, oneccl_files
+from dqrm_cpu.kernels.sealed import is_whole, seal
 
 _NAME = "libdqrm_ccl.so"
 _FLAGS = ("-O2", "-std=c++17", "-shared", "-fPIC", "-Wall")
@@ -29,12 +31,11 @@ def built_shim(environ: Mapping[str, str], files: OneCclFiles | None = None) -> 
         raise DeviceError(f"the oneccl transport needs oneCCL for CPUs, and there is no {missing}: {INSTALL}")
     problem = "no folder was tried"
     for root in cache_roots():
-        folder = root / "dqrm-cpu" / f"oneccl-{platform.machine()}-{_fingerprint(files)}"
         try:
-            _own_folder(folder)
-            if not (folder / _NAME).exists():
+            folder = private_folder(root, f"oneccl-{platform.machine()}-{_fingerprint(files)}")
+            if not is_whole(folder / _NAME):
                 with _only_one(folder / "lock"):
-                    if not (folder / _NAME).exists():
+                    if not is_whole(folder / _NAME):
                         _compile(files, folder / _NAME, environ)
             return folder / _NAME
         except OSError as error:  # read-only, full, or somebody else's: the next root
@@ -48,14 +49,6 @@ def _fingerprint(files: OneCclFiles) -> str:
     stamp = hashlib.sha256(SHIM_SOURCE.read_bytes())
     stamp.update(f"{_FLAGS} {files.library} {status.st_size} {status.st_mtime_ns}".encode())
     return stamp.hexdigest()[:16]
-
-
-def _own_folder(folder: Path) -> None:
-    """Made if need be; what lies in a folder that others can write to is not loaded."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = folder.stat()
-    if status.st_uid != os.getuid() or status.st_mode & 0o022:
-        raise OSError(f"{folder} belongs to another user, or others may write to it")
 
 
 @contextmanager
@@ -85,6 +78,9 @@ def _compile(files: OneCclFiles, target: Path, environ: Mapping[str, str]) -> No
         )
         if ended.returncode != 0:
             raise DeviceError(f"{compiler} could not compile the shim over oneCCL:\n{ended.stderr.strip()}")
+        with made.open("rb+") as library:
+            ending = seal(library.read())
+            library.write(ending)
         # Whole or not at all: a rank that looks meanwhile must not load half a library.
         made.replace(target)
     except subprocess.TimeoutExpired as error:

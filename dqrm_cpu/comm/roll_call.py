@@ -13,10 +13,9 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-import numpy as np
-
 from dqrm_cpu.comm.attendance import Attendance, Place
 from dqrm_cpu.comm.lines import Line, LineSocket
+from dqrm_cpu.comm.peers import Peers, compiles_now, find_peers
 from dqrm_cpu.comm.transport import Transport
 
 OnLost = Callable[[int, str], None]
@@ -30,7 +29,8 @@ _PERIODS_OF_SILENCE = 8
 class RollCall(ABC):
     """One rank's part. A thread tells its place every period and listens for who is gone."""
 
-    def __init__(self, rank: int, period_s: float, place: Callable[[], Place], on_lost: OnLost) -> None:
+    def __init__(self, rank: int, peers: Peers, period_s: float, place: Callable[[], Place], on_lost: OnLost) -> None:
+        self._peers = peers
         self._period_s = period_s
         self._place = place
         self._on_lost = on_lost
@@ -45,6 +45,14 @@ class RollCall(ABC):
     def absent(self) -> str:
         """Those that are not where this rank is, in words; empty where nothing is known."""
         return self._attendance.absent(self._place(), time.monotonic())
+
+    def others_compile(self) -> bool:
+        """Whether another rank, one that is heard of, is compiling kernels: nobody hangs who waits for it."""
+        return self._attendance.compiling(time.monotonic())
+
+    def end_helpless(self) -> list[int]:
+        """Ends the ranks of this host that are stopped or silent, which no message ends; returns them."""
+        return self._peers.kill(self._attendance.silent(self._place(), time.monotonic()))
 
     def wait_for_loss(self, seconds: float) -> None:
         """Gives the thread time to find out who is gone, which then ends this process."""
@@ -95,9 +103,15 @@ class _Host(RollCall):
     """Rank 0: knows everyone, and tells the others."""
 
     def __init__(
-        self, listener: socket.socket, token: str, period_s: float, place: Callable[[], Place], on_lost: OnLost
+        self,
+        listener: socket.socket,
+        token: str,
+        peers: Peers,
+        period_s: float,
+        place: Callable[[], Place],
+        on_lost: OnLost,
     ) -> None:
-        super().__init__(0, period_s, place, on_lost)
+        super().__init__(0, peers, period_s, place, on_lost)
         self._listener, self._token = listener, token
         self._guests: dict[int, LineSocket] = {}
         self._selector.register(listener, selectors.EVENT_READ, self._accept)
@@ -114,7 +128,7 @@ class _Host(RollCall):
             if guest.rank is None:
                 self._greet(guest, line)
             elif "at" in line:
-                self._attendance.note(guest.rank, line["at"], time.monotonic())
+                self._attendance.note(guest.rank, line["at"], time.monotonic(), bool(line.get("compiling")))
             elif "bye" in line:
                 self._forget(guest)
                 return
@@ -146,8 +160,10 @@ class _Host(RollCall):
 
     def _tell_place(self) -> None:
         step, operations = self._place()
-        behind = self._attendance.behind((step, operations), time.monotonic())
-        self._send({"at": [step, operations], "others": behind})
+        now = time.monotonic()
+        behind = self._attendance.behind((step, operations), now)
+        compiling = compiles_now() or self._attendance.compiling(now)
+        self._send({"at": [step, operations], "others": behind, "compiling": compiling})
 
     def _send(self, line: Line) -> None:
         for guest in list(self._guests.values()):
@@ -162,9 +178,15 @@ class _Guest(RollCall):
     """Any other rank: knows what rank 0 says, and whether rank 0 still says anything."""
 
     def __init__(
-        self, rank: int, host: LineSocket, period_s: float, place: Callable[[], Place], on_lost: OnLost
+        self,
+        rank: int,
+        host: LineSocket,
+        peers: Peers,
+        period_s: float,
+        place: Callable[[], Place],
+        on_lost: OnLost,
     ) -> None:
-        super().__init__(rank, period_s, place, on_lost)
+        super().__init__(rank, peers, period_s, place, on_lost)
         self._host = host
         self._selector.register(host.socket, selectors.EVENT_READ, self._read)
         self._thread.start()
@@ -173,7 +195,7 @@ class _Guest(RollCall):
         lines = self._host.read()
         for line in lines or []:
             if "at" in line:
-                self._attendance.note(0, line["at"], time.monotonic())
+                self._attendance.note(0, line["at"], time.monotonic(), bool(line.get("compiling")))
                 self._attendance.note_hearsay(line["others"], time.monotonic())
             elif "bye" in line:
                 self._selector.unregister(self._host.socket)
@@ -188,7 +210,7 @@ class _Guest(RollCall):
             self._gone(0, "")
 
     def _tell_place(self) -> None:
-        self._send({"at": list(self._place())})
+        self._send({"at": list(self._place()), "compiling": compiles_now()})
 
     def _send(self, line: Line) -> None:
         self._host.send(line)
@@ -202,15 +224,13 @@ def open_roll_call(
 ) -> RollCall | None:
     """Every rank calls it; None on a rank that cannot reach rank 0 beside the transport, which goes on without."""
     period_s = min(_LONGEST_PERIOD_S, timeout_s / _PERIODS_PER_TIMEOUT)
-    name = socket.gethostname()
-    hosts = transport.allgatherv(np.frombuffer(name.encode(), dtype=np.uint8))
-    on_one_host = len({host.tobytes() for host in hosts}) == 1
+    peers = find_peers(transport)
     if transport.rank == 0:
-        listener = socket.create_server(("127.0.0.1" if on_one_host else "", 0), backlog=transport.size)
+        listener = socket.create_server(("127.0.0.1" if peers.on_one_host else "", 0), backlog=transport.size)
         token = secrets.token_hex(16)
-        meeting = ["127.0.0.1" if on_one_host else name, listener.getsockname()[1], token]
+        meeting = ["127.0.0.1" if peers.on_one_host else socket.gethostname(), listener.getsockname()[1], token]
         transport.broadcast_json(meeting)
-        return _Host(listener, token, period_s, place, on_lost)
+        return _Host(listener, token, peers, period_s, place, on_lost)
     told = transport.broadcast_json(None)
     assert isinstance(told, list)
     host, port, token = told
@@ -219,4 +239,4 @@ def open_roll_call(
     except OSError:
         return None
     connection.send({"token": token, "rank": transport.rank})
-    return _Guest(transport.rank, connection, period_s, place, on_lost)
+    return _Guest(transport.rank, connection, peers, period_s, place, on_lost)

@@ -18,6 +18,7 @@ from dqrm_cpu.comm.agreement import require_one_transport
 from dqrm_cpu.comm.buffers import Bytes, align
 from dqrm_cpu.comm.gpus import gpu_name, require_gpus_apart, take_gpu
 from dqrm_cpu.comm.launch import Launch
+from dqrm_cpu.comm.mpi import end_joined_mpi
 from dqrm_cpu.comm.rendezvous import introduced, meet, store_of_environment
 from dqrm_cpu.comm.settings import CCL_BINDINGS
 from dqrm_cpu.comm.transport import Array
@@ -26,6 +27,9 @@ from dqrm_cpu.errors import CommError, DeviceError
 
 _PATIENCE_BEYOND_OURS_S = 60.0
 """torch's own timeout comes after the watchdog's, whose words name the rank that is missing."""
+
+_NO_TIMEOUT = datetime.timedelta(days=30)
+"""Of operations: torch does not know that a rank which compiles is waited for as long as that takes."""
 
 
 @dataclass(frozen=True)
@@ -76,17 +80,16 @@ class TorchTransport(WorldTransport):
         if dist.is_initialized():
             raise CommError("torch.distributed is in use in this process already: close that process group first.")
         self._device = backend.device
-        self._patience = datetime.timedelta(seconds=timeout_s + _PATIENCE_BEYOND_OURS_S)
         self._group: dist.ProcessGroup | None = None  # torch's default one
         found = meet(launch, environ, timeout_s)
         with self._waiting("the first meeting"):
-            store = found or store_of_environment(launch, environ, self._patience.total_seconds())
+            store = found or store_of_environment(launch, environ, timeout_s + _PATIENCE_BEYOND_OURS_S)
             require_one_transport(introduced(store, launch, "transport", self.name))
             if backend.device.type == "cuda":
                 # NCCL would end them in its first operation, in words of its own.
                 require_gpus_apart(introduced(store, launch, "gpu", gpu_name(backend.device)))
             dist.init_process_group(
-                backend.torch_name, store=store, rank=launch.rank, world_size=launch.size, timeout=self._patience
+                backend.torch_name, store=store, rank=launch.rank, world_size=launch.size, timeout=_NO_TIMEOUT
             )
 
     def barrier(self) -> None:
@@ -103,7 +106,7 @@ class TorchTransport(WorldTransport):
 
     def _meet_again(self) -> None:
         with self._waiting("the second meeting"):
-            self._group = dist.new_group(timeout=self._patience)
+            self._group = dist.new_group(timeout=_NO_TIMEOUT)
 
     def _leave_again(self) -> None:
         dist.destroy_process_group(self._group)
@@ -112,7 +115,9 @@ class TorchTransport(WorldTransport):
         dist.destroy_process_group()
 
     def _end_all(self) -> None:
-        """Its sockets close with this process: the others notice, and torchrun or mpirun ends what is left."""
+        # Its sockets close with this process: the others notice, and torchrun ends what is left. Hydra does not, where
+        # it leaves it to the ranks to end each other.
+        end_joined_mpi()
 
     def _broadcast(self, buffer: Array, root: int) -> None:
         with self._waiting("a broadcast"):

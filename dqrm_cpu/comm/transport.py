@@ -223,4 +223,8 @@ def _describe(error: BaseException) -> str:
         return str(error)
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
+    if isinstance(error, MemoryError):
+        return f"out of memory{f' ({error})' if str(error) else ''}; use fewer ranks per host, or a larger machine"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}; check the file and its disk"
     return "".join(traceback.format_exception(error)).rstrip()

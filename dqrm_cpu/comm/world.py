@@ -1,7 +1,9 @@
 """What all transports between real processes share: patience with the others, and the end when it is at its end."""
 
+import contextlib
 import copy
 import os
+import signal
 import threading
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -18,6 +20,9 @@ from dqrm_cpu.errors import CommError
 _LOSS_KNOWN_AFTER_S = 1.0
 """So long an operation that failed waits for the roll call to tell who is gone."""
 
+_END_WITHIN_S = 10
+"""So long a rank that ends the job may take over its last words and over telling the others."""
+
 
 class WorldTransport(Transport):
     """A rank that waits longer than `timeout_s` for the others ends the job, and says whom it waited for.
@@ -32,8 +37,8 @@ class WorldTransport(Transport):
         super().__init__(name, rank, size, reason)
         self._timeout_s = timeout_s
         self._ending = threading.Lock()
-        self._watchdog = Watchdog(timeout_s, self._on_timeout)
         self._roll_call: RollCall | None = None
+        self._watchdog = Watchdog(timeout_s, self._on_timeout, self._others_compile)
         self._beside: tuple[Self, Courier] | None = None
 
     def start_roll_call(self) -> None:
@@ -72,10 +77,18 @@ class WorldTransport(Transport):
     def abort(self, reason: str) -> NoReturn:
         # Several threads may find the end at once: the first one speaks, and no other runs on.
         self._ending.acquire()
-        last_words(self.rank, self.size, reason)
+        # The kernel's default ends the process, should a full pipe or the library below not let this thread go on.
+        signal.alarm(_END_WITHIN_S)
+        # Nothing may keep it from its end: a closed stderr, no memory, a library that failed already.
+        with contextlib.suppress(Exception):
+            last_words(self.rank, self.size, reason)
         if self._roll_call is not None:
-            self._roll_call.tell_end(reason)
-        self._end_all()
+            with contextlib.suppress(Exception):
+                self._roll_call.tell_end(reason)
+            with contextlib.suppress(Exception):
+                self._roll_call.end_helpless()
+        with contextlib.suppress(Exception):
+            self._end_all()
         os._exit(1)
 
     @abstractmethod
@@ -108,6 +121,9 @@ class WorldTransport(Transport):
                 f"rank {self.rank} of {self.size}: {what} of all ranks failed{self._at_step()}. Another rank is gone, "
                 f"or the network is: look at the other ranks' output. ({error}){self._absent()}"
             ) from error
+
+    def _others_compile(self) -> bool:
+        return self._roll_call is not None and self._roll_call.others_compile()
 
     def _position(self) -> tuple[int, int]:
         return self.where.step, self.where.operations

@@ -11,6 +11,8 @@ from typing import Any
 from numba import config
 from numba import njit as numba_njit
 
+from .cache import cached
+
 _LEVEL = 1
 
 Kernel = Callable[..., Any]
@@ -44,7 +46,7 @@ def kernel(function: Kernel) -> Kernel:
 
 def thorough_kernel(function: Kernel) -> Kernel:
     """The same where LLVM should vectorize innermost loops, or take branches out of them."""
-    return njit(function, cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True)
+    return cached(njit(function, nogil=True, error_model="numpy", no_cfunc_wrapper=True))
 
 
 def _quick_to_compile(kernel: Any) -> Kernel:

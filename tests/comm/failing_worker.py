@@ -11,7 +11,7 @@ from dqrm_cpu.errors import CommError, DataError
 
 
 def main(name: str, mode: str) -> None:
-    with open_transport(name, timeout_s=4 if mode in ("hang", "stay") else 60) as transport:
+    with open_transport(name, timeout_s=4 if mode in ("hang", "stay", "stop", "compile") else 60) as transport:
         transport.barrier()
         if mode == "disagree":
             document = {"world": transport.size, "train": {"lr": 0.1 * (1 + transport.rank)}}
@@ -38,6 +38,15 @@ def end(mode: str) -> None:
         sys.exit(3)
     if mode == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if mode == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if mode == "memory":
+        raise MemoryError
+    if mode == "compile":
+        from numba.core.compiler_lock import global_compiler_lock
+
+        with global_compiler_lock:
+            time.sleep(7)
     if mode in ("hang", "stay"):
         time.sleep(7)
 

@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from launching import World, clean_environ, run_world
+from launching import World, clean_environ, run_gloo, run_mpi, run_world
 
 pytestmark = pytest.mark.mpi
 
@@ -65,18 +66,62 @@ def test_disagreement_is_told_alike_on_every_rank(transport: str) -> None:
     assert [rank.stdout for rank in world.ranks] == [expected] * 2
 
 
+WAITING_WORLDS = {
+    "gloo under mpirun": (run_mpi, "gloo", "stop", 4),
+    "gloo": (run_gloo, "gloo", "stop", 2),
+    "oneccl": (run_gloo, "oneccl", "stop", 2),
+    "mpi": (run_mpi, "mpi", "stop", 2),
+    "compiling": (run_gloo, "gloo", "compile", 3),
+}
+"""Each waits for its timeout, or longer: they do so side by side."""
+
+
+@pytest.fixture(scope="module")
+def waiting_worlds() -> dict[str, World]:
+    with ThreadPoolExecutor() as threads:
+        started = {
+            name: threads.submit(run, [WORKER, transport, mode], ranks, timeout_s=2 * TIMEOUT_S)
+            for name, (run, transport, mode, ranks) in WAITING_WORLDS.items()
+        }
+        return {name: world.result() for name, world in started.items()}
+
+
+@pytest.mark.parametrize("name", [name for name in WAITING_WORLDS if name != "compiling"])
+def test_a_stopped_rank_is_named_and_nothing_waits_for_it(waiting_worlds: dict[str, World], name: str) -> None:
+    """Neither does the launcher: somebody ends the stopped process."""
+    world = waiting_worlds[name]
+    assert not world.timed_out
+    assert world.returncode != 0
+    last = WAITING_WORLDS[name][3] - 1
+    assert f"Rank {last} was last heard of" in world.stderr
+    assert "survived" not in "".join(rank.stdout for rank in world.ranks)
+
+
+def test_the_timeout_does_not_count_while_another_rank_compiles(waiting_worlds: dict[str, World]) -> None:
+    """Rank 1 hears of the compiling rank 2 through rank 0."""
+    assert [rank.stdout for rank in waiting_worlds["compiling"].check().ranks][:2] == ["waiting\nsurvived\n"] * 2
+
+
+def test_a_rank_without_memory_says_so_in_one_line() -> None:
+    stderr = fail("gloo", "memory").ranks[1].stderr
+    assert "rank 1 of 2 ends the job: out of memory; use fewer ranks per host" in stderr
+    assert "Traceback" not in stderr
+
+
 LATE = """
-import os, sys
+import os, signal, sys
 if os.environ.get("PMI_RANK") == "1":
-    sys.exit(3)
+    if sys.argv[2] == "exit":
+        sys.exit(3)
+    os.kill(os.getpid(), signal.SIGSTOP)
 from dqrm_cpu.comm.select import open_transport
 open_transport(sys.argv[1], timeout_s=3)
 """
 
 
-@pytest.mark.parametrize("transport", ["mpi", "oneccl"])
-def test_a_rank_that_is_gone_before_mpi_started_is_not_waited_for_without_end(transport: str) -> None:
-    world = run_world(transport, ["-c", LATE, transport], 2, timeout_s=TIMEOUT_S)
+@pytest.mark.parametrize(("transport", "how"), [("mpi", "exit"), ("oneccl", "exit"), ("mpi", "stop"), ("gloo", "stop")])
+def test_a_rank_that_is_gone_before_mpi_started_is_not_waited_for_without_end(transport: str, how: str) -> None:
+    world = run_mpi(["-c", LATE, transport, how], 2, timeout_s=TIMEOUT_S)
     assert not world.timed_out
     assert world.returncode != 0
     assert "waited more than 3 s for all ranks to start MPI. Another rank is gone" in world.ranks[0].stderr

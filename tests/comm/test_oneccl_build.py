@@ -11,6 +11,7 @@ from dqrm_cpu.comm.oneccl_build import built_shim
 from dqrm_cpu.comm.oneccl_library import oneccl_defaults
 from dqrm_cpu.errors import DeviceError
 from dqrm_cpu.kernels.ccl import OneCclFiles, oneccl_files
+from dqrm_cpu.kernels.sealed import CacheWarning
 from launching import clean_environ
 
 COUNTING_COMPILER = '#!/bin/sh\necho compiled >> "$COUNT"\nexec g++ "$@"\n'
@@ -70,6 +71,18 @@ def test_a_folder_that_others_can_write_to_is_not_loaded_from(cache: Path, monke
     unsafe.chmod(0o777)
     monkeypatch.setattr("tempfile.tempdir", str(cache / "elsewhere"))
     assert built_shim(os.environ).parent != unsafe
+
+
+def test_a_damaged_shim_is_compiled_again(cache: Path, tmp_path: Path) -> None:
+    compiler = tmp_path / "compiler"
+    compiler.write_text('#!/bin/sh\nfor last; do :; done\necho compiled > "$last"\n')
+    compiler.chmod(0o755)
+    environ = {"PATH": os.environ["PATH"], "CXX": str(compiler)}
+    shim = built_shim(environ)
+    whole = shim.read_bytes()
+    shim.write_bytes(whole.replace(b"compiled", b"compiles"))
+    with pytest.warns(CacheWarning, match="libdqrm_ccl.so is damaged"):
+        assert built_shim(environ).read_bytes() == whole
 
 
 def test_settings_of_the_user_stay(tmp_path: Path) -> None:

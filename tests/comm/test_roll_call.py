@@ -58,6 +58,15 @@ def test_what_a_silent_rank_0_said_is_out_of_date() -> None:
     assert found.absent(HERE, now=55.0) == "Rank 0 was last heard of 5.0 s ago, then at step 7."
 
 
+def test_a_rank_that_is_heard_of_and_compiles_is_waited_for() -> None:
+    found = attendance()
+    found.note(1, (6, 90), now=50.0, compiling=True)
+    assert found.compiling(now=51.0)
+    assert not found.compiling(now=55.0)
+    found.note(1, (6, 90), now=55.0)
+    assert not found.compiling(now=55.0)
+
+
 class Paired(SingleTransport):
     """Ranks that are threads of this process, as far as meeting goes."""
 
@@ -123,6 +132,14 @@ def test_a_rank_that_leaves_in_peace_is_no_loss(world: World) -> None:
     world.calls.pop(1).leave()
     time.sleep(0.5)
     assert world.lost == []
+
+
+def test_all_hear_of_a_rank_that_compiles(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not any(call.others_compile() for call in world.calls)
+    monkeypatch.setattr(
+        "dqrm_cpu.comm.roll_call.compiles_now", lambda: threading.current_thread() is world.calls[2]._thread
+    )
+    assert eventually(lambda: world.calls[0].others_compile() and world.calls[1].others_compile())
 
 
 @pytest.mark.parametrize(("gone", "others"), [(2, {0, 1}), (0, {1, 2})])

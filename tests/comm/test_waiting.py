@@ -34,6 +34,19 @@ def test_the_watchdog_is_silent_while_nobody_waits() -> None:
     assert told == []
 
 
+def test_no_time_passes_while_the_watchdog_is_paused() -> None:
+    told: list[str] = []
+    barked, compiling = threading.Event(), threading.Event()
+    compiling.set()
+    watchdog = Watchdog(0.05, lambda what: (told.append(what), barked.set())[0], compiling.is_set)
+    with watchdog.waiting_for("a barrier"):
+        assert not barked.wait(0.3)
+        compiling.clear()
+        assert barked.wait(30)
+    watchdog.stop()
+    assert told == ["a barrier"]
+
+
 @given(sizes=st.lists(st.integers(0, 1000), min_size=1, max_size=10))
 def test_buffers_are_aligned_and_as_long_as_asked(sizes: list[int]) -> None:
     buffers = Buffers()

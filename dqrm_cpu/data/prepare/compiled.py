@@ -8,6 +8,8 @@ from typing import Any
 
 from numba import njit as numba_njit
 
+from dqrm_cpu.kernels.numba_impl.cache import cached
+
 Kernel = Callable[..., Any]
 
 njit: Callable[..., Kernel] = numba_njit
@@ -22,4 +24,4 @@ def inlined(function: Kernel) -> Kernel:
 
 def kernel(function: Kernel) -> Kernel:
     """What Python calls."""
-    return njit(function, cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True)
+    return cached(njit(function, nogil=True, error_model="numpy", no_cfunc_wrapper=True))

@@ -9,7 +9,13 @@ from typing import ParamSpec, TypeVar
 
 import numba
 
+from dqrm_cpu.kernels.numba_impl.cache import cached
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
-compiled: Callable[[Callable[P, R]], Callable[P, R]] = numba.njit(cache=True, error_model="numpy")
+
+def compiled(function: Callable[P, R]) -> Callable[P, R]:
+    """A function of the generator, whose machine code is kept on disk."""
+    kept: Callable[P, R] = cached(numba.njit(function, error_model="numpy"))
+    return kept

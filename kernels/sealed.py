@@ -1,0 +1,51 @@
+"""Files that end in a checksum of what comes before it: compiled code in a cache, of which a flipped bit is a crash.
+
+What reads such a file ignores what follows its own end, as the loader of shared libraries does.
+"""
+
+import contextlib
+import hashlib
+import os
+import stat
+import warnings
+from pathlib import Path
+
+_MARK = b"\ndqrm-cpu sha256 "
+_DIGEST_BYTES = hashlib.sha256().digest_size
+SEAL_BYTES = len(_MARK) + _DIGEST_BYTES
+
+
+class CacheWarning(UserWarning):
+    """Compiled code is compiled again, or not kept."""
+
+
+def seal(content: bytes) -> bytes:
+    """What to write after `content`."""
+    return _MARK + hashlib.sha256(content).digest()
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file ends in its seal. One that does not is removed, with a warning; one that is not there is not."""
+    try:
+        # A FIFO would keep whoever opens it waiting.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        warn(f"compiling again: {path} cannot be read ({error.strerror})")
+        return False
+    with os.fdopen(descriptor, "rb") as file:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            with contextlib.suppress(OSError):
+                content = file.read()
+                if content[-SEAL_BYTES:] == seal(content[:-SEAL_BYTES]):
+                    return True
+    warn(f"compiling again: {path} is damaged, and is thrown away")
+    with contextlib.suppress(OSError):
+        path.unlink()
+    return False
+
+
+def warn(message: str) -> None:
+    """One line on stderr, once."""
+    warnings.warn_explicit(message, CacheWarning, "dqrm-cpu", 0)

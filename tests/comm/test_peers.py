@@ -1,0 +1,65 @@
+"""Ranks of this host that cannot end themselves."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+from numba.core.compiler_lock import global_compiler_lock
+
+from dqrm_cpu.comm.peers import Peers, Process, _status, compiles_now, find_peers
+from dqrm_cpu.comm.single import SingleTransport
+
+
+@pytest.fixture
+def sleeper() -> Iterator["subprocess.Popen[bytes]"]:
+    with subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(60)"]) as process:
+        yield process
+        process.kill()
+
+
+def process_of(sleeper: "subprocess.Popen[bytes]", later_s: int = 0) -> Process:
+    status = _status(sleeper.pid)
+    assert status is not None
+    return Process(sleeper.pid, status[1] + later_s)
+
+
+def stop(sleeper: "subprocess.Popen[bytes]") -> None:
+    os.kill(sleeper.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, sleeper.pid, os.WSTOPPED | os.WNOWAIT)
+
+
+def test_a_stopped_process_is_ended(sleeper: "subprocess.Popen[bytes]") -> None:
+    peers = Peers({3: process_of(sleeper)}, on_one_host=True)
+    assert peers.kill(silent=()) == []
+    stop(sleeper)
+    assert peers.kill(silent=()) == [3]
+    assert sleeper.wait(30) == -signal.SIGKILL
+
+
+def test_a_silent_process_is_ended(sleeper: "subprocess.Popen[bytes]") -> None:
+    assert Peers({3: process_of(sleeper)}, on_one_host=True).kill(silent={3}) == [3]
+
+
+def test_another_process_with_the_number_of_one_that_is_gone_is_left_alone(sleeper: "subprocess.Popen[bytes]") -> None:
+    assert Peers({3: process_of(sleeper, later_s=1)}, on_one_host=True).kill(silent={3}) == []
+
+
+def test_a_process_is_no_peer_of_its_own() -> None:
+    peers = find_peers(SingleTransport())
+    assert peers.on_one_host
+    assert peers.kill(silent={0}) == []
+
+
+def test_it_is_known_when_another_thread_compiles() -> None:
+    assert not compiles_now()
+    with global_compiler_lock:
+        seen: list[bool] = []
+        asking = threading.Thread(target=lambda: seen.append(compiles_now()))
+        asking.start()
+        asking.join()
+    assert seen == [True]
+    assert not compiles_now()
