@@ -24,6 +24,7 @@ OnLost = Callable[[int, str], None]
 _CONNECT_LIMIT_S = 5.0
 _LONGEST_PERIOD_S, _PERIODS_PER_TIMEOUT = 0.25, 16
 _PERIODS_OF_SILENCE = 8
+_START: Place = (0, 0)
 
 
 class RollCall(ABC):
@@ -143,6 +144,8 @@ class _Host(RollCall):
             return
         guest.rank = int(line["rank"])
         self._guests[guest.rank] = guest
+        # One that is stopped before it tells its place is to be missed too.
+        self._attendance.note(guest.rank, _START, time.monotonic())
 
     def _lose(self, guest: LineSocket, reason: str) -> None:
         rank = guest.rank
@@ -188,6 +191,7 @@ class _Guest(RollCall):
     ) -> None:
         super().__init__(rank, peers, period_s, place, on_lost)
         self._host = host
+        self._attendance.note(0, _START, time.monotonic())
         self._selector.register(host.socket, selectors.EVENT_READ, self._read)
         self._thread.start()
 
