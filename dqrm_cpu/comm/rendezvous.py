@@ -5,11 +5,14 @@ import importlib.util
 import os
 import socket
 from collections.abc import Mapping
+from typing import Any
 
 # torch documents them here, and its stubs forget to export them.
 from torch.distributed import Store, TCPStore, rendezvous  # type: ignore[attr-defined]
 
+from dqrm_cpu.comm.deadline import deadline
 from dqrm_cpu.comm.launch import TORCHRUN, Launch
+from dqrm_cpu.comm.transport import in_last_words
 from dqrm_cpu.errors import CommError, DqrmError
 
 _LOOPBACK = "127.0.0.1"
@@ -78,11 +81,17 @@ def _meet_through_mpi(launch: Launch, timeout_s: float) -> Store:
     from dqrm_cpu.comm.mpi import joined_mpi
 
     mpi = joined_mpi(launch, timeout_s, "gloo")
+    # A rank may have given up just when the last one came: MPI would wait for it without end. No watchdog looks yet.
+    reason = f"it waited more than {timeout_s:g} s for all ranks to meet through MPI; look at the other ranks' output."
+    with deadline(timeout_s, in_last_words(launch.rank, launch.size, reason)):
+        return _store_of_first_rank(mpi, datetime.timedelta(seconds=timeout_s))
+
+
+def _store_of_first_rank(mpi: Any, timeout: datetime.timedelta) -> Store:
     comm = mpi.COMM_WORLD
     on_one_host = comm.Split_type(mpi.COMM_TYPE_SHARED).size == comm.size
     if on_one_host:
         _stay_on_this_host()
-    timeout = datetime.timedelta(seconds=timeout_s)
     if comm.rank == 0:
         host = _LOOPBACK if on_one_host else socket.gethostname()
         # The store must not wait here for ranks that do not know its port yet.

@@ -5,6 +5,8 @@ import signal
 import sys
 import time
 
+from numba.core.compiler_lock import global_compiler_lock
+
 from dqrm_cpu.comm.agreement import require_agreement
 from dqrm_cpu.comm.select import open_transport
 from dqrm_cpu.errors import CommError, DataError
@@ -46,8 +48,6 @@ def end(mode: str) -> None:
     if mode == "memory":
         raise MemoryError
     if mode == "compile":
-        from numba.core.compiler_lock import global_compiler_lock
-
         with global_compiler_lock:
             time.sleep(6)
     if mode in ("hang", "stay"):

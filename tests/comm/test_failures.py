@@ -67,7 +67,7 @@ def test_disagreement_is_told_alike_on_every_rank(transport: str) -> None:
 
 
 WAITING_WORLDS = {
-    "gloo under mpirun": (run_mpi, "gloo", "stop", 4),
+    "gloo under mpirun": (run_mpi, "gloo", "stop", 2),
     "gloo": (run_gloo, "gloo", "stop", 2),
     "oneccl": (run_gloo, "oneccl", "stop", 2),
     "mpi": (run_mpi, "mpi", "stop", 2),
