@@ -1,6 +1,6 @@
 """A folder for what numba compiles, which no two processes share and no other user can write to.
 
-numba unpickles what it finds in its cache, and executes it: whoever can write there can do what this user can.
+numba executes what it finds in its cache: whoever can write there can do what this user can.
 """
 
 import atexit
