@@ -12,7 +12,7 @@ import numpy as np
 
 import forge
 from lab import Lab
-from material import Material, copy_tree
+from material import Material, copy_tree, run_result
 from outcomes import ACCEPTED, REFUSED, SAME, WRONG, Verdict, verdict_of
 from row import Row, nominal
 
@@ -174,11 +174,10 @@ def _in_weights(lab: Lab, random_: random.Random) -> Verdict:
     if done.status != 0:
         return verdict_of(what, done)
     # What is derived anew (scales are found from the weights) may have been anything.
-    clean = lab.fresh() / "run"
-    copy_tree(Material(lab.material).run, clean)
-    return verdict_of(
-        what, done, done.out.replace(str(run), "") == lab.command(*commands[use]).out.replace(str(run), "")
-    )
+    found = run_result(run) if use == "resume" else done.out
+    copy_tree(Material(lab.material).run, run)
+    whole = lab.command(*commands[use])
+    return verdict_of(what, done, found == (run_result(run) if use == "resume" else whole.out))
 
 
 def _in_packed(lab: Lab, random_: random.Random) -> Verdict:
@@ -230,7 +229,8 @@ def _limited(lab: Lab, random_: random.Random, number: int) -> Verdict:
     virtual = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     kind, value = (
         (resource.RLIMIT_AS, virtual + random_.randrange(0, 400 << 20)),
-        (resource.RLIMIT_FSIZE, random_.choice((0, 1, 100, 4096, random_.randrange(1, 400_000)))),
+        # Standard output and error are files, too, of a few kilobytes.
+        (resource.RLIMIT_FSIZE, random_.randrange(1 << 14, 400_000)),
         (resource.RLIMIT_NOFILE, random_.randrange(3, 40)),
     )[number % 3]
     label = ("address space", "file size", "open files")[number % 3]
