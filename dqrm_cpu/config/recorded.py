@@ -13,7 +13,7 @@ MAY_CHANGE = frozenset(
     {
         *("train.epochs", "train.max_steps", "train.early_stop_auc", "train.early_stop_patience"),
         *("train.evaluate_every", "train.test_batch_size", "train.log_every", "train.tensorboard"),
-        *("train.checkpoint_every", "train.keep_checkpoints", "train.threads"),
+        *("train.checkpoint_every", "train.keep_checkpoints", "train.on_disk_full", "train.threads"),
         *("comm.transport", "comm.timeout", "comm.overlap"),
     }
 )

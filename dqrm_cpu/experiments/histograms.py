@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dqrm_cpu.base.decode import UnreadableError, decoded, read_json
 from dqrm_cpu.base.files import replace_file
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.source import open_data
-from dqrm_cpu.errors import TrainingError
+from dqrm_cpu.errors import ConfigError, TrainingError
 from dqrm_cpu.train.run_folder import checkpoints_folder
 from dqrm_cpu.train.session import Session, build_session, load_kernels, load_weights
 
@@ -53,10 +54,11 @@ def write_histograms(config: Config, folder: Path, epoch_steps: Sequence[int], t
 
 def read_histograms(folder: Path) -> list[Histogram]:
     """What `write_histograms` left."""
-    return [
-        Histogram(entry["epoch"], entry["limit"], tuple(entry["weights"]), tuple(entry["quantized"]))
-        for entry in json.loads((folder / _FILE_NAME).read_bytes())
-    ]
+    path = folder / _FILE_NAME
+    try:
+        return decoded(read_json(path), list[Histogram])
+    except (FileNotFoundError, UnreadableError) as error:
+        raise ConfigError(f"{path} holds no histograms ({error}); remove {folder} to train it again") from error
 
 
 def _histogram(session: Session, epoch: int) -> Histogram:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from dqrm_cpu.base.decode import UnreadableError, decoded, read_json
 from dqrm_cpu.base.files import replace_file
 from dqrm_cpu.errors import TrainingError
 from dqrm_cpu.train.metrics import ClickMetrics
@@ -72,19 +73,17 @@ class Outcome:
     def read(cls, folder: Path) -> Self | None:
         """None where the run is not done, or was recorded by a version that kept other figures."""
         try:
-            return cls._parsed(json.loads((folder / _FILE_NAME).read_bytes()))
-        except (FileNotFoundError, ValueError, TypeError, KeyError):
+            return decoded(_numbers(read_json(folder / _FILE_NAME)), cls)
+        except (FileNotFoundError, UnreadableError):
             return None
 
-    @classmethod
-    def _parsed(cls, content: Mapping[str, Any]) -> Self:
-        numbers: dict[str, Any] = {name: math.nan if value is None else value for name, value in content.items()}
-        for name in ("validation_best", "validation_last", "test_best", "test_last"):
-            numbers[name] = ClickMetrics(**_numbers(content[name]))
-        numbers["phases_ms"] = _numbers(content["phases_ms"])
-        numbers["epochs"] = tuple(Epoch(**_numbers(epoch)) for epoch in content["epochs"])
-        return cls(**numbers)
 
-
-def _numbers(content: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: math.nan if value is None else value for name, value in content.items()}
+def _numbers(value: Any, depth: int = 3) -> Any:
+    """The document with NaN for null, down to the figures of an epoch."""
+    if value is None:
+        return math.nan
+    if isinstance(value, dict) and depth:
+        return {name: _numbers(item, depth - 1) for name, item in value.items()}
+    if isinstance(value, list) and depth:
+        return [_numbers(item, depth - 1) for item in value]
+    return value

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from dqrm_cpu.base.decode import UnreadableError, decoded, read_json
 from dqrm_cpu.base.files import replace_file
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config import Config
@@ -118,8 +119,8 @@ def _record_failure(folder: Path, reason: str) -> Failure:
 
 def _failure(folder: Path) -> Failure | None:
     try:
-        return Failure(str(json.loads((folder / _FAILED).read_bytes())["reason"]))
-    except (FileNotFoundError, ValueError, KeyError):
+        return decoded(read_json(folder / _FAILED), Failure)
+    except (FileNotFoundError, UnreadableError):
         return None
 
 

@@ -1,6 +1,5 @@
 """Trains one job in its folder, or goes on with it, and gathers its outcome."""
 
-import json
 import math
 import shutil
 import time
@@ -9,8 +8,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, TextIO
 
+import msgspec
+
+from dqrm_cpu.base.decode import UnreadableError, decoded, read_json
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config import Config
+from dqrm_cpu.errors import ConfigError
 from dqrm_cpu.experiments.histograms import write_histograms
 from dqrm_cpu.experiments.job import Job
 from dqrm_cpu.experiments.launched import train_on_ranks
@@ -65,41 +68,84 @@ def holds_checkpoints(folder: Path) -> bool:
 
 
 def _outcome(config: Config, folder: Path, wall_s: float) -> Outcome:
-    result: dict[str, Any] = json.loads((folder / _RESULT).read_bytes())
+    result = _result(folder / _RESULT)
     epochs = tuple(_epochs(read_rows(folder)))
-    packed: Mapping[str, Any] = result["packed_files"] or {}
     fp32_bytes = model_bytes(config).fp32
+    packed = result.packed_files
     return Outcome(
-        validation_best=_metrics(result["validation"]["best"]),
-        validation_last=_metrics(result["validation"]["last"]),
-        test_best=_metrics(result["test"]["best"]),
-        test_last=_metrics(result["test"]["last"]),
-        best_step=result["best_step"],
-        steps=result["steps"],
-        ms_per_step=_number(result["ms_per_step"]),
-        model_bytes=packed.get("dense", fp32_bytes),
+        validation_best=_metrics(result.validation.best),
+        validation_last=_metrics(result.validation.last),
+        test_best=_metrics(result.test.best),
+        test_last=_metrics(result.test.last),
+        best_step=result.best_step,
+        steps=result.steps,
+        ms_per_step=_number(result.ms_per_step),
+        model_bytes=packed.dense if packed else fp32_bytes,
         fp32_bytes=fp32_bytes,
-        sparse_bytes=_number(packed.get("sparse")),
-        bytes_sent=result["bytes_per_step"],
+        sparse_bytes=_number(packed.sparse if packed else None),
+        bytes_sent=result.bytes_per_step,
         phases_ms=_phases(folder),
         epochs=epochs,
         wall_s=wall_s,
-        updated_fp32_bytes=_number(packed.get("updated_fp32")),
-        updated_sparse_bytes=_number(packed.get("updated_sparse")),
+        updated_fp32_bytes=_number(packed.updated_fp32 if packed else None),
+        updated_sparse_bytes=_number(packed.updated_sparse if packed else None),
     )
+
+
+class _Metrics(msgspec.Struct):
+    auc: float | None
+    accuracy: float | None
+    log_loss: float | None
+    normalized_entropy: float | None
+    calibration: float | None
+    examples: int
+
+
+class _Part(msgspec.Struct):
+    best: _Metrics
+    last: _Metrics
+
+
+class _Packed(msgspec.Struct):
+    dense: int
+    sparse: int | None = None
+    updated_fp32: int | None = None
+    updated_sparse: int | None = None
+
+
+class _Result(msgspec.Struct):
+    """What an outcome is made of, in result.json."""
+
+    validation: _Part
+    test: _Part
+    best_step: int
+    steps: int
+    ms_per_step: float | None
+    bytes_per_step: float
+    packed_files: _Packed | None
+
+
+def _result(path: Path) -> _Result:
+    try:
+        return decoded(read_json(path), _Result)
+    except UnreadableError as error:
+        raise ConfigError(f"{path} is no result: it {error}; remove it, and the run is finished again") from error
 
 
 def _phases(folder: Path) -> dict[str, float]:
     """Of rank 0, over the steps of the session that finished."""
-    first, *_ = read_spans(folder)
+    spans = read_spans(folder)
+    if not spans:
+        raise ConfigError(f"{folder} has no spans; remove it to train it again")
+    first = spans[0]
     steps = max(first.summary.step.count - 1, 1)
     found = first.summary.phases
     # Without the slowest sample of each: the first step compiles, which no later one does.
     return {phase.key: (found[phase].total_ms - found[phase].max_ms) / steps for phase in STEP_PHASES if phase in found}
 
 
-def _metrics(content: Mapping[str, Any]) -> ClickMetrics:
-    return ClickMetrics(**{name: _number(value) for name, value in content.items()})
+def _metrics(found: _Metrics) -> ClickMetrics:
+    return ClickMetrics(**{name: _number(value) for name, value in msgspec.structs.asdict(found).items()})
 
 
 def _number(value: Any) -> Any:

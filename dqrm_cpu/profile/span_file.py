@@ -7,8 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from dqrm_cpu.base.decode import UnreadableError, decoded, read_json
 from dqrm_cpu.base.files import replace_file, unwritable
 from dqrm_cpu.errors import DqrmError
+from dqrm_cpu.profile.durations import Summary
+from dqrm_cpu.profile.phases import Phase
 from dqrm_cpu.profile.spans import SpanSummary
 
 _FOLDER = "spans"
@@ -57,15 +62,29 @@ def read_spans(run_dir: Path) -> tuple[RankSpans, ...]:
     return tuple(_read(path) for path in paths if "-" not in path.name)
 
 
+class _Document(msgspec.Struct):
+    """A file of format 1; phases by their keys."""
+
+    rank: int
+    first_step: int
+    last_step: int
+    peak_memory_bytes: int
+    step: Summary
+    phases: dict[str, Summary]
+
+
 def _read(path: Path) -> RankSpans:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found["format"] != _FORMAT:
-            raise ValueError(f"format {found['format']}, not {_FORMAT}")
-        summary = SpanSummary.from_dict(found)
-        return RankSpans(found["rank"], found["first_step"], found["last_step"], found["peak_memory_bytes"], summary)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SpanFileError(f"{path} holds no spans ({error}); remove it to do without") from error
+        content = read_json(path)
+        found = decoded(content, dict[str, Any]).get("format")
+        if found != _FORMAT:
+            raise UnreadableError(f"has format {str(found)[:20]}, not {_FORMAT}")
+        document = decoded(content, _Document)
+    except (OSError, UnreadableError) as error:
+        raise SpanFileError(f"{path} holds no spans (it {error}); remove it to do without") from error
+    phases = {phase: document.phases[phase.key] for phase in Phase if phase.key in document.phases}
+    summary = SpanSummary(document.step, phases)
+    return RankSpans(document.rank, document.first_step, document.last_step, document.peak_memory_bytes, summary)
 
 
 def _plain(spans: RankSpans) -> Mapping[str, Any]:

@@ -1,41 +1,68 @@
 """What a report reads of a run folder, finished or still going on."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import UnionType
 from typing import Any
 
+import msgspec
+
+from dqrm_cpu.base.decode import UnreadableError, decoded, read_json
 from dqrm_cpu.config import Config
-from dqrm_cpu.config.load import load_config
+from dqrm_cpu.config.load import load_run_config
 from dqrm_cpu.errors import CheckpointError, ConfigError
 from dqrm_cpu.model.size import ModelBytes, model_bytes
 from dqrm_cpu.profile.span_file import RankSpans, read_spans
-from dqrm_cpu.train.checkpoint import CheckpointStore, read_state
+from dqrm_cpu.train.checkpoint import CheckpointStore, newest_config, read_state
 from dqrm_cpu.train.metrics_log import LogMark
 from dqrm_cpu.train.metrics_row import MetricsRow, Phase
 from dqrm_cpu.train.run_folder import checkpoints_folder, holds_run, read_sound_rows
 
-Shape = Any
-"""A type; or a dict or list of shapes, which may have more keys and has as many items as it likes."""
 
-_ENVIRONMENT: Shape = {
-    "dqrm_cpu": str,
-    "command": [str],
-    "ranks": [{"rank": int, "host": str, "threads": int, "affinity": [int]}],
-    "machine": {
-        "cpu_model": str,
-        "cores": int,
-        "isa": [str],
-        "memory_total_bytes": int,
-        "python": str,
-        "packages": [{"name": str, "version": str | None}],
-    },
-}
-_SCORES: Shape = {"auc": float | None, "log_loss": float | None}
-_RESULT: Shape = {"test": {"best": _SCORES}}
+class _Rank(msgspec.Struct):
+    rank: int
+    host: str
+    threads: int
+    affinity: list[int]
+
+
+class _Package(msgspec.Struct):
+    name: str
+    version: str | None
+
+
+class _Machine(msgspec.Struct):
+    cpu_model: str
+    cores: int
+    isa: list[str]
+    memory_total_bytes: int
+    python: str
+    packages: list[_Package]
+
+
+class _Environment(msgspec.Struct):
+    """What a page shows of environment.json."""
+
+    dqrm_cpu: str
+    command: list[str]
+    ranks: list[_Rank]
+    machine: _Machine
+
+
+class _Scores(msgspec.Struct):
+    auc: float | None
+    log_loss: float | None
+
+
+class _Test(msgspec.Struct):
+    best: _Scores
+
+
+class _Result(msgspec.Struct):
+    """What a page shows of result.json."""
+
+    test: _Test
 
 
 @dataclass(frozen=True)
@@ -50,6 +77,7 @@ class RunFiles:
     environment: Mapping[str, Any]
     result: Mapping[str, Any] | None  # None before the run has finished
     damages: tuple[str, ...] = ()  # of the log, whose other rows are shown
+    notes: tuple[str, ...] = ()  # on settings that its config.toml lacks
 
     @cached_property
     def sizes(self) -> ModelBytes:
@@ -86,8 +114,8 @@ def read_runs(paths: list[Path]) -> tuple[RunFiles, ...]:
 def log_warnings(run: RunFiles) -> list[str]:
     """What a reader must know before trusting the curves."""
     if not run.damages:
-        return []
-    return [f"{run.path / 'metrics.jsonl'} is damaged, the other rows are shown: {'; '.join(run.damages)}"]
+        return list(run.notes)
+    return [*run.notes, f"{run.path / 'metrics.jsonl'} is damaged, the other rows are shown: {'; '.join(run.damages)}"]
 
 
 def _read_run(path: Path, name: str) -> RunFiles:
@@ -96,14 +124,17 @@ def _read_run(path: Path, name: str) -> RunFiles:
         page = path / "report.html"
         made = f"; it holds a profile, whose page is {page}" if (path / "profile.json").exists() else ""
         raise ConfigError(f"{path} holds no run; give a folder that dqrm-cpu train wrote{made}")
-    if not settings.exists():
+    recorded = newest_config(checkpoints_folder(path))
+    if not settings.exists() and recorded is None:
         raise ConfigError(f"{path} holds a run without its settings; restore {settings}")
-    config = load_config(None, settings, {})
-    environment = _json(path / "environment.json", _ENVIRONMENT) or {}
-    result = _json(path / "result.json", _RESULT)
+    (config, _), notes = load_run_config(settings, {}, recorded)
+    environment = _json(path / "environment.json", _Environment) or {}
+    result = _json(path / "result.json", _Result)
     mark = _log_mark(path)
     rows, damages = read_sound_rows(path, mark)
-    return RunFiles(name, path, config, tuple(rows), read_spans(path), environment, result, tuple(damages))
+    return RunFiles(
+        name, path, config, tuple(rows), read_spans(path), environment, result, tuple(damages), tuple(notes)
+    )
 
 
 def _log_mark(path: Path) -> LogMark | None:
@@ -115,28 +146,13 @@ def _log_mark(path: Path) -> LogMark | None:
         return None
 
 
-def _json(path: Path, shape: Shape) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
+def _json(path: Path, kind: type[object]) -> dict[str, Any] | None:
+    """The document at `path`, which has at least what `kind` has; None where there is none."""
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        _require_shape(found, shape, path.stem)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}); restore it, or remove it to do without") from error
+        found: dict[str, Any] = read_json(path)
+        decoded(found, kind)
+    except FileNotFoundError:
+        return None
+    except (OSError, UnreadableError) as error:
+        raise ConfigError(f"{path} cannot be read (it {error}); restore it, or remove it to do without") from error
     return found
-
-
-def _require_shape(value: object, shape: Shape, place: str) -> None:
-    """ValueError where something is of another type, or missing, at that place."""
-    kind = shape if isinstance(shape, type | UnionType) else type(shape)
-    if not isinstance(value, kind):
-        raise ValueError(f"{place} is {type(value).__name__}, not {getattr(kind, '__name__', kind)}")
-    if isinstance(shape, dict) and isinstance(value, dict):
-        missing = shape.keys() - value.keys()
-        if missing:
-            raise ValueError(f"{place} has no {', '.join(sorted(missing))}")
-        for name, inner in shape.items():
-            _require_shape(value[name], inner, f"{place}.{name}")
-    if isinstance(shape, list) and isinstance(value, list):
-        for number, item in enumerate(value):
-            _require_shape(item, shape[0], f"{place}[{number}]")

@@ -146,6 +146,8 @@ def _resumed_state(session: Session, store: CheckpointStore, transport: Transpor
         for warning in resumed.warnings:
             request.stream.write(f"warning: {warning}\n")
         state = RunState.from_dict(resumed.state)
+        if state.step != resumed.step:
+            raise CheckpointError(f"{resumed.path} holds step {state.step:,}; give it the name that it had")
         restore_scales(session, tensors, state)
         request.stream.write(f"resuming from {resumed.path}\n")
         return str(resumed.path), state

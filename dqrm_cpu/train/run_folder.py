@@ -176,7 +176,7 @@ def _read_log(path: Path) -> list[Line]:
 
 def _replace_keeping(path: Path, text: str, step: int) -> None:
     if path.exists():
-        if path.read_bytes() == text.encode():
+        if path.is_file() and path.read_bytes() == text.encode():
             return
         path.rename(path.with_name(f"{path.stem}-until-step-{step:09d}{path.suffix}"))
     _write_whole(path, text)

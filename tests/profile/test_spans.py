@@ -147,7 +147,18 @@ def test_a_resumed_run_keeps_what_it_found(tmp_path: Path) -> None:
     assert [(one.first_step, one.last_step) for one in read_spans(tmp_path)] == [(40, 60)]
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', json.dumps({"format": 1, "step": {}})])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        "[" * 100_000,
+        '{"format": ' + "9" * 6_000 + "}",
+        '{"format": 2}',
+        json.dumps({"format": 1, "step": {}}),
+    ],
+)
 def test_a_file_of_something_else_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "spans").mkdir()
     (tmp_path / "spans" / "rank0.json").write_text(text)

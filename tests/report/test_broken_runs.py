@@ -1,5 +1,6 @@
 """Reports of run folders that something happened to: a page, or one line that names the file; never a traceback."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -8,9 +9,16 @@ import pytest
 from dqrm_cpu.cli.main import main
 from report_runs import train_small
 
-FILES = ("config.toml", "environment.json", "result.json", "spans/rank0.json")
+FILES = ("environment.json", "result.json", "spans/rank0.json")
 NESTED = b'{"format": 1, "ranks": 3, "machine": null, "test": null, "step": 1, "phases": 2, "phase": "train"}\n'
 DAMAGES = {"garbage": b"\x00\xff garbage\n", "list": b"[]\n", "null": b"null\n", "nested": NESTED}
+HOSTILE = {
+    "deep": b"[" * 100_000,
+    "digits": b'{"format": ' + b"9" * 6_000 + b"}",
+    "huge": b'{"format": 1, "rank": 1e999, "first_step": ' + b"9" * 400 + b"}",
+    "newer": b'{"format": 7, "later": true}',
+    "half a character": b'{"test": "\\ud800"}',
+}
 
 
 @pytest.fixture(scope="module")
@@ -29,16 +37,36 @@ def told(run: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     return status, capsys.readouterr().err
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", [*DAMAGES, *HOSTILE])
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_of_something_else_is_named(
     run: Path, name: str, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (run / name).write_bytes(DAMAGES[damage])
+    (run / name).write_bytes({**DAMAGES, **HOSTILE}[damage])
     status, said = told(run, capsys)
     assert status in (1, 2)
     assert said.count("\n") == 1
     assert str(run / name) in said
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_fifo_is_named_at_once(run: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / name).unlink()
+    os.mkfifo(run / name)
+    status, said = told(run, capsys)
+    assert status in (1, 2)
+    assert str(run / name) in said
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_settings_that_are_lost_come_from_the_checkpoint(
+    run: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "config.toml").write_bytes(DAMAGES[damage])
+    status, said = told(run, capsys)
+    assert status == 0
+    assert said.startswith(f"warning: {run / 'config.toml'}")
+    assert "recorded" in said
 
 
 @pytest.mark.parametrize("damage", [*DAMAGES.values(), b""])
@@ -67,7 +95,9 @@ def test_a_file_that_is_missing_is_done_without(run: Path, name: str, capsys: py
 
 
 def test_settings_that_are_missing_are_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The checkpoints, which recorded them, are gone too."""
     (run / "config.toml").unlink()
+    shutil.rmtree(run / "checkpoints")
     status, said = told(run, capsys)
     assert status == 2
     assert f"restore {run / 'config.toml'}" in said
