@@ -1,4 +1,7 @@
-"""Checks the ids and offsets of a batch: the kernels trust them, and a wrong id would corrupt memory."""
+"""Checks a batch where it enters the model: the kernels trust its ids, and a NaN would spread through all weights.
+
+The rectifier of the fastest matrix product turns NaN into 0, so a loss that looks sound says nothing about the rows.
+"""
 
 from collections.abc import Sequence
 
@@ -10,6 +13,20 @@ from .types import Bags, Tables
 
 class BagError(ValueError):
     """An id or an offset that its table does not have; the message names table, position and value."""
+
+    def __init__(self, fault: str, where: str = "", sample: int | None = None, table: int | None = None) -> None:
+        super().__init__(f"{where}: {fault}" if where else fault)
+        self.fault = fault
+        self.sample, self.table = sample, table  # None where the shape of the whole is wrong
+
+
+class RowError(ValueError):
+    """A dense value that is not finite, in `column`, or a label that is not 0 or 1 (`column` None), of a sample."""
+
+    def __init__(self, sample: int, column: int | None, value: float) -> None:
+        what = "the label" if column is None else f"dense feature {column}"
+        super().__init__(f"sample {sample}: {what} is {value}")
+        self.sample, self.column, self.value = sample, column, value
 
 
 def validate_bags(
@@ -33,6 +50,55 @@ def validate_bags(
     else:
         _check_offsets(bags.ids, bags.offsets, samples, names)
         _check_multi_hot(tables, bags.ids, bags.offsets, samples, names)
+
+
+def validate_rows(dense: Tensor, label: Tensor) -> None:
+    """Raises RowError for the first sample of dense f32[B, F] and label f32[B] that training must not see."""
+    if dense.device.type == "cpu" and dense.is_contiguous() and label.is_contiguous() and _rows_fit(dense, label):
+        return
+    finite, is_label = torch.isfinite(dense), (label == 0) | (label == 1)
+    sound = finite.all(1) & is_label
+    if bool(sound.all()):
+        return
+    sample = int((~sound).nonzero()[0])
+    if bool(is_label[sample]):
+        column = int((~finite[sample]).nonzero()[0])
+        raise RowError(sample, column, float(dense[sample, column]))
+    raise RowError(sample, None, float(label[sample]))
+
+
+def sound_samples(tables: Tables, bags: Bags, dense: Tensor, label: Tensor) -> Tensor:
+    """Which samples bool[B] the model can take; BagError where the shapes or offsets tell no samples apart."""
+    samples = _num_samples(tables, bags)
+    num_rows = tables.row_offset.diff().to(bags.ids.device)
+    sound = torch.isfinite(dense).all(1) & ((label == 0) | (label == 1))
+    if bags.offsets is None:
+        return sound & ((bags.ids >= 0) & (bags.ids < num_rows[:, None])).all(0)
+    _check_offsets(bags.ids, bags.offsets, samples, [f"C{t + 1}" for t in range(tables.num_tables)])
+    sizes = bags.offsets.diff()
+    sample = torch.arange(samples, device=sizes.device).repeat(tables.num_tables).repeat_interleave(sizes)
+    wrong = _outside_of_tables(num_rows, bags.ids, bags.offsets, samples)
+    sound[sample[wrong]] = False
+    return sound
+
+
+def runs_are_finite(values: Tensor, first: Tensor, after: Tensor) -> bool:
+    """Whether elements first[k] to after[k] - 1 of contiguous f32[N] are finite for every k; int64[K] on the CPU."""
+    if values.device.type == "cpu":
+        from .numba_impl.check import runs_fit
+
+        return bool(runs_fit(values.data_ptr(), first.data_ptr(), after.data_ptr(), first.numel()))
+    runs = [values[low:high] for low, high in zip(first.tolist(), after.tolist(), strict=True)]
+    return bool(torch.isfinite(torch.cat(runs)).all())
+
+
+def _rows_fit(dense: Tensor, label: Tensor) -> bool:
+    """The same check in one quick pass, which says yes or no."""
+    if dense.dtype != torch.float32 or label.dtype != torch.float32:
+        return False
+    from .numba_impl.check import rows_fit
+
+    return bool(rows_fit(dense.data_ptr(), dense.shape[1], label.data_ptr(), label.numel()))
 
 
 def _num_samples(tables: Tables, bags: Bags) -> int:
@@ -71,7 +137,7 @@ def _check_one_hot(tables: Tables, ids: Tensor, names: Sequence[str]) -> None:
     if bool(((low >= 0) & (high < num_rows)).all()):
         return
     t, b = ((ids < 0) | (ids >= num_rows[:, None])).nonzero()[0].tolist()
-    raise BagError(_outside(names[t], f"sample {b}", int(ids[t, b]), int(num_rows[t])))
+    raise BagError(_outside(int(ids[t, b]), int(num_rows[t])), f"{names[t]}, sample {b}", b, t)
 
 
 def _check_offsets(ids: Tensor, offsets: Tensor, samples: int, names: Sequence[str]) -> None:
@@ -83,19 +149,25 @@ def _check_offsets(ids: Tensor, offsets: Tensor, samples: int, names: Sequence[s
         bag = int(falling.nonzero()[0])
         t, b = divmod(bag, samples)
         at, after = int(offsets[bag]), int(offsets[bag + 1])
-        raise BagError(f"{names[t]}, sample {b}: offset {after} at position {bag + 1} comes after {at}")
+        raise BagError(f"offset {after} at position {bag + 1} comes after {at}", f"{names[t]}, sample {b}", b, t)
 
 
 def _check_multi_hot(tables: Tables, ids: Tensor, offsets: Tensor, samples: int, names: Sequence[str]) -> None:
     if ids.numel() == 0:
         return
     num_rows = tables.row_offset.diff().to(ids.device)
-    wrong = (ids < 0) | (ids >= num_rows.repeat_interleave(offsets[::samples].diff()))
+    wrong = _outside_of_tables(num_rows, ids, offsets, samples)
     if bool(wrong.any()):
         i = int(wrong.nonzero()[0])
         t, b = divmod(int(torch.searchsorted(offsets, i, right=True)) - 1, samples)
-        raise BagError(_outside(names[t], f"sample {b}, position {i} of the ids", int(ids[i]), int(num_rows[t])))
+        where = f"{names[t]}, sample {b}, position {i} of the ids"
+        raise BagError(_outside(int(ids[i]), int(num_rows[t])), where, b, t)
 
 
-def _outside(name: str, where: str, value: int, num_rows: int) -> str:
-    return f"{name}, {where}: id {value} is outside of 0 to {num_rows - 1}; fold or remap the ids of this table"
+def _outside_of_tables(num_rows: Tensor, ids: Tensor, offsets: Tensor, samples: int) -> Tensor:
+    """Which ids bool[N] their tables, of num_rows int64[T], do not have; the offsets are checked."""
+    return (ids < 0) | (ids >= num_rows.repeat_interleave(offsets[::samples].diff()))
+
+
+def _outside(value: int, num_rows: int) -> str:
+    return f"id {value} is outside of 0 to {num_rows - 1}; fold or remap the ids of this table"

@@ -160,17 +160,19 @@ def _write(path: Path, config: "Config", model: "Dlrm", scale: "Tensor", layout:
 
 
 def _as_table(compressed: Compressed, part: str) -> str:
+    from dqrm_cpu.train.metrics import defined
+
     metrics, ratio = compressed.metrics, compressed.fp32_bytes / compressed.num_bytes
     lines = [
         f"{compressed.file}",
         f"  file                {compressed.num_bytes / 1e6:,.3f} MB, FP32 {compressed.fp32_bytes / 1e6:,.3f} MB "
         f"({ratio:.1f}x smaller)",
         f"  read back, on {metrics.examples:,} {part} rows:",
-        f"  AUC                 {metrics.auc:.5f}",
+        f"  AUC                 {defined(metrics.auc, '.5f')}",
         f"  accuracy            {metrics.accuracy:.3%}",
         f"  log loss            {metrics.log_loss:.5f}",
-        f"  normalized entropy  {metrics.normalized_entropy:.5f}",
-        f"  calibration         {metrics.calibration:.5f}",
+        f"  normalized entropy  {defined(metrics.normalized_entropy, '.5f')}",
+        f"  calibration         {defined(metrics.calibration, '.5f')}",
     ]
     return "\n".join(lines)
 

@@ -97,13 +97,17 @@ def _evaluate(
 
 
 def _as_table(path: Path, part: str, metrics: "ClickMetrics") -> str:
+    from dqrm_cpu.train.metrics import defined
+
+    left_out = f", without {metrics.skipped_rows:,} that are not sound" if metrics.skipped_rows else ""
+    why = f" (the rows have {metrics.why_no_auc})" if metrics.why_no_auc else ""
     lines = [
-        f"{path} on {metrics.examples:,} {part} rows",
-        f"  AUC                 {metrics.auc:.5f}",
-        f"  accuracy            {metrics.accuracy:.3%}",
-        f"  log loss            {metrics.log_loss:.5f}",
-        f"  normalized entropy  {metrics.normalized_entropy:.5f}",
-        f"  calibration         {metrics.calibration:.5f}",
+        f"{path} on {metrics.examples:,} {part} rows{left_out}",
+        f"  AUC                 {defined(metrics.auc, '.5f')}{why}",
+        f"  accuracy            {defined(metrics.accuracy, '.3%')}",
+        f"  log loss            {defined(metrics.log_loss, '.5f')}",
+        f"  normalized entropy  {defined(metrics.normalized_entropy, '.5f')}",
+        f"  calibration         {defined(metrics.calibration, '.5f')}",
     ]
     return "\n".join(lines)
 

@@ -120,13 +120,18 @@ def _how_to_resume(outcome: "Interrupted") -> str:
 
 def result_table(result: "Result") -> str:
     """What a run ends with, as aligned text."""
-    lines = ["", f"{'':<24}{'AUC':>8}{'accuracy':>11}{'log loss':>11}"]
+    from dqrm_cpu.train.metrics import defined
+
+    lines = ["", f"{'':<22}{'AUC':>10}{'accuracy':>11}{'log loss':>11}"]
     for name, part in (("validation", result.validation), ("test", result.test)):
         for which, metrics in (("best", part.best), ("last", part.last)):
             step = result.best_step if which == "best" else result.steps
             label = f"{name}, {which}"
-            figures = f"{metrics.auc:>8.4f}{metrics.accuracy:>11.2%}{metrics.log_loss:>11.4f}"
-            lines.append(f"{label:<24}{figures}   step {step:,}")
+            figures = f"{defined(metrics.auc, '>10.4f')}{metrics.accuracy:>11.2%}{metrics.log_loss:>11.4f}"
+            left_out = f", {metrics.skipped_rows:,} rows left out" if metrics.skipped_rows else ""
+            lines.append(f"{label:<22}{figures}   step {step:,}{left_out}")
+    if result.skipped_batches:
+        lines.append(f"{'skipped':<24}{result.skipped_batches:,} batches that were not sound")
     lines += ["", f"{'model size':<24}{_sizes(result.model_bytes)}", *_packed_lines(result)]
     if not math.isnan(result.ms_per_step):  # of a process' first step there is no time: it compiles
         lines.append(f"{'step':<24}{result.ms_per_step:.2f} ms (median)")

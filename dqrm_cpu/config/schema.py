@@ -159,6 +159,12 @@ class TrainConfig:
     early_stop_patience: int = setting(
         0, "stop after that many evaluations without a better validation AUC; 0: off", minimum=0
     )
+    on_bad_batch: str = setting(
+        "stop",
+        "of a batch with a NaN or an infinity, a label other than 0 or 1, or an id that its table does not have; stop: "
+        "before it is trained on; skip: leave it out on all ranks and count it (when scoring: only the row)",
+        choices=("stop", "skip"),
+    )
     threads: int = setting(
         0, "threads of this process; 0: every core it may use, or OMP_NUM_THREADS of them", minimum=0, maximum=4096
     )

@@ -1,8 +1,11 @@
 """Global batches in a fixed order, of which each rank reads only its share."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from dqrm_cpu.data.batch import Batch
 from dqrm_cpu.data.shards import Shards, shard_bounds
@@ -19,7 +22,8 @@ class Loader:
 
     Prepared rows are read ahead on a thread, into memory that is used again: a batch stays as it is until the next but
     one is asked for. Generated rows are made when they are asked for; a part of them that fits in `cache_bytes` is made
-    once and kept for later epochs. `reading` is entered by the thread around whatever it reads.
+    once and kept for later epochs. `reading` is entered by the thread around whatever it reads; messages call the part
+    by its name.
     """
 
     def __init__(
@@ -30,8 +34,10 @@ class Loader:
         device: torch.device,
         cache_bytes: int = 0,
         reading: AbstractContextManager[None] = _UNWATCHED,
+        part_name: str = "training",
     ) -> None:
         self._part = part
+        self.part_name = part_name
         self._batch_size = batch_size
         self._shards = shards
         self._device = device
@@ -50,6 +56,25 @@ class Loader:
     def global_size(self, number: int) -> int:
         """Examples in global batch `number`; the last one of an epoch may be smaller."""
         return min(self._batch_size, self._part.num_rows - number % self.num_batches * self._batch_size)
+
+    @property
+    def column_names(self) -> Mapping[str, str]:
+        """The data set's own names of columns by the default ones I1, ... and C1, ...; empty of generated rows."""
+        if not isinstance(self._part.source, Stream):
+            return {}
+        schema = self._part.source.schema
+        dense = {f"I{i}": name for i, name in enumerate(schema.dense, 1)}
+        return dense | {f"C{i}": name for i, name in enumerate(schema.categorical, 1)}
+
+    def row_numbers(self, number: int, share: int) -> NDArray[np.int64]:
+        """Which rows of the part make up one of this process' shares of global batch `number`."""
+        epoch, within = divmod(number, self.num_batches)
+        low, high = shard_bounds(self.global_size(number), self._shards.mine[share], self._shards.total)
+        start = within * self._batch_size
+        source = self._part.source
+        if isinstance(source, Stream):
+            return source.row_numbers(epoch, start + low, start + high)
+        return np.arange(start + low, start + high)
 
     def batches(self, number: int) -> list[Batch]:
         """This process' shares of global batch `number`, in the order of their ranks; a share may be empty."""

@@ -1,17 +1,24 @@
 """DLRM: embedding tables and a bottom MLP, their interaction, a top MLP; an explicit backward instead of autograd."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dqrm_cpu.config import Config
-from dqrm_cpu.data.batch import Batch
-from dqrm_cpu.errors import DataError, TrainingError
+from dqrm_cpu.data.batch import BadBatchError, Batch
+from dqrm_cpu.errors import TrainingError
 from dqrm_cpu.kernels.interface import Kernels
 from dqrm_cpu.kernels.types import UNQUANTIZED, Bags, SparseGrad, Tables
-from dqrm_cpu.kernels.validate import BagError, validate_bags
+from dqrm_cpu.kernels.validate import (
+    BagError,
+    RowError,
+    runs_are_finite,
+    sound_samples,
+    validate_bags,
+    validate_rows,
+)
 from dqrm_cpu.model.activations import LayerInputs
 from dqrm_cpu.model.gemm import select_gemm
 from dqrm_cpu.model.interaction import Interaction, select_interaction
@@ -78,6 +85,26 @@ class DenseGradients:
         self.top: tuple[LayerParameters, ...] = split_parameters(
             self.parameters[shapes.bottom_parameters :], shapes.top
         )
+        self._probed = _probed_runs(self.flat, (*self.bottom, *self.top), maxima)
+
+    def are_finite(self) -> bool:
+        """Whether no NaN or infinity went through the MLPs, though their rectifiers hide it from the loss.
+
+        A NaN in one value that a layer read is in every row of the layer's weight gradient, and one in the gradient of
+        an output is in that of its bias: the first row and the biases tell, at no cost that can be measured.
+        """
+        return runs_are_finite(self.flat, *self._probed)
+
+
+def _probed_runs(flat: Tensor, layers: Sequence[LayerParameters], scalars_end: int) -> tuple[Tensor, Tensor]:
+    """Where the first row and the bias of each layer, and what lies behind the scalars, begin and end in `flat`."""
+    runs = [
+        (part.storage_offset(), part.storage_offset() + part.numel())
+        for layer in layers
+        for part in (layer.weight[0], layer.bias)
+    ]
+    first, after = torch.tensor([*runs, (scalars_end, flat.numel())], dtype=torch.int64).unbind(1)
+    return first.contiguous(), after.contiguous()
 
 
 class Dlrm:
@@ -157,13 +184,32 @@ class Dlrm:
         return DenseGradients(self.shapes, len(self.inputs.formulas), self._scale_counts, self.device)
 
     def bags(self, batch: Batch) -> Bags:
-        """The batch's lookups as the kernels take them: checked, since a kernel would write wherever an id points."""
+        """The batch's lookups as the kernels take them. All of the batch is checked: BadBatchError.
+
+        A kernel would write wherever an id points, and a NaN would spread through all weights unseen.
+        """
         bags = Bags(batch.ids, batch.offsets, self._mean_pooling)
         try:
             validate_bags(self.tables, bags, self._table_names, batch.size)
+            validate_rows(batch.dense, batch.label)
         except BagError as error:
-            raise DataError(f"{error}; check the data set, or --model.table-rows") from error
+            column = None if error.table is None else self._table_names[error.table]
+            raise BadBatchError(f"{error.fault}, or check --model.table-rows", error.sample, column) from error
+        except RowError as error:
+            if error.column is None:
+                raise BadBatchError(f"is {error.value}, not 0 or 1", error.sample, "label") from error
+            raise BadBatchError(
+                f"is {error.value}, not a finite number", error.sample, f"I{error.column + 1}"
+            ) from error
         return bags
+
+    def sound_rows(self, batch: Batch) -> Tensor:
+        """Which examples bool[B] of a batch can be taken; BadBatchError if they cannot be told apart."""
+        bags = Bags(batch.ids, batch.offsets, self._mean_pooling)
+        try:
+            return sound_samples(self.tables, bags, batch.dense, batch.label)
+        except BagError as error:
+            raise BadBatchError(str(error)) from error
 
     def mlp_layers(self) -> Iterator[tuple[str, LayerParameters, tuple[Formula, Tensor] | None]]:
         """Name, parameters, and what quantizes the weight: a formula and its scale; None: it stays in FP32."""

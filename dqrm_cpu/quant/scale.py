@@ -92,7 +92,9 @@ class TableScales:
     def for_training(self, iteration: int) -> Tensor:
         """The step f32[T] to use in this iteration, found again where the period says so."""
         before = self._state
-        if self._formula is not None and (iteration % self._period == 0 or before.refreshed_at < 0):
+        # Not `iteration % period == 0`: that iteration may have been left out, for a batch that is not sound.
+        due = before.refreshed_at < 0 or before.refreshed_at // self._period != iteration // self._period
+        if self._formula is not None and (due or iteration % self._period == 0):
             absmax = self._find()
             step, width = self._scale_of(self._formula, absmax), None
             if self._width is not None:

@@ -2,28 +2,38 @@
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 
 from dqrm_cpu.comm.transport import Transport
-from dqrm_cpu.data.batch import Batch
+from dqrm_cpu.data.batch import BadBatchError, Batch
 from dqrm_cpu.data.loader import Loader
 from dqrm_cpu.errors import DataError
+from dqrm_cpu.kernels.types import Bags
 from dqrm_cpu.model.activations import Mode
 from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.quant.liveness import Liveness, liveness
 from dqrm_cpu.quant.scale import Scales
+from dqrm_cpu.train.bad_batches import described
 from dqrm_cpu.train.metrics import ClickAccumulator, ClickMetrics
 
 CALIBRATION_BATCHES = 32
 
 
 class Evaluator:
-    """Evaluates the model as it would be exported: quantized, with the scales of the weights as they stand."""
+    """Evaluates the model as it would be exported: quantized, with the scales of the weights as they stand.
 
-    def __init__(self, model: Dlrm, scales: Scales, transport: Transport, micro_batch: int) -> None:
+    A row that is not sound is an error, since a metric over fewer rows than asked for would mislead; where `skips_bad`
+    says so it is left out, and counted in the metrics.
+    """
+
+    def __init__(
+        self, model: Dlrm, scales: Scales, transport: Transport, micro_batch: int, skips_bad: bool = False
+    ) -> None:
         self._model = model
         self._scales = scales
         self._transport = transport
+        self._skips_bad = skips_bad
         self._workspace = model.workspace(micro_batch)
 
     def __call__(self, *loaders: Loader, quantized: bool = True) -> ClickMetrics:
@@ -39,10 +49,11 @@ class Evaluator:
         assert self._model.inputs.begun, "activations without scales: nothing was trained, loaded or calibrated"
         self._model.inputs.mode = Mode.BY_RUNNING
         mine = ClickAccumulator()
-        for batch in _batches(loaders):
-            workspace = self._workspace.first(batch.size)
-            logits = self._model.forward(batch, self._model.bags(batch), step, workspace)
-            mine.add(logits, batch.label)
+        for batch, bags, skipped in self._all_sound(loaders):
+            mine.skipped_rows += skipped
+            if batch.size:
+                logits = self._model.forward(batch, bags, step, self._workspace.first(batch.size))
+                mine.add(logits, batch.label)
         return self._gathered(mine).compute()
 
     def calibrate(self, loader: Loader) -> None:
@@ -59,10 +70,10 @@ class Evaluator:
         means = torch.zeros_like(model.inputs.running)
         seen = torch.empty_like(means)
         for number in batches:
-            for batch in loader.batches(number):
+            for batch, bags, _ in self._sound(loader, number):
                 if batch.size == 0:
                     continue
-                model.forward(batch, model.bags(batch), step, model.workspace(batch.size))
+                model.forward(batch, bags, step, model.workspace(batch.size))
                 model.inputs.write_seen(batch.size / (loader.global_size(number) * len(batches)), seen)
                 means += seen
         of_ranks = torch.from_numpy(self._transport.allgather_small(means.cpu().numpy()))
@@ -77,17 +88,34 @@ class Evaluator:
         first_rows = None if model.seed is None else model.first_rows
         return liveness(formula, model.tables, self._scales.for_evaluation(), first_rows)
 
+    def _all_sound(self, loaders: Sequence[Loader]) -> Iterator[tuple[Batch, Bags, int]]:
+        for loader in loaders:
+            for number in range(loader.num_batches):
+                yield from self._sound(loader, number)
+
+    def _sound(self, loader: Loader, number: int) -> Iterator[tuple[Batch, Bags, int]]:
+        """This process' shares of a global batch, their lookups, and how many rows of them were left out."""
+        for share, batch in enumerate(loader.batches(number)):
+            try:
+                yield batch, self._model.bags(batch), 0
+            except BadBatchError as error:
+                error.share = share
+                if not self._skips_bad:
+                    raise DataError(
+                        f"{described(error, loader, number)}; correct the data set, or leave such rows out of the "
+                        "metrics with --train.on-bad-batch skip"
+                    ) from error
+                sound = self._model.sound_rows(batch)
+                rest = batch.only(sound)
+                yield rest, self._model.bags(rest), batch.size - rest.size
+
     def _gathered(self, mine: ClickAccumulator) -> ClickAccumulator:
         if self._transport.size == 1:
             return mine
         gathered = ClickAccumulator()
+        if self._skips_bad:
+            skipped = self._transport.allgather_small(np.array([mine.skipped_rows], dtype=np.int64))
+            gathered.skipped_rows = int(skipped.sum())
         for pairs in self._transport.allgatherv(mine.pairs()):
             gathered.add_pairs(pairs)
         return gathered
-
-
-def _batches(loaders: Sequence[Loader]) -> Iterator[Batch]:
-    """This process' shares of all batches, without those that are empty."""
-    for loader in loaders:
-        for number in range(loader.num_batches):
-            yield from (batch for batch in loader.batches(number) if batch.size)

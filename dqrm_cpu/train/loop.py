@@ -7,15 +7,18 @@ from pathlib import Path
 from dqrm_cpu.comm.first_rank import on_first_rank
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config import Config
+from dqrm_cpu.data.batch import BadBatchError
 from dqrm_cpu.data.loader import Loader
+from dqrm_cpu.data.shards import shards_of
 from dqrm_cpu.errors import CheckpointError, DqrmError, TrainingError, unanimous
 from dqrm_cpu.export.pack import PackedFiles, pack_model
 from dqrm_cpu.model.size import model_bytes
 from dqrm_cpu.profile.memory import peak_bytes
 from dqrm_cpu.profile.span_file import SpanFile, SpanFileError
+from dqrm_cpu.train.bad_batches import BadBatches
 from dqrm_cpu.train.checkpoint import CheckpointStore
 from dqrm_cpu.train.interrupt import StopRequest
-from dqrm_cpu.train.metrics import ClickMetrics
+from dqrm_cpu.train.metrics import ClickMetrics, defined
 from dqrm_cpu.train.progress import Progress
 from dqrm_cpu.train.recorder import RunRecorder
 from dqrm_cpu.train.result import Interrupted, PartResult, Result
@@ -67,6 +70,10 @@ class TrainingLoop:
         self._recorder = RunRecorder(config, session, state, surroundings.log, surroundings.progress)
         self._first_step = state.step
         self._bytes_sent = 0
+        shards = shards_of(surroundings.transport.rank, surroundings.transport.size, config.comm.simulated_ranks)
+        self._bad_batches = BadBatches(surroundings.run_dir, session.loaders.train, shards.mine[0], shards.total)
+        self._said_no_auc = False
+        self._loss = math.nan  # of the last step that was not skipped
         self._spans = SpanFile(surroundings.run_dir, surroundings.transport.rank, state.step)
 
     def run(self) -> Result | Interrupted:
@@ -110,16 +117,36 @@ class TrainingLoop:
         spans.begin_step()
         with spans.data:
             shares = loader.batches(number)
-        outcome = self._session.step(state.step, shares, loader.global_size(number), rate, self._around.stop.requested)
+        try:
+            outcome = self._session.step(number, shares, loader.global_size(number), rate, self._around.stop.requested)
+        except BadBatchError as error:
+            raise self._bad_batches.refused(number, shares, error) from error
+        except TrainingError as error:
+            raise self._placed(error) from error
         spans.step_done()
         newly_sent = self._session.step.sent.minus(sent)
         self._bytes_sent += sum(newly_sent)
         state.step += 1
-        self._recorder.stepped(outcome.loss, newly_sent)
-        self._around.progress.update(state.step, outcome.loss)
+        if outcome.skipped:
+            state.skipped_batches += 1
+            warning = self._bad_batches.skipped(number, shares, outcome, state.skipped_batches)
+            if warning:
+                self._around.progress.note(warning)
+        else:
+            self._loss = outcome.loss
+            self._recorder.stepped(outcome.loss, newly_sent)
+        self._around.progress.update(state.step, self._loss)
         if self._due(self._config.train.log_every):
-            self._recorder.log_training(rate, shares[0])
+            self._recorder.log_training(rate, None if outcome.skipped else shares[0])
         return outcome.stop_requested
+
+    def _placed(self, error: TrainingError) -> TrainingError:
+        """The error of a step that diverged, with the step, and the checkpoint to go back to."""
+        saved = self._state.saved_step
+        last = f"the last checkpoint is that of step {saved:,}" if saved >= 0 else "there is no checkpoint yet"
+        placed = TrainingError(f"step {self._state.step + 1:,}: {error} ({last})")
+        placed.unanimous = error.unanimous
+        return placed
 
     def _due(self, period: int) -> bool:
         return period > 0 and self._state.step % period == 0
@@ -134,7 +161,8 @@ class TrainingLoop:
         """Evaluates, notes whether this is the best so far, and saves."""
         state = self._state
         metrics = self._evaluate(self._session.loaders.validation)
-        better = state.best_validation is None or metrics.auc > state.best_validation.auc
+        self._say_what_misleads(metrics)
+        better = metrics.is_better_than(state.best_validation)
         state.evaluations_without_better = 0 if better else state.evaluations_without_better + 1
         if better:
             self._saver.note_best(state, metrics)
@@ -143,11 +171,23 @@ class TrainingLoop:
         self._recorder.log_metrics("validation", metrics, self._rate_of_last_step(), alive)
         best = "  best so far" if better else ""
         self._around.progress.note(
-            f"step {state.step:,}  epoch {self._recorder.epoch}  validation AUC {metrics.auc:.4f}  "
+            f"step {state.step:,}  epoch {self._recorder.epoch}  validation AUC {defined(metrics.auc, '.4f')}  "
             f"accuracy {metrics.accuracy:.2%}  log loss {metrics.log_loss:.4f}{best}"
         )
         if better or self._config.train.checkpoint_every == 0:
             self._save(better)
+
+    def _say_what_misleads(self, metrics: ClickMetrics) -> None:
+        """Of an evaluation without an AUC, once; and of one over fewer rows than there are."""
+        note = self._around.progress.note
+        if metrics.why_no_auc and not self._said_no_auc:
+            self._said_no_auc = True
+            note(
+                f"warning: the validation rows have {metrics.why_no_auc}: AUC is undefined; the best step is chosen by "
+                "log loss"
+            )
+        if metrics.skipped_rows:
+            note(f"warning: {metrics.skipped_rows:,} validation rows are not sound and were left out of the metrics")
 
     def _rate_of_last_step(self) -> float:
         return self._learning_rate.at(max(self._state.step, 1))
@@ -193,6 +233,7 @@ class TrainingLoop:
             model_bytes=sizes,
             ms_per_step=timed.median_ms if timed.count else math.nan,
             bytes_per_step=self._bytes_sent / steps if steps else 0.0,
+            skipped_batches=state.skipped_batches,
             packed_files=self._packed_unless(missing),
         )
         self._recorder.log_metrics("test", test_last, self._rate_of_last_step())

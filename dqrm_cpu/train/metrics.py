@@ -6,7 +6,7 @@ the sorted values.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -30,6 +30,24 @@ class ClickMetrics:
     normalized_entropy: float  # log loss over that of always predicting the label rate
     calibration: float  # mean prediction over mean label
     examples: int
+    skipped_rows: int = 0  # left out because they are not sound, where that was asked for
+
+    def is_better_than(self, other: "ClickMetrics | None") -> bool:
+        """By AUC; by log loss where neither has an AUC, for want of clicks or of anything else. NaN is never better."""
+        if other is None:
+            return True
+        if math.isnan(self.auc) and math.isnan(other.auc):
+            return self.log_loss < other.log_loss or (math.isnan(other.log_loss) and not math.isnan(self.log_loss))
+        return self.auc > other.auc or (math.isnan(other.auc) and not math.isnan(self.auc))
+
+    @property
+    def why_no_auc(self) -> str:
+        """In words, why AUC is undefined; empty where it is not."""
+        if not math.isnan(self.auc):
+            return ""
+        if not self.examples:
+            return "no rows"
+        return "no clicks" if math.isnan(self.calibration) else "only clicks"
 
 
 class ClickAccumulator:
@@ -39,6 +57,8 @@ class ClickAccumulator:
         self._logits = np.empty(max(capacity, 1), np.float32)
         self._clicks = np.empty(max(capacity, 1), np.bool_)
         self._size = 0
+        self.skipped_rows = 0
+        """Rows that were left out."""
 
     @property
     def examples(self) -> int:
@@ -69,11 +89,12 @@ class ClickAccumulator:
 
     def clear(self) -> None:
         """Forgets the pairs, keeps the memory for the next evaluation."""
-        self._size = 0
+        self._size = self.skipped_rows = 0
 
     def compute(self) -> ClickMetrics:
         """Metrics of all pairs so far."""
-        return click_metrics(self._logits[: self._size], self._clicks[: self._size])
+        metrics = click_metrics(self._logits[: self._size], self._clicks[: self._size])
+        return replace(metrics, skipped_rows=self.skipped_rows) if self.skipped_rows else metrics
 
     def _append(self, logits: NDArray[np.float32], clicks: NDArray[np.bool_]) -> None:
         if logits.size != clicks.size:
@@ -86,6 +107,11 @@ class ClickAccumulator:
         self._logits[self._size : end] = logits
         self._clicks[self._size : end] = clicks
         self._size = end
+
+
+def defined(value: float, form: str) -> str:
+    """A figure as text; `undefined` instead of NaN, as wide as `form` asks for."""
+    return f"{'undefined':>{form.partition('.')[0].lstrip('<>') or '0'}}" if math.isnan(value) else f"{value:{form}}"
 
 
 def click_metrics(logits: NDArray[np.float32], clicks: NDArray[np.bool_]) -> ClickMetrics:

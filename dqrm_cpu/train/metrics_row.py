@@ -38,6 +38,7 @@ class MetricsRow:
     scale_bytes: float = math.nan
     mlp_bytes: float = math.nan
     memory_bytes: float = math.nan  # held by rank 0
+    skipped_batches: int = 0  # that were not sound, since the beginning of the run
     # Per table; empty where training is not quantized.
     scale_absmax: tuple[float, ...] = ()  # that the scale in use was found from; itself, where it is learned
     lookup_clip_rate: tuple[float, ...] = ()  # of the values that the step looked up

@@ -42,24 +42,26 @@ class RunRecorder:
         state.window_steps += 1
         state.window_sent = state.window_sent.plus(sent)
 
-    def log_training(self, rate: float, batch: Batch) -> None:
-        """A row of the steps since the one before; `batch` is the last."""
+    def log_training(self, rate: float, batch: Batch | None) -> None:
+        """A row of the steps since the one before; `batch` is the last, None if it was skipped."""
         state = self._state
         times, sent = self._clock.since_last(), state.window_sent
-        absmax, rates = self._scales_of(batch)
+        absmax, rates = self._scales_of(batch) if batch is not None else ((), ())
+        steps = state.window_steps or math.nan  # every one may have been skipped
         row = MetricsRow(
             step=state.step,
             epoch=self.epoch,
             phase="train",
-            loss=state.window_loss / state.window_steps,
+            loss=state.window_loss / steps,
             examples_per_second=self._config.train.batch_size / times.ms_per_step * 1e3,
             learning_rate=rate,
             times=times,
-            index_bytes=sent.indices / state.window_steps,
-            value_bytes=sent.values / state.window_steps,
-            scale_bytes=sent.scales / state.window_steps,
-            mlp_bytes=sent.mlp / state.window_steps,
+            index_bytes=sent.indices / steps,
+            value_bytes=sent.values / steps,
+            scale_bytes=sent.scales / steps,
+            mlp_bytes=sent.mlp / steps,
             memory_bytes=resident_bytes(),
+            skipped_batches=state.skipped_batches,
             scale_absmax=absmax,
             lookup_clip_rate=rates,
             failed_saves=self.failed_saves,

@@ -31,6 +31,7 @@ class Result:
     model_bytes: ModelBytes
     ms_per_step: float
     bytes_per_step: float
+    skipped_batches: int = 0  # that were not sound; their steps count in `steps`
     packed_files: PackedFiles | None = None  # of the chosen checkpoint; None: an FP32 model
 
     def as_dict(self) -> dict[str, JSON]:
@@ -40,6 +41,7 @@ class Result:
             "simulated_ranks": self.simulated_ranks,
             "steps": self.steps,
             "best_step": self.best_step,
+            "skipped_batches": self.skipped_batches,
             "validation": _part(self.validation),
             "test": _part(self.test),
             "model_bytes": {

@@ -122,13 +122,14 @@ def build_session(
     optimizer = select_optimizer(config.train, model)
     train = config.train
 
-    def loader(part: Part, batch_size: int) -> Loader:
-        return Loader(part, batch_size, shards, device, DATA_CACHE_BYTES)
+    def loader(part: Part, batch_size: int, name: str) -> Loader:
+        return Loader(part, batch_size, shards, device, DATA_CACHE_BYTES, part_name=name)
 
     def largest_share(batch_size: int) -> int:
         return -(-batch_size // shards.total)
 
-    train_loader = loader(data.train, train.batch_size)
+    train_loader = loader(data.train, train.batch_size, "training")
+    skips_bad = train.on_bad_batch == "skip"
     first_quantized = quantized_from(config.quant, train_loader.num_batches)
     return Session(
         model,
@@ -143,12 +144,13 @@ def build_session(
             largest_share(train.batch_size),
             wire_settings(config),
             first_quantized,
+            skips_bad,
         ),
-        Evaluator(model, scales, transport, largest_share(train.test_batch_size)),
+        Evaluator(model, scales, transport, largest_share(train.test_batch_size), skips_bad),
         Loaders(
             train_loader,
-            loader(data.validation, train.test_batch_size),
-            loader(data.test, train.test_batch_size),
+            loader(data.validation, train.test_batch_size, "validation"),
+            loader(data.test, train.test_batch_size, "test"),
         ),
     )
 

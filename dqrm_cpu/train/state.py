@@ -25,6 +25,7 @@ class RunState:
     last_validation: ClickMetrics | None = None
     saved_step: int = -1
     evaluations_without_better: int = 0
+    skipped_batches: int = 0  # since the beginning of the run
     log: LogMark | None = None  # of metrics.jsonl; None in checkpoints of earlier versions
     window_loss: float = 0.0  # sum of the step losses since the last logged row
     window_steps: int = 0

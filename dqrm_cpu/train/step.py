@@ -4,13 +4,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
 
 from dqrm_cpu.comm.accounting import SentBytes
 from dqrm_cpu.comm.settings import WireSettings
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.comm.wires import Shape, open_exchange
-from dqrm_cpu.data.batch import Batch
+from dqrm_cpu.data.batch import BadBatchError, Batch
 from dqrm_cpu.errors import TrainingError
 from dqrm_cpu.kernels.types import Bags, SparseGrad
 from dqrm_cpu.model.activations import Mode
@@ -21,10 +22,17 @@ from dqrm_cpu.train.optimizers import Optimizer
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """The same on every rank."""
+    """The same on every rank, but for `faults`."""
 
-    loss: float  # mean over the global batch
+    loss: float  # mean over the global batch; NaN of a batch that was skipped
     stop_requested: bool  # on any rank
+    bad_ranks: tuple[int, ...] = ()  # real or simulated, whose shares were not sound: the batch was skipped
+    faults: tuple[BadBatchError, ...] = ()  # of this process' shares
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the step left everything as it was."""
+        return bool(self.bad_ranks)
 
 
 _DEFAULT_WIRES = WireSettings()
@@ -33,7 +41,8 @@ _DEFAULT_WIRES = WireSettings()
 class TrainingStep:
     """Runs steps on preallocated buffers. `micro_batch` is the largest share of a global batch.
 
-    Iterations before `quantized_from` train in FP32.
+    Iterations before `quantized_from` train in FP32. A batch that is not sound raises BadBatchError before anything
+    changes, or is left out by every rank where `skips_bad` says so.
     """
 
     def __init__(
@@ -46,12 +55,15 @@ class TrainingStep:
         micro_batch: int,
         wires: WireSettings = _DEFAULT_WIRES,
         quantized_from: float = 0,
+        skips_bad: bool = False,
     ) -> None:
         self._model = model
         self._spans = model.spans
         self._scales = scales
         self._optimizer = optimizer
         self._quantized_from = quantized_from
+        self._transport = transport
+        self._skips_bad = skips_bad
         shape = Shape(model.tables.row_offset, model.tables.dim, model.shapes.num_parameters, model.device)
         merge = model.kernels.merge_sparse
         self._exchange = open_exchange(wires, transport, num_shares, shape, merge, self._spans)
@@ -80,6 +92,12 @@ class TrainingStep:
     def __call__(
         self, iteration: int, shares: Sequence[Batch], global_batch: int, lr: float, stop_requested: bool
     ) -> StepOutcome:
+        with self._spans.data:
+            bags, faults = self._checked(shares)
+        if self._skips_bad:
+            bad_ranks, stop_anywhere = self._agreed(faults, stop_requested)
+            if bad_ranks:
+                return StepOutcome(math.nan, stop_anywhere, bad_ranks, faults)
         quantized = iteration >= self._quantized_from
         with self._spans.scale:
             step = self._scale(iteration) if quantized else self._scales.state.step
@@ -88,20 +106,41 @@ class TrainingStep:
         for gradients in self._gradients:
             gradients.stop_requested.fill_(stop_requested)
         if self._alone and self._model.straight_through:
-            return self._step_alone(iteration, shares[0], global_batch, step, lr)
-        return self._step_together(iteration, shares, global_batch, step, lr)
+            return self._step_alone(shares[0], bags[0], global_batch, step, lr)
+        return self._step_together(shares, bags, global_batch, step, lr)
+
+    def _checked(self, shares: Sequence[Batch]) -> tuple[list[Bags], tuple[BadBatchError, ...]]:
+        """The lookups of each share that is sound, and what is wrong with the others where bad batches are skipped."""
+        bags, faults = [], []
+        for number, batch in enumerate(shares):
+            try:
+                bags.append(self._model.bags(batch))
+            except BadBatchError as error:
+                error.share = number
+                if not self._skips_bad:
+                    raise
+                faults.append(error)
+        return bags, tuple(faults)
+
+    def _agreed(self, faults: Sequence[BadBatchError], stop_requested: bool) -> tuple[tuple[int, ...], bool]:
+        """The ranks whose shares are not sound, and whether any rank is to stop; a small message of its own.
+
+        Before the backward: nothing that an exchange remembers may see a batch that is left out.
+        """
+        if self._transport.size == 1:
+            return tuple(error.share for error in faults), stop_requested
+        said = self._transport.allgather_small(np.array([bool(faults), stop_requested], dtype=np.int32))
+        return tuple(np.flatnonzero(said[:, 0]).tolist()), bool(said[:, 1].any())
 
     def _scale(self, iteration: int) -> Tensor:
         self._model.begin_learning_scales()
         return self._scales.for_training(iteration)
 
-    def _step_alone(self, iteration: int, batch: Batch, global_batch: int, step: Tensor, lr: float) -> StepOutcome:
+    def _step_alone(self, batch: Batch, bags: Bags, global_batch: int, step: Tensor, lr: float) -> StepOutcome:
         gradients, spans = self._gradients[0], self._spans
-        with spans.data:
-            bags = self._model.bags(batch)
         self._forward_backward_top(batch, bags, global_batch, step, gradients)
         self._backward_bottom(batch, gradients)
-        outcome = _outcome(iteration, gradients)
+        outcome = _outcome(gradients)
         self._model.inputs.follow(gradients.input_maxima)
         grad_features = self._workspace.first(batch.size).grad_features
         with spans.embedding_update:
@@ -111,12 +150,12 @@ class TrainingStep:
         return outcome
 
     def _step_together(
-        self, iteration: int, shares: Sequence[Batch], global_batch: int, step: Tensor, lr: float
+        self, shares: Sequence[Batch], bags: Sequence[Bags], global_batch: int, step: Tensor, lr: float
     ) -> StepOutcome:
         total, spans = self._gradients[0], self._spans
         sparse: list[SparseGrad] = []
-        for batch, gradients in zip(shares, self._gradients, strict=True):
-            sparse.append(self._table_gradient(batch, global_batch, step, gradients))
+        for batch, looked_up, gradients in zip(shares, bags, self._gradients, strict=True):
+            sparse.append(self._table_gradient(batch, looked_up, global_batch, step, gradients))
             if len(sparse) == len(shares):
                 # The tables' gradients are complete: they travel while the rest of the backward runs.
                 finish = self._exchange.begin_tables(sparse)
@@ -124,7 +163,7 @@ class TrainingStep:
         with spans.mlp_exchange:
             self._exchange.mlp([gradients.flat for gradients in self._gradients])
         merged = finish()
-        outcome = _outcome(iteration, total)
+        outcome = _outcome(total)
         self._model.inputs.follow(total.input_maxima)
         with spans.embedding_update:
             self._optimizer.apply_tables(merged, lr, self._scales.tracker)
@@ -133,11 +172,11 @@ class TrainingStep:
             self._optimizer.update_scales(total.scales.flat, lr)
         return outcome
 
-    def _table_gradient(self, batch: Batch, global_batch: int, step: Tensor, gradients: DenseGradients) -> SparseGrad:
+    def _table_gradient(
+        self, batch: Batch, bags: Bags, global_batch: int, step: Tensor, gradients: DenseGradients
+    ) -> SparseGrad:
         """Of one share; leaves what the bottom MLP's backward needs in the workspace."""
         model = self._model
-        with self._spans.data:
-            bags = model.bags(batch)
         self._forward_backward_top(batch, bags, global_batch, step, gradients)
         with self._spans.coalesce:
             of_rows = model.kernels.coalesce(model.tables, bags, self._workspace.first(batch.size).grad_features)
@@ -167,14 +206,21 @@ class TrainingStep:
             self._model.backward_bottom(self._workspace.first(batch.size), gradients)
 
 
-def _outcome(iteration: int, gradients: DenseGradients) -> StepOutcome:
+def _outcome(gradients: DenseGradients) -> StepOutcome:
     """Reads the scalars before any weight is changed, so that a diverging step leaves the weights as they were."""
     loss, stop = gradients.scalars.tolist()
     if not math.isfinite(loss):
-        error = TrainingError(
-            f"the loss is {loss} at step {iteration + 1}: training has diverged; go back to an earlier checkpoint "
-            "with a lower --train.learning-rate or some --train.warmup-steps"
-        )
-        error.unanimous = True  # the exchange gave every rank the same loss
-        raise error
+        raise _diverged(f"the loss is {loss}")
+    if not gradients.are_finite():
+        raise _diverged("a gradient of the MLPs is NaN or infinite")
     return StepOutcome(loss, stop > 0)
+
+
+def _diverged(what: str) -> TrainingError:
+    """The batch is not to blame: it was checked."""
+    error = TrainingError(
+        f"{what}, of a batch that is sound: training has diverged; go back to an earlier checkpoint with a lower "
+        "--train.learning-rate or some --train.warmup-steps"
+    )
+    error.unanimous = True  # the exchange gave every rank the same numbers
+    return error

@@ -1,10 +1,10 @@
-"""Whether every id and offset of a batch is one that its table has; `validate` words the message when not.
+"""Whether a batch may enter the model, and whether numbers are finite; `validate` words the message when not.
 
 On one thread: a batch of 2048 samples takes about as long as starting all threads would.
 """
 
 from .compiled import thorough_kernel
-from .memory import int_at, long_at
+from .memory import float_at, int_at, long_at
 
 
 @thorough_kernel
@@ -35,3 +35,27 @@ def multi_hot_fits(first_row: int, num_tables: int, ids: int, num_ids: int, offs
             row = int_at(ids, i)
             outside |= (row < 0) | (row >= num_rows)
     return outside == 0
+
+
+@thorough_kernel
+def rows_fit(dense: int, num_dense: int, label: int, batch: int) -> bool:
+    """Whether dense f32[B, num_dense] is finite and every label f32[B] is 0 or 1."""
+    wrong = 0
+    for i in range(batch * num_dense):
+        value = float_at(dense, i)
+        wrong |= value - value != 0  # NaN of NaN and of an infinity
+    for i in range(batch):
+        clicked = float_at(label, i)
+        wrong |= (clicked != 0) & (clicked != 1)
+    return wrong == 0
+
+
+@thorough_kernel
+def runs_fit(values: int, first: int, after: int, num_runs: int) -> bool:
+    """Whether elements first[k] to after[k] - 1 of an f32 array are finite for every run; first, after int64[K]."""
+    wrong = 0
+    for run in range(num_runs):
+        for i in range(long_at(first, run), long_at(after, run)):
+            value = float_at(values, i)
+            wrong |= value - value != 0
+    return wrong == 0

@@ -32,6 +32,7 @@ class StoredRows:
 
     def __init__(self, directory: Path, manifest: Manifest, part: str) -> None:
         self.num_rows = manifest.num_rows(part)
+        self.schema = manifest.schema
         self.num_dense, self.num_tables = manifest.schema.num_dense, manifest.schema.num_tables
         self._directory, self._manifest, self._files = directory, manifest, manifest.parts[part]
         # Before memory is planned by what the manifest says.

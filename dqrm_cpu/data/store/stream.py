@@ -18,6 +18,7 @@ class Stream:
         self.num_rows = num_rows if order is None else order.num_rows
         self.epochs_differ = order is not None and order.reshuffle
         self.bags, self.num_tables = stored.bags, stored.num_tables
+        self.schema = stored.schema
 
     def rows(self, start: int, stop: int) -> Batch:
         """Positions start to stop - 1 of the first epoch."""
@@ -28,6 +29,10 @@ class Stream:
         if self._order is None:
             return self._stored.rows(start, stop)
         return self._stored.take(self._order.rows(epoch, start, stop))
+
+    def row_numbers(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
+        """Which stored rows are at positions start to stop - 1 of an epoch."""
+        return np.arange(start, stop) if self._order is None else self._order.rows(epoch, start, stop)
 
     def new_target(self, rows: int) -> Target:
         """Arrays that `read` can fill."""
