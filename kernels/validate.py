@@ -54,6 +54,8 @@ def validate_bags(
 
 def validate_rows(dense: Tensor, label: Tensor) -> None:
     """Raises RowError for the first sample of dense f32[B, F] and label f32[B] that training must not see."""
+    if dense.dim() != 2 or label.shape != (dense.shape[0],):
+        raise ValueError(f"dense {tuple(dense.shape)} and label {tuple(label.shape)} are not of the same samples")
     if dense.device.type == "cpu" and dense.is_contiguous() and label.is_contiguous() and _rows_fit(dense, label):
         return
     finite, is_label = torch.isfinite(dense), (label == 0) | (label == 1)
