@@ -13,7 +13,7 @@ from dqrm_cpu.errors import DataError
 from dqrm_cpu.train.step import StepOutcome
 
 FOLDER = "bad-batches"
-"""Of a run folder: an .npz file (no pickle) of each bad share, at most MOST_KEPT of each rank."""
+"""Of a run folder: an .npz file of plain arrays of each bad share, at most MOST_KEPT of each rank."""
 
 MOST_KEPT = 10
 _MOST_WARNINGS = 5
