@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,7 @@ class Material:
         self._facts = folder / "facts.json"
 
     @property
-    def facts(self) -> Mapping[str, int]:
+    def facts(self) -> Mapping[str, Any]:
         """Calls that each command makes, by `COMMAND` (those that change something) and `COMMAND reads`."""
         return json.loads(self._facts.read_text())
 
@@ -68,12 +69,15 @@ class Material:
 
     def build(self, lab: Lab) -> None:
         """Makes everything else; a second call finds it."""
-        if self._facts.exists():
+        stamp = _sources()
+        if self._facts.exists() and self.facts["sources"] == stamp:
             return
+        for path in (self.data, self.run, self.cut):
+            shutil.rmtree(path, ignore_errors=True)
         _run(lab, *self.prepare_arguments(self.data))
         _run(lab, *self.train_arguments(self.run))
         self._kill_a_run(lab)
-        facts = {}
+        facts: dict[str, object] = {"sources": stamp}
         for name, arguments in self.commands(lab.fresh()).items():
             self.before(name, lab.fresh())
             facts[name] = _run(lab, *arguments, fault=Fault(lab.fresh_folder, kinds=CHANGES)).calls
@@ -115,6 +119,14 @@ class Material:
                 break
         copy_tree(folder / "run", self.cut)
         _run(lab, *self.commands(self.folder)["export"])
+
+
+def _sources() -> str:
+    """Changes with the code that is tried: another version may leave other files."""
+    found = hashlib.sha256()
+    for path in sorted((Path(__file__).parent.parent.parent / "dqrm_cpu").rglob("*.py")):
+        found.update(path.read_bytes())
+    return found.hexdigest()
 
 
 def raw_lines(num_rows: int, seed: int) -> str:
