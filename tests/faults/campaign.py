@@ -10,6 +10,7 @@ Exit status 1 if any case shows a defect.
 
 import argparse
 import json
+import math
 import os
 import queue
 import shutil
@@ -82,15 +83,18 @@ def plan(sizes: dict[str, int], cases: int | None, rows: Sequence[str], sample: 
     return [(name, number) for _, name, number in sorted(planned)]
 
 
-def run(cases: Sequence[tuple[str, int]], workers: Sequence[Worker], told: bool) -> list[Answer]:
-    """The answers of all cases, tried by all workers at once."""
+def run(
+    cases: Sequence[tuple[str, int]], workers: Sequence[Worker], told: bool, minutes: float | None = None
+) -> list[Answer]:
+    """The answers of all cases, tried by all workers at once; none is begun after so many minutes."""
+    deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     waiting: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
     for case in cases:
         waiting.put(case)
     answers: list[Answer] = []
 
     def work(worker: Worker) -> None:
-        while True:
+        while time.monotonic() < deadline:
             try:
                 name, number = waiting.get_nowait()
             except queue.Empty:
@@ -148,6 +152,7 @@ def _groups(answers: Sequence[Answer]) -> dict[str, dict[str, int]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, help="how many, shared among the rows (default: all)")
+    parser.add_argument("--minutes", type=float, help="begin no case later than that")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2, help="workers, each of one thread (default: 2)")
     parser.add_argument("--row", action="append", default=[], choices=[row.name for row in ROWS])
@@ -169,7 +174,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         workers = [Worker(root, 0, args.seed)]  # which makes what all work on
         workers += [Worker(root, number, args.seed) for number in range(1, args.jobs)]
         one = [(args.row[0], args.case)] if args.case is not None else None
-        answers = run(one or plan(workers[0].sizes, args.cases, args.row, args.sample), workers, told=one is not None)
+        answers = run(
+            one or plan(workers[0].sizes, args.cases, args.row, args.sample), workers, one is not None, args.minutes
+        )
         for worker in workers:
             worker.close()
     finally:

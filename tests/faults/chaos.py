@@ -38,6 +38,7 @@ _SMALL = [
     *("--train.checkpoint-every", "15", "--train.evaluate-every", "50", "--train.threads", "1"),
 ]
 _TIMEOUT_S = 15  # of --comm.timeout: a rank that is stopped for longer is given up
+_COLD_S = 900  # for the first one, which compiles kernels
 _PATIENCE_S = 240  # for a world to end by itself, on a machine that is shared
 
 EVENTS = ("kill one", "kill all", "stop one", "stop one for a while", "TERM one", "TERM all", "full disk", "bad disk")
@@ -86,9 +87,9 @@ class World:
     def running(self) -> bool:
         return any(rank.poll() is None for rank in self.ranks)
 
-    def finish(self) -> list[Done]:
+    def finish(self, patience_s: float = _PATIENCE_S) -> list[Done]:
         """How each rank ended; those that do not are killed, and count as hanging."""
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + patience_s
         found = []
         for rank, errors in zip(self.ranks, self._errors, strict=True):
             try:
@@ -148,7 +149,7 @@ class Chaos:
 
     def calm(self) -> object:
         """The result of the run that nothing happens to."""
-        (done, *_) = self._world(self._root / "calm", {}).finish()
+        (done, *_) = self._world(self._root / "calm", {}).finish(_COLD_S)
         if done.status != 0:
             raise RuntimeError(f"the calm run ended with {done.status}:\n{done.err}")
         return run_result(self._root / "calm")

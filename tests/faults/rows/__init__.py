@@ -1,6 +1,6 @@
 """All rows of the fault table, in the order of docs/reliability.md."""
 
 from row import Row
-from rows import flips, hostile, inputs, kills
+from rows import caches, flips, hostile, inputs, kills
 
-ROWS: tuple[Row, ...] = (*kills.ROWS, *flips.ROWS, *hostile.ROWS, *inputs.ROWS)
+ROWS: tuple[Row, ...] = (*kills.ROWS, *flips.ROWS, *caches.ROWS, *hostile.ROWS, *inputs.ROWS)
