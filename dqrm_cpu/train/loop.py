@@ -186,8 +186,13 @@ class TrainingLoop:
                 f"warning: the validation rows have {metrics.why_no_auc}: AUC is undefined; the best step is chosen by "
                 "log loss"
             )
+        self._say_what_is_left_out(metrics, "validation")
+
+    def _say_what_is_left_out(self, metrics: ClickMetrics, part: str) -> None:
         if metrics.skipped_rows:
-            note(f"warning: {metrics.skipped_rows:,} validation rows are not sound and were left out of the metrics")
+            self._around.progress.note(
+                f"warning: {metrics.skipped_rows:,} {part} rows are not sound and were left out of the metrics"
+            )
 
     def _rate_of_last_step(self) -> float:
         return self._learning_rate.at(max(self._state.step, 1))
@@ -216,6 +221,7 @@ class TrainingLoop:
         assert state.best_validation is not None
         assert state.last_validation is not None
         test_last = self._evaluate(self._session.loaders.test)
+        self._say_what_is_left_out(test_last, "test")
         if self._saver.failed and state.saved_step < state.step:
             self._save(best=False)
         test_best = test_last if state.best_step == state.step else self._test_at_best()

@@ -212,6 +212,13 @@ def test_an_evaluation_stops_or_leaves_out_the_row(change: Change, spoil: Spoil,
     assert "1 validation rows are not sound" in said
 
 
+def test_a_row_left_out_of_the_test_metrics_is_told(spoil: Spoil, tmp_path: Path) -> None:
+    spoil({7: nan_in_dense}, "test")
+    result, said = run(config_of("skip", max_steps=1), tmp_path / "run")
+    assert result.test.last.skipped_rows == 1
+    assert "1 test rows are not sound" in said
+
+
 def test_numbers_that_overflow_are_found_at_their_step_and_the_batch_is_not_blamed(
     spoil: Spoil, tmp_path: Path
 ) -> None:
