@@ -1,14 +1,18 @@
 """Trains with several ranks while ranks are killed, stopped, asked to end, and disks fail; the end is a calm run's.
 
-    python tests/faults/chaos.py --ranks 2 --minutes 30 --seed 0
-    python tests/faults/chaos.py --ranks 4 --minutes 30 --transport gloo
+    python tests/faults/chaos.py --minutes 30
+    python tests/faults/chaos.py --minutes 10 --ranks 2 --transport mpi --seed 3
 
-Rounds until the time is up: a run is started, something happens to it, `--resume auto` goes on, and so on until all
-its steps are done. Then its weights, its state, its metrics and its packed files must be those of the calm run to the
-bit, and memory, descriptors and threads of rank 0 must not have grown. Exit status 1 if anything else came of it.
+Each number of ranks is tried over each transport in turn, for its part of the time: a run is started, something happens
+to it, `--resume auto` goes on, and so on until all its steps are done. Then its weights, its state, its metrics and its
+packed files must be, to the bit, those of a calm run of one process that simulates as many ranks; and no rank may have
+come to hold more memory, descriptors or threads while it lived. Exit status 1, and a line that says which, if anything
+else came of it. More `--steps` find smaller leaks.
 """
 
 import argparse
+import contextlib
+import hashlib
 import json
 import os
 import random
@@ -19,106 +23,75 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 _HERE = Path(__file__).parent
 sys.path[:0] = [str(_HERE), str(_HERE.parent), str(_HERE.parent.parent)]
 
+from dqrm_cpu.profile.hardware import fingerprint  # noqa: E402
+from growth import Sample, growth, sample, too_much  # noqa: E402
 from injection import CHANGES, Fault, compile_library  # noqa: E402
-from launching import clean_environ, free_port  # noqa: E402
+from launching import clean_environ, has_mpi  # noqa: E402
 from material import run_result  # noqa: E402
 from outcomes import DEFECTS, Done  # noqa: E402
+from real_ranks import RealRanks  # noqa: E402
 
-_SMALL = [
+_CHECKPOINT_STEPS = 15
+_MODEL = [
     *("--data.train-rows", "4000", "--data.validation-rows", "500", "--data.test-rows", "500"),
     *("--model.table-rows", "40,3,500", "--model.embedding-dim", "6", "--model.bottom-mlp", "9,6"),
     *("--model.top-mlp", "11,1", "--train.epochs", "100000", "--train.batch-size", "32", "--train.log-every", "5"),
-    *("--train.checkpoint-every", "15", "--train.evaluate-every", "50", "--train.threads", "1"),
+    *("--train.checkpoint-every", _CHECKPOINT_STEPS, "--train.evaluate-every", "50", "--train.threads", "1"),
 ]
 _TIMEOUT_S = 15  # of --comm.timeout: a rank that is stopped for longer is given up
-_COLD_S = 900  # for the first one, which compiles kernels
-_PATIENCE_S = 240  # for a world to end by itself, on a machine that is shared
+_COLD_S = 900  # for the calm runs, the first of which compiles kernels
+_PATIENCE_S = 240  # without a new checkpoint, on a machine that is shared
+_MOST_STARTS = 60  # of one run
 
-EVENTS = ("kill one", "kill all", "stop one", "stop one for a while", "TERM one", "TERM all", "full disk", "bad disk")
-
-
-@dataclass
-class Resources:
-    """Of rank 0: samples of resident bytes, open descriptors and threads, in the order of time."""
-
-    samples: list[tuple[int, int, int]] = field(default_factory=list)
-
-    def sample(self, pid: int) -> None:
-        try:
-            process = Path(f"/proc/{pid}")
-            pages = int((process / "statm").read_text().split()[1])
-            counts = [len(list((process / name).iterdir())) for name in ("fd", "task")]
-            self.samples.append((pages * os.sysconf("SC_PAGESIZE"), *counts))
-        except (OSError, ValueError):
-            pass  # it has ended
-
-    def growth(self) -> tuple[int, int, int]:
-        """From the second quarter to the last one, by the median of each."""
-        quarter = len(self.samples) // 4
-        if not quarter:
-            return 0, 0, 0
-        early, late = self.samples[quarter : 2 * quarter], self.samples[-quarter:]
-        middles = [[sorted(column)[len(column) // 2] for column in zip(*part, strict=True)] for part in (early, late)]
-        return tuple(after - before for before, after in zip(*middles, strict=True))  # type: ignore[return-value]
+TRANSPORTS = ("gloo", "mpi", "oneccl")
+DISKS = {"full disk": "ENOSPC", "bad disk": "EIO"}
+NOTHING, PAUSE = "nothing", "stop one for a while"
+EVENTS = ("kill one", "kill all", "stop one", PAUSE, "TERM one", "TERM all", *DISKS)
 
 
-class World:
-    """The ranks of one start of a command, each a process that this one may signal."""
-
-    def __init__(self, folder: Path, ranks: int, arguments: Sequence[object], fault: dict[str, str]) -> None:
-        port = str(free_port())
-        self._errors = [folder / f"err.{rank}" for rank in range(ranks)]
-        self.ranks = []
-        for rank in range(ranks):
-            place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(ranks), "RANK": str(rank)}
-            env = clean_environ({**place, "LOCAL_RANK": str(rank), **(fault if rank == 0 else {})})
-            with self._errors[rank].open("wb") as err:
-                command = [sys.executable, "-m", "dqrm_cpu", *map(str, arguments)]
-                self.ranks.append(subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=err))
-
-    @property
-    def running(self) -> bool:
-        return any(rank.poll() is None for rank in self.ranks)
-
-    def finish(self, patience_s: float = _PATIENCE_S) -> list[Done]:
-        """How each rank ended; those that do not are killed, and count as hanging."""
-        deadline = time.monotonic() + patience_s
-        found = []
-        for rank, errors in zip(self.ranks, self._errors, strict=True):
-            try:
-                code, late = rank.wait(max(0.1, deadline - time.monotonic())), False
-            except subprocess.TimeoutExpired:
-                rank.kill()
-                code, late = rank.wait(), True
-            found.append(
-                Done(code if code >= 0 else 128 - code, code < 0, "", errors.read_text(errors="replace"), late)
-            )
-        return found
+def calm_result(folder: Path, ranks: int, steps: int) -> object:
+    """The result of the run that nothing happens to, trained by one process."""
+    run = folder / f"calm-{ranks}"
+    simulated = ["--comm.transport", "sim", "--comm.simulated-ranks", ranks]
+    command = [
+        sys.executable,
+        "-m",
+        "dqrm_cpu",
+        "train",
+        "--run-dir",
+        run,
+        *_MODEL,
+        "--train.max-steps",
+        steps,
+        *simulated,
+    ]
+    done = subprocess.run([*map(str, command)], env=clean_environ(), capture_output=True, text=True, timeout=_COLD_S)
+    if done.returncode != 0:
+        raise RuntimeError(f"the calm run ended with {done.returncode}:\n{done.stderr}")
+    return lasting_result(run)
 
 
-def disturb(world: World, event: str, chance: random.Random) -> None:
-    """Does what the event says to ranks; disks were told when the world was started."""
-    target = chance.choice(world.ranks)
-    if event.endswith("disk"):
-        return
-    number = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "TERM": signal.SIGTERM}[event.split()[0]]
-    for rank in world.ranks if event.endswith("all") else [target]:
-        if rank.poll() is None:
-            rank.send_signal(number)
-    if number == signal.SIGSTOP:
-        pause = chance.uniform(0.2, 3) if event.endswith("while") else _TIMEOUT_S * 2
-        deadline = time.monotonic() + pause
-        while time.monotonic() < deadline and sum(rank.poll() is None for rank in world.ranks) > 1:
-            time.sleep(0.1)
-        if target.poll() is None:
-            target.send_signal(signal.SIGCONT if event.endswith("while") else signal.SIGKILL)
+def lasting_result(run: Path) -> object:
+    """What real and simulated ranks must have in common: everything but the bytes sent and the transport's settings."""
+    shards, state, rows, result, packed = run_result(run)
+    rows = [{key: value for key, value in row.items() if not key.endswith("_bytes")} for row in rows]
+    return shards, state, rows, result, {name: _packed_result(run / "packed" / name) for name in packed}
+
+
+def _packed_result(path: Path) -> object:
+    """Of a packed file, without the settings that its header quotes."""
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header: dict[str, Any] = json.loads(content[8:end])
+    del header["__metadata__"]
+    return header, hashlib.sha256(content[end:]).hexdigest()
 
 
 def steps_done(run: Path) -> int:
@@ -128,94 +101,168 @@ def steps_done(run: Path) -> int:
 
 
 class Chaos:
-    """Rounds of disturbed runs; `problems` is what should not have happened, `counts` what did."""
+    """Rounds of disturbed runs; `problems` is what should not have happened, `counts` and `gained` what did."""
 
-    def __init__(self, root: Path, ranks: int, steps: int, transport: str, seed: int) -> None:
-        self._root, self._ranks, self._steps = root, ranks, steps
-        self._chance = random.Random(f"{seed}/{ranks}/{transport}")
+    def __init__(
+        self, root: Path, ranks: int, transport: str, steps: int, chance: random.Random, timeout_s: float = _TIMEOUT_S
+    ) -> None:
+        self._root, self._ranks, self._transport, self._steps = root, ranks, transport, steps
+        self._chance, self._timeout_s = chance, timeout_s
         self._library = compile_library(root)
-        self._options = [
-            *_SMALL,
-            "--train.max-steps",
-            steps,
-            "--comm.timeout",
-            _TIMEOUT_S,
-            "--comm.transport",
-            transport,
-        ]
         self.problems: list[str] = []
         self.counts: Counter[str] = Counter()
-        self.resources = Resources()
+        self.gained: list[Sample] = []  # by every process that lived long enough
 
-    def calm(self) -> object:
-        """The result of the run that nothing happens to."""
-        (done, *_) = self._world(self._root / "calm", {}).finish(_COLD_S)
-        if done.status != 0:
-            raise RuntimeError(f"the calm run ended with {done.status}:\n{done.err}")
-        return run_result(self._root / "calm")
-
-    def round(self, expected: object) -> None:
-        """One run from its start to its last step, disturbed on the way."""
-        run = self._root / "run"
+    def round(self, expected: object, events: Iterable[str]) -> None:
+        """One run from its start to its last step; `events` are what happens to each of its starts, then nothing."""
+        run, coming = self._root / "run", iter(events)
         shutil.rmtree(run, ignore_errors=True)
-        for _attempt in range(60):
-            if self._disturbed(run):
+        for _attempt in range(_MOST_STARTS):
+            if self._start(run, next(coming, NOTHING)):
                 break
         if not (run / "result.json").exists():
-            self.problems.append("60 starts did not finish a run")
-        elif run_result(run) != expected:
-            self.problems.append("the end of a disturbed run is not that of the calm one")
+            self._wrong(f"{_MOST_STARTS} starts did not finish a run")
+        elif lasting_result(run) != expected:
+            self._wrong("the end of a disturbed run is not that of the calm one")
         self.counts["rounds"] += 1
 
-    def _disturbed(self, run: Path) -> bool:
+    def draw_events(self, deadline: float) -> Iterator[str]:
+        """What happens until the time is up. A rank that lives through the first start shows whether it grows."""
+        if not self.counts["rounds"]:
+            yield PAUSE
+        while time.monotonic() < deadline:
+            yield self._chance.choice(EVENTS)
+
+    def _start(self, run: Path, event: str) -> bool:
         """Starts or resumes, lets something happen, waits; whether the run is done."""
-        event = self._chance.choice((*EVENTS, "nothing"))
-        fault = {}
-        if event.endswith("disk"):
-            number, mode = self._chance.randrange(1, 150), "ENOSPC" if event == "full disk" else "EIO"
-            fault = Fault(run, number, mode, CHANGES, sticky=self._chance.random() < 0.7).environment(self._library)
-        before, world = steps_done(run), self._world(run, fault)
-        moment, deadline = self._chance.randrange(1, max(2, self._steps // 3)), time.monotonic() + _PATIENCE_S
-        while world.running and time.monotonic() < deadline and steps_done(run) < before + moment:
-            time.sleep(self._chance.uniform(0.05, 0.2))
-            self.resources.sample(world.ranks[0].pid)
-        if world.running and event != "nothing":
-            disturb(world, event, self._chance)
-        while world.running and time.monotonic() < deadline:
-            time.sleep(0.2)
-            self.resources.sample(world.ranks[0].pid)
-        ends = world.finish()
-        self.counts[event] += 1
-        for rank, done in enumerate(ends):
-            if done.outcome in DEFECTS and not (done.killed and event.startswith(("kill", "stop"))):
-                self.problems.append(f"{event}: rank {rank}: {done.outcome}, status {done.status}\n{done.err[-2000:]}")
+        before, environs, report = steps_done(run), {}, self._root / "calls"
+        number = self._chance.randrange(1, 150)
+        report.unlink(missing_ok=True)
+        if event in DISKS:
+            fault = Fault(run, number, DISKS[event], CHANGES, sticky=self._chance.random() < 0.7)
+            environ = fault.environment(self._library) | {"FAULT_REPORT": str(report)}
+            environs = {self._chance.randrange(self._ranks): environ}
+        options = [
+            "--train.max-steps",
+            self._steps,
+            "--comm.timeout",
+            self._timeout_s,
+            "--comm.transport",
+            self._transport,
+        ]
+        command = ["train", "--run-dir", run, "--resume", "auto", *_MODEL, *options]
+        world = RealRanks(self._root, self._transport, self._ranks, command, environs)
+        samples: dict[int, list[Sample]] = {}
+        moment = before + self._chance.randrange(1, max(2, self._steps // 3))
+        self._watch(world, run, before, moment, samples)
+        if met := world.running and event not in DISKS and event != NOTHING:
+            self._disturb(world, event)
+        self._watch(world, run, before, self._steps + 1, samples)
+        ends = world.finish(1 if world.running else 0)
+        met = met or (report.exists() and int(report.read_text() or 0) >= number)
+        self.counts.update({"starts": 1, "resumes": int(before > 0), event if met else NOTHING: 1})
+        self._judge(event, ends)
+        for rank, seen in samples.items():
+            gained = growth(seen, self._steps - before - _CHECKPOINT_STEPS)
+            if gained:
+                self.gained.append(gained)
+                for line in too_much(gained):
+                    self._wrong(f"{event}: rank {rank}: {line}")
         return all(done.status == 0 for done in ends)
 
-    def _world(self, run: Path, fault: dict[str, str]) -> World:
-        return World(self._root, self._ranks, ["train", "--run-dir", run, "--resume", "auto", *self._options], fault)
+    def _watch(self, world: RealRanks, run: Path, before: int, until: int, samples: dict[int, list[Sample]]) -> None:
+        """Waits for the world's end, for step `until`, or until there was nothing new for too long."""
+        steps, news = steps_done(run), time.monotonic()
+        while world.running and steps < until and time.monotonic() < news + _PATIENCE_S:
+            time.sleep(self._chance.uniform(0.1, 0.3))
+            if steps_done(run) > steps:
+                steps, news = steps_done(run), time.monotonic()
+            for rank, pid in world.pids().items():
+                if found := sample(pid, steps - before):
+                    samples.setdefault(rank, []).append(found)
+
+    def _disturb(self, world: RealRanks, event: str) -> None:
+        """Does what the event says to ranks; disks were told when the world was started."""
+        ranks = world.pids()
+        if not ranks:
+            return  # all have just ended
+        target = self._chance.choice(sorted(ranks.values()))
+        number = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "TERM": signal.SIGTERM}[event.split()[0]]
+        for pid in ranks.values() if event.endswith("all") else [target]:
+            _signal(pid, number)
+        if number == signal.SIGSTOP:
+            pause = self._chance.uniform(0.2, self._timeout_s / 5) if event == PAUSE else self._timeout_s * 2
+            deadline = time.monotonic() + pause
+            while time.monotonic() < deadline and len(world.pids()) > 1:
+                time.sleep(0.1)
+            _signal(target, signal.SIGCONT if event == PAUSE else signal.SIGKILL)
+
+    def _judge(self, event: str, ends: Sequence[Done]) -> None:
+        for rank, done in enumerate(ends):
+            killed = done.killed and done.status == 128 + signal.SIGKILL and event.startswith(("kill", "stop one"))
+            # A rank that has finished its work no longer catches signals.
+            asked = done.killed and done.status == 128 + signal.SIGTERM and event.startswith("TERM")
+            if event in (NOTHING, PAUSE) and done.status != 0:
+                self._wrong(f"{event}: rank {rank}: status {done.status}\n{done.err[-2000:]}")
+            elif done.outcome in DEFECTS and not killed and not asked:
+                self._wrong(f"{event}: rank {rank}: {done.outcome}, status {done.status}\n{done.err[-2000:]}")
+
+    def _wrong(self, what: str) -> None:
+        self.problems.append(f"{self._ranks} ranks over {self._transport}: {what}")
+
+
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it may just have ended
+        os.kill(pid, number)
+
+
+def summary(seed: int, seconds: float, chaos: Mapping[str, Chaos]) -> dict[str, object]:
+    """What is printed last, and goes into docs/reliability.md."""
+    counts: Counter[str] = sum((one.counts for one in chaos.values()), Counter())
+    gained = [sample for one in chaos.values() for sample in one.gained]
+    most = {name: max((getattr(one, name) for one in gained), default=0) for name in Sample._fields}
+    return {
+        "machine": f"{fingerprint().cpu_model}, {os.cpu_count()} cores",
+        "seed": seed,
+        "minutes": round(seconds / 60, 1),
+        "counts": dict(sorted(counts.items())),
+        "of which": {name: dict(one.counts) for name, one in chaos.items()},
+        "processes watched for growth": len(gained),
+        "most that one gained": most,
+        "problems": [problem for one in chaos.values() for problem in one.problems],
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--minutes", type=float, default=30.0, help="no round begins later (default: 30)")
-    parser.add_argument("--steps", type=int, default=300, help="of a run (default: 300)")
-    parser.add_argument("--transport", default="gloo", choices=("gloo",))
+    parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4], help="numbers of ranks (default: 2 4)")
+    parser.add_argument("--transport", nargs="+", default=list(TRANSPORTS), choices=TRANSPORTS, help="(default: all)")
+    parser.add_argument("--minutes", type=float, default=30.0, help="of all together (default: 30)")
+    parser.add_argument("--steps", type=int, default=600, help="of a run (default: 600)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
-    root = Path(tempfile.mkdtemp(prefix="dqrm-chaos-"))
+    if set(args.transport) != {"gloo"} and not has_mpi():
+        parser.error("there is no mpirun beside this Python: ask for --transport gloo alone, or install impi-rt")
+    root, start = Path(tempfile.mkdtemp(prefix="dqrm-chaos-")), time.monotonic()
+    turns = [(ranks, transport) for ranks in args.ranks for transport in args.transport]
+    found: dict[str, Chaos] = {}
     try:
-        chaos = Chaos(root, args.ranks, args.steps, args.transport, args.seed)
-        expected = chaos.calm()
-        deadline = time.monotonic() + 60 * args.minutes
-        while not chaos.counts["rounds"] or (time.monotonic() < deadline and not chaos.problems):
-            chaos.round(expected)
-            print(f"round {chaos.counts['rounds']}: {sum(chaos.counts.values()) - chaos.counts['rounds']} starts")
+        expected = {ranks: calm_result(root, ranks, args.steps) for ranks in args.ranks}
+        begin = time.monotonic()
+        for number, (ranks, transport) in enumerate(turns, start=1):
+            name, deadline = f"{ranks} ranks over {transport}", begin + 60 * args.minutes * number / len(turns)
+            chance = random.Random(f"{args.seed}/{name}")
+            chaos = found[name] = Chaos(root, ranks, transport, args.steps, chance)
+            while not chaos.counts["rounds"] or (time.monotonic() < deadline and not chaos.problems):
+                chaos.round(expected[ranks], chaos.draw_events(deadline))
+                print(f"{time.monotonic() - start:6.0f} s  {name}: {dict(chaos.counts)}", flush=True)
     finally:
         shutil.rmtree(root, ignore_errors=True)
-    growth = dict(zip(("bytes", "descriptors", "threads"), chaos.resources.growth(), strict=True))
-    print(json.dumps({"counts": chaos.counts, "growth": growth, "problems": chaos.problems}, indent=1))
-    return 1 if chaos.problems else 0
+    print(json.dumps(summary(args.seed, time.monotonic() - start, found), indent=1))
+    problems = [problem for chaos in found.values() for problem in chaos.problems]
+    for problem in problems:
+        print(f"chaos: {problem}", file=sys.stderr)
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

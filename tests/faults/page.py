@@ -7,7 +7,7 @@ from typing import Any
 from outcomes import DEFECTS, GOOD, OUTCOMES
 from rows import ROWS
 
-_NOTES = Path(__file__).with_name("fuzzing.md")
+_NOTES = Path(__file__).with_name("notes.md")
 
 _HEAD = """\
 # Reliability
