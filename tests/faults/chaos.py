@@ -35,7 +35,7 @@ from growth import Sample, growth, sample, too_much  # noqa: E402
 from injection import CHANGES, Fault, compile_library  # noqa: E402
 from launching import clean_environ, has_mpi  # noqa: E402
 from material import run_result  # noqa: E402
-from outcomes import DEFECTS, Done  # noqa: E402
+from outcomes import DEFECTS, REFUSED, Done  # noqa: E402
 from real_ranks import RealRanks  # noqa: E402
 
 _CHECKPOINT_STEPS = 15
@@ -56,23 +56,15 @@ NOTHING, PAUSE = "nothing", "stop one for a while"
 EVENTS = ("kill one", "kill all", "stop one", PAUSE, "TERM one", "TERM all", *DISKS)
 
 
-def calm_result(folder: Path, ranks: int, steps: int) -> object:
-    """The result of the run that nothing happens to, trained by one process."""
-    run = folder / f"calm-{ranks}"
+def calm_arguments(run: Path, ranks: int, steps: int) -> list[str]:
+    """Of the run that nothing happens to, trained by one process."""
     simulated = ["--comm.transport", "sim", "--comm.simulated-ranks", ranks]
-    command = [
-        sys.executable,
-        "-m",
-        "dqrm_cpu",
-        "train",
-        "--run-dir",
-        run,
-        *_MODEL,
-        "--train.max-steps",
-        steps,
-        *simulated,
-    ]
-    done = subprocess.run([*map(str, command)], env=clean_environ(), capture_output=True, text=True, timeout=_COLD_S)
+    return [*map(str, ["train", "--run-dir", run, *_MODEL, "--train.max-steps", steps, *simulated])]
+
+
+def _calm_result(run: Path, ranks: int, steps: int) -> object:
+    command = [sys.executable, "-m", "dqrm_cpu", *calm_arguments(run, ranks, steps)]
+    done = subprocess.run(command, env=clean_environ(), capture_output=True, text=True, timeout=_COLD_S)
     if done.returncode != 0:
         raise RuntimeError(f"the calm run ended with {done.returncode}:\n{done.stderr}")
     return lasting_result(run)
@@ -198,14 +190,19 @@ class Chaos:
             _signal(target, signal.SIGCONT if event == PAUSE else signal.SIGKILL)
 
     def _judge(self, event: str, ends: Sequence[Done]) -> None:
+        """An error that all ranks agree on is told by one of them, the others end without a word."""
+        told = any(done.outcome == REFUSED for done in ends)
         for rank, done in enumerate(ends):
-            killed = done.killed and done.status == 128 + signal.SIGKILL and event.startswith(("kill", "stop one"))
-            # A rank that has finished its work no longer catches signals.
-            asked = done.killed and done.status == 128 + signal.SIGTERM and event.startswith("TERM")
-            if event in (NOTHING, PAUSE) and done.status != 0:
-                self._wrong(f"{event}: rank {rank}: status {done.status}\n{done.err[-2000:]}")
-            elif done.outcome in DEFECTS and not killed and not asked:
-                self._wrong(f"{event}: rank {rank}: {done.outcome}, status {done.status}\n{done.err[-2000:]}")
+            silent = told and done.status in (1, 2) and "Traceback" not in done.err
+            bad = done.killed or (done.outcome in DEFECTS and not silent)
+            if event in (NOTHING, PAUSE):
+                bad = done.status != 0
+            # A rank that is about to end no longer catches SIGTERM.
+            expected = signal.SIGTERM if event.startswith("TERM") else signal.SIGKILL
+            may_die = event not in (NOTHING, PAUSE, *DISKS) and done.killed and done.status == 128 + expected
+            if done.timed_out or (bad and not may_die):
+                outcome = "hang" if done.timed_out else done.outcome or "killed"
+                self._wrong(f"{event}: rank {rank}: {outcome}, status {done.status}\n{done.err[-2000:]}")
 
     def _wrong(self, what: str) -> None:
         self.problems.append(f"{self._ranks} ranks over {self._transport}: {what}")
@@ -247,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     turns = [(ranks, transport) for ranks in args.ranks for transport in args.transport]
     found: dict[str, Chaos] = {}
     try:
-        expected = {ranks: calm_result(root, ranks, args.steps) for ranks in args.ranks}
+        expected = {ranks: _calm_result(root / f"calm-{ranks}", ranks, args.steps) for ranks in args.ranks}
         begin = time.monotonic()
         for number, (ranks, transport) in enumerate(turns, start=1):
             name, deadline = f"{ranks} ranks over {transport}", begin + 60 * args.minutes * number / len(turns)

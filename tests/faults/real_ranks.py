@@ -48,11 +48,16 @@ class RealRanks:
         return started
 
     def _start_mpirun(self, environs: Mapping[int, dict[str, str]]) -> list[subprocess.Popen[bytes]]:
-        command = [str(mpirun_path()), f"-errfile-pattern={self._errors[0].with_name('err.%r')}"]
+        command = [
+            str(mpirun_path()),
+            "-outfile-pattern=/dev/null",
+            f"-errfile-pattern={self._errors[0].with_name('err.%r')}",
+        ]
         for rank in range(self._ranks):
             own = [part for name, value in environs.get(rank, {}).items() for part in ("-env", name, value)]
             command += [*([":"] if rank else []), "-n", "1", *own, *self._command]
-        return [_start(command, clean_environ(), self._launcher)]
+        # It tells of signals on its standard output.
+        return [_start(command, clean_environ(), self._launcher, with_output=True)]
 
     @property
     def running(self) -> bool:
@@ -98,10 +103,13 @@ class RealRanks:
             return process.wait(), True
 
 
-def _start(command: Sequence[str], environ: Mapping[str, str], errors: Path) -> subprocess.Popen[bytes]:
+def _start(
+    command: Sequence[str], environ: Mapping[str, str], errors: Path, with_output: bool = False
+) -> subprocess.Popen[bytes]:
     with errors.open("wb") as err:
         nothing = subprocess.DEVNULL
-        return subprocess.Popen(command, env=environ, stdin=nothing, stdout=nothing, stderr=err, start_new_session=True)
+        out = err if with_output else nothing
+        return subprocess.Popen(command, env=environ, stdin=nothing, stdout=out, stderr=err, start_new_session=True)
 
 
 def _lives(pid: int) -> bool:

@@ -7,16 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from chaos import Chaos, calm_result
+from chaos import Chaos, calm_arguments, lasting_result
+from dqrm_cpu.cli.main import main
 from growth import MEMORY_TOLERANCE, WARM_UP_STEPS, Sample, growth, too_much
+from outcomes import Done
 
 _STEPS = 105  # for events to come before the end on a machine that is quicker
 
 
 def test_a_killed_and_a_stopped_rank_change_nothing(tmp_path: Path) -> None:
-    expected = calm_result(tmp_path, ranks=2, steps=_STEPS)
+    calm = tmp_path / "calm"
+    assert main(calm_arguments(calm, ranks=2, steps=_STEPS)) == 0
     chaos = Chaos(tmp_path, 2, "gloo", _STEPS, random.Random(0))
-    chaos.round(expected, ["kill one", "stop one for a while"])
+    chaos.round(lasting_result(calm), ["kill one", "stop one for a while"])
     assert chaos.problems == []
     assert chaos.counts == {"rounds": 1, "starts": 2, "resumes": 1, "kill one": 1, "stop one for a while": 1}
 
@@ -33,6 +36,29 @@ def test_nothing_happens_once_the_time_is_up(tmp_path: Path) -> None:
     chaos = Chaos(tmp_path, 2, "gloo", _STEPS, random.Random(0))
     chaos.counts["rounds"] = 1
     assert list(chaos.draw_events(time.monotonic() - 1)) == []
+
+
+_SAID = "dqrm-cpu: disk full"
+
+
+@pytest.mark.parametrize(
+    ("event", "ends", "problems"),
+    [
+        ("full disk", [Done(1, False, "", _SAID), Done(1, False, "", "")], 0),  # told once
+        ("full disk", [Done(1, False, "", ""), Done(1, False, "", "")], 2),  # not told
+        ("kill one", [Done(137, True, "", ""), Done(1, False, "", _SAID)], 0),
+        ("kill one", [Done(137, True, "", ""), Done(137, True, "", "", timed_out=True)], 1),  # waits for ever
+        ("kill one", [Done(137, True, "", ""), Done(139, True, "", "")], 1),
+        ("TERM one", [Done(143, False, "", ""), Done(143, True, "", "")], 0),
+        ("TERM one", [Done(143, False, "", ""), Done(137, True, "", "")], 1),
+        ("stop one for a while", [Done(0, False, "", ""), Done(1, False, "", _SAID)], 1),
+        ("nothing", [Done(0, False, "", ""), Done(0, False, "", "")], 0),
+    ],
+)
+def test_ends_that_are_problems(tmp_path: Path, event: str, ends: list[Done], problems: int) -> None:
+    chaos = Chaos(tmp_path, 2, "gloo", _STEPS, random.Random(0))
+    chaos._judge(event, ends)
+    assert len(chaos.problems) == problems
 
 
 _FLAT = [Sample(steps, 100 << 20, 20, 8) for steps in range(0, 1000, 10)]
