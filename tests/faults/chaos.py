@@ -125,6 +125,11 @@ class Chaos:
         while time.monotonic() < deadline:
             yield self._chance.choice(EVENTS)
 
+    def require_watched(self) -> None:
+        """A growth that nobody looked for is no flat one."""
+        if not self.gained:
+            self._wrong("no rank lived for long enough to show whether it grows: ask for more --steps")
+
     def _start(self, run: Path, event: str) -> bool:
         """Starts or resumes, lets something happen, waits; whether the run is done."""
         before, environs, report = steps_done(run), {}, self._root / "calls"
@@ -235,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4], help="numbers of ranks (default: 2 4)")
     parser.add_argument("--transport", nargs="+", default=list(TRANSPORTS), choices=TRANSPORTS, help="(default: all)")
     parser.add_argument("--minutes", type=float, default=30.0, help="of all together (default: 30)")
-    parser.add_argument("--steps", type=int, default=600, help="of a run (default: 600)")
+    parser.add_argument("--steps", type=int, default=1000, help="of a run (default: 1000)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
     if set(args.transport) != {"gloo"} and not has_mpi():
@@ -253,6 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             while not chaos.counts["rounds"] or (time.monotonic() < deadline and not chaos.problems):
                 chaos.round(expected[ranks], chaos.draw_events(deadline))
                 print(f"{time.monotonic() - start:6.0f} s  {name}: {dict(chaos.counts)}", flush=True)
+            chaos.require_watched()
     finally:
         shutil.rmtree(root, ignore_errors=True)
     print(json.dumps(summary(args.seed, time.monotonic() - start, found), indent=1))

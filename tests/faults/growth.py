@@ -14,7 +14,7 @@ sample: the least of five samples is what stays. What leaks stays, and raises th
 MEMORY_TOLERANCE = 4 << 20
 """Bytes. The allocator keeps what a checkpoint or an evaluation gives back, in pieces that fit the next one more or
 less well: ranks of this small model were seen to gain 1.1 MiB in the 150 steps behind their warm-up. Four times that
-is a leak: of 9 KiB a step, or 130 KiB a checkpoint, in a run of 600 steps, and of less where there are more steps.
+is a leak: of 5 KiB a step, or 72 KiB a checkpoint, in a run of 1,000 steps, and of less where there are more steps.
 Descriptors and threads have no such reason, and none may be gained."""
 
 

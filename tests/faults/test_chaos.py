@@ -61,6 +61,12 @@ def test_ends_that_are_problems(tmp_path: Path, event: str, ends: list[Done], pr
     assert len(chaos.problems) == problems
 
 
+def test_chaos_that_watched_no_rank_is_a_problem(tmp_path: Path) -> None:
+    chaos = Chaos(tmp_path, 2, "gloo", _STEPS, random.Random(0))
+    chaos.require_watched()
+    assert len(chaos.problems) == 1
+
+
 _FLAT = [Sample(steps, 100 << 20, 20, 8) for steps in range(0, 1000, 10)]
 _LAST_STEP = 985
 
