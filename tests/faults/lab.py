@@ -50,13 +50,16 @@ class Lab:
         limits: Mapping[int, int] | None = None,
         timeout_s: float = TIMEOUT_S,
         cwd: Path | None = None,
+        before: Callable[[], None] | None = None,
     ) -> Done:
-        """Runs the command line in a child; `limits` are those of setrlimit."""
+        """Runs the command line in a child, which calls `before` first; `limits` are those of setrlimit."""
         from dqrm_cpu.cli.main import main
 
         def run() -> int:
             for limit, value in (limits or {}).items():
                 _limit(limit, value)
+            if before:
+                before()
             return main([str(argument) for argument in arguments])
 
         return self._forked(run, fault, timeout_s, cwd)

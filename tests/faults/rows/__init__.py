@@ -1,6 +1,14 @@
 """All rows of the fault table, in the order of docs/reliability.md."""
 
 from row import Row
-from rows import caches, flips, hostile, inputs, kills
+from rows import caches, flips, hostile, inputs, kills, lives, ranks
 
-ROWS: tuple[Row, ...] = (*kills.ROWS, *flips.ROWS, *caches.ROWS, *hostile.ROWS, *inputs.ROWS)
+ROWS: tuple[Row, ...] = (
+    *kills.ROWS,
+    *flips.ROWS,
+    *caches.ROWS,
+    *hostile.ROWS,
+    *inputs.ROWS,
+    *lives.ROWS,
+    *ranks.ROWS,
+)

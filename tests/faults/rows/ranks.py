@@ -1,0 +1,116 @@
+"""A rank of real processes is killed, stopped, raises, leaves or runs out of memory; the run is gone on with."""
+
+import json
+import os
+import random
+import sys
+import time
+from pathlib import Path
+
+from lab import Lab
+from material import Material, run_result
+from outcomes import HANG, REFUSED, TRACEBACK, WRONG, Verdict
+from row import Row, nominal
+
+sys.path.append(str(Path(__file__).parent.parent.parent))
+
+from launching import World, run_gloo, run_mpi  # noqa: E402
+
+_WORKER = Path(__file__).parent.parent / "losing_rank.py"
+_FAULTS = ("killed", "stopped", "raising", "leaving", "out of memory")
+_TRANSPORTS = ("mpi", "gloo", "oneccl", "gloo under mpirun")
+_WIRES = ("sparse", "int8", "int8-fp32", "int16")
+_TIMES = 5
+_COMM_TIMEOUT_S, _WORLD_S, _STEPS = 5, 90.0, 12
+_FOUR_EVERY = 5  # a case in five has four ranks
+
+
+def _lose(lab: Lab, random_: random.Random, number: int) -> Verdict:
+    """One rank of 2 or 4 is lost at a drawn step; the simulated world goes on to the very weights of a calm run."""
+    fault = _FAULTS[number % len(_FAULTS)]
+    transport = _TRANSPORTS[number // len(_FAULTS) % len(_TRANSPORTS)]
+    wire = _WIRES[number // len(_FAULTS) // len(_TRANSPORTS) % len(_WIRES)]
+    ranks = 4 if random_.randrange(_FOUR_EVERY) == 0 else 2
+    lost, step = random_.randrange(ranks), random_.randrange(2, _STEPS + 1)
+    said = f"{transport}, {wire}: rank {lost} of {ranks} {fault} at step {step}"
+    run, wires = lab.fresh() / "run", ["--comm.wire", wire, "--train.checkpoint-every", "3"]
+    arguments = [*Material(lab.material).train_arguments(run), *wires]
+    arguments += ["--comm.transport", transport.split()[0], "--comm.timeout", _COMM_TIMEOUT_S]
+    script = [str(part) for part in (_WORKER, fault, lost, step, *arguments)]
+    started = run_gloo if transport == "gloo" else run_mpi
+    environ = {"PYTHONPATH": os.environ["PYTHONPATH"], "LD_PRELOAD": ""}
+    world = started(script, ranks, env=environ, timeout_s=_WORLD_S)
+    wrong = _wrong_end(world, lost, said) or _left_behind(run, said)
+    if wrong:
+        return wrong
+    again = [*Material(lab.material).train_arguments(run), *wires, "--resume", "auto"]
+    done = lab.command(*again, "--comm.transport", "sim", "--comm.simulated-ranks", ranks)
+    if done.status != 0:
+        return Verdict(WRONG, said, f"gone on with: status {done.status}\n{done.err[-3000:]}")
+    if _lasting(run) != _calm(lab, wire, ranks):
+        return Verdict(WRONG, said, "other weights or metrics than those of a calm run")
+    return Verdict(REFUSED, said)
+
+
+def _wrong_end(world: World, lost: int, said: str) -> Verdict | None:
+    """Nobody may wait for ever, claim success, or end with a traceback, but for the rank that the fault was for."""
+    told = "\n".join(f"rank {rank}:\n{one.stderr[-1500:]}" for rank, one in enumerate(world.ranks))
+    if world.timed_out:
+        return Verdict(HANG, said, f"{told}\n{world.launcher_output[-1000:]}")
+    if world.returncode == 0:
+        return Verdict(WRONG, said, f"the world ended with status 0\n{told}")
+    others = [one.stderr for rank, one in enumerate(world.ranks) if rank != lost]
+    if any("Traceback (most recent call last)" in stderr for stderr in others):
+        return Verdict(TRACEBACK, said, told)
+    return None
+
+
+def _left_behind(run: Path, said: str) -> Verdict | None:
+    """No process of the world may outlive it."""
+    ranks = json.loads((run / "environment.json").read_text())["ranks"]
+    deadline = time.monotonic() + 10
+    while alive := [rank["pid"] for rank in ranks if _alive(rank["pid"])]:
+        if time.monotonic() > deadline:
+            return Verdict(HANG, said, f"processes {alive} are still there")
+        time.sleep(0.05)
+    return None
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _calm(lab: Lab, wire: str, ranks: int) -> object:
+    """What a run without faults leaves, trained once by each worker."""
+    run = lab.root / f"{lab.fresh_folder.name}-calm" / f"{wire}-{ranks}"
+    if not (run / "result.json").exists():
+        arguments = [*Material(lab.material).train_arguments(run), "--comm.wire", wire, "--train.checkpoint-every", "3"]
+        done = lab.command(*arguments, "--comm.transport", "sim", "--comm.simulated-ranks", ranks)
+        if done.status != 0:
+            raise RuntimeError(done.err)
+    return _lasting(run)
+
+
+def _lasting(run: Path) -> object:
+    """Weights and result; bytes sent differ between real and simulated ranks."""
+    shards, _, _, result, packed = json.loads(json.dumps(run_result(run)))
+    return shards, result, packed
+
+
+_CASES = _TIMES * len(_FAULTS) * len(_TRANSPORTS) * len(_WIRES)
+
+ROWS = (
+    Row(
+        "ranks",
+        "A rank is lost",
+        f"one of 2 or 4 real processes killed, stopped, raising, leaving or out of memory at a drawn step; "
+        f"{', '.join(_TRANSPORTS)}; wires {', '.join(_WIRES)}; {_TIMES} times each; then gone on with by as many "
+        "simulated ranks, to the weights of a calm run",
+        _CASES,
+        _lose,
+        nominal(_CASES),
+    ),
+)
