@@ -17,7 +17,7 @@ from dqrm_cpu.profile.span_file import RankSpans, read_spans
 from dqrm_cpu.train.checkpoint import CheckpointStore, newest_config, read_state
 from dqrm_cpu.train.metrics_log import LogMark
 from dqrm_cpu.train.metrics_row import MetricsRow, Phase
-from dqrm_cpu.train.run_folder import checkpoints_folder, holds_run, read_sound_rows
+from dqrm_cpu.train.run_folder import checkpoints_folder, holds_run, read_sound_rows, result_checksum
 
 
 class _Rank(msgspec.Struct):
@@ -151,6 +151,8 @@ def _json(path: Path, kind: type[object]) -> dict[str, Any] | None:
     try:
         found: dict[str, Any] = read_json(path)
         decoded(found, kind)
+        if kind is _Result and found.get("crc32", result_checksum(found)) != result_checksum(found):
+            raise UnreadableError("does not match its own checksum")
     except FileNotFoundError:
         return None
     except (OSError, UnreadableError) as error:

@@ -5,13 +5,14 @@ A resumed run cuts off the rows beyond the step it resumes from, so that metrics
 
 import errno
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, Self
 
 from dqrm_cpu.base.files import remove_leftovers, replace_file, unwritable
 from dqrm_cpu.errors import CheckpointError, ConfigError, DqrmError, TrainingError
-from dqrm_cpu.train.checkpoint_manifest import JSON
+from dqrm_cpu.train.checkpoint_manifest import JSON, canonical
 from dqrm_cpu.train.metrics_log import Line, LogMark, MetricsLog, cut_log, damages, read_lines
 from dqrm_cpu.train.metrics_row import MetricsRow, strict_json
 from dqrm_cpu.train.tensorboard import TensorboardLog
@@ -134,7 +135,8 @@ class RunFolder:
 
     def write_result(self, result: Mapping[str, JSON]) -> None:
         self._metrics.sync()
-        _write_whole(self.path / _RESULT, _dump(result))
+        sealed = {**result, "crc32": result_checksum(json.loads(_dump(result)))}
+        _write_whole(self.path / _RESULT, _dump(sealed))
 
     def write_interrupted(self, step: int, signal_name: str) -> None:
         _write_whole(self.path / _INTERRUPTED, _dump({"step": step, "signal": signal_name}))
@@ -147,6 +149,11 @@ class RunFolder:
 
 def holds_run(path: Path) -> bool:
     return any((path / name).exists() for name in (_CONFIG, _METRICS, _RESULT, _CHECKPOINTS))
+
+
+def result_checksum(result: Mapping[str, JSON]) -> int:
+    """CRC-32 of everything in result.json but the checksum itself; files of earlier versions have none."""
+    return zlib.crc32(canonical({key: value for key, value in result.items() if key != "crc32"}))
 
 
 def checkpoints_folder(path: Path) -> Path:

@@ -220,6 +220,7 @@ def main(arguments: list[str]) -> None:
         tempfile.TemporaryDirectory(prefix="corpus-") as corpus,
     ):
         for number, content in enumerate(target.seeds):
+            target(content)  # compiles kernels, which is no hanging input
             (Path(corpus) / str(number)).write_bytes(content)
         options = [f"-max_total_time={seconds}", "-timeout=20", "-rss_limit_mb=8000", "-max_len=200000"]
         atheris.Setup([sys.argv[0], *options, corpus], target)

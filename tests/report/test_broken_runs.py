@@ -1,5 +1,6 @@
 """Reports of run folders that something happened to: a page, or one line that names the file; never a traceback."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -47,6 +48,24 @@ def test_a_file_of_something_else_is_named(
     assert status in (1, 2)
     assert said.count("\n") == 1
     assert str(run / name) in said
+
+
+def test_a_flipped_digit_of_a_result_is_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It would be another AUC on the page."""
+    path = run / "result.json"
+    text = path.read_text()
+    at = text.index("0.", text.index('"auc"')) + 3
+    path.write_text(text[:at] + str((int(text[at]) + 1) % 10) + text[at + 1 :])
+    status, said = told(run, capsys)
+    assert status in (1, 2)
+    assert f"{path} cannot be read (it does not match its own checksum)" in said
+
+
+def test_a_result_of_an_earlier_version_is_read(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = json.loads((run / "result.json").read_text())
+    del result["crc32"]
+    (run / "result.json").write_text(json.dumps(result))
+    assert told(run, capsys)[0] == 0
 
 
 @pytest.mark.parametrize("name", FILES)

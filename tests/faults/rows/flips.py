@@ -94,6 +94,8 @@ def _in_config(lab: Lab, random_: random.Random, how: str, pattern: str, kind: s
     done = lab.command("train", "--run-dir", copy, "--resume", "auto")
     good = done.status == 0 and material.result("train", copy.parent) == material.expected("train")
     resumed = verdict_of(f"{verdict.what}, train --resume auto", done, good)
+    if resumed.outcome == WRONG and "settings are not those of" in done.err:
+        return resumed._replace(outcome=ACCEPTED)  # it said what is different and who told it to
     if resumed.outcome == WRONG or resumed.outcome not in (SAME, "refused"):
         return resumed
     return _evaluated(lab, folder, path, content, f"{verdict.what}, evaluate")

@@ -1,4 +1,4 @@
-"""What happens to a run in its life: it is stopped anywhere and gone on with, signalled, shared, moved, shaped oddly."""
+"""What happens to a run in its life: stopped anywhere and gone on with, signalled, shared, moved, shaped oddly."""
 
 import json
 import os
@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lab import Lab
-from material import MODEL, Material, copy_tree, run_result
-from outcomes import DEFECTS, LOST, REFUSED, SAME, STOPPED, WRONG, Done, Verdict, verdict_of
+from material import Material, copy_tree, run_result
+from outcomes import DEFECTS, LOST, REFUSED, SAME, STOPPED, WRONG, Verdict, verdict_of
 from row import Row, nominal
 
 _ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
@@ -21,6 +21,9 @@ _TWO_EPOCHS = (
     *("--train.checkpoint-every", "3", "--train.evaluate-every", "5"),
 )
 _STEPS = 14
+
+_COLD_S = 300.0
+"""Processes of their own may have to compile kernels first, on cores that others use."""
 
 _VARIANTS: dict[str, Sequence[str]] = {
     "plain": (),
@@ -142,7 +145,7 @@ def _concurrent(lab: Lab, random_: random.Random, number: int) -> Verdict:
     }.get(first, commands[first])
     said = f"{first} beside {second[0]}"
     started = [lab.start(*commands[first]), lab.start(*second)]
-    ended = [lab.finish(process) for process in started]
+    ended = [lab.finish(process, _COLD_S) for process in started]
     for done in ended:
         if done.outcome in DEFECTS:
             return verdict_of(said, done)
@@ -207,7 +210,9 @@ def _other_data(lab: Lab) -> Path:
     """A data set with a vocabulary of its own, prepared once by each worker."""
     out = lab.root / f"{lab.fresh_folder.name}-other"
     if not (out / "manifest.json").exists():
-        done = lab.command("prepare", Material(lab.material).raw_later, "--format", "kaggle", "--bad-rows", "skip", "--out", out)
+        done = lab.command(
+            "prepare", Material(lab.material).raw_later, "--format", "kaggle", "--bad-rows", "skip", "--out", out
+        )
         if done.status != 0:
             raise RuntimeError(done.err)
     return out
@@ -277,6 +282,7 @@ ROWS = (
         60,
         _concurrent,
         nominal(60),
+        sample=1,
     ),
     Row(
         "moved",
