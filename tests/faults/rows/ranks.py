@@ -60,7 +60,8 @@ def _wrong_end(world: World, lost: int, said: str) -> Verdict | None:
     if world.returncode == 0:
         return Verdict(WRONG, said, f"the world ended with status 0\n{told}")
     others = [one.stderr for rank, one in enumerate(world.ranks) if rank != lost]
-    if any("Traceback (most recent call last)" in stderr for stderr in others):
+    # A rank that raises tells the others what it raised, with where.
+    if any("Traceback (most recent call last)" in stderr and "InjectedError" not in stderr for stderr in others):
         return Verdict(TRACEBACK, said, told)
     return None
 
