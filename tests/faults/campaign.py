@@ -160,12 +160,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sample", action="store_true", help="the few cases of each row that the tests try")
     parser.add_argument("--out", type=Path, help="write the results as JSON")
     parser.add_argument("--work", type=Path, help="a folder to work in, kept; default: a temporary one")
-    parser.add_argument("--page", type=Path, metavar="RESULTS", help="print docs/reliability.md from results, and end")
+    parser.add_argument(
+        "--page", type=Path, nargs="+", metavar="RESULTS", help="print docs/reliability.md from results, and end"
+    )
     args = parser.parse_args(arguments)
     if args.page:
-        from page import page_of
+        from page import added, page_of
 
-        print(page_of(json.loads(args.page.read_text())), end="")
+        print(page_of(added([json.loads(path.read_text()) for path in args.page])), end="")
         return 0
     root = args.work or Path(tempfile.mkdtemp(prefix="dqrm-faults-"))
     root.mkdir(parents=True, exist_ok=True)

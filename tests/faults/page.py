@@ -1,6 +1,7 @@
 """docs/reliability.md, made from the results of a campaign."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,23 @@ ftruncate, fsync, rename, link, mkdir, open, unlink, where asked for read and cl
 commands are those of the command line; each runs in a child of a process that has loaded everything and runs kernels
 in one thread. Every case draws its choices from the seed, its row and its number alone.
 """
+
+
+def added(campaigns: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """One document of several campaigns of the same code: of other rows, or of other seeds."""
+    first, *others = campaigns
+    if not others:
+        return first
+    rows: dict[str, dict[str, Any]] = {}
+    for campaign in campaigns:
+        for name, row in campaign["rows"].items():
+            sums = rows.setdefault(name, {"cases": 0, "outcomes": Counter(), "groups": {}})
+            sums["cases"] += row["cases"]
+            sums["outcomes"].update(row["outcomes"])
+            sums["groups"].update(row.get("groups", {}))
+    seeds = ", ".join(str(seed) for seed in sorted({campaign["seed"] for campaign in campaigns}))
+    seconds = sum(campaign["seconds"] for campaign in campaigns)
+    return {**first, "seed": seeds, "seconds": seconds, "rows": rows}
 
 
 def page_of(results: Mapping[str, Any]) -> str:
