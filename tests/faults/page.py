@@ -49,6 +49,19 @@ in one thread. Every case draws its choices from the seed, its row and its numbe
 """
 
 
+def _by_group(results: Mapping[str, Any]) -> list[str]:
+    """A table of the rows whose cases are counted by kind of file as well."""
+    lines = []
+    for row in ROWS:
+        groups = results["rows"].get(row.name, {}).get("groups") or {}
+        for name, outcomes in sorted(groups.items()):
+            good = " | ".join(f"{outcomes.get(outcome, 0):,}" for outcome in GOOD)
+            bad = sum(outcomes.get(outcome, 0) for outcome in DEFECTS)
+            lines.append(f"| {row.name} | {name} | {sum(outcomes.values()):,} | {good} | {bad} |\n")
+    head = f"\n| row | of | cases | {' | '.join(GOOD)} | defects |\n|---|---|--:|--:|--:|--:|--:|--:|\n"
+    return [head, *lines] if lines else []
+
+
 def added(campaigns: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """One document of several campaigns of the same code: of other rows, or of other seeds."""
     first, *others = campaigns
@@ -60,7 +73,8 @@ def added(campaigns: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
             sums = rows.setdefault(name, {"cases": 0, "outcomes": Counter(), "groups": {}})
             sums["cases"] += row["cases"]
             sums["outcomes"].update(row["outcomes"])
-            sums["groups"].update(row.get("groups", {}))
+            for group, outcomes in row.get("groups", {}).items():
+                sums["groups"].setdefault(group, Counter()).update(outcomes)
     seeds = ", ".join(str(seed) for seed in sorted({campaign["seed"] for campaign in campaigns}))
     seconds = sum(campaign["seconds"] for campaign in campaigns)
     return {**first, "seed": seeds, "seconds": seconds, "rows": rows}
@@ -84,6 +98,7 @@ def page_of(results: Mapping[str, Any]) -> str:
         good = " | ".join(f"{outcomes.get(name, 0):,}" for name in GOOD)
         bad = ", ".join(f"{outcomes.get(name)} {name}" for name in DEFECTS if outcomes.get(name)) or "0"
         lines.append(f"| {row.fault} (`{row.name}`) | {row.how} | {found['cases']:,} | {good} | {bad} |\n")
+    lines += _by_group(results)
     lines.append(_TAIL)
     if _NOTES.exists():
         lines.append("\n" + _NOTES.read_text())
