@@ -145,11 +145,13 @@ def _phases(folder: Path) -> dict[str, float]:
 
 
 def _metrics(found: _Metrics) -> ClickMetrics:
-    return ClickMetrics(**{name: _number(value) for name, value in msgspec.structs.asdict(found).items()})
+    values = msgspec.structs.asdict(found).items()
+    return ClickMetrics(**{name: math.nan if value is None else value for name, value in values})
 
 
-def _number(value: Any) -> Any:
-    return math.nan if value is None else value
+def _number(value: Any) -> float:
+    """The number that result.json has, NaN for null; a float as it comes back from outcome.json."""
+    return math.nan if value is None else float(value)
 
 
 def _epochs(rows: Sequence[MetricsRow]) -> list[Epoch]:

@@ -4,6 +4,7 @@ The format: the length of a JSON header in 8 bytes, the header, then the tensors
 one that is cut short meanwhile is an error, not a signal.
 """
 
+import math
 import os
 import zlib
 from collections.abc import Mapping, Sequence
@@ -95,7 +96,10 @@ class ShardFile:
         row_bytes = part.num_bytes // part.shape[0]
         content = bytearray((end - first) * row_bytes)
         self._read_into(memoryview(content), self._starts[name] + first * row_bytes)
-        return torch.frombuffer(content, dtype=DTYPES[part.dtype][1]).reshape(end - first, *part.shape[1:])
+        found = torch.frombuffer(content, dtype=DTYPES[part.dtype][1]).reshape(end - first, *part.shape[1:])
+        if found.is_floating_point() and not _all_finite(found):
+            raise damaged(self._path, f"{name[:80]} holds NaN or infinite numbers, which no run saves")
+        return found
 
     def crc32(self, at_once: int = 1 << 20) -> int:
         """The checksum of the whole file."""
@@ -162,6 +166,11 @@ class ShardFile:
         return DamagedCheckpointError(
             f"{self._path} cannot be read ({error.strerror or error}); use another checkpoint"
         )
+
+
+def _all_finite(values: Tensor) -> bool:
+    """Whether no value is NaN or infinite; the least and the largest tell, in one pass without a mask."""
+    return values.numel() == 0 or all(math.isfinite(float(bound)) for bound in torch.aminmax(values))
 
 
 def damaged(path: Path, why: str) -> DamagedCheckpointError:

@@ -128,7 +128,7 @@ def test_a_diverging_run_is_reported_and_not_tried_again(tmp_path: Path) -> None
     found = run_jobs(jobs_of(planned), surroundings(tmp_path, Watcher()))
     assert isinstance(found, dict)
     assert isinstance(found[planned[0].cells[1].jobs[0].result_name], Failure)
-    assert "wild (1 of 1 seeds diverged)" in markdown(table_of(planned[0], found))
+    assert "wild (1 of 1 seed diverged)" in markdown(table_of(planned[0], found))
     watcher = Watcher()
     run_jobs(jobs_of(planned), surroundings(tmp_path, watcher))
     assert watcher.begun == []

@@ -263,6 +263,13 @@ def test_a_newer_version_may_add_to_a_checkpoint(saved: Path) -> None:
     assert read_state(saved) == {"step": 1}
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_no_run_saves_are_refused(tmp_path: Path, value: float) -> None:
+    folder = CheckpointStore(tmp_path, keep=1).save(1, {"mlp": torch.tensor([1.0, value])}, {"step": 1}, best=True)
+    with pytest.raises(DamagedCheckpointError, match="mlp holds NaN or infinite numbers"):
+        load_checkpoint(folder, {"mlp": torch.zeros(2)})
+
+
 def test_a_file_cut_short_while_it_is_read_is_an_error(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mapped file would end the process with SIGBUS."""
     read = os.preadv
