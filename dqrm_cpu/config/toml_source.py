@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dqrm_cpu.base.files import read_regular
+from dqrm_cpu.config.schema import SECTIONS
 from dqrm_cpu.errors import ConfigError
 
 _MOST_BYTES = 1 << 20
@@ -68,7 +69,11 @@ def read_toml(path: Path) -> TomlSource:
         line = text.count("\n", 0, endless.start()) + 1
         raise BrokenFileError(f"{path}:{line}: a key of more than 32 parts; a key reads `section.name` at most")
     try:
-        return TomlSource(path, text, dict(_leaves(tomllib.loads(text))))
+        leaves = dict(_leaves(tomllib.loads(text)))
+        # A section that nothing stands in, as of a file that was cut, sets nothing.
+        return TomlSource(
+            path, text, {key: value for key, value in leaves.items() if value != {} or key not in SECTIONS}
+        )
     except RecursionError:
         raise BrokenFileError(f"{path}: values nested too deeply; a setting is a value or a list of numbers") from None
     except ValueError as error:  # also of integers with thousands of digits

@@ -16,7 +16,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dqrm_cpu.errors import CheckpointError, ConfigError, DeviceError, TrainingError
 from dqrm_cpu.train.metrics import ClickMetrics
 from dqrm_cpu.train.metrics_row import MetricsRow, Phase
-from dqrm_cpu.train.run_folder import NoRunLog, RunFolder, checkpoints_folder, holds_run, read_rows
+from dqrm_cpu.train.run_folder import (
+    NoRunLog,
+    RunFolder,
+    checkpoints_folder,
+    holds_run,
+    read_rows,
+    result_checksum,
+)
 from dqrm_cpu.train.step_times import StepTimes
 
 METRICS = ClickMetrics(auc=0.8, accuracy=0.75, log_loss=0.5, normalized_entropy=0.9, calibration=1.1, examples=1000)
@@ -66,7 +73,7 @@ def test_a_row_is_flat_and_undefined_figures_are_null(tmp_path: Path) -> None:
     _log(folder, _row(10), MetricsRow(10, 1, "validation", 0.1, 1e6, 0.1, one_class))
     train, validation = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
     sent = ["index_bytes", "value_bytes", "scale_bytes", "mlp_bytes"]
-    watched = ["memory_bytes", "scale_absmax", "lookup_clip_rate"]
+    watched = ["memory_bytes", "skipped_batches", "scale_absmax", "lookup_clip_rate"]
     place = ["step", "epoch", "phase", "loss", "examples_per_second", "learning_rate"]
     named = [*place, *sent, *watched, *StepTimes._fields]
     assert list(train) == named
@@ -174,7 +181,9 @@ def test_the_result_is_whole_and_strict(tmp_path: Path) -> None:
     folder = _create(tmp_path)
     folder.write_result({"auc": math.nan, "parts": [{"loss": math.inf, "steps": 3}]})
     folder.close()
-    assert json.loads((tmp_path / "result.json").read_text()) == {"auc": None, "parts": [{"loss": None, "steps": 3}]}
+    written = json.loads((tmp_path / "result.json").read_text())
+    assert written.pop("crc32") == result_checksum(written)
+    assert written == {"auc": None, "parts": [{"loss": None, "steps": 3}]}
     assert not list(tmp_path.glob(".*"))
 
 
