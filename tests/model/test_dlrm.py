@@ -61,6 +61,7 @@ def test_loss_and_gradients_equal_autograd(case: str, kernels: str) -> None:
     torch.testing.assert_close(before - model.tables.weight, table_gradients, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.bf16
 @pytest.mark.parametrize("method", ["none", "dqrm"])
 def test_bf16_products_stay_close_to_fp32(method: str) -> None:
     """Eight bits of mantissa: 2^-8 for each of the twelve factors of four layers, forward, backward and weights."""

@@ -108,7 +108,7 @@ def trained(config: Config, steps: int, threads: int = 2) -> Session:
     return session
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.bf16)])
 def test_only_training_rounds_by_chance(precision: str) -> None:
     nearest = tiny_config(train={"precision": precision})
     config = replace(nearest, quant=replace(nearest.quant, **STOCHASTIC))
