@@ -151,8 +151,7 @@ class TrainConfig:
     keep_checkpoints: int = setting(2, "newest checkpoints kept, beside the best", minimum=1)
     on_disk_full: str = setting(
         "stop",
-        "what a checkpoint does that a full or failing disk does not take; stop: end with the last good one kept; "
-        "continue-without-saving: go on, say so each time, and try again at the next",
+        "a checkpoint that the disk refuses ends the run, or is told and tried again later",
         choices=("stop", "continue-without-saving"),
     )
     early_stop_auc: float = setting(0.0, "stop once validation AUC reaches this; 0: off", minimum=0, maximum=1)
@@ -161,8 +160,7 @@ class TrainConfig:
     )
     on_bad_batch: str = setting(
         "stop",
-        "of a batch with a NaN or an infinity, a label other than 0 or 1, or an id that its table does not have; stop: "
-        "before it is trained on; skip: leave it out on all ranks and count it (when scoring: only the row)",
+        "a batch with NaN, another label than 0 or 1, or an impossible id ends the run, or is left out and counted",
         choices=("stop", "skip"),
     )
     threads: int = setting(
