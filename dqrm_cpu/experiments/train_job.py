@@ -145,8 +145,8 @@ def _phases(folder: Path) -> dict[str, float]:
 
 
 def _metrics(found: _Metrics) -> ClickMetrics:
-    values = msgspec.structs.asdict(found).items()
-    return ClickMetrics(**{name: math.nan if value is None else value for name, value in values})
+    values: dict[str, Any] = msgspec.structs.asdict(found)
+    return ClickMetrics(**{name: math.nan if value is None else value for name, value in values.items()})
 
 
 def _number(value: Any) -> float:
