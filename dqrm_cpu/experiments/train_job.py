@@ -146,7 +146,7 @@ def _phases(folder: Path) -> dict[str, float]:
 
 def _metrics(found: _Metrics) -> ClickMetrics:
     values: dict[str, Any] = msgspec.structs.asdict(found)
-    return ClickMetrics(**{name: math.nan if value is None else value for name, value in values.items()})
+    return ClickMetrics(**(values | {name: math.nan for name, value in values.items() if value is None}))
 
 
 def _number(value: Any) -> float:
