@@ -24,7 +24,7 @@ class Row:
     share: int
     run: Callable[[Lab, random.Random, int], Verdict]
     size: Callable[[Material], int]
-    sample: int = 2
+    sample: int = 1
 
 
 def chance(seed: int, row: str, number: int) -> random.Random:

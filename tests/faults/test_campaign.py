@@ -9,6 +9,9 @@ import campaign
 from page import page_of
 from rows import ROWS
 
+# Everything is made for it first, with kernels that may have to be compiled.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
 _PAGE = Path(__file__).parent.parent.parent / "docs" / "reliability.md"
 
 

@@ -193,6 +193,6 @@ ROWS = (
         _ALL,
         _flip,
         nominal(_ALL),
-        sample=2 * len(_KINDS),
+        sample=len(_KINDS),
     ),
 )

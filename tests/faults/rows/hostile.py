@@ -165,6 +165,6 @@ ROWS = (
         _SHARE,
         _hostile,
         nominal(_SHARE),
-        sample=11,
+        sample=5,
     ),
 )

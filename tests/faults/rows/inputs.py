@@ -255,7 +255,7 @@ ROWS = (
         300,
         _different,
         nominal(300),
-        sample=6,
+        sample=2,
     ),
     Row(
         "nan",
@@ -265,7 +265,7 @@ ROWS = (
         400,
         _nan,
         nominal(400),
-        sample=7,
+        sample=2,
     ),
     Row(
         "raw-rows",
@@ -283,6 +283,6 @@ ROWS = (
         300,
         _limited,
         nominal(300),
-        sample=3,
+        sample=2,
     ),
 )
