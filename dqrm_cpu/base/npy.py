@@ -22,7 +22,7 @@ _KEYS = {"descr", "fortran_order", "shape"}
 
 
 class NpyHeader(NamedTuple):
-    """What the values behind it are."""
+    """Type and shape of the array that stands behind the header."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]

@@ -55,12 +55,12 @@ class Patience:
         self._first_s: float | None = None
 
     def is_first(self) -> bool:
-        """Whether nothing came before."""
+        """Notes a signal, and says whether it is the first one."""
         if self._first_s is not None:
             return False
         self._first_s = self._clock()
         return True
 
     def is_over(self) -> bool:
-        """Whether what comes now was meant by itself."""
+        """Says whether a signal that comes now is a request of its own, and not the first one forwarded again."""
         return self._first_s is not None and self._clock() - self._first_s >= SAME_EVENT_S

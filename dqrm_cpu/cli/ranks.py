@@ -62,7 +62,7 @@ def gathered_environment(transport: Transport) -> dict[str, Any]:
 
 
 def gathered(transport: Transport, value: object) -> list[Any]:
-    """What each rank passed, by rank; all call it."""
+    """Gathers the value that each rank passes, in the order of ranks; every rank calls it."""
     payload = np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
     return [json.loads(part.tobytes()) for part in transport.allgatherv(payload)]
 

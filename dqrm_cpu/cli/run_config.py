@@ -27,7 +27,7 @@ _OF_MODEL = ("model.", "quant.")
 
 
 class _Environment(msgspec.Struct):
-    """What is needed of a run's environment.json."""
+    """Holds the fields that are read of a run's environment.json."""
 
     data: str
 
@@ -80,7 +80,7 @@ def parts_cut(config: Config, parts: Sequence[str]) -> list[str]:
 
 
 def has_settings(run_dir: Path) -> bool:
-    """Whether the run in `run_dir` says with which settings it is trained."""
+    """Says whether the run in `run_dir` records the settings that it is trained with."""
     return (run_dir / CONFIG_FILE).exists() or _recorded(run_dir) is not None
 
 

@@ -57,7 +57,7 @@ class Attendance:
         ][:_NAMED_AT_MOST]
 
     def compiling(self, now: float) -> bool:
-        """Whether a rank that is not silent compiles."""
+        """Says whether any rank whose heartbeat is fresh compiles kernels."""
         sightings = list(self._seen.values())
         return any(seen.compiling and now - seen.at_s <= self._silent_after_s for seen in sightings)
 

@@ -93,7 +93,7 @@ class _Loading:
     origins: dict[str, Callable[[], str]] = field(default_factory=dict)
 
     def take_all(self, source: TomlSource | None, overrides: Mapping[str, str], values: dict[str, Value]) -> None:
-        """What a file sets, and over that what options set."""
+        """Takes the settings of a file, and over them those of options."""
         if source is not None:
             for key, found in source.leaves.items():
                 if len(self.mistakes) == _MOST_MISTAKES:

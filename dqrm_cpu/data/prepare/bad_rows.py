@@ -45,7 +45,7 @@ class BadRows:
 
     @property
     def keeps_text(self) -> bool:
-        """Whether the text of bad lines is wanted."""
+        """Says whether the text of bad lines has to be kept."""
         return self._policy == "quarantine"
 
     def take(self, parsed: ParsedBlock, path: str, first_line: int) -> tuple[Offender, ...]:

@@ -125,7 +125,7 @@ def opened(path: str) -> Any:
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    """What Arrow raises about a file."""
+    """Names the exceptions that Arrow raises about a file."""
     arrow: Any = importlib.import_module("pyarrow")
     return (OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError, arrow.ArrowException)
 

@@ -18,7 +18,7 @@ MOST_SHOWN = 10
 """Bad lines of a block that are remembered one by one; of the others only how many they are."""
 
 SHOWN_BYTES = 60
-"""Of a bad line in a message."""
+"""So many bytes of a bad line are shown in a message, at most."""
 
 _BAD_AT_ONCE = 4096
 _BOM = b"\xef\xbb\xbf"
