@@ -24,6 +24,11 @@ class Batch:
     def size(self) -> int:
         return self.label.numel()
 
+    def copied(self) -> "Batch":
+        """The same examples in new tensors: a loader uses the memory of its batches again."""
+        offsets = None if self.offsets is None else self.offsets.clone()
+        return Batch(self.dense.clone(), self.ids.clone(), offsets, self.label.clone())
+
     def only(self, chosen: Tensor) -> "Batch":
         """The examples for which `chosen`, bool[B], is true, in new tensors and in their order."""
         dense, label = self.dense[chosen], self.label[chosen]

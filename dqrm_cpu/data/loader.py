@@ -88,6 +88,10 @@ class Loader:
                 self._kept[within] = kept
         return kept
 
+    def copies(self, first: int, count: int) -> list[list[Batch]]:
+        """The shares of `count` batches from `first` on, in memory of their own, to be used together."""
+        return [[share.copied() for share in self.batches(number)] for number in range(first, first + count)]
+
     def _made(self, number: int, shard: int) -> Batch:
         start = number * self._batch_size
         low, high = shard_bounds(self.global_size(number), shard, self._shards.total)

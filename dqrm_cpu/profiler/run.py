@@ -102,7 +102,7 @@ def _floors(config: Config, data: DataSet, trainee: Trainee, transport: Transpor
     """Of all ranks at once, as they train; on batches that come next, so that no cache holds their rows yet."""
     shards = shards_of(transport.rank, transport.size, config.comm.simulated_ranks)
     everyones = Loader(data.train, config.train.batch_size, Shards(tuple(range(shards.total)), shards.total), CPU)
-    batches = [everyones.batches(number) for number in range(trainee.done, trainee.done + _FLOOR_STEPS)]
+    batches = everyones.copies(trainee.done, _FLOOR_STEPS)
     own = [[shares[mine] for mine in shards.mine] for shares in batches]
     merged = shards.total > 1
     work = StepWork(

@@ -105,6 +105,16 @@ def test_a_batch_stays_while_the_next_one_is_used(folder: Path) -> None:
         assert all(map(torch.equal, (held.dense, held.ids, held.label), want))
 
 
+def test_copies_of_batches_stay_together(folder: Path) -> None:
+    # The last batch of an epoch is smaller: ids of it read as of a full one would name rows of other tables.
+    one, first, count = loader(folder, 100), 3, 19
+    copies = one.copies(first, count)
+    for number, (copy,) in enumerate(copies, first):
+        (want,) = loader(folder, 100).batches(number)
+        assert all(map(torch.equal, (copy.dense, copy.ids, copy.label), (want.dense, want.ids, want.label)))
+    assert len({batch.size for (batch,) in copies}) == 2
+
+
 def test_reshuffled_epochs_are_permutations_that_differ(folder: Path) -> None:
     one = loader(folder, 50, reshuffle=True)
     epochs = [epoch(one, number) for number in range(3)]
