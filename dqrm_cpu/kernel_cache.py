@@ -1,11 +1,10 @@
-"""A folder for what numba compiles, which no two processes share and no other user can write to.
+"""A folder for what numba compiles, shared by this user's processes, which no other user can write to.
 
 numba executes what it finds in its cache: whoever can write there can do what this user can.
 """
 
 import atexit
 import contextlib
-import fcntl
 import hashlib
 import os
 import platform
@@ -18,46 +17,38 @@ from pathlib import Path
 
 from dqrm_cpu.base.private import NotPrivateError, private_folder, shared_with_others
 
-_CLAIM = "DQRM_CPU_CACHE_CLAIM"
-_MOST_SLOTS = 1024
+_CHOSEN = "DQRM_CPU_KERNEL_CACHE"
 _COMPILED_SOURCES = tuple(Path(__file__).parent / part for part in ("kernels", "data"))
 
 
 def choose_cache_folder() -> None:
     """Call once per process, before numba is imported, which is told by the environment; leaves a choice alone."""
-    chosen = os.environ.get("NUMBA_CACHE_DIR")
-    # A child process inherits the environment, but a folder that its parent claimed is not its own.
-    owner, _, claimed = os.environ.get(_CLAIM, "").partition(":")
-    if chosen is None or (chosen == claimed and owner != str(os.getpid())):
-        folder = claim_cache_folder(cache_roots()) or _passing_folder()
-        os.environ.update({"NUMBA_CACHE_DIR": str(folder or ""), _CLAIM: f"{os.getpid()}:{folder or ''}"})
-    elif chosen and chosen != claimed and (reason := shared_with_others(Path(chosen))):
-        _warn(f"NUMBA_CACHE_DIR {chosen} {reason}, who may have put code there that is now executed")
+    found = os.environ.get("NUMBA_CACHE_DIR")
+    # A child process inherits the environment; the folder that its parent chose is for the sources of its parent.
+    if found is None or found == os.environ.get(_CHOSEN):
+        folder = find_cache_folder(cache_roots()) or _passing_folder()
+        os.environ["NUMBA_CACHE_DIR"] = os.environ[_CHOSEN] = str(folder or "")
+    elif found and (reason := shared_with_others(Path(found))):
+        _warn(f"NUMBA_CACHE_DIR {found} {reason}, who may have put code there that is now executed")
 
 
 def must_compile() -> bool:
     """Whether nothing is compiled yet for this machine and these sources: the first steps then take longer."""
     folder = os.environ.get("NUMBA_CACHE_DIR", "")
-    return folder != "" and next(Path(folder).rglob("*.nbi"), None) is None
+    return folder != "" and next(Path(folder).rglob("*.nbc"), None) is None
 
 
-def claim_cache_folder(roots: Iterator[Path]) -> Path | None:
-    """A folder for compiled kernels that no other living process uses, in the first root that can be written to.
-
-    numba's cache is not made for several writers: two ranks that compile at once can leave an index that names the
-    wrong code. Each process therefore locks a slot until it ends; the next process finds the slot warm.
-    """
+def find_cache_folder(roots: Iterator[Path]) -> Path | None:
+    """The folder for kernels compiled on this host from these sources, in the first root that can be written to."""
     for root in roots:
-        for slot in range(_MOST_SLOTS):
-            try:
-                folder = private_folder(root, f"{platform.node()}-{_fingerprint()}", f"slot-{slot}")
-                if _lock(folder / "lock"):
-                    return folder
-            except NotPrivateError as error:
-                _warn(f"compiled kernels are not kept in {root}: {error}; remove it, or chmod 700 what is yours")
-                break
-            except OSError:
-                break  # read-only, full, or without locks: the next root
+        try:
+            folder = private_folder(root, f"{platform.node()}-{_fingerprint()}")
+            if os.access(folder, os.W_OK):
+                return folder
+        except NotPrivateError as error:
+            _warn(f"compiled kernels are not kept in {root}: {error}; remove it, or chmod 700 what is yours")
+        except OSError:
+            continue  # read-only, or full: the next root
     return None
 
 
@@ -83,20 +74,6 @@ def _passing_folder() -> Path | None:
 
 def _warn(message: str) -> None:
     warnings.warn_explicit(message, UserWarning, "dqrm-cpu", 0)
-
-
-def _lock(path: Path) -> bool:
-    """Whether this process now holds the lock; the descriptor stays open until it ends, which is what holds it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return False
-    except OSError:
-        os.close(descriptor)
-        raise
-    return True
 
 
 def _fingerprint() -> str:

@@ -25,25 +25,43 @@ def seal(content: bytes) -> bytes:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a file ends in its seal. One that does not is removed, with a warning; one that is not there is not."""
+    """Whether a file is there and ends in its seal; one that does not is removed, with a warning."""
+    return read_sealed(path) is not None
+
+
+def read_sealed(path: Path) -> bytes | None:
+    """What stands before the seal; None if there is no file. One without its seal is removed, with a warning."""
     try:
         # A FIFO would keep whoever opens it waiting.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
-        return False
+        return None
     except OSError as error:
         warn(f"compiling again: {path} cannot be read ({error.strerror})")
-        return False
+        return None
     with os.fdopen(descriptor, "rb") as file:
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             with contextlib.suppress(OSError):
-                content = file.read()
-                if content[-SEAL_BYTES:] == seal(content[:-SEAL_BYTES]):
-                    return True
+                read = file.read()
+                content, ending = read[:-SEAL_BYTES], read[-SEAL_BYTES:]
+                if ending == seal(content):
+                    return content
     warn(f"compiling again: {path} is damaged, and is thrown away")
     with contextlib.suppress(OSError):
         path.unlink()
-    return False
+    return None
+
+
+def replace_sealed(path: Path, content: bytes) -> None:
+    """Writes a file and its seal under another name first: whoever reads at the same time finds it whole or not."""
+    written = path.with_name(f"{path.name}.{os.getpid()}.writing")
+    try:
+        written.write_bytes(content + seal(content))
+        written.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            written.unlink()
+        raise
 
 
 def warn(message: str) -> None:

@@ -77,6 +77,7 @@ def _dqrm(tree: Path, *arguments: object, ranks: int = 1) -> None:
     launcher = [str(mpirun_path()), "-n", str(ranks)] if ranks > 1 else []
     command = [*launcher, sys.executable, "-m", "dqrm_cpu", *map(str, arguments)]
     environment = clean_environ({"PYTHONPATH": str(tree)})
+    environment.pop("NUMBA_CACHE_DIR", None)  # chosen for this tree's sources
     done = subprocess.run(command, env=environment, cwd=tree, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode:
         sys.exit(f"{' '.join(command)}\nended with {done.returncode}:\n{done.stdout}{done.stderr}")

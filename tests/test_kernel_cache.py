@@ -1,15 +1,17 @@
-"""A cache of compiled kernels that no two processes share."""
+"""A cache of compiled kernels that this user's processes share, and nobody else writes to."""
 
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from dqrm_cpu.kernel_cache import choose_cache_folder, claim_cache_folder, must_compile
+from dqrm_cpu.kernel_cache import choose_cache_folder, find_cache_folder, must_compile
 
+ROOT = Path(__file__).parent.parent
 PREPARE = "from dqrm_cpu.kernel_cache import choose_cache_folder; choose_cache_folder()\n"
 
 RUN_A_KERNEL = """
@@ -38,9 +40,6 @@ class Planted:
         return exec, (f"open({str(self.marker)!r}, 'w')",)
 
 
-HOLD = "import os; print(os.environ['NUMBA_CACHE_DIR'], flush=True); input()"
-
-
 def start(code: str, cache: Path) -> subprocess.Popen[str]:
     environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
     environment["XDG_CACHE_HOME"] = str(cache)
@@ -55,28 +54,28 @@ def output(process: subprocess.Popen[str]) -> str:
     return out
 
 
-def test_processes_that_compile_at_once_do_not_share_a_cache(tmp_path: Path) -> None:
+def test_processes_that_compile_at_once_share_a_cache(tmp_path: Path) -> None:
     processes = [start(PREPARE + RUN_A_KERNEL, tmp_path) for _ in range(3)]
     lines = [output(process).split(maxsplit=1) for process in processes]
     assert [line[1].strip() for line in lines] == ["[5.0, 3.0]"] * 3
-    assert len({line[0] for line in lines}) == 3
-    assert all(any(Path(line[0]).rglob("*.nbi")) for line in lines)
+    [folder] = {Path(line[0]) for line in lines}
+    files = {path.name for path in folder.rglob("*") if path.is_file()}
+    assert len(files) == 1  # each compiled the same kernel, and none left what it had not finished
+    # The next process only loads it.
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.nbc")}
+    output(start(PREPARE + RUN_A_KERNEL, tmp_path))
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.nbc")} == before
 
 
-def test_a_cache_is_used_again_once_its_process_has_ended(tmp_path: Path) -> None:
-    folders = []
-    for _ in range(2):
-        process = start(PREPARE + HOLD, tmp_path)
-        folders.append(process.communicate("\n", timeout=60)[0])
-    assert folders[0] == folders[1] != ""
-
-
-def test_a_child_does_not_take_its_parents_cache(tmp_path: Path) -> None:
-    child = "import os; print(os.environ['NUMBA_CACHE_DIR'])"
+def test_a_child_of_other_sources_does_not_take_its_parents_cache(tmp_path: Path) -> None:
+    other = tmp_path / "other" / "dqrm_cpu"
+    shutil.copytree(ROOT / "dqrm_cpu", other, ignore=shutil.ignore_patterns("__pycache__"))
+    child = f"import sys; sys.path.insert(0, {str(other.parent)!r})\n{PREPARE}print(os.environ['NUMBA_CACHE_DIR'])"
     code = f"{PREPARE}import os, subprocess, sys\nprint(os.environ['NUMBA_CACHE_DIR'], flush=True)\n"
-    code += f"subprocess.run([sys.executable, '-c', {PREPARE + child!r}], check=True)"
+    code += f"subprocess.run([sys.executable, '-c', 'import os;' + {child!r}], check=True)"
     first, second = output(start(code, tmp_path)).split()
     assert first != second
+    assert Path(first).parent == Path(second).parent
 
 
 def test_a_cache_folder_of_the_user_is_left_alone(tmp_path: Path) -> None:
@@ -87,16 +86,16 @@ def test_a_cache_folder_of_the_user_is_left_alone(tmp_path: Path) -> None:
 def test_a_root_that_cannot_be_written_is_passed_over(tmp_path: Path) -> None:
     blocked, good = tmp_path / "file", tmp_path / "good"
     blocked.touch()
-    folder = claim_cache_folder(iter([blocked, good]))
+    folder = find_cache_folder(iter([blocked, good]))
     assert folder is not None
     assert folder.is_relative_to(good)
-    assert claim_cache_folder(iter([blocked])) is None
+    assert find_cache_folder(iter([blocked])) is None
 
 
 def run_with(places: dict[str, str], arguments: list[str | Path]) -> "subprocess.CompletedProcess[str]":
     """Under a home that cannot be written to: the folder for temporary files comes next."""
     kept = {
-        name: value for name, value in os.environ.items() if name not in ("NUMBA_CACHE_DIR", "DQRM_CPU_CACHE_CLAIM")
+        name: value for name, value in os.environ.items() if name not in ("NUMBA_CACHE_DIR", "DQRM_CPU_KERNEL_CACHE")
     }
     environment = kept | {"XDG_CACHE_HOME": "/dev/null"} | places
     command = [sys.executable, *arguments]
@@ -113,7 +112,7 @@ def test_code_that_somebody_else_planted_does_not_run(tmp_path: Path) -> None:
     first = run_with({"TMPDIR": str(temporary)}, [program])
     planted = Path(first.stdout.split()[0])
     assert planted.is_relative_to(temporary / f"dqrm-cpu-{os.geteuid()}")
-    assert any(planted.rglob("*.nbi"))
+    assert any(planted.rglob("*.nbi"))  # numba's own, of a program that is not ours
     for path in planted.rglob("*.nb[ic]"):
         path.write_bytes(pickle.dumps(Planted(marker)))
     planted.chmod(0o777)
@@ -133,7 +132,7 @@ def test_code_that_somebody_else_planted_does_not_run(tmp_path: Path) -> None:
 def test_a_root_of_another_user_is_passed_over_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "theirs").symlink_to("/")
     with pytest.warns(UserWarning, match=r"not kept in .*: .*theirs is a symbolic link.*; remove it, or chmod"):
-        folder = claim_cache_folder(iter([tmp_path / "theirs", tmp_path / "ours"]))
+        folder = find_cache_folder(iter([tmp_path / "theirs", tmp_path / "ours"]))
     assert folder is not None
     assert folder.is_relative_to(tmp_path / "ours")
 
@@ -151,7 +150,7 @@ def test_an_empty_cache_is_told_from_a_filled_one(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     assert must_compile()
     (tmp_path / "gather").mkdir()
-    (tmp_path / "gather" / "gather_one_hot.nbi").touch()
+    (tmp_path / "gather" / "gather_one_hot.nbc").touch()
     assert not must_compile()
     monkeypatch.delenv("NUMBA_CACHE_DIR")
     assert not must_compile()

@@ -77,7 +77,7 @@ def count_rows(formula: Formula, tables: Tables, scale: Tensor, first_rows: Draw
 def _count_rows(
     formula: Formula, tables: Tables, scale: Tensor, first_rows: DrawRows | None, values_too: bool
 ) -> Tensor:
-    """f64[T, 5]: live rows, live values, clipped values, updated rows, live updated rows; 0 of what is not asked for."""
+    """f64[T, 5]: live rows, live values, clipped values, updated rows, live updated rows; 0 where not asked for."""
     rows_at_once = max(_FLOATS_AT_ONCE // tables.dim, 1)
     drawn = torch.empty(rows_at_once, tables.dim, device=tables.weight.device)
     counts = torch.zeros(tables.num_tables, 5, dtype=torch.float64)

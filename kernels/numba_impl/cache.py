@@ -1,40 +1,54 @@
-"""numba's cache of compiled kernels, made to survive files that are damaged and disks that are full.
+"""numba's cache of compiled kernels, made for many processes at once, damaged files and full disks.
 
-numba believes whatever it reads: a file cut short is an error in the middle of a step, and one flipped bit is executed.
-Here every file ends in its checksum, and what does not match is compiled again. Nothing that goes wrong with the cache
-ends a run: it only saves time.
+numba keeps an index beside the code and believes both: two processes that compile at once can leave an index that names
+the wrong code, a file cut short is an error in the middle of a step, and one flipped bit is executed. Here each
+compiled kernel is one file, which holds what it was compiled for and ends in its checksum; it is named by that, and
+written under another name first. What does not match is compiled again. Nothing that goes wrong with the cache ends a
+run: it only saves time.
 """
 
 import contextlib
-import io
+import hashlib
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numba
 from numba import config
-from numba.core.caching import FunctionCache, IndexDataCacheFile, UserProvidedCacheLocator
+from numba.core import serialize
+from numba.core.caching import FunctionCache, UserProvidedCacheLocator
 
-from ..sealed import is_whole, seal, warn
+from ..sealed import read_sealed, replace_sealed, warn
 
 
-class _SealedFiles(IndexDataCacheFile):
-    """An index and what it names, each with a seal behind it that numba's reader never comes to."""
+class _KernelFiles:
+    """The files of one function, in place of numba's index and data files; a key is what one was compiled for."""
 
-    def _load_index(self) -> dict[Any, str]:
-        index: dict[Any, str] = super()._load_index() if is_whole(Path(self._index_path)) else {}
-        return index
+    def __init__(self, folder: Path, function: str, source_stamp: object) -> None:
+        self._folder, self._function = folder, function
+        self._circumstances = numba.__version__, source_stamp
 
-    def _load_data(self, name: str) -> Any:
-        if not is_whole(Path(self._data_path(name))):
-            raise FileNotFoundError(name)  # which numba takes for a kernel that is not compiled yet
-        return super()._load_data(name)
+    def save(self, key: object, compiled: object) -> None:
+        replace_sealed(self._path(key), serialize.dumps((self._circumstances, key, compiled)))
 
-    @contextlib.contextmanager
-    def _open_for_write(self, path: str) -> Iterator[io.BytesIO]:
-        content = io.BytesIO()
-        yield content
-        with super()._open_for_write(path) as file:
-            file.write(content.getvalue() + seal(content.getvalue()))
+    def load(self, key: object) -> object | None:
+        """What was saved under `key`; None if there is nothing, or the file is damaged."""
+        content = read_sealed(self._path(key))
+        if content is None:
+            return None
+        circumstances, stored_key, compiled = pickle.loads(content)
+        return compiled if (circumstances, stored_key) == (self._circumstances, key) else None
+
+    def flush(self) -> None:
+        """numba calls it where a function is to be compiled anew."""
+        for path in self._folder.iterdir():
+            if path.name.startswith(f"{self._function}.") and path.suffix == ".nbc":
+                path.unlink(missing_ok=True)
+
+    def _path(self, key: object) -> Path:
+        digest = hashlib.sha256(repr((self._circumstances, key)).encode()).hexdigest()
+        return self._folder / f"{self._function}.{digest[:24]}.nbc"
 
 
 class _KernelCache(FunctionCache):
@@ -42,8 +56,9 @@ class _KernelCache(FunctionCache):
         super().__init__(function)
         if not isinstance(self._impl.locator, UserProvidedCacheLocator):
             raise RuntimeError("NUMBA_CACHE_DIR cannot be written to")
-        plain = self._cache_file
-        self._cache_file = _SealedFiles(self._cache_path, self._impl.filename_base, plain._source_stamp)
+        stamp = self._impl.locator.get_source_stamp()
+        files: Any = _KernelFiles(Path(self._cache_path), self._impl.filename_base, stamp)
+        self._cache_file = files
 
     @contextlib.contextmanager
     def _guard_against_spurious_io_errors(self) -> Iterator[None]:

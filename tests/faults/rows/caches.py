@@ -75,7 +75,7 @@ ROWS = (
     Row(
         "kernel-cache",
         "Damaged kernel cache",
-        "a bit flipped or the end cut off in a compiled kernel or its index; refused means compiled again, with a "
+        "a bit flipped or the end cut off in a file of a compiled kernel; refused means compiled again, with a "
         "warning and the right result",
         _SHARE,
         _damaged,
