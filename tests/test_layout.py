@@ -1,7 +1,10 @@
 """What other files rely on: the kernels' symlink, the direction of imports, who may print."""
 
 import ast
+from configparser import ConfigParser
 from pathlib import Path
+
+import dqrm_cpu
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "dqrm_cpu"
@@ -68,3 +71,11 @@ def test_nothing_reads_pickles() -> None:
         assert "pickle" not in text, path
         assert "torch.load(" not in text, path
         assert "torch.save(" not in text, path
+
+
+def test_the_version_stands_in_one_place() -> None:
+    """The package says it; setuptools reads it there, and the changelog has a section for it."""
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    assert setup["metadata"]["version"] == "attr: dqrm_cpu.__version__"
+    assert f"\n## [{dqrm_cpu.__version__}]" in (ROOT / "CHANGELOG.md").read_text()

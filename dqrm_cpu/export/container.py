@@ -37,6 +37,7 @@ _MOST_HEADER_BYTES = 4 << 20
 _MOST_STRETCH_BYTES = 64 << 20
 _MOST_DIMENSIONS = 8
 _CRC_DIGITS = 8
+_FORMAT_WITH_CHECKSUMS = "2"
 
 
 class DamagedFileError(CheckpointError):
@@ -188,6 +189,8 @@ class PackedFile:
         if self.metadata.get("format") == "1":
             return
         found = self.metadata.get(HEADER_CHECKSUM, "")
+        if not found and self.metadata.get("format", _FORMAT_WITH_CHECKSUMS) != _FORMAT_WITH_CHECKSUMS:
+            return  # whoever asks for the format refuses it
         if header_checksum(with_header_checksum(header, found, NO_CHECKSUM)) != found:
             raise DamagedFileError(
                 f"{self.path} is no packed model, or its header is damaged: it has not the checksum that it names; "

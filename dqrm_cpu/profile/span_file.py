@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -65,6 +65,7 @@ def read_spans(run_dir: Path) -> tuple[RankSpans, ...]:
 class _Document(msgspec.Struct):
     """A file of format 1; phases by their keys."""
 
+    format: Literal[1]
     rank: int
     first_step: int
     last_step: int
@@ -77,8 +78,11 @@ def _read(path: Path) -> RankSpans:
     try:
         content = read_json(path)
         found = decoded(content, dict[str, Any]).get("format")
-        if found != _FORMAT:
-            raise UnreadableError(f"has format {str(found)[:20]}, not {_FORMAT}")
+        if isinstance(found, int) and found != _FORMAT:
+            raise SpanFileError(
+                f"{path} has format {str(found)[:20]}, this version reads {_FORMAT}; use the dqrm-cpu that wrote it, "
+                "or remove it to do without"
+            )
         document = decoded(content, _Document)
     except (OSError, UnreadableError) as error:
         raise SpanFileError(f"{path} holds no spans (it {error}); remove it to do without") from error

@@ -155,7 +155,7 @@ def test_a_resumed_run_keeps_what_it_found(tmp_path: Path) -> None:
         "{}",
         "[" * 100_000,
         '{"format": ' + "9" * 6_000 + "}",
-        '{"format": 2}',
+        '{"format": "1"}',
         json.dumps({"format": 1, "step": {}}),
     ],
 )

@@ -48,7 +48,7 @@ class _Column(msgspec.Struct):
 class _About(msgspec.Struct):
     """The page of a vocabulary."""
 
-    format: int
+    format: Literal[1]
     max_ind_range: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
     key_bits: Literal[32, 64]
     columns: Annotated[tuple[_Column, ...], msgspec.Meta(min_length=1, max_length=1 << 16)]
@@ -107,11 +107,17 @@ def load_vocabulary(directory: Path) -> SavedVocabulary:
     path = folder / _ABOUT_FILE
     try:
         text = read_regular(path, MOST_BYTES)
-        about = decoded(parse_json(text), _About)
+        document = decoded(parse_json(text), dict[str, Any])
+        # Before anything else of it: another format may have other fields.
+        found = document.get("format")
+        if isinstance(found, int) and found != _FORMAT:
+            raise DataError(
+                f"{path} has format {str(found)[:20]}, this version reads {_FORMAT}; use the dqrm-cpu that wrote "
+                f"it, or {_MEND}"
+            )
+        about = decoded(document, _About)
     except (UnreadableError, OSError) as error:
         raise DataError(f"{path} is damaged: it {_clause(error)}; {_MEND}") from None
-    if about.format != _FORMAT:
-        raise DataError(f"{folder} has format {about.format}, this version reads {_FORMAT}; {_MEND}")
     kind = np.dtype(f"<u{about.key_bits // 8}")
     keys = tuple(_load_column(folder, column, kind) for column in about.columns)
     names = tuple(column.name for column in about.columns)

@@ -42,7 +42,8 @@ def read_header(path: Path, content: NDArray[np.uint8], expected: ShardFile) -> 
         raise DamagedShardError(f"{path} is no shard: it starts with other bytes; {MEND}")
     if fixed["version"][0] != VERSION:
         raise DataError(
-            f"{path} has format {fixed['version'][0]}, this version reads {VERSION}; prepare the data set again"
+            f"{path} has format {fixed['version'][0]}, this version reads {VERSION}; use the dqrm-cpu that wrote it, "
+            "or prepare the data set again"
         )
     if int(fixed["file_bytes"][0]) != content.size:
         raise DamagedShardError(f"{path} has {content.size:,} bytes, {fixed['file_bytes'][0]:,} were written; {MEND}")
