@@ -85,8 +85,8 @@ def _write(commit: str) -> None:
     for name, settings in RUNS.items():
         _dqrm("train", *_TRAIN, *settings, "--run-dir", name)
         _forget_host(made / name / "environment.json")
-        for file in _LEFT_OUT:
-            (made / file).unlink(missing_ok=True)
+        for left_out in _LEFT_OUT:
+            (made / left_out).unlink(missing_ok=True)
         for which in ("best", "last"):
             scores[f"{name}:{which}"] = _metrics("evaluate", "--run-dir", name, "--checkpoint", which, "--json")
         for file in sorted((made / name / "packed").iterdir()):
