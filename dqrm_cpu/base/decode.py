@@ -20,12 +20,16 @@ T = TypeVar("T")
 MOST_BYTES = 64 << 20
 """More than any metadata file of ours has: a manifest of 100,000 shards is 15 MB."""
 
-MOST_TOML_BYTES = 256 << 10
-"""More than any description that a person writes."""
+MOST_TOML_BYTES = 1 << 20
+"""Settings of 10,000 tables take a tenth of it."""
+
+MOST_KEY_PARTS = 32
+"""Of a dotted key in TOML: tomllib's time grows with the square of them, and ours have two."""
 
 _SHOWN = 200
+_KEY_PART = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
 # Possessive, and begun only where a word begins: in time proportional to the text, whatever it is.
-_LONG_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){64}""")
+_LONG_KEY = re.compile(rf"(?<![A-Za-z0-9_-])(?:{_KEY_PART}[ \t]*+\.[ \t]*+){{{MOST_KEY_PARTS}}}")
 
 
 class UnreadableError(Exception):
@@ -75,13 +79,19 @@ def parse_toml(content: bytes) -> dict[str, Any]:
     """TOML; deep nesting, endless numbers and keys of very many parts, which take quadratic time, are refused."""
     try:
         text = content.decode().removeprefix("\ufeff")
-        if _LONG_KEY.search(text):
-            raise UnreadableError("has a key of more than 64 parts")
+        if long_key_at(text) is not None:
+            raise UnreadableError(f"has a key of more than {MOST_KEY_PARTS} parts")
         return tomllib.loads(text)
     except RecursionError:
         raise UnreadableError("is nested too deeply") from None
     except ValueError as error:  # also of bytes that are no UTF-8, and of integers with thousands of digits
         raise UnreadableError(f"is not TOML: {_short(error)}") from error
+
+
+def long_key_at(text: str) -> int | None:
+    """Where a dotted key of more than MOST_KEY_PARTS parts begins in TOML, which must not be parsed then."""
+    found = _LONG_KEY.search(text)
+    return found.start() if found else None
 
 
 def decoded(document: Any, kind: type[T]) -> T:

@@ -8,16 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from dqrm_cpu.base.decode import MOST_KEY_PARTS, MOST_TOML_BYTES, long_key_at
 from dqrm_cpu.base.files import read_regular
 from dqrm_cpu.config.schema import SECTIONS
 from dqrm_cpu.errors import ConfigError
-
-_MOST_BYTES = 1 << 20
-"""Settings of 10,000 tables take a tenth of it."""
-
-# tomllib's time grows with the square of the parts of a key, of which ours have two.
-_KEY_PART = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
-_ENDLESS_KEY = re.compile(rf"(?<![A-Za-z0-9_-])(?:{_KEY_PART}[ \t]*+\.[ \t]*+){{32}}")
 
 # Enough to find the ends of statements in a text that is known to be TOML.
 _TOKEN = re.compile(
@@ -55,7 +49,7 @@ class BrokenFileError(ConfigError):
 def read_toml(path: Path) -> TomlSource:
     """Reads and flattens; ConfigError when the file is missing, unreadable or no TOML."""
     try:
-        text = read_regular(path, _MOST_BYTES).decode()
+        text = read_regular(path, MOST_TOML_BYTES).decode()
     except FileNotFoundError:
         raise MissingFileError(f"{path}: no such file; give the path of a TOML file to --config") from None
     except OSError as error:
@@ -64,10 +58,12 @@ def read_toml(path: Path) -> TomlSource:
         raise BrokenFileError(f"{path}: byte {error.start} is not UTF-8; TOML files are UTF-8 text") from None
     # So lines count as an editor shows them.
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    endless = _ENDLESS_KEY.search(text)
-    if endless:
-        line = text.count("\n", 0, endless.start()) + 1
-        raise BrokenFileError(f"{path}:{line}: a key of more than 32 parts; a key reads `section.name` at most")
+    long_key = long_key_at(text)
+    if long_key is not None:
+        line = text.count("\n", 0, long_key) + 1
+        raise BrokenFileError(
+            f"{path}:{line}: a key of more than {MOST_KEY_PARTS} parts; a key reads `section.name` at most"
+        )
     try:
         leaves = dict(_leaves(tomllib.loads(text)))
         # A section that nothing stands in, as of a file that was cut, sets nothing.
