@@ -130,6 +130,14 @@ def run_world(transport: str, script_or_args: Script, ranks: int, **options: obj
     return {"mpi": run_mpi, "oneccl": run_mpi, "gloo": run_gloo}[transport](script_or_args, ranks, **options)  # type: ignore[arg-type]
 
 
+def alive(pid: int) -> bool:
+    """Whether a process still runs; one that ended and that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -159,11 +167,12 @@ def _wait_for(processes: list[subprocess.Popen], deadline: float) -> bool:
         timed_out = True
     finally:
         for process in processes:
-            _kill_group(process)
+            end_group(process)
     return timed_out
 
 
-def _kill_group(process: subprocess.Popen) -> None:
+def end_group(process: subprocess.Popen) -> None:
+    """Leaves nothing of a launcher, started in a session of its own, and of what it started."""
     try:
         if process.poll() is None:
             # Hydra puts its ranks into groups of their own and takes them down when it is asked politely.

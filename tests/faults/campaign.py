@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 _HERE = Path(__file__).parent
-sys.path[:0] = [str(_HERE), str(_HERE.parent.parent)]
+sys.path[:0] = [str(_HERE), str(_HERE.parent), str(_HERE.parent.parent)]
 
 from injection import compile_library  # noqa: E402
 from outcomes import DEFECTS, OUTCOMES  # noqa: E402

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from folders import files_of
 from injection import CHANGES, NAME, Fault
 from lab import Lab
 from outcomes import Done
@@ -101,13 +102,13 @@ class Material:
         """What a command has left below `folder`, without what differs from one undisturbed run to the next."""
         if name in ("train", "resume"):
             return run_result(folder / "run")
-        return tree_digest(folder / "data") if name == "prepare" else file_digest(folder / "packed.safetensors")
+        return _data_set(folder / "data") if name == "prepare" else file_digest(folder / "packed.safetensors")
 
     def expected(self, name: str) -> object:
         """`result` of an undisturbed run."""
         if name in ("train", "resume"):
             return run_result(self.run)
-        return tree_digest(self.data) if name == "prepare" else file_digest(self.folder / "packed.safetensors")
+        return _data_set(self.data) if name == "prepare" else file_digest(self.folder / "packed.safetensors")
 
     def _kill_a_run(self, lab: Lab) -> None:
         """A run that ended between two of its checkpoints, as a killed one does."""
@@ -166,10 +167,9 @@ def file_digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def tree_digest(folder: Path) -> dict[str, str]:
-    """Of every file that a finished preparation keeps."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "lock")
-    return {str(path.relative_to(folder)): file_digest(path) for path in paths}
+def _data_set(folder: Path) -> object:
+    """Every file that a finished preparation keeps; a killed one may have left its lock."""
+    return files_of(folder, without="lock")
 
 
 def copy_tree(source: Path, target: Path) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from launching import clean_environ, free_port, mpirun_path
+from launching import alive, clean_environ, free_port, mpirun_path
 from outcomes import Done
 
 _MPIRUNS_OWN_S = 30  # for mpirun to end behind its ranks
@@ -67,7 +67,7 @@ class RealRanks:
         """Of the ranks that live, by rank."""
         if self._under_mpirun and len(self._known) < self._ranks and self.running:
             self._known.update(_ranks_below(self._processes[0].pid))
-        return {rank: pid for rank, pid in self._known.items() if _lives(pid)}
+        return {rank: pid for rank, pid in self._known.items() if alive(pid)}
 
     def finish(self, patience_s: float) -> list[Done]:
         """How each rank ended, under mpirun how all of them did; those that do not are killed, and count as hanging."""
@@ -110,13 +110,6 @@ def _start(
         nothing = subprocess.DEVNULL
         out = err if with_output else nothing
         return subprocess.Popen(command, env=environ, stdin=nothing, stdout=out, stderr=err, start_new_session=True)
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def _ranks_below(launcher: int) -> dict[int, int]:

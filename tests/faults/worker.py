@@ -22,7 +22,8 @@ _TASKS = Path("/proc/self/task")
 def environment(library: Path) -> dict[str, str]:
     """Of a worker: one thread, so that it may fork after kernels ran."""
     one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
-    path = os.pathsep.join([str(Path(__file__).parent.parent.parent), os.environ.get("PYTHONPATH", "")])
+    tests = Path(__file__).parent.parent
+    path = os.pathsep.join([str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")])
     return {**os.environ, **one, "LD_PRELOAD": str(library), "PYTHONPATH": path}
 
 

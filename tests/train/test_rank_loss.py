@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dqrm_cpu.cli.main import main
-from launching import World, run_gloo, run_mpi
+from launching import World, alive, run_gloo, run_mpi
 
 pytestmark = [pytest.mark.mpi, pytest.mark.slow]
 
@@ -70,13 +70,6 @@ def eventually(condition: object) -> bool:
             return True
         time.sleep(0.01)
     return False
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.fixture(scope="module", autouse=True)

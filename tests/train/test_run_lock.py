@@ -14,6 +14,7 @@ from dqrm_cpu.errors import ConfigError
 from dqrm_cpu.train.result import Result
 from dqrm_cpu.train.run import RunRequest, train
 from dqrm_cpu.train.run_folder import holds_run
+from folders import files_of
 from tiny import tiny_config
 
 SHORT = {"max_steps": 2, "log_every": 1}
@@ -22,10 +23,6 @@ SHORT = {"max_steps": 2, "log_every": 1}
 def run(folder: Path, resume: bool, stream: io.StringIO | None = None, steps: int = 2) -> object:
     config = tiny_config(train={**SHORT, "max_steps": steps})
     return train(config, RunRequest(folder, resume, {}, stream or io.StringIO()), SingleTransport())
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +38,10 @@ def test_a_live_run_is_left_alone(finished: Path) -> None:
     writing.mkdir()
     (writing / "shard-00000.safetensors").write_bytes(b"half")
     with FolderLock(finished, ".lock", "held", ConfigError):
-        before = content(finished)
+        before = files_of(finished)
         with pytest.raises(ConfigError, match=rf"another dqrm-cpu train works in .*process {os.getpid()} on "):
             run(finished, resume=True, steps=4)
-        assert content(finished) == before
+        assert files_of(finished) == before
 
 
 def test_two_new_runs_do_not_share_a_folder(tmp_path: Path) -> None:

@@ -52,11 +52,6 @@ def rows_of(out: Path, part: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return batch.label.numpy(), batch.dense.numpy(), batch.ids.numpy().T
 
 
-def files_of(out: Path) -> dict[str, bytes]:
-    """Every file and its content."""
-    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
-
-
 def criteo_text(num_rows: int, seed: int = 1) -> str:
     """Lines in which categories come again, cells miss, and numbers are negative or large."""
     generator = np.random.default_rng(seed)

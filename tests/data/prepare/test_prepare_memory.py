@@ -10,8 +10,9 @@ from dqrm_cpu.data.prepare.memory import Arena
 from dqrm_cpu.data.prepare.resume import WORK_FOLDER
 from dqrm_cpu.data.prepare.run import prepare
 from dqrm_cpu.errors import DataError
+from folders import files_of
 from killed_preparation import OPTIONS
-from preparing import criteo_text, files_of, prepared, request_for
+from preparing import criteo_text, prepared, request_for
 
 BYTES, WORDS = np.dtype(np.uint8), np.dtype(np.uint32)
 

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dqrm_cpu.data.prepare.request import VocabularySettings
+from folders import files_of
 from nasty_rows import nasty_case, prepare_bytes, require_case, require_equal, schema_bytes
 from prepare_oracle import expect
-from preparing import criteo_text, files_of, prepared, rows_of
+from preparing import criteo_text, prepared, rows_of
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from dqrm_cpu.cli.main import main
 from dqrm_cpu.data.prepare.layout import Layout
 from dqrm_cpu.data.prepare.schema_file import read_schema
 from dqrm_cpu.errors import DataError
-from preparing import files_of, prepared, rows_of
+from folders import files_of
+from preparing import prepared, rows_of
 
 NAMES = ["note", "click", "hour", "price", "device", "site", "user"]
 SCHEMA = """

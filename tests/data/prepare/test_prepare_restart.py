@@ -21,8 +21,9 @@ from dqrm_cpu.data.prepare.request import Advance, Request
 from dqrm_cpu.data.prepare.resume import WORK_FOLDER
 from dqrm_cpu.data.prepare.run import prepare
 from dqrm_cpu.errors import DataError
+from folders import files_of
 from killed_preparation import OPTIONS
-from preparing import criteo_text, files_of, prepared, request_for
+from preparing import criteo_text, prepared, request_for
 
 SCRIPT = Path(__file__).parent / "killed_preparation.py"
 

@@ -3,18 +3,14 @@
 import json
 import os
 import random
-import sys
 import time
 from pathlib import Path
 
 from lab import Lab
+from launching import World, alive, run_gloo, run_mpi
 from material import Material, run_result
 from outcomes import HANG, REFUSED, TRACEBACK, WRONG, Verdict
 from row import Row, nominal
-
-sys.path.append(str(Path(__file__).parent.parent.parent))
-
-from launching import World, run_gloo, run_mpi
 
 _WORKER = Path(__file__).parent.parent / "losing_rank.py"
 _FAULTS = ("killed", "stopped", "raising", "leaving", "out of memory")
@@ -70,18 +66,11 @@ def _left_behind(run: Path, said: str) -> Verdict | None:
     """No process of the world may outlive it."""
     ranks = json.loads((run / "environment.json").read_text())["ranks"]
     deadline = time.monotonic() + 10
-    while alive := [rank["pid"] for rank in ranks if _alive(rank["pid"])]:
+    while left := [rank["pid"] for rank in ranks if alive(rank["pid"])]:
         if time.monotonic() > deadline:
-            return Verdict(HANG, said, f"processes {alive} are still there")
+            return Verdict(HANG, said, f"processes {left} are still there")
         time.sleep(0.05)
     return None
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def _calm(lab: Lab, wire: str, ranks: int) -> object:
