@@ -92,7 +92,8 @@ def _evaluate(
     plain = open_data(replace(config, data=replace(config.data, reshuffle=False, sub_sample_rate=0.0)))
     shards = shards_of(transport.rank, transport.size, config.comm.simulated_ranks)
     batch_size = config.train.test_batch_size
-    loaders = (Loader(plain.part(part), batch_size, shards, device) for part in parts)
+    names = {part: "training" if part == "train" else part for part in parts}
+    loaders = (Loader(plain.part(part), batch_size, shards, device, part_name=name) for part, name in names.items())
     return path, session.evaluate(*loaders)
 
 
