@@ -35,13 +35,13 @@ def packed_sizes(runs: Sequence[RunFiles]) -> list[str]:
     head = (
         "run",
         "packed (MB)",
-        "without zero rows",
+        "without zero rows (MB)",
         "rows",
         "updated in training",
         "zero of these",
         "zero of the others",
         "updated rows alone: FP32 (MB)",
-        "without zero rows",
+        "updated rows alone: without zero rows (MB)",
         "smaller by",
     )
     return [
