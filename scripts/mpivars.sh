@@ -8,3 +8,6 @@ PATH=$mpi_bin:$PATH
 : "${I_MPI_FAULT_CONTINUE:=1}"
 export I_MPI_ROOT PATH I_MPI_FAULT_CONTINUE
 unset mpi_bin
+# mpirun becomes Hydra, which passes signals on to the ranks; a shell that waited for it would die of them alone, or keep
+# them to itself. (With SGE the shell has a file to remove in the end.)
+[ -n "${PE_HOSTFILE:-}" ] || alias mpiexec.hydra='exec mpiexec.hydra'
