@@ -71,15 +71,20 @@ class Worker:
         self._process.wait()
 
 
-def plan(sizes: dict[str, int], cases: int | None, rows: Sequence[str], sample: bool) -> list[tuple[str, int]]:
-    """Cases of each row by its share, mixed so that time passes evenly; every row has one at least. Or the sample."""
+def plan(
+    sizes: dict[str, int], cases: int | None, rows: Sequence[str], sample: bool, first: int = 0
+) -> list[tuple[str, int]]:
+    """Cases of each row by its share, mixed so that time passes evenly; every row has one at least. Or the sample.
+
+    Each row begins with case `first`.
+    """
     chosen = [row for row in ROWS if not rows or row.name in rows]
     total = sum(row.share for row in chosen)
     planned = []
     for row in chosen:
         count = row.share if cases is None else max(1, round(cases * row.share / total))
-        count = min(row.sample if sample else count, sizes[row.name])
-        planned += [((number + 0.5) / count, row.name, number) for number in range(count)]
+        count = min(row.sample if sample else count, sizes[row.name] - first)
+        planned += [((number + 0.5) / count, row.name, first + number) for number in range(count)]
     return [(name, number) for _, name, number in sorted(planned)]
 
 
@@ -152,6 +157,7 @@ def _groups(answers: Sequence[Answer]) -> dict[str, dict[str, int]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, help="how many, shared among the rows (default: all)")
+    parser.add_argument("--first", type=int, default=0, help="the case that each row begins with, to go on with a row")
     parser.add_argument("--minutes", type=float, help="begin no case later than that")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2, help="workers, each of one thread (default: 2)")
@@ -177,7 +183,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         workers += [Worker(root, number, args.seed) for number in range(1, args.jobs)]
         one = [(args.row[0], args.case)] if args.case is not None else None
         answers = run(
-            one or plan(workers[0].sizes, args.cases, args.row, args.sample), workers, one is not None, args.minutes
+            one or plan(workers[0].sizes, args.cases, args.row, args.sample, args.first),
+            workers,
+            one is not None,
+            args.minutes,
         )
         for worker in workers:
             worker.close()
