@@ -20,8 +20,8 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dqrm_cpu.comm import torch_group
-from dqrm_cpu.comm.launch import Launch
+from dqrm_cpu.comm.transports import torch_distributed
+from dqrm_cpu.comm.transports.launch import Launch
 
 NUMBER = "PRETEND_GPUS"
 """The variable that says how many this host has; 1 by itself."""
@@ -130,13 +130,13 @@ def _properties(device: torch.device) -> SimpleNamespace:
 
 
 def _move_nccl_over_gloo() -> None:
-    real = torch_group.nccl_backend
-    torch_group.dist.is_nccl_available = lambda: True
+    real = torch_distributed.nccl_backend
+    torch_distributed.dist.is_nccl_available = lambda: True
 
-    def pretended(launch: Launch) -> torch_group.Backend:
+    def pretended(launch: Launch) -> torch_distributed.Backend:
         return replace(real(launch), torch_name="gloo")
 
-    torch_group.nccl_backend = pretended
+    torch_distributed.nccl_backend = pretended
 
 
 def _load_guard() -> None:

@@ -6,9 +6,9 @@ from torch import Tensor
 from dqrm_cpu.bench.exchange import MLP_FORMS, contestant_name
 from dqrm_cpu.bench.exchange_ours import OurExchange
 from dqrm_cpu.bench.pool import Work
-from dqrm_cpu.comm.settings import WireSettings
+from dqrm_cpu.comm.exchange.gradient_exchange import Shape, open_exchange
+from dqrm_cpu.comm.exchange.settings import WireSettings
 from dqrm_cpu.comm.transport import Transport
-from dqrm_cpu.comm.wires import Shape, open_exchange
 from dqrm_cpu.kernels.types import SparseGrad
 from dqrm_cpu.model.dlrm import DenseGradients
 

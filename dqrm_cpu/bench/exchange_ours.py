@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from dqrm_cpu.bench.pool import Work
-from dqrm_cpu.comm.wires import GradientExchange
+from dqrm_cpu.comm.exchange.gradient_exchange import GradientExchange
 
 
 class OurExchange(ABC):

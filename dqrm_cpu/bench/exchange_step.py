@@ -17,7 +17,7 @@ from dqrm_cpu.bench.exchange import STEP_ALONE, STEP_OVERLAPS, STEP_TABLE_BYTES,
 from dqrm_cpu.bench.ours_step import OursStep
 from dqrm_cpu.bench.pool import Work
 from dqrm_cpu.comm.transport import Transport
-from dqrm_cpu.comm.world import WorldTransport
+from dqrm_cpu.comm.transports.process_transport import WorldTransport
 from dqrm_cpu.data.batch import Batch
 
 

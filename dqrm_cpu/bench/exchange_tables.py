@@ -11,9 +11,9 @@ from dqrm_cpu.bench.contestant import AbsentError
 from dqrm_cpu.bench.exchange import FUSED, PER_TABLE, contestant_name
 from dqrm_cpu.bench.exchange_ours import OurExchange
 from dqrm_cpu.bench.pool import Work
-from dqrm_cpu.comm.settings import WireSettings
+from dqrm_cpu.comm.exchange.gradient_exchange import Shape, open_exchange
+from dqrm_cpu.comm.exchange.settings import WireSettings
 from dqrm_cpu.comm.transport import Transport
-from dqrm_cpu.comm.wires import Shape, open_exchange
 from dqrm_cpu.config import ModelConfig
 from dqrm_cpu.errors import ConfigError
 from dqrm_cpu.kernels.interface import Kernels

@@ -10,9 +10,9 @@ from dqrm_cpu.bench.contestant import AbsentError
 from dqrm_cpu.bench.ipex import load_ipex_kernels
 from dqrm_cpu.bench.pool import Work
 from dqrm_cpu.bench.weights import initial_mlps
-from dqrm_cpu.comm.settings import WireSettings
-from dqrm_cpu.comm.single import SingleTransport
+from dqrm_cpu.comm.exchange.settings import WireSettings
 from dqrm_cpu.comm.transport import Transport
+from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.config import Config
 from dqrm_cpu.kernels.interface import Kernels
 from dqrm_cpu.model.dlrm import Dlrm

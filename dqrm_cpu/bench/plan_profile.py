@@ -9,9 +9,9 @@ from dqrm_cpu.bench.arena import Arenas
 from dqrm_cpu.bench.cases import Case
 from dqrm_cpu.bench.ours_step import Parts, make_parts
 from dqrm_cpu.bench.pool import Pool
-from dqrm_cpu.comm.settings import WireSettings
-from dqrm_cpu.comm.single import SingleTransport
-from dqrm_cpu.comm.wires import Shape, open_exchange
+from dqrm_cpu.comm.exchange.gradient_exchange import Shape, open_exchange
+from dqrm_cpu.comm.exchange.settings import WireSettings
+from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.kernels.types import SparseGrad
 from dqrm_cpu.profile.phases import STEP_PHASES, Phase
 from dqrm_cpu.profile.spans import Spans

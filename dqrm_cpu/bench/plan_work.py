@@ -22,8 +22,8 @@ from dqrm_cpu.bench.plan import BATCHES, PlanTask, plan_case
 from dqrm_cpu.bench.plan_profile import WIRES, measure_profile
 from dqrm_cpu.bench.pool import Pool, make_pool
 from dqrm_cpu.comm.network import fitted
-from dqrm_cpu.comm.select import open_transport
 from dqrm_cpu.comm.transport import Transport
+from dqrm_cpu.comm.transports.selection import open_transport
 
 _STEPS, _GATHERS = 14, 30
 _SMALL_BYTES, _LARGE_BYTES = 64, 2 << 20

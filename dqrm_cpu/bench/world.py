@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dqrm_cpu.comm.launch import NO_LAUNCHER, detect_launch
+from dqrm_cpu.comm.transports.launch import NO_LAUNCHER, detect_launch
 from dqrm_cpu.errors import CommError
 
 _LINES_SHOWN = 20

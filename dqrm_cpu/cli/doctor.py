@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _run_on_ranks(config: "Config", args: argparse.Namespace) -> int:
     """The same findings on every rank; rank 0 prints them."""
-    from dqrm_cpu.comm.select import open_transport
+    from dqrm_cpu.comm.transports.selection import open_transport
     from dqrm_cpu.doctor.job import examine_job
 
     with open_transport(config.comm.transport, timeout_s=config.comm.timeout) as transport:

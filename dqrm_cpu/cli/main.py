@@ -13,7 +13,7 @@ from typing import Protocol, TextIO, cast
 from dqrm_cpu import __version__
 from dqrm_cpu.base.signals import StoppedBySignal
 from dqrm_cpu.cli.parser import Parser, Subparsers, UsageError
-from dqrm_cpu.comm.launch import detect_launch
+from dqrm_cpu.comm.transports.launch import detect_launch
 from dqrm_cpu.config.names import nearest, option_mistake
 from dqrm_cpu.errors import ConfigError, DqrmError
 

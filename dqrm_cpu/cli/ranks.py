@@ -13,10 +13,10 @@ import torch
 
 from dqrm_cpu import __version__
 from dqrm_cpu.base.sizes import sizes_apart
-from dqrm_cpu.comm.gpus import gpu_in_use, gpu_name, require_gpus_apart, take_gpu
-from dqrm_cpu.comm.launch import detect_launch
-from dqrm_cpu.comm.select import open_transport
 from dqrm_cpu.comm.transport import Transport
+from dqrm_cpu.comm.transports.gpus import gpu_in_use, gpu_name, require_gpus_apart, take_gpu
+from dqrm_cpu.comm.transports.launch import detect_launch
+from dqrm_cpu.comm.transports.selection import open_transport
 from dqrm_cpu.config import Config
 from dqrm_cpu.errors import DeviceError
 from dqrm_cpu.model.memory import estimate_memory

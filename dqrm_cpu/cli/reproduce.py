@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dqrm_cpu.cli.parser import Subparsers, UsageError
-from dqrm_cpu.comm.launch import detect_launch
+from dqrm_cpu.comm.transports.launch import detect_launch
 from dqrm_cpu.config.names import nearest
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
 def _run(planned: "list[Planned]", request: "Request") -> int:
     from dqrm_cpu.base.lock import FolderLock
     from dqrm_cpu.cli.ranks import gathered_environment, opened_transport
-    from dqrm_cpu.comm.single import SingleTransport
+    from dqrm_cpu.comm.transports.single import SingleTransport
     from dqrm_cpu.errors import ConfigError
     from dqrm_cpu.experiments.job import jobs_of
     from dqrm_cpu.experiments.runner import Stopped, Surroundings, run_jobs

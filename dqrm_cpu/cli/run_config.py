@@ -11,7 +11,7 @@ import msgspec
 
 from dqrm_cpu.base.decode import UnreadableError, decoded, read_json
 from dqrm_cpu.cli.options import option_texts
-from dqrm_cpu.comm.launch import detect_launch
+from dqrm_cpu.comm.transports.launch import detect_launch
 from dqrm_cpu.config import Config
 from dqrm_cpu.config.load import LoadedConfig, load_given_config, load_run_config
 from dqrm_cpu.config.recorded import RecordedConfig, differences, require_recorded

@@ -90,7 +90,7 @@ def _train(config: "Config", args: argparse.Namespace, transport: "Transport") -
 def _run_dir(config: "Config", args: argparse.Namespace, transport: "Transport") -> Path:
     """One folder for all ranks: that of --run-dir, or a new one that rank 0 names."""
     from dqrm_cpu.cli.ranks import gathered
-    from dqrm_cpu.comm.agreement import require_one_folder
+    from dqrm_cpu.comm.coordination import require_one_folder
 
     default = Path("runs") / f"{config.preset}-{datetime.now():%Y%m%d-%H%M%S}"
     chosen = Path(str(transport.broadcast_json(str(args.run_dir or default))))

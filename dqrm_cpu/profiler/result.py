@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
-from dqrm_cpu.comm.accounting import SentBytes
+from dqrm_cpu.comm.exchange.sent_bytes import SentBytes
 from dqrm_cpu.profile.spans import SpanSummary
 from dqrm_cpu.profiler.floors import RowFloors
 from dqrm_cpu.profiler.timeline import Timeline

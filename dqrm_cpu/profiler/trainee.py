@@ -2,7 +2,7 @@
 
 from dqrm_cpu.bench.arena import CPU, Arenas
 from dqrm_cpu.bench.ours_step import model_on_shared_tables
-from dqrm_cpu.comm.accounting import NOTHING_SENT, SentBytes
+from dqrm_cpu.comm.exchange.sent_bytes import NOTHING_SENT, SentBytes
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.data.loader import Loader
 from dqrm_cpu.data.shards import Shards, shards_of

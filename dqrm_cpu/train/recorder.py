@@ -2,7 +2,7 @@
 
 import math
 
-from dqrm_cpu.comm.accounting import NOTHING_SENT, SentBytes
+from dqrm_cpu.comm.exchange.sent_bytes import NOTHING_SENT, SentBytes
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.batch import Batch
 from dqrm_cpu.profile.memory import resident_bytes

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dqrm_cpu.comm.settings import WireSettings
+from dqrm_cpu.comm.exchange.settings import WireSettings
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config import Config, QuantConfig
 from dqrm_cpu.data.loader import Loader

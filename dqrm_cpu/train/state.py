@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from dqrm_cpu.base.decode import UnreadableError, decoded
-from dqrm_cpu.comm.accounting import NOTHING_SENT, SentBytes
+from dqrm_cpu.comm.exchange.sent_bytes import NOTHING_SENT, SentBytes
 from dqrm_cpu.errors import CheckpointError
 from dqrm_cpu.train.metrics import ClickMetrics
 from dqrm_cpu.train.metrics_log import LogMark

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from dqrm_cpu.comm.accounting import SentBytes
-from dqrm_cpu.comm.settings import WireSettings
+from dqrm_cpu.comm.exchange.gradient_exchange import Shape, open_exchange
+from dqrm_cpu.comm.exchange.sent_bytes import SentBytes
+from dqrm_cpu.comm.exchange.settings import WireSettings
 from dqrm_cpu.comm.transport import Transport
-from dqrm_cpu.comm.wires import Shape, open_exchange
 from dqrm_cpu.data.batch import BadBatchError, Batch
 from dqrm_cpu.errors import TrainingError
 from dqrm_cpu.kernels.types import Bags, SparseGrad

@@ -9,7 +9,7 @@ import pytest
 
 from dqrm_cpu.cli import compress
 from dqrm_cpu.cli.main import main
-from dqrm_cpu.comm.single import SingleTransport
+from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.config import Config
 from dqrm_cpu.export.read import read_packed
 from dqrm_cpu.train.checkpoint import find_checkpoint, read_state

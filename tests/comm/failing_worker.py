@@ -7,8 +7,8 @@ import time
 
 from numba.core.compiler_lock import global_compiler_lock
 
-from dqrm_cpu.comm.agreement import require_agreement
-from dqrm_cpu.comm.select import open_transport
+from dqrm_cpu.comm.coordination import require_agreement
+from dqrm_cpu.comm.transports.selection import open_transport
 from dqrm_cpu.errors import CommError, DataError
 
 

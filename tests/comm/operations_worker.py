@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from comm_oracle import DENSE_SIZES, dense_input, merge, payload, sparse_input
-from dqrm_cpu.comm.exchange import exchange_dense_, exchange_sparse
-from dqrm_cpu.comm.select import open_transport
+from dqrm_cpu.comm.exchange.table_exchange import exchange_dense_, exchange_sparse
+from dqrm_cpu.comm.transports.selection import open_transport
 
 
 def main(name: str, folder: Path) -> None:

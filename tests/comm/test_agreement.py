@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dqrm_cpu.comm.agreement import ranks_in_words, require_agreement, require_one_folder
-from dqrm_cpu.comm.single import SingleTransport
+from dqrm_cpu.comm.coordination import ranks_in_words, require_agreement, require_one_folder
+from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.errors import CommError
 
 

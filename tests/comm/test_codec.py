@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from comm_oracle import merge, sparse_input
 from dqrm_cpu.comm.buffers import Buffers
-from dqrm_cpu.comm.codec import Codec, Fp32Codec, layout_of
-from dqrm_cpu.comm.integer_codec import IntegerCodec
-from dqrm_cpu.comm.scales import ScaleRule
+from dqrm_cpu.comm.exchange.codec import Codec, Fp32Codec, layout_of
+from dqrm_cpu.comm.exchange.integer_codec import IntegerCodec
+from dqrm_cpu.comm.exchange.scales import ScaleRule
 from dqrm_cpu.kernels.types import SparseGrad
 
 INT8_LIMIT, INT16_LIMIT = 127, 32767

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from comm_oracle import dense_input, merge, ordered_sum, same_bits, sparse_input
-from dqrm_cpu.comm.exchange import exchange_dense_, exchange_sparse
-from dqrm_cpu.comm.single import SingleTransport
+from dqrm_cpu.comm.exchange.table_exchange import exchange_dense_, exchange_sparse
 from dqrm_cpu.comm.transport import sum_in_order
+from dqrm_cpu.comm.transports.single import SingleTransport
 
 
 def test_sparse_merges_in_rank_order() -> None:

@@ -114,7 +114,7 @@ if os.environ.get("PMI_RANK") == "1":
     if sys.argv[2] == "exit":
         sys.exit(3)
     os.kill(os.getpid(), signal.SIGSTOP)
-from dqrm_cpu.comm.select import open_transport
+from dqrm_cpu.comm.transports.selection import open_transport
 open_transport(sys.argv[1], timeout_s=3)
 """
 
@@ -129,7 +129,7 @@ def test_a_rank_that_is_gone_before_mpi_started_is_not_waited_for_without_end(tr
 
 OF_TWO_MINDS = """
 import os, sys
-from dqrm_cpu.comm.select import open_transport
+from dqrm_cpu.comm.transports.selection import open_transport
 rank = int(os.environ.get("PMI_RANK") or os.environ["RANK"])
 open_transport(sys.argv[1 + rank], timeout_s=20)
 """
@@ -147,7 +147,7 @@ def test_ranks_with_different_transports_are_told_so(launcher: str, names: tuple
 def test_a_launcher_of_another_mpi_is_refused() -> None:
     """Under Open MPI's mpirun another library sees no launcher: each process gets a world of one."""
     place = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}
-    source = "from dqrm_cpu.comm.select import open_transport; open_transport('auto')"
+    source = "from dqrm_cpu.comm.transports.selection import open_transport; open_transport('auto')"
     ended = subprocess.run(
         [sys.executable, "-c", source], env=clean_environ(place), capture_output=True, text=True, timeout=TIMEOUT_S
     )

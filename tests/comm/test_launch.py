@@ -2,7 +2,7 @@
 
 import pytest
 
-from dqrm_cpu.comm.launch import Launch, detect_launch
+from dqrm_cpu.comm.transports.launch import Launch, detect_launch
 from dqrm_cpu.errors import CommError
 
 HYDRA = {"PMI_RANK": "1", "PMI_SIZE": "4", "MPI_LOCALRANKID": "0"}

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dqrm_cpu.comm.mlp_forms import BLOCK
-from dqrm_cpu.comm.settings import WireSettings
-from dqrm_cpu.comm.single import SingleTransport
-from dqrm_cpu.comm.wires import GradientExchange, Shape, open_exchange
+from dqrm_cpu.comm.exchange.gradient_exchange import GradientExchange, Shape, open_exchange
+from dqrm_cpu.comm.exchange.mlp_forms import BLOCK
+from dqrm_cpu.comm.exchange.settings import WireSettings
+from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.errors import TrainingError
 
 SCALARS = 2

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from dqrm_cpu.comm.oneccl_build import built_shim
-from dqrm_cpu.comm.oneccl_library import oneccl_defaults
+from dqrm_cpu.comm.transports.oneccl_build import built_shim
+from dqrm_cpu.comm.transports.oneccl_library import oneccl_defaults
 from dqrm_cpu.errors import DeviceError
 from dqrm_cpu.kernels.ccl import OneCclFiles, oneccl_files
 from dqrm_cpu.kernels.sealed import CacheWarning
 from launching import clean_environ
 
 COUNTING_COMPILER = '#!/bin/sh\necho compiled >> "$COUNT"\nexec g++ "$@"\n'
-BUILD = "import os; from dqrm_cpu.comm.oneccl_build import built_shim; print(built_shim(os.environ))"
+BUILD = "import os; from dqrm_cpu.comm.transports.oneccl_build import built_shim; print(built_shim(os.environ))"
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from typing import NoReturn
 import numpy as np
 import pytest
 
-from dqrm_cpu.comm.courier import Courier
-from dqrm_cpu.comm.overlap import Carrier, Delivery, open_carrier
-from dqrm_cpu.comm.single import SingleTransport
-from dqrm_cpu.comm.watchdog import Watchdog
-from dqrm_cpu.comm.world import WorldTransport
+from dqrm_cpu.comm.exchange.courier import Courier
+from dqrm_cpu.comm.exchange.overlap import Carrier, Delivery, open_carrier
+from dqrm_cpu.comm.heartbeat.watchdog import Watchdog
+from dqrm_cpu.comm.transports.process_transport import WorldTransport
+from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.errors import ConfigError
 from dqrm_cpu.profile.phases import Phase
 from dqrm_cpu.profile.spans import Spans

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 from numba.core.compiler_lock import global_compiler_lock
 
-from dqrm_cpu.comm.peers import Peers, Process, _status, compiles_now, find_peers
-from dqrm_cpu.comm.single import SingleTransport
+from dqrm_cpu.comm.heartbeat.local_ranks import Peers, Process, _status, compiles_now, find_peers
+from dqrm_cpu.comm.transports.single import SingleTransport
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from dqrm_cpu.comm.attendance import Attendance
-from dqrm_cpu.comm.roll_call import RollCall, open_roll_call
-from dqrm_cpu.comm.single import SingleTransport
+from dqrm_cpu.comm.heartbeat.heartbeat import RollCall, open_roll_call
+from dqrm_cpu.comm.heartbeat.last_seen import Attendance
 from dqrm_cpu.comm.transport import Json
+from dqrm_cpu.comm.transports.single import SingleTransport
 
 HERE = (7, 100)
 """Step and operations of the rank that asks."""
@@ -137,7 +137,7 @@ def test_a_rank_that_leaves_in_peace_is_no_loss(world: World) -> None:
 def test_all_hear_of_a_rank_that_compiles(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(call.others_compile() for call in world.calls)
     monkeypatch.setattr(
-        "dqrm_cpu.comm.roll_call.compiles_now", lambda: threading.current_thread() is world.calls[2]._thread
+        "dqrm_cpu.comm.heartbeat.heartbeat.compiles_now", lambda: threading.current_thread() is world.calls[2]._thread
     )
     assert eventually(lambda: world.calls[0].others_compile() and world.calls[1].others_compile())
 

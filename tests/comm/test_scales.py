@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dqrm_cpu.comm.scales import ScaleRule, require_finite
+from dqrm_cpu.comm.exchange.scales import ScaleRule, require_finite
 from dqrm_cpu.errors import TrainingError
 
 

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from dqrm_cpu.comm.launch import Launch
-from dqrm_cpu.comm.mpi import load_mpi
-from dqrm_cpu.comm.rendezvous import meet
-from dqrm_cpu.comm.select import _automatic, open_transport
-from dqrm_cpu.comm.single import SingleTransport
+from dqrm_cpu.comm.transports.launch import Launch
+from dqrm_cpu.comm.transports.mpi import load_mpi
+from dqrm_cpu.comm.transports.rendezvous import meet
+from dqrm_cpu.comm.transports.selection import _automatic, open_transport
+from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.errors import CommError, ConfigError, DeviceError, DqrmError
 from launching import clean_environ, run_gloo, run_mpi
 
 TWO_RANKS = {"PMI_RANK": "0", "PMI_SIZE": "2"}
 TELL = (
-    "import sys; from dqrm_cpu.comm.select import open_transport\n"
+    "import sys; from dqrm_cpu.comm.transports.selection import open_transport\n"
     "with open_transport(sys.argv[1]) as t: print(t.name, t.size, t.broadcast_json(t.rank, root=1), t.reason, sep='|')"
 )
 
@@ -83,7 +83,9 @@ def test_gloo_refuses_a_port_that_is_none() -> None:
 
 
 def test_a_plain_process_does_not_load_mpi() -> None:
-    source = "import sys; from dqrm_cpu.comm.select import open_transport; open_transport('auto').barrier(); "
+    source = (
+        "import sys; from dqrm_cpu.comm.transports.selection import open_transport; open_transport('auto').barrier(); "
+    )
     source += "sys.exit('mpi4py' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", source], env=clean_environ(), timeout=60).returncode == 0
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comm_oracle import DIM, NUM_TABLES, sparse_input
-from dqrm_cpu.comm.settings import INTEGER_LIMITS
-from dqrm_cpu.comm.stochastic import Chances, rounded
+from dqrm_cpu.comm.exchange.settings import INTEGER_LIMITS
+from dqrm_cpu.comm.exchange.stochastic import Chances, rounded
 from dqrm_cpu.kernels.numba_impl.hashing import mixed_in_python
 from dqrm_cpu.kernels.types import SparseGrad
 

@@ -19,8 +19,8 @@ from comm_oracle import (
     sparse_input,
     to_dense,
 )
-from dqrm_cpu.comm.exchange import exchange_dense_, exchange_sparse
-from dqrm_cpu.comm.single import SingleTransport
+from dqrm_cpu.comm.exchange.table_exchange import exchange_dense_, exchange_sparse
+from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.kernels.types import SparseGrad
 from launching import has_mpi, run_world
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dqrm_cpu.comm.buffers import ALIGNMENT_BYTES, Buffers
-from dqrm_cpu.comm.single import SingleTransport
-from dqrm_cpu.comm.watchdog import Watchdog
+from dqrm_cpu.comm.heartbeat.watchdog import Watchdog
+from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.errors import CommError, DataError
 
 

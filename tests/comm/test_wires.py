@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comm_oracle import DIM, NUM_TABLES, TABLE_ROWS, merge, same_bits, sparse_input, to_dense
-from dqrm_cpu.comm.settings import WIRES, WireSettings
-from dqrm_cpu.comm.single import SingleTransport
-from dqrm_cpu.comm.wires import GradientExchange, Shape, open_exchange
+from dqrm_cpu.comm.exchange.gradient_exchange import GradientExchange, Shape, open_exchange
+from dqrm_cpu.comm.exchange.settings import WIRES, WireSettings
+from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.errors import ConfigError, TrainingError
 from dqrm_cpu.kernels.types import SparseGrad
 

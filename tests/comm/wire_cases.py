@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from comm_oracle import DIM, NUM_TABLES, TABLE_ROWS, sparse_input
-from dqrm_cpu.comm.settings import WIRES, WireSettings
+from dqrm_cpu.comm.exchange.gradient_exchange import GradientExchange, Shape, open_exchange
+from dqrm_cpu.comm.exchange.settings import WIRES, WireSettings
 from dqrm_cpu.comm.transport import Transport
-from dqrm_cpu.comm.wires import GradientExchange, Shape, open_exchange
 from dqrm_cpu.kernels.select import select_kernels
 
 NUM_PARAMETERS, NUM_SCALARS, STEPS = 5003, 2, 3

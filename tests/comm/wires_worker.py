@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dqrm_cpu.comm.select import open_transport
+from dqrm_cpu.comm.transports.selection import open_transport
 from wire_cases import CASES, run_steps
 
 

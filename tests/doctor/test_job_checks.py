@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dqrm_cpu.comm.select import open_transport
+from dqrm_cpu.comm.transports.selection import open_transport
 from dqrm_cpu.doctor import job_checks
 from dqrm_cpu.doctor.finding import Verdict
 from dqrm_cpu.doctor.job_facts import JobFacts, LinkFacts, RankFacts, read_job

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dqrm_cpu.comm.single import SingleTransport
 from dqrm_cpu.comm.transport import Transport
+from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.config import Config
 from dqrm_cpu.experiments.experiment import Compression, Experiment, Family, Show, Variant
 from dqrm_cpu.experiments.job import Job

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 
 from dqrm_cpu.cli.main import main
-from dqrm_cpu.comm.launch import detect_launch
+from dqrm_cpu.comm.transports.launch import detect_launch
 from dqrm_cpu.train.step import TrainingStep
 
 

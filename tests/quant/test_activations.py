@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dqrm_cpu.cli.main import main
-from dqrm_cpu.comm.single import SingleTransport
+from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.batch import Batch
 from dqrm_cpu.data.source import open_data

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dqrm_cpu.comm.single import SingleTransport
+from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.loader import Loader
 from dqrm_cpu.data.shards import Shards

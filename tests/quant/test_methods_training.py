@@ -7,7 +7,7 @@ import pytest
 import torch
 from plain_methods import PlainMethods
 
-from dqrm_cpu.comm.single import SingleTransport
+from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.loader import Loader
 from dqrm_cpu.data.shards import shards_of

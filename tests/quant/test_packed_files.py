@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqrm_cpu.comm.single import SingleTransport
+from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.export.codes import pack_codes, unpack_codes
 from dqrm_cpu.export.pack import pack_model, packed_path
 from dqrm_cpu.export.read import load_packed

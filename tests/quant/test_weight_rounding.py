@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dqrm_cpu.comm.single import SingleTransport
+from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.config import Config, QuantConfig
 from dqrm_cpu.data.source import open_data
 from dqrm_cpu.kernels.interface import Kernels

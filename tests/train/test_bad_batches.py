@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from dqrm_cpu.comm.single import SingleTransport
+from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.batch import Batch
 from dqrm_cpu.data.source import DataSet, Part, RowSource, open_data

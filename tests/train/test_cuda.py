@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dqrm_cpu.comm.single import SingleTransport
+from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.config import Config
 from dqrm_cpu.train.result import Result
 from dqrm_cpu.train.run import RunRequest, train

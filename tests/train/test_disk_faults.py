@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dqrm_cpu.comm.single import SingleTransport
+from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.config import Config
 from dqrm_cpu.errors import CheckpointError, DqrmError, TrainingError
 from dqrm_cpu.train import loop as loop_module

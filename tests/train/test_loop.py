@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dqrm_cpu.comm.single import SingleTransport
+from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.config import Config
 from dqrm_cpu.train.result import Result
 from dqrm_cpu.train.run import RunRequest, train

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dqrm_cpu.comm.single import SingleTransport
+from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.config import Config
 from dqrm_cpu.errors import CheckpointError, ConfigError
 from dqrm_cpu.train import run as run_module

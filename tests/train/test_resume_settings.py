@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dqrm_cpu.cli.run_config import config_of_run, config_to_score
-from dqrm_cpu.comm.single import SingleTransport
+from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.config import Config
 from dqrm_cpu.config.recorded import MAY_CHANGE, config_to_record
 from dqrm_cpu.config.schema import ENTRIES

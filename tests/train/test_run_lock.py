@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dqrm_cpu.base.lock import FolderLock
-from dqrm_cpu.comm.single import SingleTransport
+from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.errors import ConfigError
 from dqrm_cpu.train.result import Result
 from dqrm_cpu.train.run import RunRequest, train

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from dqrm_cpu.comm.single import SingleTransport
+from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.batch import Batch
 from dqrm_cpu.data.loader import Loader

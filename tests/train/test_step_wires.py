@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from dqrm_cpu.comm.select import open_transport
-from dqrm_cpu.comm.settings import WIRES, WireSettings
+from dqrm_cpu.comm.exchange.settings import WIRES, WireSettings
 from dqrm_cpu.comm.transport import Transport
+from dqrm_cpu.comm.transports.selection import open_transport
 from dqrm_cpu.data.loader import Loader
 from dqrm_cpu.data.shards import shards_of
 from dqrm_cpu.data.source import open_data

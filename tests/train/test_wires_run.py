@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dqrm_cpu.comm import settings
-from dqrm_cpu.comm.single import SingleTransport
+from dqrm_cpu.comm.exchange import settings
+from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.config import Config
 from dqrm_cpu.config.rules import conflicts
 from dqrm_cpu.config.schema import ENTRIES

@@ -9,12 +9,12 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from dqrm_cpu.comm.accounting import SentBytes
 from dqrm_cpu.comm.buffers import Bytes
-from dqrm_cpu.comm.codec import Codec, Fp32Codec, Layout, Longs, Merge, layout_of
-from dqrm_cpu.comm.overlap import Carrier, Delivery
-from dqrm_cpu.comm.residuals import TableResiduals
-from dqrm_cpu.comm.scales import Floats, require_finite
+from dqrm_cpu.comm.exchange.codec import Codec, Fp32Codec, Layout, Longs, Merge, layout_of
+from dqrm_cpu.comm.exchange.overlap import Carrier, Delivery
+from dqrm_cpu.comm.exchange.residuals import TableResiduals
+from dqrm_cpu.comm.exchange.scales import Floats, require_finite
+from dqrm_cpu.comm.exchange.sent_bytes import SentBytes
 from dqrm_cpu.comm.transport import Transport, sum_in_order
 from dqrm_cpu.kernels.types import SparseGrad
 from dqrm_cpu.profile.spans import Spans

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dqrm_cpu.comm.scales import ScaleRule, require_finite
+from dqrm_cpu.comm.exchange.scales import ScaleRule, require_finite
 
 BLOCK = 1024
 """Values under one scale; lengths are multiples of it."""

@@ -5,12 +5,12 @@ import sys
 import warnings
 from typing import Any
 
-from dqrm_cpu.comm.agreement import require_one_transport
 from dqrm_cpu.comm.buffers import Bytes
-from dqrm_cpu.comm.deadline import deadline
-from dqrm_cpu.comm.launch import NO_LAUNCHER, SLURM, Launch
+from dqrm_cpu.comm.coordination import require_one_transport
+from dqrm_cpu.comm.heartbeat.deadline import deadline
 from dqrm_cpu.comm.transport import Array, in_last_words
-from dqrm_cpu.comm.world import WorldTransport
+from dqrm_cpu.comm.transports.launch import NO_LAUNCHER, SLURM, Launch
+from dqrm_cpu.comm.transports.process_transport import WorldTransport
 from dqrm_cpu.errors import CommError, DeviceError
 
 _SLURM_MEND = "start through `srun --mpi=pmi2` (Intel MPI: with I_MPI_PMI_LIBRARY) or mpirun, or use the gloo transport"

@@ -14,15 +14,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dqrm_cpu.comm.agreement import require_one_transport
 from dqrm_cpu.comm.buffers import Bytes, align
-from dqrm_cpu.comm.gpus import gpu_name, require_gpus_apart, take_gpu
-from dqrm_cpu.comm.launch import Launch
-from dqrm_cpu.comm.mpi import end_joined_mpi
-from dqrm_cpu.comm.rendezvous import introduced, meet, store_of_environment
-from dqrm_cpu.comm.settings import CCL_BINDINGS
+from dqrm_cpu.comm.coordination import require_one_transport
+from dqrm_cpu.comm.exchange.settings import CCL_BINDINGS
 from dqrm_cpu.comm.transport import Array
-from dqrm_cpu.comm.world import WorldTransport
+from dqrm_cpu.comm.transports.gpus import gpu_name, require_gpus_apart, take_gpu
+from dqrm_cpu.comm.transports.launch import Launch
+from dqrm_cpu.comm.transports.mpi import end_joined_mpi
+from dqrm_cpu.comm.transports.process_transport import WorldTransport
+from dqrm_cpu.comm.transports.rendezvous import introduced, meet, store_of_environment
 from dqrm_cpu.errors import CommError, DeviceError
 
 _PATIENCE_BEYOND_OURS_S = 60.0

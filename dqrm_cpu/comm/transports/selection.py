@@ -4,11 +4,11 @@ import importlib.util
 import os
 from collections.abc import Callable, Mapping
 
-from dqrm_cpu.comm.launch import NO_LAUNCHER, SLURM, TORCHRUN, Launch, detect_launch
-from dqrm_cpu.comm.settings import CCL_BINDINGS, TRANSPORT_NAMES
-from dqrm_cpu.comm.single import SingleTransport
+from dqrm_cpu.comm.exchange.settings import CCL_BINDINGS, TRANSPORT_NAMES
 from dqrm_cpu.comm.transport import Transport
-from dqrm_cpu.comm.world import WorldTransport
+from dqrm_cpu.comm.transports.launch import NO_LAUNCHER, SLURM, TORCHRUN, Launch, detect_launch
+from dqrm_cpu.comm.transports.process_transport import WorldTransport
+from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.errors import CommError, ConfigError
 
 
@@ -47,7 +47,7 @@ def open_transport(
 
 
 def _require_gpu(launch: Launch) -> None:
-    from dqrm_cpu.comm.torch_group import nccl_backend
+    from dqrm_cpu.comm.transports.torch_distributed import nccl_backend
 
     nccl_backend(launch)
 
@@ -55,7 +55,7 @@ def _require_gpu(launch: Launch) -> None:
 def _open_mpi(
     launch: Launch, timeout_s: float, reason: str, environ: Mapping[str, str], overlap: str
 ) -> WorldTransport:
-    from dqrm_cpu.comm.mpi import MpiTransport
+    from dqrm_cpu.comm.transports.mpi import MpiTransport
 
     return MpiTransport(launch, timeout_s, reason)
 
@@ -63,7 +63,7 @@ def _open_mpi(
 def _open_gloo(
     launch: Launch, timeout_s: float, reason: str, environ: Mapping[str, str], overlap: str
 ) -> WorldTransport:
-    from dqrm_cpu.comm.torch_group import TorchTransport, gloo_backend
+    from dqrm_cpu.comm.transports.torch_distributed import TorchTransport, gloo_backend
 
     return TorchTransport(gloo_backend(), launch, timeout_s, reason, environ)
 
@@ -71,7 +71,7 @@ def _open_gloo(
 def _open_nccl(
     launch: Launch, timeout_s: float, reason: str, environ: Mapping[str, str], overlap: str
 ) -> WorldTransport:
-    from dqrm_cpu.comm.torch_group import TorchTransport, nccl_backend
+    from dqrm_cpu.comm.transports.torch_distributed import TorchTransport, nccl_backend
 
     return TorchTransport(nccl_backend(launch), launch, timeout_s, reason, environ)
 
@@ -81,10 +81,10 @@ def _open_oneccl(
 ) -> WorldTransport:
     """Through Intel's PyTorch bindings where they are installed, else directly."""
     if importlib.util.find_spec(CCL_BINDINGS) is not None:
-        from dqrm_cpu.comm.torch_group import TorchTransport, ccl_backend
+        from dqrm_cpu.comm.transports.torch_distributed import TorchTransport, ccl_backend
 
         return TorchTransport(ccl_backend(), launch, timeout_s, f"{reason}, through {CCL_BINDINGS}", environ)
-    from dqrm_cpu.comm.oneccl import OneCclTransport
+    from dqrm_cpu.comm.transports.oneccl import OneCclTransport
 
     return OneCclTransport(launch, timeout_s, reason, environ, overlap)
 

@@ -13,9 +13,9 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-from dqrm_cpu.comm.attendance import Attendance, Place
-from dqrm_cpu.comm.lines import Line, LineSocket
-from dqrm_cpu.comm.peers import Peers, compiles_now, find_peers
+from dqrm_cpu.comm.heartbeat.last_seen import Attendance, Place
+from dqrm_cpu.comm.heartbeat.lines import Line, LineSocket
+from dqrm_cpu.comm.heartbeat.local_ranks import Peers, compiles_now, find_peers
 from dqrm_cpu.comm.transport import Transport
 
 OnLost = Callable[[int, str], None]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dqrm_cpu.comm.settings import INTEGER_LIMITS, WireSettings
+from dqrm_cpu.comm.exchange.settings import INTEGER_LIMITS, WireSettings
 from dqrm_cpu.errors import TrainingError
 
 Floats = npt.NDArray[np.float32]

@@ -11,9 +11,9 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from dqrm_cpu.comm.courier import Courier
+from dqrm_cpu.comm.exchange.courier import Courier
 from dqrm_cpu.comm.transport import Transport
-from dqrm_cpu.comm.world import WorldTransport
+from dqrm_cpu.comm.transports.process_transport import WorldTransport
 from dqrm_cpu.errors import ConfigError
 from dqrm_cpu.profile.spans import Spans
 

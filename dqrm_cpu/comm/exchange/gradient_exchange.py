@@ -6,17 +6,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dqrm_cpu.comm.accounting import SentBytes
-from dqrm_cpu.comm.codec import Codec, Fp32Codec, Merge
-from dqrm_cpu.comm.dense_tables import DenseTableExchange
-from dqrm_cpu.comm.exchange import Finish, SparseExchange, TableExchange
-from dqrm_cpu.comm.mlp import Fp32Mlp, MlpExchange, Parts, ShortMlp
-from dqrm_cpu.comm.mlp_forms import Bf16Form, Form, Int8Form
-from dqrm_cpu.comm.overlap import open_carrier
-from dqrm_cpu.comm.residuals import Residuals, TableResiduals
-from dqrm_cpu.comm.scales import ScaleRule
-from dqrm_cpu.comm.settings import WireSettings
-from dqrm_cpu.comm.through_host import HOST, MlpThroughHost, TablesThroughHost
+from dqrm_cpu.comm.exchange.codec import Codec, Fp32Codec, Merge
+from dqrm_cpu.comm.exchange.dense_tables import DenseTableExchange
+from dqrm_cpu.comm.exchange.mlp_exchange import Fp32Mlp, MlpExchange, Parts, ShortMlp
+from dqrm_cpu.comm.exchange.mlp_forms import Bf16Form, Form, Int8Form
+from dqrm_cpu.comm.exchange.overlap import open_carrier
+from dqrm_cpu.comm.exchange.residuals import Residuals, TableResiduals
+from dqrm_cpu.comm.exchange.scales import ScaleRule
+from dqrm_cpu.comm.exchange.sent_bytes import SentBytes
+from dqrm_cpu.comm.exchange.settings import WireSettings
+from dqrm_cpu.comm.exchange.table_exchange import Finish, SparseExchange, TableExchange
+from dqrm_cpu.comm.exchange.through_host import HOST, MlpThroughHost, TablesThroughHost
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.kernels.types import SparseGrad
 from dqrm_cpu.profile.spans import Spans
@@ -103,13 +103,13 @@ def _codec(settings: WireSettings, transport: Transport, num_local: int, merge: 
     if settings.wire == "sparse":
         return Fp32Codec(merge)
     # Here, because it loads numba.
-    from dqrm_cpu.comm.integer_codec import IntegerCodec
+    from dqrm_cpu.comm.exchange.integer_codec import IntegerCodec
 
     width, _, container = settings.wire.partition("-")
     rule = ScaleRule.of(settings, width)
     if settings.rounding == "nearest":
         return IntegerCodec(width, container == "fp32", rule)
-    from dqrm_cpu.comm.stochastic import Chances, StochasticCodec
+    from dqrm_cpu.comm.exchange.stochastic import Chances, StochasticCodec
 
     chances = Chances(settings.seed, _own_ranks(transport, num_local), lambda: transport.step)
     return StochasticCodec(width, container == "fp32", rule, chances)
@@ -143,7 +143,7 @@ def _int8_form(settings: WireSettings, transport: Transport, num_local: int) -> 
     if settings.rounding == "nearest":
         return Int8Form(rule)
     # Here, because it loads numba.
-    from dqrm_cpu.comm.stochastic import Chances, StochasticInt8Form
+    from dqrm_cpu.comm.exchange.stochastic import Chances, StochasticInt8Form
 
     own, total = _own_ranks(transport, num_local), transport.size * num_local
     # At each step the senders' gradients, then the sums of the parts; neither shares its chances with a rank's tables.

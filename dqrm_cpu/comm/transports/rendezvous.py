@@ -10,9 +10,9 @@ from typing import Any
 # torch documents them here, and its stubs forget to export them.
 from torch.distributed import Store, TCPStore, rendezvous  # type: ignore[attr-defined]
 
-from dqrm_cpu.comm.deadline import deadline
-from dqrm_cpu.comm.launch import TORCHRUN, Launch
+from dqrm_cpu.comm.heartbeat.deadline import deadline
 from dqrm_cpu.comm.transport import in_last_words
+from dqrm_cpu.comm.transports.launch import TORCHRUN, Launch
 from dqrm_cpu.errors import CommError, DqrmError
 
 _LOOPBACK = "127.0.0.1"
@@ -78,7 +78,7 @@ def _meet_through_mpi(launch: Launch, timeout_s: float) -> Store:
     """Rank 0 listens on a port that the system chose and tells it to the others through MPI."""
     if importlib.util.find_spec("mpi4py") is None:
         raise CommError("mpi4py is not installed")
-    from dqrm_cpu.comm.mpi import joined_mpi
+    from dqrm_cpu.comm.transports.mpi import joined_mpi
 
     mpi = joined_mpi(launch, timeout_s, "gloo")
     # A rank may have given up just when the last one came: MPI would wait for it without end. No watchdog looks yet.

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dqrm_cpu.comm.accounting import SentBytes
 from dqrm_cpu.comm.buffers import Bytes
-from dqrm_cpu.comm.exchange import check_count, exchange_dense_
-from dqrm_cpu.comm.mlp_forms import BLOCK, Form
-from dqrm_cpu.comm.residuals import Residuals
+from dqrm_cpu.comm.exchange.mlp_forms import BLOCK, Form
+from dqrm_cpu.comm.exchange.residuals import Residuals
+from dqrm_cpu.comm.exchange.sent_bytes import SentBytes
+from dqrm_cpu.comm.exchange.table_exchange import check_count, exchange_dense_
 from dqrm_cpu.comm.transport import Transport, sum_in_order
 
 

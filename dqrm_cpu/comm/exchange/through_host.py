@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dqrm_cpu.comm.accounting import SentBytes
-from dqrm_cpu.comm.exchange import Finish, TableExchange
-from dqrm_cpu.comm.mlp import MlpExchange
+from dqrm_cpu.comm.exchange.mlp_exchange import MlpExchange
+from dqrm_cpu.comm.exchange.sent_bytes import SentBytes
+from dqrm_cpu.comm.exchange.table_exchange import Finish, TableExchange
 from dqrm_cpu.kernels.types import SparseGrad
 from dqrm_cpu.profile.spans import Spans
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from dqrm_cpu.comm.launch import Launch
+from dqrm_cpu.comm.transports.launch import Launch
 from dqrm_cpu.errors import DeviceError
 
 

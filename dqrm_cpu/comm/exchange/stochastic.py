@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from dqrm_cpu.comm.buffers import Bytes
-from dqrm_cpu.comm.integer_codec import IntegerCodec
-from dqrm_cpu.comm.mlp_forms import BLOCK, Int8Form
-from dqrm_cpu.comm.scales import Floats, ScaleRule
+from dqrm_cpu.comm.exchange.integer_codec import IntegerCodec
+from dqrm_cpu.comm.exchange.mlp_forms import BLOCK, Int8Form
+from dqrm_cpu.comm.exchange.scales import Floats, ScaleRule
 from dqrm_cpu.kernels.numba_impl import stochastic
 from dqrm_cpu.kernels.numba_impl.hashing import mixed_in_python
 from dqrm_cpu.kernels.types import SparseGrad

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dqrm_cpu.comm.accounting import SentBytes
-from dqrm_cpu.comm.exchange import Finish, check_count, exchange_dense_
-from dqrm_cpu.comm.overlap import Carrier, Delivery
-from dqrm_cpu.comm.scales import Floats
+from dqrm_cpu.comm.exchange.overlap import Carrier, Delivery
+from dqrm_cpu.comm.exchange.scales import Floats
+from dqrm_cpu.comm.exchange.sent_bytes import SentBytes
+from dqrm_cpu.comm.exchange.table_exchange import Finish, check_count, exchange_dense_
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config.rules import DENSE_WIRE_LIMIT_BYTES
 from dqrm_cpu.errors import ConfigError

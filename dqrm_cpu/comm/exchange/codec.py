@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from dqrm_cpu.comm.buffers import Bytes, align
-from dqrm_cpu.comm.scales import Floats, ScaleRule
+from dqrm_cpu.comm.exchange.scales import Floats, ScaleRule
 from dqrm_cpu.kernels.types import SparseGrad
 
 PART_ALIGNMENT_BYTES = 16

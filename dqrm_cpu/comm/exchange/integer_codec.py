@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from dqrm_cpu.comm.buffers import Bytes
-from dqrm_cpu.comm.codec import Layout, Longs, layout_of
-from dqrm_cpu.comm.scales import Floats, ScaleRule
+from dqrm_cpu.comm.exchange.codec import Layout, Longs, layout_of
+from dqrm_cpu.comm.exchange.scales import Floats, ScaleRule
 from dqrm_cpu.kernels.numba_impl import codes, scan
 from dqrm_cpu.kernels.numba_impl.arena import arena_of
 from dqrm_cpu.kernels.numba_impl.merging import Merging

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from typing import NoReturn, Self
 
 from dqrm_cpu.comm.buffers import Buffers
-from dqrm_cpu.comm.courier import Courier
-from dqrm_cpu.comm.roll_call import RollCall, open_roll_call
+from dqrm_cpu.comm.exchange.courier import Courier
+from dqrm_cpu.comm.heartbeat.heartbeat import RollCall, open_roll_call
+from dqrm_cpu.comm.heartbeat.watchdog import Watchdog
 from dqrm_cpu.comm.transport import Transport, last_words
-from dqrm_cpu.comm.watchdog import Watchdog
 from dqrm_cpu.errors import CommError
 
 _LOSS_KNOWN_AFTER_S = 1.0

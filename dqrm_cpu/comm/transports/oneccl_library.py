@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dqrm_cpu.comm.oneccl_build import INSTALL
+from dqrm_cpu.comm.transports.oneccl_build import INSTALL
 from dqrm_cpu.errors import CommError, DeviceError
 
 Array = np.typing.NDArray[Any]

@@ -9,14 +9,14 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dqrm_cpu.comm.agreement import require_one_transport
 from dqrm_cpu.comm.buffers import Bytes
-from dqrm_cpu.comm.launch import HYDRA, TORCHRUN, Launch
-from dqrm_cpu.comm.mpi import end_joined_mpi, joined_mpi
-from dqrm_cpu.comm.oneccl_build import built_shim
-from dqrm_cpu.comm.oneccl_library import OneCclWorld, set_defaults
+from dqrm_cpu.comm.coordination import require_one_transport
 from dqrm_cpu.comm.transport import Array
-from dqrm_cpu.comm.world import WorldTransport
+from dqrm_cpu.comm.transports.launch import HYDRA, TORCHRUN, Launch
+from dqrm_cpu.comm.transports.mpi import end_joined_mpi, joined_mpi
+from dqrm_cpu.comm.transports.oneccl_build import built_shim
+from dqrm_cpu.comm.transports.oneccl_library import OneCclWorld, set_defaults
+from dqrm_cpu.comm.transports.process_transport import WorldTransport
 from dqrm_cpu.errors import CommError
 
 _ADDRESS_KEY = "dqrm_cpu/oneccl"
@@ -81,7 +81,7 @@ class OneCclTransport(WorldTransport):
         self, launch: Launch, timeout_s: float, environ: Mapping[str, str]
     ) -> Callable[[bytes], bytes]:
         # Here, because it loads torch.distributed.
-        from dqrm_cpu.comm.rendezvous import introduced, shared_store
+        from dqrm_cpu.comm.transports.rendezvous import introduced, shared_store
 
         self._store = shared_store(launch, environ, timeout_s)
         require_one_transport(introduced(self._store, launch, "transport", "oneccl"))
