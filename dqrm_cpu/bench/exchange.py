@@ -7,8 +7,8 @@ from types import MappingProxyType
 from dqrm_cpu.bench.benchmark import Ratio
 from dqrm_cpu.bench.cases import CASES as STEP_CASES
 from dqrm_cpu.bench.cases import Case, quick
-from dqrm_cpu.comm.exchange.settings import WIRES
 from dqrm_cpu.config import ModelConfig
+from dqrm_cpu.config.schema import WIRES
 from dqrm_cpu.kernels.ccl import oneccl_files
 
 RANKS = 2

@@ -6,8 +6,8 @@ from torch import Tensor
 from dqrm_cpu.bench.exchange import MLP_FORMS, contestant_name
 from dqrm_cpu.bench.exchange_ours import OurExchange
 from dqrm_cpu.bench.pool import Work
-from dqrm_cpu.comm.exchange.gradient_exchange import Shape, open_exchange
-from dqrm_cpu.comm.exchange.settings import WireSettings
+from dqrm_cpu.comm.exchange.gradient_exchange import GradientShape, open_exchange
+from dqrm_cpu.comm.exchange.settings import ExchangeSettings
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.kernels.types import SparseGrad
 from dqrm_cpu.model.dlrm import DenseGradients
@@ -23,10 +23,10 @@ class OurMlp(OurExchange):
         self.name = contestant_name(transport.name, name)
         self.about = f"comm.mlp-gradients {form}, error feedback {feedback}, over {transport.name}"
         self._transport, self._num_parameters = transport, num_parameters
-        self._settings = WireSettings(mlp_gradients=form, error_feedback=feedback)
+        self._settings = ExchangeSettings(mlp_gradients=form, error_feedback=feedback)
 
     def setup(self) -> None:
-        shape = Shape(torch.zeros(2, dtype=torch.int64), 1, self._num_parameters)
+        shape = GradientShape(torch.zeros(2, dtype=torch.int64), 1, self._num_parameters)
         self._exchange = open_exchange(self._settings, self._transport, 1, shape, _no_tables)
         generator = torch.Generator().manual_seed(1 + self._transport.rank)
         size = self._num_parameters + DenseGradients.NUM_SCALARS
@@ -37,7 +37,7 @@ class OurMlp(OurExchange):
         """The summed gradient f32[P + scalars]."""
         assert self._exchange is not None
         self._flat.copy_(self._source)
-        self._exchange.mlp([self._flat])
+        self._exchange.mlp.sum_([self._flat])
         return self._flat
 
 

@@ -17,7 +17,7 @@ from dqrm_cpu.bench.exchange import STEP_ALONE, STEP_OVERLAPS, STEP_TABLE_BYTES,
 from dqrm_cpu.bench.ours_step import OursStep
 from dqrm_cpu.bench.pool import Work
 from dqrm_cpu.comm.transport import Transport
-from dqrm_cpu.comm.transports.process_transport import WorldTransport
+from dqrm_cpu.comm.transports.process_transport import ProcessTransport
 from dqrm_cpu.data.batch import Batch
 
 
@@ -36,7 +36,7 @@ def step_contestants(case: Case, transports: Sequence[Transport]) -> list[Contes
         _Alone(OursStep(STEP_ALONE, _about("one rank, one process"), case.config, arenas), rank)
     ]
     for transport, (wire, overlap) in product(transports, product(STEP_WIRES, STEP_OVERLAPS)):
-        if overlap == "on" and (not isinstance(transport, WorldTransport) or transport.obstacle_beside()):
+        if overlap == "on" and (not isinstance(transport, ProcessTransport) or transport.overlap_obstacle()):
             continue
         about = _about(
             f"{size} ranks, each with its share of the same batch, comm.wire {wire}, comm.overlap {overlap}, over "

@@ -11,8 +11,8 @@ from dqrm_cpu.bench.contestant import AbsentError
 from dqrm_cpu.bench.exchange import FUSED, PER_TABLE, contestant_name
 from dqrm_cpu.bench.exchange_ours import OurExchange
 from dqrm_cpu.bench.pool import Work
-from dqrm_cpu.comm.exchange.gradient_exchange import Shape, open_exchange
-from dqrm_cpu.comm.exchange.settings import WireSettings
+from dqrm_cpu.comm.exchange.gradient_exchange import GradientShape, open_exchange
+from dqrm_cpu.comm.exchange.settings import ExchangeSettings
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config import ModelConfig
 from dqrm_cpu.errors import ConfigError
@@ -52,8 +52,8 @@ class OurTables(OurExchange):
     def setup(self) -> None:
         self.spans = Spans()
         tables, kernels = self._material.tables, self._material.kernels
-        shape = Shape(tables.row_offset, tables.dim, num_parameters=1)
-        settings = WireSettings(wire=self._wire, overlap="off")
+        shape = GradientShape(tables.row_offset, tables.dim, num_parameters=1)
+        settings = ExchangeSettings(wire=self._wire, overlap="off")
         try:
             self._exchange = open_exchange(settings, self._transport, 1, shape, kernels.merge_sparse, self.spans)
         except ConfigError as error:
@@ -65,7 +65,7 @@ class OurTables(OurExchange):
         self.spans.begin_step()
         with self.spans.coalesce:
             grad = self._material.coalesce(work)
-        values = self._exchange.tables([grad]).values
+        values = self._exchange.tables.begin([grad])().values
         self.spans.step_done()
         return values
 

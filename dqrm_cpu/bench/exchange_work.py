@@ -22,9 +22,9 @@ from dqrm_cpu.bench.exchange_step import step_case, step_contestants
 from dqrm_cpu.bench.exchange_tables import OurTables, TableMaterial, TorchTables
 from dqrm_cpu.bench.pool import Work, make_pool
 from dqrm_cpu.bench.timing import Plan, time_interleaved
-from dqrm_cpu.comm.exchange.settings import WIRES
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.comm.transports.selection import open_transport
+from dqrm_cpu.config.schema import WIRES
 from dqrm_cpu.errors import CommError, DqrmError
 from dqrm_cpu.kernels.select import select_kernels
 from dqrm_cpu.model.dlrm import mlp_shapes

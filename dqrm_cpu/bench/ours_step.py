@@ -10,7 +10,7 @@ from dqrm_cpu.bench.contestant import AbsentError
 from dqrm_cpu.bench.ipex import load_ipex_kernels
 from dqrm_cpu.bench.pool import Work
 from dqrm_cpu.bench.weights import initial_mlps
-from dqrm_cpu.comm.exchange.settings import WireSettings
+from dqrm_cpu.comm.exchange.settings import ExchangeSettings
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.config import Config
@@ -80,8 +80,8 @@ def make_parts(
     """On the shared tables."""
     model, scales = model_on_shared_tables(config, arenas, kernels, spans)
     optimizer = select_optimizer(config.train, model)
-    wires = WireSettings(wire=config.comm.wire, overlap=config.comm.overlap)
-    step = TrainingStep(model, scales, optimizer, transport, 1, config.train.batch_size, wires)
+    exchange = ExchangeSettings(wire=config.comm.wire, overlap=config.comm.overlap)
+    step = TrainingStep(model, scales, optimizer, transport, 1, config.train.batch_size, exchange)
     return Parts(model, scales, optimizer, step)
 
 

@@ -9,8 +9,8 @@ from dqrm_cpu.bench.arena import Arenas
 from dqrm_cpu.bench.cases import Case
 from dqrm_cpu.bench.ours_step import Parts, make_parts
 from dqrm_cpu.bench.pool import Pool
-from dqrm_cpu.comm.exchange.gradient_exchange import Shape, open_exchange
-from dqrm_cpu.comm.exchange.settings import WireSettings
+from dqrm_cpu.comm.exchange.gradient_exchange import GradientShape, open_exchange
+from dqrm_cpu.comm.exchange.settings import ExchangeSettings
 from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.kernels.types import SparseGrad
 from dqrm_cpu.profile.phases import STEP_PHASES, Phase
@@ -98,11 +98,12 @@ def _wire_profile(wire: str, parts: Parts, grads: Sequence[SparseGrad]) -> WireP
 def _merged(wire: str, parts: Parts, grads: Sequence[SparseGrad]) -> tuple[float, float, float]:
     """Seconds to quantize one gradient, to merge them all, and to apply the sum."""
     spans, model = Spans(), parts.model
-    shape, merge = Shape(model.tables.row_offset, model.tables.dim, num_parameters=1), model.kernels.merge_sparse
-    exchange = open_exchange(WireSettings(wire=wire), SingleTransport(), len(grads), shape, merge, spans)
+    shape = GradientShape(model.tables.row_offset, model.tables.dim, num_parameters=1)
+    merge = model.kernels.merge_sparse
+    exchange = open_exchange(ExchangeSettings(wire=wire), SingleTransport(), len(grads), shape, merge, spans)
     for _ in range(1 + _MERGES):
         spans.begin_step()
-        merged = exchange.tables(grads)
+        merged = exchange.tables.begin(grads)()
         with spans.embedding_update:
             parts.optimizer.apply_tables(merged, _NO_LEARNING, parts.scales.tracker)
         spans.step_done()

@@ -119,7 +119,7 @@ def _verify(args: argparse.Namespace) -> int:
 def _compress(config: "Config", args: argparse.Namespace, transport: "Transport") -> Compressed:
     import torch
 
-    from dqrm_cpu.comm.first_rank import on_first_rank
+    from dqrm_cpu.comm.coordination import on_first_rank
     from dqrm_cpu.data.source import open_data
     from dqrm_cpu.export.read import load_packed
     from dqrm_cpu.model.size import model_bytes

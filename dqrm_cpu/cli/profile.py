@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _profile(config: "Config", args: argparse.Namespace, transport: "Transport") -> int:
     from dqrm_cpu.cli.ranks import gathered_environment
-    from dqrm_cpu.comm.first_rank import on_first_rank
+    from dqrm_cpu.comm.coordination import on_first_rank
     from dqrm_cpu.profiler.bandwidth import bandwidths
     from dqrm_cpu.profiler.document import Circumstances
     from dqrm_cpu.profiler.folder import make_folder

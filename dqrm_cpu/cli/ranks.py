@@ -14,7 +14,7 @@ import torch
 from dqrm_cpu import __version__
 from dqrm_cpu.base.sizes import sizes_apart
 from dqrm_cpu.comm.transport import Transport
-from dqrm_cpu.comm.transports.gpus import gpu_in_use, gpu_name, require_gpus_apart, take_gpu
+from dqrm_cpu.comm.transports.gpus import gpu_in_use, gpu_name, require_distinct_gpus, take_gpu
 from dqrm_cpu.comm.transports.launch import detect_launch
 from dqrm_cpu.comm.transports.selection import open_transport
 from dqrm_cpu.config import Config
@@ -90,7 +90,7 @@ def _require_device(config: Config) -> None:
 def _require_own_device(config: Config, transport: Transport) -> None:
     """Ranks that share a GPU would only wait for each other."""
     if config.device == "cuda" and transport.size > 1:
-        require_gpus_apart(gathered(transport, gpu_name(gpu_in_use())))
+        require_distinct_gpus(gathered(transport, gpu_name(gpu_in_use())))
 
 
 def _require_bf16(config: Config) -> None:

@@ -1,4 +1,4 @@
-"""Memory that lives from step to step, so that an exchange allocates nothing once it has seen its largest message."""
+"""Memory that is kept from step to step, so that an exchange allocates nothing once it has seen its largest message."""
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,7 @@ ALIGNMENT_BYTES = 64
 
 
 def align(num_bytes: int, alignment: int = ALIGNMENT_BYTES) -> int:
-    """The least multiple of `alignment` that holds `num_bytes`."""
+    """Returns the least multiple of `alignment` that holds `num_bytes`."""
     return -(-num_bytes // alignment) * alignment
 
 
@@ -21,7 +21,7 @@ class Buffers:
         self._held: dict[str, Bytes] = {}
 
     def take(self, name: str, num_bytes: int) -> Bytes:
-        """uint8[num_bytes] that starts on a cache line; contents undefined."""
+        """Returns uint8[num_bytes] that starts on a cache line; its contents are undefined."""
         held = self._held.get(name)
         if held is None or held.size < num_bytes:
             # A quarter more than asked: sparse messages differ a little from step to step.

@@ -1,4 +1,4 @@
-"""What every transport does between ranks, and the order in which every transport sums.
+"""The interface of all transports between ranks, and the order in which they sum.
 
 A float sum depends on its order. Each transport moves bytes only; all sums happen here, in rank order, so that losses
 are the same bits over MPI, over gloo and with ranks simulated in one process.
@@ -6,6 +6,7 @@ are the same bits over MPI, over gloo and with ranks simulated in one process.
 
 import json
 import sys
+import threading
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -16,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from dqrm_cpu.comm.buffers import Buffers, Bytes, align
-from dqrm_cpu.comm.whereabouts import Whereabouts
 from dqrm_cpu.errors import DqrmError
 
 Json = None | bool | int | float | str | list[Any] | dict[str, Any]
@@ -28,29 +28,43 @@ GATHER_LIMIT_BYTES = 32 * 1024
 
 
 def sum_in_order(parts: Sequence[Array] | Array, out: Array) -> None:
-    """out = ((parts[0] + parts[1]) + parts[2]) + ...; `out` may be parts[0]."""
+    """Computes out = ((parts[0] + parts[1]) + parts[2]) + ...; `out` may be parts[0]."""
     if out is not parts[0]:
         np.copyto(out, parts[0])
     for part in parts[1:]:
         np.add(out, part, out=out)
 
 
-def in_last_words(rank: int, size: int, reason: str) -> str:
-    """How a rank says why it takes the job down."""
+def abort_message(rank: int, size: int, reason: str) -> str:
+    """Returns the line by which a rank says why it ends the job."""
     return f"dqrm-cpu: rank {rank} of {size} ends the job: {reason}"
 
 
-def last_words(rank: int, size: int, reason: str) -> None:
-    """Tells why a rank takes the job down; the process is gone before anything above could print it."""
+def write_abort_message(rank: int, size: int, reason: str) -> None:
+    """Writes `abort_message` to stderr; the process is gone before anything above could print it."""
     sys.stdout.flush()
-    sys.stderr.write(f"{in_last_words(rank, size, reason)}\n")
+    sys.stderr.write(f"{abort_message(rank, size, reason)}\n")
     sys.stderr.flush()
+
+
+class RankProgress:
+    """How far a rank has come: the training step, and the operations that all of its threads have begun."""
+
+    def __init__(self) -> None:
+        self.step = 0  # the one under way; 0 before the first
+        self.operations = 0  # begun since the start
+        self._lock = threading.Lock()
+
+    def begin_operation(self) -> None:
+        """Counts an operation between the ranks."""
+        with self._lock:
+            self.operations += 1
 
 
 class Transport(ABC):
     """Moves arrays between `size` ranks. Every rank calls the same operations in the same order.
 
-    As a context manager it closes itself; an exception that leaves the block on one rank only takes the others down.
+    As a context manager it closes itself; an exception that leaves the block on one rank only ends all ranks.
     `bytes_sent` counts what this rank handed over for other ranks. `reason` says why this transport was chosen.
     """
 
@@ -60,33 +74,33 @@ class Transport(ABC):
         self.size = size
         self.reason = reason
         self.bytes_sent = 0
-        self.where = Whereabouts()
+        self.progress = RankProgress()
         self.buffers = Buffers()
 
     @property
     def step(self) -> int:
-        """The one under way, 0 before the first: whoever drives it says so, for what is told of a failure."""
-        return self.where.step
+        """The training step under way, 0 before the first; the training loop sets it, so that errors can name it."""
+        return self.progress.step
 
     @step.setter
     def step(self, number: int) -> None:
-        self.where.step = number
+        self.progress.step = number
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if error is None or self.size == 1 or _leaves_nobody_waiting(error):
+        if error is None or self.size == 1 or _is_raised_on_every_rank(error):
             self.close()
         else:
-            self.end_with(error)
+            self.abort_on(error)
 
-    def end_with(self, error: BaseException) -> NoReturn:
-        """What another rank cannot know of ends them all."""
+    def abort_on(self, error: BaseException) -> NoReturn:
+        """Ends all ranks over an error that the other ranks cannot know of."""
         self.abort(_describe(error))
 
     def broadcast_json(self, value: Json, root: int = 0) -> Json:
-        """The value of `root`, on every rank; what the others pass is not looked at."""
+        """Returns the value of `root` on every rank; what the others pass is not looked at."""
         payload = np.frombuffer(json.dumps(value).encode() if self.rank == root else b"", dtype=np.uint8)
         if self.size == 1:
             return _parsed(payload)
@@ -109,7 +123,7 @@ class Transport(ABC):
             self._reduce_at_destination(flat)
 
     def allgather_small(self, array: Array) -> Array:
-        """array[size, *shape]: what each rank passed; all pass the same shape and dtype."""
+        """Returns what each rank passed, array[size, *shape]; all pass the same shape and dtype."""
         gathered = np.empty((self.size, *array.shape), dtype=array.dtype)
         if self.size == 1:
             gathered[0] = array
@@ -119,9 +133,9 @@ class Transport(ABC):
         return gathered
 
     def allgatherv(self, payload: Bytes, lengths: Sequence[int] | None = None) -> list[Bytes]:
-        """The payload of each rank, by rank; lengths may differ, and are exchanged unless every rank knows them all.
+        """Returns the payload of each rank, by rank; lengths may differ, and are exchanged unless all know them.
 
-        The result are views that start on a cache line each, into memory that the next call overwrites.
+        The payloads are views that start on a cache line each, into memory that the next call overwrites.
         """
         if payload.dtype != np.uint8 or payload.ndim != 1 or not payload.flags.c_contiguous:
             raise ValueError(f"allgatherv moves contiguous bytes, not {payload.dtype}{list(payload.shape)}")
@@ -141,7 +155,7 @@ class Transport(ABC):
         return [received[start : start + count] for start, count in zip(starts, counts, strict=True)]
 
     def alltoall(self, parts: Array) -> Array:
-        """parts[size, n]: row r goes to rank r; the result holds in row r what rank r had for this one.
+        """Sends row r of parts[size, n] to rank r; returns in row r what rank r had for this one.
 
         The result is a view into memory that the next call overwrites.
         """
@@ -175,11 +189,11 @@ class Transport(ABC):
 
     @abstractmethod
     def barrier(self) -> None:
-        """Returns once every rank is here."""
+        """Waits until every rank has called it."""
 
     @abstractmethod
     def close(self) -> None:
-        """Leaves the world in peace; the others may go on until they close too."""
+        """Leaves the other ranks without an error; they may go on until they close too."""
 
     @abstractmethod
     def abort(self, reason: str) -> NoReturn:
@@ -212,7 +226,7 @@ def _parsed(message: Bytes) -> Json:
     return value
 
 
-def _leaves_nobody_waiting(error: BaseException) -> bool:
+def _is_raised_on_every_rank(error: BaseException) -> bool:
     if isinstance(error, DqrmError):
         return error.unanimous
     return isinstance(error, SystemExit) and error.code in (None, 0)

@@ -16,6 +16,9 @@ KAGGLE_TABLE_ROWS = (
 )
 DEMO_LARGEST_TABLE = 100_000
 
+TRANSPORTS = ("auto", "oneccl", "mpi", "gloo", "nccl", "sim")
+WIRES = ("dense", "sparse", "int8", "int8-fp32", "int16", "int16-fp32")
+
 _LARGEST_INT32 = 2**31 - 1
 _LARGEST_SEED = 2**32 - 1
 
@@ -176,13 +179,13 @@ class CommConfig:
     transport: str = setting(
         "auto",
         "what carries gradients between processes; auto: mpi under mpirun, gloo under torchrun; sim: one process alone",
-        choices=("auto", "oneccl", "mpi", "gloo", "nccl", "sim"),
+        choices=TRANSPORTS,
     )
     wire: str = setting(
         "sparse",
         "form of table gradients between ranks; sparse: rows looked up, in FP32; dense: whole tables; "
         "int8, int16: rows as integers; with -fp32: those in FP32 containers (the paper's wire)",
-        choices=("dense", "sparse", "int8", "int8-fp32", "int16", "int16-fp32"),
+        choices=WIRES,
     )
     scale_reduce: str = setting(
         "max", "of the ranks' largest gradients; mean saturates where a rank is above it", choices=("max", "mean")

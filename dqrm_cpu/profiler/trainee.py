@@ -11,7 +11,7 @@ from dqrm_cpu.model.memory import DATA_CACHE_BYTES
 from dqrm_cpu.profile.spans import Observer, Spans
 from dqrm_cpu.profiler.variants import Variant
 from dqrm_cpu.train.optimizers import select_optimizer
-from dqrm_cpu.train.session import wire_settings
+from dqrm_cpu.train.session import exchange_settings
 from dqrm_cpu.train.step import TrainingStep
 
 
@@ -37,7 +37,7 @@ class Trainee:
             transport,
             len(shards.mine),
             _largest_share(config.train.batch_size, shards),
-            wire_settings(config),
+            exchange_settings(config),
         )
         self.done = 0
         """Steps so far."""

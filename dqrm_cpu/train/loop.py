@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from dqrm_cpu.comm.first_rank import on_first_rank
+from dqrm_cpu.comm.coordination import on_first_rank
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.batch import BadBatchError

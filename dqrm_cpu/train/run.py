@@ -10,8 +10,7 @@ from typing import TextIO
 import torch
 
 from dqrm_cpu.base.lock import FolderLock
-from dqrm_cpu.comm.coordination import require_agreement
-from dqrm_cpu.comm.first_rank import on_first_rank
+from dqrm_cpu.comm.coordination import on_first_rank, require_agreement
 from dqrm_cpu.comm.transport import Json, Transport
 from dqrm_cpu.config import Config
 from dqrm_cpu.config.recorded import MAY_CHANGE, config_to_record, differences, require_recorded

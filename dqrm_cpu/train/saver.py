@@ -1,6 +1,6 @@
 """Saves a run, rank 0 for all, and follows --train.on-disk-full where the disk does not take it."""
 
-from dqrm_cpu.comm.first_rank import on_first_rank
+from dqrm_cpu.comm.coordination import on_first_rank
 from dqrm_cpu.comm.transport import Json, Transport
 from dqrm_cpu.errors import DqrmError
 from dqrm_cpu.train.checkpoint import CheckpointStore

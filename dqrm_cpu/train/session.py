@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from dqrm_cpu.comm.exchange.settings import WireSettings
+from dqrm_cpu.comm.exchange.settings import ExchangeSettings
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config import Config, QuantConfig
 from dqrm_cpu.data.loader import Loader
@@ -142,7 +142,7 @@ def build_session(
             transport,
             len(shards.mine),
             largest_share(train.batch_size),
-            wire_settings(config),
+            exchange_settings(config),
             first_quantized,
             skips_bad,
         ),
@@ -155,21 +155,14 @@ def build_session(
     )
 
 
-def wire_settings(config: Config) -> WireSettings:
-    """What the gradients of a run look like between ranks."""
-    comm = config.comm
-    return WireSettings(
-        comm.wire,
-        comm.scale_reduce,
-        comm.mlp_gradients,
-        comm.error_feedback,
-        comm.simulated_scale,
-        comm.rounding,
-        config.seed,
-        "off" if comm.overlap == "auto" and _vector_bytes(config) < _LEAST_TO_HIDE_BYTES else comm.overlap,
-    )
+def exchange_settings(config: Config) -> ExchangeSettings:
+    """Returns what the gradients of a run look like between ranks."""
+    settings = ExchangeSettings.of(config.comm, config.seed)
+    if settings.overlap == "auto" and _vector_bytes(config) < _LEAST_TO_HIDE_BYTES:
+        return replace(settings, overlap="off")
+    return settings
 
 
 def _vector_bytes(config: Config) -> int:
-    """Of the vectors that a batch looks up, one id per table."""
+    """Returns the bytes of the vectors that a batch looks up, one id per table."""
     return 4 * config.train.batch_size * len(config.model.table_rows) * config.model.embedding_dim

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from dqrm_cpu.comm.exchange.gradient_exchange import Shape, open_exchange
+from dqrm_cpu.comm.exchange.gradient_exchange import GradientShape, open_exchange
 from dqrm_cpu.comm.exchange.sent_bytes import SentBytes
-from dqrm_cpu.comm.exchange.settings import WireSettings
+from dqrm_cpu.comm.exchange.settings import ExchangeSettings
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.data.batch import BadBatchError, Batch
 from dqrm_cpu.errors import TrainingError
@@ -35,7 +35,7 @@ class StepOutcome:
         return bool(self.bad_ranks)
 
 
-_DEFAULT_WIRES = WireSettings()
+_EXACT_EXCHANGE = ExchangeSettings()
 
 
 class TrainingStep:
@@ -53,7 +53,7 @@ class TrainingStep:
         transport: Transport,
         num_shares: int,
         micro_batch: int,
-        wires: WireSettings = _DEFAULT_WIRES,
+        exchange: ExchangeSettings = _EXACT_EXCHANGE,
         quantized_from: float = 0,
         skips_bad: bool = False,
     ) -> None:
@@ -64,13 +64,13 @@ class TrainingStep:
         self._quantized_from = quantized_from
         self._transport = transport
         self._skips_bad = skips_bad
-        shape = Shape(model.tables.row_offset, model.tables.dim, model.shapes.num_parameters, model.device)
+        shape = GradientShape(model.tables.row_offset, model.tables.dim, model.shapes.num_parameters, model.device)
         merge = model.kernels.merge_sparse
-        self._exchange = open_exchange(wires, transport, num_shares, shape, merge, self._spans)
+        self._exchange = open_exchange(exchange, transport, num_shares, shape, merge, self._spans)
         self._workspace = model.workspace(micro_batch)
         self._gradients = [model.gradients() for _ in range(num_shares)]
         # A single rank that is to round its gradient does so: that is how its effect is seen by itself.
-        self._alone = transport.size == 1 and num_shares == 1 and self._exchange.exact
+        self._alone = transport.size == 1 and num_shares == 1 and self._exchange.is_exact
 
     @property
     def sent(self) -> SentBytes:
@@ -158,10 +158,10 @@ class TrainingStep:
             sparse.append(self._table_gradient(batch, looked_up, global_batch, step, gradients))
             if len(sparse) == len(shares):
                 # The tables' gradients are complete: they travel while the rest of the backward runs.
-                finish = self._exchange.begin_tables(sparse)
+                finish = self._exchange.tables.begin(sparse)
             self._backward_bottom(batch, gradients)
         with spans.mlp_exchange:
-            self._exchange.mlp([gradients.flat for gradients in self._gradients])
+            self._exchange.mlp.sum_([gradients.flat for gradients in self._gradients])
         merged = finish()
         outcome = _outcome(total)
         self._model.inputs.follow(total.input_maxima)

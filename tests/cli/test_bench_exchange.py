@@ -7,7 +7,7 @@ import pytest
 
 from dqrm_cpu.bench.exchange import MLP_FORMS, PER_TABLE, STEP_WIRES
 from dqrm_cpu.cli.main import main
-from dqrm_cpu.comm.exchange.settings import WIRES
+from dqrm_cpu.config.schema import WIRES
 
 TRANSPORTS = ("mpi", "gloo")
 

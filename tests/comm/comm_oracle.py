@@ -6,6 +6,9 @@ from itertools import pairwise
 import numpy as np
 import torch
 
+from dqrm_cpu.comm.exchange.codec import Fp32Codec
+from dqrm_cpu.comm.exchange.table_exchange import SparseTableExchange
+from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.kernels.types import SparseGrad
 
 NUM_TABLES, DIM, TABLE_ROWS = 3, 5, 40
@@ -74,3 +77,8 @@ def merge(grads: Sequence[SparseGrad]) -> SparseGrad:
 
 def same_bits(one: SparseGrad, other: SparseGrad) -> bool:
     return all(a.numpy().tobytes() == b.numpy().tobytes() for a, b in zip(one, other, strict=True))
+
+
+def exchange_sparse(transport: Transport, local: Sequence[SparseGrad]) -> SparseGrad:
+    """One exchange in FP32."""
+    return SparseTableExchange(transport, Fp32Codec(merge)).begin(local)()

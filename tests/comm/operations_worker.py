@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from comm_oracle import DENSE_SIZES, dense_input, merge, payload, sparse_input
-from dqrm_cpu.comm.exchange.table_exchange import exchange_dense_, exchange_sparse
+from comm_oracle import DENSE_SIZES, dense_input, exchange_sparse, payload, sparse_input
+from dqrm_cpu.comm.exchange.table_exchange import sum_over_ranks_
 from dqrm_cpu.comm.transports.selection import open_transport
 
 
@@ -31,9 +31,9 @@ def main(name: str, folder: Path) -> None:
         found["all_empty"] = np.array([m.size for m in transport.allgatherv(np.empty(0, np.uint8))])
         last = size - 1
         found["broadcast"] = np.array(json.dumps(transport.broadcast_json({"from": rank, "text": "\u00fc"}, root=last)))
-        found["dense"] = exchange_dense_(transport, [dense_input(rank, 301, "float32")])
+        found["dense"] = sum_over_ranks_(transport, [dense_input(rank, 301, "float32")])
         for case, empty in (("one_empty", rank == 0), ("all_empty_grads", True), ("all", False)):
-            merged = exchange_sparse(transport, [sparse_input(rank, empty)], merge)
+            merged = exchange_sparse(transport, [sparse_input(rank, empty)])
             for part, tensor in merged._asdict().items():
                 found[f"sparse.{case}.{part}"] = tensor.numpy()
         transport.barrier()

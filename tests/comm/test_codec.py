@@ -24,10 +24,10 @@ INTEGER_CODECS = {
 }
 
 
-def encode(codec: Codec, grad: SparseGrad, steps: np.ndarray) -> np.ndarray:
+def encode(codec: Codec, grad: SparseGrad, scales: np.ndarray) -> np.ndarray:
     message = Buffers().take("message", layout_of(grad, codec.value_bytes).message_bytes)
     message[:] = 255
-    codec.encode(grad, steps.astype(np.float32), message)
+    codec.encode(grad, scales.astype(np.float32), message)
     return message
 
 
@@ -90,9 +90,9 @@ def test_integers_are_off_by_half_a_step_at_most(name: str, counts: list[int], d
     grad = gradient(counts, dim, values)
     absmax = codec.absmax(grad)
     assert absmax is not None
-    steps = codec.scale_rule.steps(absmax[None])
-    sent = codec.sent(grad, steps, encode(codec, grad, steps))
-    half = np.repeat(steps.astype(np.float64) / 2, counts)[:, None]
+    scales = codec.scale_rule.scales(absmax[None])
+    sent = codec.sent(grad, scales, encode(codec, grad, scales))
+    half = np.repeat(scales.astype(np.float64) / 2, counts)[:, None]
     # The product of code and step is rounded to FP32 once more.
     rounding = np.abs(sent.astype(np.float64)) * 2.0**-23
     assert (np.abs(sent.astype(np.float64) - grad.values.numpy()) <= half + rounding).all()

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dqrm_cpu.comm.exchange.gradient_exchange import GradientExchange, Shape, open_exchange
-from dqrm_cpu.comm.exchange.mlp_forms import BLOCK
-from dqrm_cpu.comm.exchange.settings import WireSettings
+from dqrm_cpu.comm.exchange.gradient_exchange import GradientExchange, GradientShape, open_exchange
+from dqrm_cpu.comm.exchange.mlp_exchange import BLOCK
+from dqrm_cpu.comm.exchange.settings import ExchangeSettings
 from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.errors import TrainingError
 
@@ -18,8 +18,8 @@ LENGTHS = [1, 7, BLOCK, 2 * BLOCK + 5, 5000]
 
 
 def exchange(ranks: int, length: int, **chosen: str) -> GradientExchange:
-    shape = Shape(torch.tensor([0, 1]), 1, length)
-    return open_exchange(WireSettings(**chosen), SingleTransport(), ranks, shape, lambda grads: grads[0])
+    shape = GradientShape(torch.tensor([0, 1]), 1, length)
+    return open_exchange(ExchangeSettings(**chosen), SingleTransport(), ranks, shape, lambda grads: grads[0])
 
 
 def flats(ranks: int, length: int, seed: int = 0) -> list[Tensor]:
@@ -29,7 +29,7 @@ def flats(ranks: int, length: int, seed: int = 0) -> list[Tensor]:
 
 def summed(made: GradientExchange, local: list[Tensor]) -> Tensor:
     copies = [flat.clone() for flat in local]
-    made.mlp(copies)
+    made.mlp.sum_(copies)
     return copies[0]
 
 

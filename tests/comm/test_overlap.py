@@ -1,64 +1,73 @@
 """Operations beside the step: their thread, what is waited for, what is hidden, and where it is refused."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
 
 import numpy as np
 import pytest
 
-from dqrm_cpu.comm.exchange.courier import Courier
-from dqrm_cpu.comm.exchange.overlap import Carrier, Delivery, open_carrier
+from dqrm_cpu.comm.exchange.overlap import Channel, open_channel
 from dqrm_cpu.comm.heartbeat.watchdog import Watchdog
-from dqrm_cpu.comm.transports.process_transport import WorldTransport
+from dqrm_cpu.comm.transports.process_transport import ProcessTransport
 from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.errors import ConfigError
 from dqrm_cpu.profile.phases import Phase
 from dqrm_cpu.profile.spans import Spans
 
 
-def unexpected(error: BaseException) -> NoReturn:
-    raise AssertionError from error
+def one_thread() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=1)
 
 
-def test_errands_are_run_in_their_order_in_one_other_thread() -> None:
-    courier = Courier(unexpected)
-    errands = [courier.start(lambda number=number: (number, threading.get_ident())) for number in range(5)]
-    courier.stop()
-    numbers, threads = zip(*(errand.wait() for errand in errands), strict=True)
+def test_operations_run_in_their_order_in_one_other_thread() -> None:
+    with one_thread() as executor:
+        channel = Channel(SingleTransport(), Spans(), executor)
+        started = [
+            channel.start(lambda _, number=number: (number, threading.get_ident()), lambda value, _: value)
+            for number in range(5)
+        ]
+        numbers, threads = zip(*(finish() for finish in started), strict=True)
     assert numbers == (0, 1, 2, 3, 4)
     assert len({*threads}) == 1
     assert threads[0] != threading.get_ident()
 
 
-def test_what_an_errand_raises_is_told_at_once() -> None:
-    told: list[BaseException] = []
-    courier = Courier(told.append)  # type: ignore[arg-type]
-    courier.start(lambda: 1 // 0)
-    courier.stop()
-    assert [type(error) for error in told] == [ZeroDivisionError]
+def test_an_operation_that_fails_ends_the_job_at_once() -> None:
+    class Ended(SingleTransport):
+        error: BaseException | None = None
+
+        def abort_on(self, error: BaseException) -> NoReturn:
+            self.error = error
+            raise SystemExit
+
+    transport = Ended()
+    with one_thread() as executor:
+        Channel(transport, Spans(), executor).start(lambda _: 1 // 0, lambda value, _: value)
+    assert isinstance(transport.error, ZeroDivisionError), "before anybody waits for it"
 
 
-def deliver(carrier: Carrier, spans: Spans, meanwhile: object) -> Delivery[str]:
-    """Of the second of two steps: the first is not counted."""
+def deliver(channel: Channel, spans: Spans, meanwhile: object) -> tuple[str, int]:
+    """What the operation returned and sent, in the second of two steps: the first is not counted."""
     for _ in range(2):
         spans.begin_step()
-        finish = carrier.start(lambda transport: transport.name, lambda delivery: delivery)
+        finish = channel.start(lambda transport: transport.name, lambda name, bytes_sent: (name, bytes_sent))
         meanwhile()  # type: ignore[operator]
-        delivery = finish()
+        received = finish()
         spans.step_done()
-    return delivery
+    return received
 
 
 def test_a_message_under_way_is_hidden_while_the_step_goes_on() -> None:
-    spans, done, courier = Spans(), threading.Semaphore(0), Courier(unexpected)
+    spans, done = Spans(), threading.Semaphore(0)
 
     class Noticed(SingleTransport):
         bytes_sent = property(lambda self: done.release() or 0, lambda self, value: None)  # type: ignore[assignment]
 
-    carrier = Carrier(Noticed(), spans, courier)
-    delivery = deliver(carrier, spans, lambda: [done.acquire(timeout=10) for _ in range(2)])
-    courier.stop()
-    assert delivery == Delivery("single", 0)
+    with one_thread() as executor:
+        channel = Channel(Noticed(), spans, executor)
+        received = deliver(channel, spans, lambda: [done.acquire(timeout=10) for _ in range(2)])
+    assert received == ("single", 0)
     assert spans.summary().phases[Phase.WIRE_HIDDEN].total_ms > 0
 
 
@@ -72,30 +81,29 @@ def test_whoever_observes_sees_the_message_in_its_own_thread() -> None:
         def end(self, label: str, start_ns: int, end_ns: int) -> None:
             seen.append((label, threading.get_ident()))
 
-    spans, courier = Spans(Watching()), Courier(unexpected)
-    Carrier(SingleTransport(), spans, courier).start(lambda transport: None, lambda delivery: None)()
-    courier.stop()
+    with one_thread() as executor:
+        Channel(SingleTransport(), Spans(Watching()), executor).start(lambda _: None, lambda value, _: value)()
     assert [label for label, _ in seen] == [Phase.WIRE.label] * 2
     assert len({thread for _, thread in seen}) == 2
 
 
-def test_without_a_courier_everything_happens_at_once_and_nothing_is_hidden() -> None:
+def test_without_a_thread_everything_happens_at_once_and_nothing_is_hidden() -> None:
     spans, made = Spans(), []
     spans.begin_step()
-    finish = Carrier(SingleTransport(), spans).start(lambda transport: 7, lambda delivery: made.append(delivery.value))
+    finish = Channel(SingleTransport(), spans).start(lambda _: 7, lambda value, _: made.append(value))
     assert made == [7]
     finish()
     assert made == [7]
     assert Phase.WIRE_HIDDEN not in spans.summary().phases
 
 
-class OneThreaded(WorldTransport):
-    """Of two ranks that see the same; whatever else is called is missing."""
+class OneThreaded(ProcessTransport):
+    """A transport of two ranks that see the same; whatever else is called is missing."""
 
     def __init__(self) -> None:
         super().__init__("nccl", 0, 2, "", timeout_s=60)
 
-    def obstacle_beside(self) -> str:
+    def overlap_obstacle(self) -> str:
         return "it serves one thread"
 
     def allgather_small(self, array: np.ndarray) -> np.ndarray:
@@ -105,21 +113,21 @@ class OneThreaded(WorldTransport):
         raise AssertionError(arguments)
 
     barrier = _broadcast = _allgather = _alltoall = _allgatherv = missing
-    _meet_again = _leave_again = _end_all = missing
+    _open_second = _close_second = _abort_all = missing
 
-    def _leave(self) -> None:
+    def _disconnect(self) -> None:
         return
 
 
 def test_on_is_refused_where_the_transport_cannot() -> None:
     with OneThreaded() as transport, pytest.raises(ConfigError, match="not possible over nccl, it serves one thread"):
-        open_carrier(transport, "on", Spans())
+        open_channel(transport, "on", Spans())
 
 
 def test_auto_goes_without_where_the_transport_cannot() -> None:
     with OneThreaded() as transport:
-        carrier = open_carrier(transport, "auto", Spans())
-        assert carrier.start(lambda way: way is transport, lambda delivery: delivery.value)()
+        channel = open_channel(transport, "auto", Spans())
+        assert channel.start(lambda used: used is transport, lambda value, _: value)()
 
 
 def test_the_patience_of_one_thread_is_not_renewed_by_another() -> None:

@@ -12,14 +12,14 @@ import torch
 from comm_oracle import (
     DENSE_SIZES,
     dense_input,
-    merge,
+    exchange_sparse,
     ordered_sum,
     payload,
     same_bits,
     sparse_input,
     to_dense,
 )
-from dqrm_cpu.comm.exchange.table_exchange import exchange_dense_, exchange_sparse
+from dqrm_cpu.comm.exchange.table_exchange import sum_over_ranks_
 from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.kernels.types import SparseGrad
 from launching import has_mpi, run_world
@@ -90,7 +90,7 @@ def test_broadcast_gives_the_value_of_the_root(results: Results) -> None:
 
 
 def test_dense_exchange_equals_simulated_ranks_to_the_bit(results: Results) -> None:
-    simulated = exchange_dense_(SingleTransport(), [dense_input(r, 301, "float32") for r in range(len(results))])
+    simulated = sum_over_ranks_(SingleTransport(), [dense_input(r, 301, "float32") for r in range(len(results))])
     assert all(rank["dense"].tobytes() == simulated.tobytes() for rank in results)
 
 
@@ -104,7 +104,7 @@ def merged(rank: dict[str, np.ndarray], case: str) -> SparseGrad:
 
 @pytest.mark.parametrize("case", ["all", "one_empty", "all_empty_grads"])
 def test_sparse_exchange_equals_simulated_ranks_to_the_bit(results: Results, case: str) -> None:
-    simulated = exchange_sparse(SingleTransport(), gradients(case, len(results)), merge)
+    simulated = exchange_sparse(SingleTransport(), gradients(case, len(results)))
     assert all(same_bits(merged(rank, case), simulated) for rank in results)
 
 

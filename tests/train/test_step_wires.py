@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from dqrm_cpu.comm.exchange.settings import WIRES, WireSettings
+from dqrm_cpu.comm.exchange.settings import ExchangeSettings
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.comm.transports.selection import open_transport
+from dqrm_cpu.config.schema import WIRES
 from dqrm_cpu.data.loader import Loader
 from dqrm_cpu.data.shards import shards_of
 from dqrm_cpu.data.source import open_data
@@ -28,12 +29,12 @@ STEPS, RANKS = 5, 2
 OVERLAPS = ("on", "off")
 
 CASES = {
-    **{wire: WireSettings(wire=wire) for wire in WIRES},
-    "feedback": WireSettings(wire="int8", mlp_gradients="int8", error_feedback="mlp"),
-    "all-feedback": WireSettings(wire="int8", mlp_gradients="int8", error_feedback="all"),
-    "bf16": WireSettings(mlp_gradients="bf16"),
-    "activations": WireSettings(wire="int8", mlp_gradients="int8"),
-    "rounding": WireSettings(),
+    **{wire: ExchangeSettings(wire=wire) for wire in WIRES},
+    "feedback": ExchangeSettings(wire="int8", mlp_gradients="int8", error_feedback="mlp"),
+    "all-feedback": ExchangeSettings(wire="int8", mlp_gradients="int8", error_feedback="all"),
+    "bf16": ExchangeSettings(mlp_gradients="bf16"),
+    "activations": ExchangeSettings(wire="int8", mlp_gradients="int8"),
+    "rounding": ExchangeSettings(),
 }
 QUANT: dict[str, dict[str, object]] = {
     "activations": {"activation_bits": 4},
@@ -43,7 +44,7 @@ QUANT: dict[str, dict[str, object]] = {
 
 
 def run_steps(
-    wires: WireSettings,
+    wires: ExchangeSettings,
     simulated: int = 1,
     kernels: str = "numba",
     batch_size: int = 32,
@@ -73,29 +74,29 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
 @pytest.mark.parametrize("kernels", ["numba", "torch"])
 @pytest.mark.parametrize("width", ["int8", "int16"])
 def test_the_container_changes_no_bit(width: str, kernels: str) -> None:
-    plain, contained = (run_steps(WireSettings(wire=wire), 3, kernels) for wire in (width, f"{width}-fp32"))
+    plain, contained = (run_steps(ExchangeSettings(wire=wire), 3, kernels) for wire in (width, f"{width}-fp32"))
     assert_same(contained, plain)
 
 
 def test_dense_trains_as_sparse_does() -> None:
-    assert_same(run_steps(WireSettings(wire="dense"), 3), run_steps(WireSettings(wire="sparse"), 3))
+    assert_same(run_steps(ExchangeSettings(wire="dense"), 3), run_steps(ExchangeSettings(wire="sparse"), 3))
 
 
 @pytest.mark.parametrize("case", ["int8", "int16", "feedback", "all-feedback", "bf16"])
 def test_what_rounds_still_follows_the_exact_wire(case: str) -> None:
     """A step of at most 2 / 127 of the largest gradient leaves the loss of few steps where it was, but for a little."""
-    exact, rounded = run_steps(WireSettings(), 2), run_steps(CASES[case], 2)
+    exact, rounded = run_steps(ExchangeSettings(), 2), run_steps(CASES[case], 2)
     assert not np.array_equal(rounded["losses"], exact["losses"])
     np.testing.assert_allclose(rounded["losses"], exact["losses"], rtol=5e-3)
 
 
 def test_a_rank_alone_rounds_too() -> None:
-    exact, rounded = (run_steps(WireSettings(wire=wire)) for wire in ("sparse", "int8"))
+    exact, rounded = (run_steps(ExchangeSettings(wire=wire)) for wire in ("sparse", "int8"))
     assert not np.array_equal(rounded["tables"], exact["tables"])
 
 
 def test_the_first_scale_differs_from_that_of_all() -> None:
-    wires = WireSettings(wire="int8")
+    wires = ExchangeSettings(wire="int8")
     together, first = run_steps(wires, 2), run_steps(replace(wires, simulated_scale="first"), 2)
     assert not np.array_equal(together["tables"], first["tables"])
 

@@ -7,30 +7,36 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from dqrm_cpu.comm.exchange import settings
+from dqrm_cpu.comm.exchange.gradient_exchange import GradientShape, open_exchange
+from dqrm_cpu.comm.exchange.settings import ExchangeSettings
+from dqrm_cpu.comm.transports.selection import _OPENERS
 from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.config import Config
 from dqrm_cpu.config.rules import conflicts
-from dqrm_cpu.config.schema import ENTRIES
+from dqrm_cpu.config.schema import ENTRIES, TRANSPORTS
 from dqrm_cpu.errors import CheckpointError
+from dqrm_cpu.kernels.select import select_kernels
+from dqrm_cpu.kernels.types import SparseGrad
 from dqrm_cpu.train.result import Result
 from dqrm_cpu.train.run import RunRequest, train
-from dqrm_cpu.train.session import wire_settings
+from dqrm_cpu.train.session import exchange_settings
 from dqrm_cpu.train.step_times import StepTimes
 from launching import run_world
 from tiny import tiny_config
 
-CHOICES = {
-    "comm.wire": settings.WIRES,
-    "comm.scale_reduce": settings.SCALE_REDUCTIONS,
-    "comm.mlp_gradients": settings.MLP_FORMS,
-    "comm.error_feedback": settings.ERROR_FEEDBACKS,
-    "comm.simulated_scale": settings.SIMULATED_SCALES,
-    "comm.rounding": settings.ROUNDINGS,
-    "comm.overlap": settings.OVERLAPS,
-    "comm.transport": settings.TRANSPORT_NAMES,
-}
+EXCHANGE_SETTINGS = [
+    "wire",
+    "scale_reduce",
+    "mlp_gradients",
+    "error_feedback",
+    "simulated_scale",
+    "rounding",
+    "overlap",
+]
+"""The comm settings with choices, but for the transport."""
+
 SMALL = ["--model.table-rows", "40,3,500", "--data.train-rows", "1000", "--train.batch-size", "50"]
 SMALL += ["--data.validation-rows", "200", "--data.test-rows", "200", "--train.epochs", "1", "--train.log-every", "5"]
 
@@ -66,12 +72,23 @@ def test_auto_overlaps_messages_of_large_batches_only(batch_size: int, asked: st
         model=replace(config.model, table_rows=(4, 5), embedding_dim=4),
         train=replace(config.train, batch_size=batch_size),
     )
-    assert wire_settings(config).overlap == used
+    assert exchange_settings(config).overlap == used
 
 
-@pytest.mark.parametrize("key", CHOICES)
-def test_settings_offer_what_wires_know(key: str) -> None:
-    assert ENTRIES[key].setting.choices == CHOICES[key]
+@pytest.mark.parametrize("name", EXCHANGE_SETTINGS)
+def test_what_the_settings_offer_sums_gradients(name: str) -> None:
+    """Of a gradient whose values are all the same: there every choice comes to the same sum."""
+    shape = GradientShape(torch.tensor([0, 5]), 1, 0)
+    grad = SparseGrad(torch.tensor([0, 2]), torch.tensor([1, 3], dtype=torch.int32), torch.full((2, 1), 127.0))
+    merge = select_kernels("numba", torch.device("cpu")).merge_sparse
+    for choice in ENTRIES[f"comm.{name}"].setting.choices:
+        settings = ExchangeSettings(**{"wire": "int8", "mlp_gradients": "int8", name: choice})
+        merged = open_exchange(settings, SingleTransport(), 2, shape, merge).tables.begin([grad, grad])()
+        assert merged.values.flatten().tolist() == pytest.approx([254.0, 254.0])
+
+
+def test_every_transport_that_the_settings_offer_can_be_opened() -> None:
+    assert {*TRANSPORTS} == {"auto", "sim", *_OPENERS}
 
 
 FEEDBACK = {"mlp_gradients": "int8", "error_feedback": "mlp"}

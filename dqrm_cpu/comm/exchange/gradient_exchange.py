@@ -1,4 +1,4 @@
-"""The exchange that a run's settings ask for, with whatever it must remember from step to step."""
+"""The exchange of gradients that a run's settings ask for, with whatever it must remember from step to step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,55 +7,54 @@ import torch
 from torch import Tensor
 
 from dqrm_cpu.comm.exchange.codec import Codec, Fp32Codec, Merge
-from dqrm_cpu.comm.exchange.dense_tables import DenseTableExchange
-from dqrm_cpu.comm.exchange.mlp_exchange import Fp32Mlp, MlpExchange, Parts, ShortMlp
-from dqrm_cpu.comm.exchange.mlp_forms import Bf16Form, Form, Int8Form
-from dqrm_cpu.comm.exchange.overlap import open_carrier
+from dqrm_cpu.comm.exchange.mlp_exchange import (
+    Bf16Form,
+    Fp32MlpExchange,
+    Int8Form,
+    MlpExchange,
+    MlpForm,
+    MlpParts,
+    ShortMlpExchange,
+)
+from dqrm_cpu.comm.exchange.overlap import open_channel
 from dqrm_cpu.comm.exchange.residuals import Residuals, TableResiduals
 from dqrm_cpu.comm.exchange.scales import ScaleRule
 from dqrm_cpu.comm.exchange.sent_bytes import SentBytes
-from dqrm_cpu.comm.exchange.settings import WireSettings
-from dqrm_cpu.comm.exchange.table_exchange import Finish, SparseExchange, TableExchange
-from dqrm_cpu.comm.exchange.through_host import HOST, MlpThroughHost, TablesThroughHost
+from dqrm_cpu.comm.exchange.settings import ExchangeSettings
+from dqrm_cpu.comm.exchange.table_exchange import DenseTableExchange, Finish, SparseTableExchange, TableExchange
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.kernels.types import SparseGrad
 from dqrm_cpu.profile.spans import Spans
 
+_HOST = torch.device("cpu")
+
 
 @dataclass(frozen=True)
-class Shape:
-    """What of a model the wires must know."""
+class GradientShape:
+    """What an exchange must know of a model's gradients."""
 
     row_offset: Tensor  # int64[T + 1], of the tables
     dim: int
     num_parameters: int  # of both MLPs
-    device: torch.device = HOST  # where its gradients are
+    device: torch.device = _HOST  # where the gradients are
 
 
 class GradientExchange:
-    """Everything that ranks tell each other in a step."""
+    """Everything that ranks tell each other in a step: `tables` and `mlp` sum the two kinds of gradients."""
 
     def __init__(
-        self, tables: TableExchange, mlp: MlpExchange, exact: bool, residuals: dict[str, Residuals] | None = None
+        self, tables: TableExchange, mlp: MlpExchange, is_exact: bool, residuals: dict[str, Residuals] | None = None
     ) -> None:
-        self._tables = tables
+        self.tables = tables
         self.mlp = mlp
-        self.exact = exact
+        self.is_exact = is_exact
         """Whether one rank alone would get back what it gave."""
         self._residuals = residuals or {}
 
-    def begin_tables(self, local: Sequence[SparseGrad]) -> Finish:
-        """The caller may use the MLPs' exchange, and nothing else between the ranks, before it finishes this one."""
-        return self._tables.begin(local)
-
-    def tables(self, local: Sequence[SparseGrad]) -> SparseGrad:
-        """From beginning to end."""
-        return self.begin_tables(local)()
-
     @property
     def sent(self) -> SentBytes:
-        """Since it was built."""
-        return self._tables.sent.plus(self.mlp.sent)
+        """What this rank has sent since the exchange was built."""
+        return self.tables.sent.plus(self.mlp.sent)
 
     def gather_state(self) -> None:
         """Completes `state` on every rank; all call it."""
@@ -63,89 +62,143 @@ class GradientExchange:
             residuals.gather()
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint holds, of all ranks: the tensors themselves, to be read after `gather_state` or filled."""
+        """Returns what a checkpoint holds, of all ranks: the tensors, to be read after `gather_state` or filled."""
         return {name: residuals.of_all for name, residuals in self._residuals.items()}
 
 
 def open_exchange(
-    settings: WireSettings, transport: Transport, num_local: int, shape: Shape, merge: Merge, spans: Spans | None = None
+    settings: ExchangeSettings,
+    transport: Transport,
+    num_local: int,
+    shape: GradientShape,
+    merge: Merge,
+    spans: Spans | None = None,
 ) -> GradientExchange:
-    """For `num_local` gradients in this process: 1 of a real rank, or all that are simulated."""
+    """Opens the exchange of `num_local` gradients in this process: 1 of a real rank, or all that are simulated.
+
+    Every rank calls it.
+    """
     spans = Spans() if spans is None else spans
     residuals: dict[str, Residuals] = {}
     tables = _table_exchange(settings, transport, num_local, shape, merge, residuals, spans)
     mlp = _mlp_exchange(settings, transport, num_local, shape.num_parameters, residuals)
     if shape.device.type != "cpu":
-        tables, mlp = TablesThroughHost(tables, spans), MlpThroughHost(mlp)
-    return GradientExchange(tables, mlp, settings.exact, residuals)
+        tables, mlp = _TablesThroughHost(tables, spans), _MlpThroughHost(mlp)
+    return GradientExchange(tables, mlp, settings.is_exact, residuals)
 
 
 def _table_exchange(
-    settings: WireSettings,
+    settings: ExchangeSettings,
     transport: Transport,
     num_local: int,
-    shape: Shape,
+    shape: GradientShape,
     merge: Merge,
     residuals: dict[str, Residuals],
     spans: Spans,
 ) -> TableExchange:
-    carrier = open_carrier(transport, settings.overlap, spans)
+    channel = open_channel(transport, settings.overlap, spans)
     if settings.wire == "dense":
-        return DenseTableExchange(transport, shape.row_offset, shape.dim, spans, carrier)
+        return DenseTableExchange(transport, shape.row_offset, shape.dim, spans, channel)
     kept = None
     if settings.error_feedback == "all":
         kept = TableResiduals(transport, num_local, shape.row_offset, shape.dim)
         residuals["feedback.tables"] = kept
-    return SparseExchange(transport, _codec(settings, transport, num_local, merge), kept, spans, carrier)
+    return SparseTableExchange(transport, _codec(settings, transport, num_local, merge), kept, spans, channel)
 
 
-def _codec(settings: WireSettings, transport: Transport, num_local: int, merge: Merge) -> Codec:
-    if settings.wire == "sparse":
+def _codec(settings: ExchangeSettings, transport: Transport, num_local: int, merge: Merge) -> Codec:
+    width = settings.integer_width
+    if not width:
         return Fp32Codec(merge)
     # Here, because it loads numba.
-    from dqrm_cpu.comm.exchange.integer_codec import IntegerCodec
+    from dqrm_cpu.comm.exchange.integer_codec import GradientKeys, IntegerCodec, StochasticCodec
 
-    width, _, container = settings.wire.partition("-")
-    rule = ScaleRule.of(settings, width)
+    fp32_container, rule = settings.wire.endswith("-fp32"), ScaleRule.of(settings, width)
     if settings.rounding == "nearest":
-        return IntegerCodec(width, container == "fp32", rule)
-    from dqrm_cpu.comm.exchange.stochastic import Chances, StochasticCodec
-
-    chances = Chances(settings.seed, _own_ranks(transport, num_local), lambda: transport.step)
-    return StochasticCodec(width, container == "fp32", rule, chances)
+        return IntegerCodec(width, fp32_container, rule)
+    keys = GradientKeys(settings.seed, _own_ranks(transport, num_local), lambda: transport.step)
+    return StochasticCodec(width, fp32_container, rule, keys)
 
 
 def _own_ranks(transport: Transport, num_local: int) -> range:
-    """Those that this process stands for."""
+    """Returns the ranks that this process is or simulates."""
     return range(transport.rank * num_local, (transport.rank + 1) * num_local)
 
 
 def _mlp_exchange(
-    settings: WireSettings,
+    settings: ExchangeSettings,
     transport: Transport,
     num_local: int,
     num_parameters: int,
     residuals: dict[str, Residuals],
 ) -> MlpExchange:
     if settings.mlp_gradients == "fp32":
-        return Fp32Mlp(transport)
+        return Fp32MlpExchange(transport)
     form = Bf16Form() if settings.mlp_gradients == "bf16" else _int8_form(settings, transport, num_local)
-    parts = Parts(num_parameters, transport.size * num_local)
+    parts = MlpParts(num_parameters, transport.size * num_local)
     feedback = None
     if settings.error_feedback != "none":
         feedback = Residuals(transport, num_local, parts.padded), Residuals(transport, num_local, parts.part)
         residuals |= {"feedback.mlp": feedback[0], "feedback.mlp_sum": feedback[1]}
-    return ShortMlp(transport, form, parts, feedback)
+    return ShortMlpExchange(transport, form, parts, feedback)
 
 
-def _int8_form(settings: WireSettings, transport: Transport, num_local: int) -> Form:
+def _int8_form(settings: ExchangeSettings, transport: Transport, num_local: int) -> MlpForm:
     rule = ScaleRule.of(settings, "int8")
     if settings.rounding == "nearest":
         return Int8Form(rule)
     # Here, because it loads numba.
-    from dqrm_cpu.comm.exchange.stochastic import Chances, StochasticInt8Form
+    from dqrm_cpu.comm.exchange.integer_codec import GradientKeys, StochasticInt8Form
 
     own, total = _own_ranks(transport, num_local), transport.size * num_local
-    # At each step the senders' gradients, then the sums of the parts; neither shares its chances with a rank's tables.
+    # At each step the senders' gradients, then the sums of the parts; neither shares its keys with a rank's tables.
     roles = [role * total + rank for role in (1, 2) for rank in own]
-    return StochasticInt8Form(rule, Chances(settings.seed, roles, lambda: transport.step))
+    return StochasticInt8Form(rule, GradientKeys(settings.seed, roles, lambda: transport.step))
+
+
+class _TablesThroughHost:
+    """A table exchange for a model on a GPU: gradients come to host memory, where codecs and transports work.
+
+    Nothing else of an exchange knows where the model is. The copies count as part of quantizing and merging.
+    """
+
+    def __init__(self, tables: TableExchange, spans: Spans) -> None:
+        self._tables = tables
+        self._spans = spans
+
+    @property
+    def sent(self) -> SentBytes:
+        return self._tables.sent
+
+    def begin(self, local: Sequence[SparseGrad]) -> Finish:
+        device = local[0].values.device
+        with self._spans.quantize_gradients:
+            on_host = [_moved(grad, _HOST) for grad in local]
+        finish = self._tables.begin(on_host)
+
+        def finish_on_device() -> SparseGrad:
+            merged = finish()
+            with self._spans.merge:
+                return _moved(merged, device)
+
+        return finish_on_device
+
+
+class _MlpThroughHost:
+    """An MLP exchange for a model on a GPU."""
+
+    def __init__(self, mlp: MlpExchange) -> None:
+        self._mlp = mlp
+
+    @property
+    def sent(self) -> SentBytes:
+        return self._mlp.sent
+
+    def sum_(self, local: Sequence[Tensor]) -> None:
+        on_host = [flat.to(_HOST) for flat in local]
+        self._mlp.sum_(on_host)
+        local[0].copy_(on_host[0])
+
+
+def _moved(grad: SparseGrad, device: torch.device) -> SparseGrad:
+    return SparseGrad(*(part.to(device) for part in grad))

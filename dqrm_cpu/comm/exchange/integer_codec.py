@@ -1,18 +1,25 @@
-"""Table gradients as small integers under one step per table (paper 3.3, B.1), summed in int32 after the wire.
+"""Table gradients as small integers under one scale per table (paper 3.3, B.1), summed in int32 after the wire.
 
 An 8-bit sum on the wire would wrap: 100 + 100 is -56.
+
+With stochastic rounding, of tables and of the MLPs' INT8 form, what rounding loses has mean 0, whatever the gradient.
+Its random numbers are the same for simulated and for real ranks, and for a run that was interrupted: they follow from
+the seed of the run, the step, the rank, and the value's table (or MLP block), row and column.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dqrm_cpu.comm.buffers import Bytes
-from dqrm_cpu.comm.exchange.codec import Layout, Longs, layout_of
+from dqrm_cpu.comm.exchange.codec import Longs, MessageLayout, layout_of
+from dqrm_cpu.comm.exchange.mlp_exchange import BLOCK, Int8Form
 from dqrm_cpu.comm.exchange.scales import Floats, ScaleRule
-from dqrm_cpu.kernels.numba_impl import codes, scan
+from dqrm_cpu.kernels.numba_impl import codes, scan, stochastic
 from dqrm_cpu.kernels.numba_impl.arena import arena_of
+from dqrm_cpu.kernels.numba_impl.hashing import mixed_in_python
 from dqrm_cpu.kernels.numba_impl.merging import Merging
 from dqrm_cpu.kernels.types import SparseGrad, Tables
 
@@ -20,7 +27,7 @@ _WIDTH_BYTES = {"int8": 1, "int16": 2}
 
 
 class IntegerCodec:
-    """int8 or int16, as such (ours) or in FP32 containers (the paper's wire); the container changes no sum.
+    """The codec of int8 or int16, as such (ours) or in FP32 containers (the paper's wire), which change no sum.
 
     It quantizes and sums on a CPU, whatever kernels the model runs.
     """
@@ -36,32 +43,80 @@ class IntegerCodec:
         scan.scan_tables(arena_of(values), largest.ctypes.data)
         return largest
 
-    def encode(self, grad: SparseGrad, steps: Floats, out: Bytes) -> None:
+    def encode(self, grad: SparseGrad, scales: Floats, out: Bytes) -> None:
         layout = layout_of(grad, self.value_bytes)
         layout.rows(out)[:] = grad.rows.numpy()
-        values, pointer, steps = grad.values.contiguous(), grad.table_ptr.contiguous(), np.ascontiguousarray(steps)
+        values, pointer, scales = grad.values.contiguous(), grad.table_ptr.contiguous(), np.ascontiguousarray(scales)
         codes.quantize_tables(
             values.data_ptr(),
             pointer.data_ptr(),
-            steps.size,
+            scales.size,
             layout.dim,
-            steps.ctypes.data,
+            scales.ctypes.data,
             np.float32(self.scale_rule.limit),
             layout.values(out).ctypes.data,
             self.value_bytes,
         )
         layout.clear_padding(out)
 
-    def sent(self, grad: SparseGrad, steps: Floats, message: Bytes) -> Floats:
+    def sent(self, grad: SparseGrad, scales: Floats, message: Bytes) -> Floats:
         layout = layout_of(grad, self.value_bytes)
         kinds: dict[int, type[np.generic]] = {1: np.int8, 2: np.int16, codes.FP32_CODE_BYTES: np.float32}
         integers = layout.values(message).view(kinds[self.value_bytes]).reshape(layout.num_rows, layout.dim)
         counts = np.diff(grad.table_ptr.numpy())
-        return integers.astype(np.float32) * np.repeat(steps, counts)[:, None]
+        return integers.astype(np.float32) * np.repeat(scales, counts)[:, None]
 
-    def merge(self, messages: Sequence[Bytes], pointers: Longs, dim: int, steps: Floats) -> SparseGrad:
-        layouts = [Layout(int(pointer[-1]), dim, self.value_bytes) for pointer in pointers]
+    def merge(self, messages: Sequence[Bytes], pointers: Longs, dim: int, scales: Floats) -> SparseGrad:
+        layouts = [MessageLayout(int(pointer[-1]), dim, self.value_bytes) for pointer in pointers]
         parts = list(zip(layouts, messages, strict=True))
         merging = Merging([torch.from_numpy(layout.rows(part)) for layout, part in parts], torch.from_numpy(pointers))
         sent = [torch.from_numpy(layout.values(part)) for layout, part in parts]
-        return merging.sum_codes(sent, dim, self.value_bytes, torch.from_numpy(steps))
+        return merging.sum_codes(sent, dim, self.value_bytes, torch.from_numpy(scales))
+
+
+class GradientKeys:
+    """The random keys of the gradients that a process encodes: at each step one for each of `ranks`, in their order."""
+
+    def __init__(self, seed: int, ranks: Sequence[int], step: Callable[[], int]) -> None:
+        self._seed = seed
+        self._ranks = ranks
+        self._step = step
+        self._turn = 0
+
+    def next_key(self) -> int:
+        """Returns the key of the next gradient."""
+        rank = self._ranks[self._turn]
+        self._turn = (self._turn + 1) % len(self._ranks)
+        return mixed_in_python(mixed_in_python(mixed_in_python(0, self._seed), self._step()), rank)
+
+
+class StochasticCodec(IntegerCodec):
+    """An IntegerCodec that rounds by chance: it first moves values to multiples of the scale, which then stay."""
+
+    def __init__(self, width: str, fp32_container: bool, scale_rule: ScaleRule, keys: GradientKeys) -> None:
+        super().__init__(width, fp32_container, scale_rule)
+        self._keys = keys
+
+    def encode(self, grad: SparseGrad, scales: Floats, out: Bytes) -> None:
+        super().encode(round_stochastically(grad, scales, self._keys.next_key()), scales, out)
+
+
+class StochasticInt8Form(Int8Form):
+    """An Int8Form that rounds by chance: a block of an MLP gradient is rounded as a table with a single row."""
+
+    def __init__(self, rule: ScaleRule, keys: GradientKeys) -> None:
+        super().__init__(rule)
+        self._keys = keys
+
+    def encode(self, values: Tensor, scales: Tensor) -> Tensor:
+        blocks = values.view(-1, BLOCK)
+        count = blocks.shape[0]
+        grad = SparseGrad(torch.arange(count + 1), torch.zeros(count, dtype=torch.int32), blocks)
+        rounded = round_stochastically(grad, scales.numpy(), self._keys.next_key())
+        return super().encode(rounded.values.view(-1), scales)
+
+
+def round_stochastically(grad: SparseGrad, scales: Floats, key: int) -> SparseGrad:
+    """Rounds each value up or down to a multiple of its table's scale f32[T], by chance."""
+    values = stochastic.rounded(grad.values, grad.rows, grad.table_ptr, torch.from_numpy(scales), key)
+    return grad._replace(values=values)

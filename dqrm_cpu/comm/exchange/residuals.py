@@ -16,11 +16,11 @@ from dqrm_cpu.errors import ConfigError
 from dqrm_cpu.kernels.types import SparseGrad
 
 LIMIT_BYTES = 1 << 30
-"""Of the residuals of all ranks' tables, which every rank has room for."""
+"""The most that the residuals of all ranks' tables may take, which every rank has room for."""
 
 
 class Residuals:
-    """f32[ranks, n] in every process; the rows of this process are live, the others as old as the last `gather`."""
+    """The residuals f32[ranks, n] of all ranks; those of this process are live, others as old as the last `gather`."""
 
     def __init__(self, transport: Transport, num_local: int, length: int) -> None:
         self._transport = transport
@@ -37,7 +37,7 @@ class Residuals:
 
 
 class TableResiduals(Residuals):
-    """One residual for each value of each table, which changes where a row is looked up."""
+    """The residuals of table gradients, one for each value of each table; they change where a row is looked up."""
 
     def __init__(self, transport: Transport, num_local: int, row_offset: Tensor, dim: int) -> None:
         length = int(row_offset[-1]) * dim
@@ -53,7 +53,7 @@ class TableResiduals(Residuals):
         self._dim = dim
 
     def added(self, slot: int, grad: SparseGrad) -> SparseGrad:
-        """The gradient with what is left of its rows from earlier steps."""
+        """Returns the gradient plus what is left of its rows from earlier steps."""
         return grad._replace(values=grad.values + self._of(slot)[self._arena_rows(grad)])
 
     def keep(self, slot: int, grad: SparseGrad, sent: Floats) -> None:

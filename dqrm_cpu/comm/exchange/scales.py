@@ -1,12 +1,12 @@
-"""One quantization step for all ranks, from what each says is the largest magnitude of its own gradient (paper B.1)."""
+"""One scale for all ranks, from what each says is the largest magnitude of its own gradient (paper B.1)."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from dqrm_cpu.comm.exchange.settings import INTEGER_LIMITS, WireSettings
-from dqrm_cpu.errors import TrainingError
+from dqrm_cpu.comm.exchange.settings import INTEGER_LIMITS, ExchangeSettings
+from dqrm_cpu.errors import TrainingError, unanimous
 
 Floats = npt.NDArray[np.float32]
 
@@ -15,18 +15,19 @@ _SMALLEST_NORMAL = np.finfo(np.float32).tiny
 
 @dataclass(frozen=True)
 class ScaleRule:
-    """How the ranks' abs-max become one; `limit` is the largest code."""
+    """How the ranks' largest magnitudes become one scale; `limit` is the largest code."""
 
     limit: int
     mean: bool = False
     first_only: bool = False
 
     @classmethod
-    def of(cls, settings: WireSettings, width: str) -> "ScaleRule":
+    def of(cls, settings: ExchangeSettings, width: str) -> "ScaleRule":
+        """Returns the rule that the settings ask for, for integers of a width."""
         return cls(INTEGER_LIMITS[width], settings.scale_reduce == "mean", settings.simulated_scale == "first")
 
-    def steps(self, absmax: Floats) -> Floats:
-        """Step of each group f32[G], above 0, from finite absmax f32[ranks, G]."""
+    def scales(self, absmax: Floats) -> Floats:
+        """Computes the scale of each group f32[G], above 0, from finite absmax f32[ranks, G]."""
         if self.first_only:
             # A group that the first has nothing of would lose what the others have.
             combined = np.where(absmax[0] > 0, absmax[0], absmax.max(axis=0))
@@ -35,21 +36,22 @@ class ScaleRule:
             combined = (absmax.astype(np.float64).sum(axis=0) / absmax.shape[0]).astype(np.float32)
         else:
             combined = absmax.max(axis=0)
-        steps = combined / np.float32(self.limit)
-        # A group of zeros, or of values so small that their step has no full precision: they are sent as 0.
-        return np.where(steps < _SMALLEST_NORMAL, np.float32(1), steps)
+        scales = combined / np.float32(self.limit)
+        # A group of zeros, or of values so small that their scale has no full precision: they are sent as 0.
+        return np.where(scales < _SMALLEST_NORMAL, np.float32(1), scales)
 
 
 def require_finite(absmax: Floats, what: str) -> None:
-    """absmax f32[ranks, G]; raises the same error on every rank, naming the first group and rank that is not finite."""
+    """Raises the same error on every rank, naming the first group and rank whose absmax f32[ranks, G] is not finite."""
     ranks, groups = np.nonzero(~np.isfinite(absmax))
     if not ranks.size:
         return
     group, rank = int(groups[0]), int(ranks[0])
     value = "NaN" if np.isnan(absmax[rank, group]) else "infinity"
-    error = TrainingError(
-        f"the gradient of {what} {group} holds {value} on rank {rank}: training has diverged; go back to an earlier "
-        "checkpoint with a lower --train.learning-rate or some --train.warmup-steps"
+    # All ranks look at the same numbers.
+    raise unanimous(
+        TrainingError(
+            f"the gradient of {what} {group} holds {value} on rank {rank}: training has diverged; go back to an "
+            "earlier checkpoint with a lower --train.learning-rate or some --train.warmup-steps"
+        )
     )
-    error.unanimous = True  # all ranks look at the same numbers
-    raise error

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class SentBytes(NamedTuple):
-    """Of one rank. The parts add up to what its transport counts."""
+    """The bytes that one rank sent, by what they held; the parts add up to what its transport counts."""
 
     indices: int = 0
     values: int = 0
@@ -12,10 +12,11 @@ class SentBytes(NamedTuple):
     mlp: int = 0  # gradients of both MLPs, their scales, the loss
 
     def plus(self, other: "SentBytes") -> "SentBytes":
+        """Returns the sum, part by part."""
         return SentBytes(*(a + b for a, b in zip(self, other, strict=True)))
 
     def minus(self, earlier: "SentBytes") -> "SentBytes":
-        """What was sent since `earlier`."""
+        """Returns what was sent since `earlier`."""
         return SentBytes(*(a - b for a, b in zip(self, earlier, strict=True)))
 
 

@@ -1,4 +1,4 @@
-"""What the ranks do with their gradients after each backward (section 3.3): everyone ends with the same sum.
+"""What the ranks do with the tables' gradients after each backward (section 3.3): everyone ends with the same sum.
 
 A process that simulates N ranks runs the same codec and sums in the same order as N real ranks: the same bits come out.
 """
@@ -8,35 +8,45 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from dqrm_cpu.comm.buffers import Bytes
-from dqrm_cpu.comm.exchange.codec import Codec, Fp32Codec, Layout, Longs, Merge, layout_of
-from dqrm_cpu.comm.exchange.overlap import Carrier, Delivery
+from dqrm_cpu.comm.exchange.codec import Codec, Longs, MessageLayout, layout_of
+from dqrm_cpu.comm.exchange.overlap import Channel
 from dqrm_cpu.comm.exchange.residuals import TableResiduals
 from dqrm_cpu.comm.exchange.scales import Floats, require_finite
 from dqrm_cpu.comm.exchange.sent_bytes import SentBytes
 from dqrm_cpu.comm.transport import Transport, sum_in_order
+from dqrm_cpu.config.rules import DENSE_WIRE_LIMIT_BYTES
+from dqrm_cpu.errors import ConfigError
 from dqrm_cpu.kernels.types import SparseGrad
 from dqrm_cpu.profile.spans import Spans
 
 Finish = Callable[[], SparseGrad]
-"""Waits for the end of an exchange that has begun, and gives what came of it."""
+"""Waits for the end of an exchange that has begun, and returns the sum."""
+
+_NO_SCALES = np.empty(0, dtype=np.float32)
 
 
 class TableExchange(Protocol):
-    """Gradients of all tables, one for each rank that this process stands for, to their sum over all ranks."""
+    """Sums the gradients of all tables over all ranks, in rank order."""
 
     @property
     def sent(self) -> SentBytes: ...
 
-    def begin(self, local: Sequence[SparseGrad]) -> Finish: ...
+    def begin(self, local: Sequence[SparseGrad]) -> Finish:
+        """Begins an exchange; the caller may sum the MLPs' gradients before it finishes this one, and nothing else.
+
+        `local` holds this rank's gradient; in a world of one process, one for each rank that it simulates.
+        """
 
 
-_NO_STEPS = np.empty(0, dtype=np.float32)
+class SparseTableExchange:
+    """A table exchange of the rows looked up, in two collectives for all tables.
 
-
-class SparseExchange:
-    """Two collectives for all tables: counts and abs-max of every rank, then one message of each."""
+    The first gathers counts and abs-max of every rank, the second one message of each.
+    """
 
     def __init__(
         self,
@@ -44,21 +54,17 @@ class SparseExchange:
         codec: Codec,
         residuals: TableResiduals | None = None,
         spans: Spans | None = None,
-        carrier: Carrier | None = None,
+        channel: Channel | None = None,
     ) -> None:
         self._transport = transport
         self._codec = codec
         self._residuals = residuals
         self._spans = Spans() if spans is None else spans
-        self._carrier = Carrier(transport, self._spans) if carrier is None else carrier
+        self._channel = Channel(transport, self._spans) if channel is None else channel
         self.sent = SentBytes()
 
     def begin(self, local: Sequence[SparseGrad]) -> Finish:
-        """`local` holds this rank's gradient; in a world of one process, one for each rank that it simulates.
-
-        What comes of it are the gradients of all ranks, merged in rank order.
-        """
-        check_count(self._transport, len(local))
+        require_gradients(self._transport, len(local))
         before, dim = self._transport.bytes_sent, local[0].values.shape[1]
         with self._spans.quantize_gradients:
             if self._residuals is not None:
@@ -67,71 +73,112 @@ class SparseExchange:
         with self._spans.wire:
             words = self._transport.allgather_small(headers[0]) if len(headers) == 1 else np.stack(headers)
         with self._spans.quantize_gradients:
-            pointers, steps = self._understood(words)
-            messages = [self._encode(slot, grad, steps) for slot, grad in enumerate(local)]
+            pointers, scales = self._pointers_and_scales(words)
+            messages = [self._encode(slot, grad, scales) for slot, grad in enumerate(local)]
         own, header_bytes = layout_of(local[0], self._codec.value_bytes), self._transport.bytes_sent - before
-        lengths = [Layout(int(pointer[-1]), dim, self._codec.value_bytes).message_bytes for pointer in pointers]
+        lengths = [MessageLayout(int(pointer[-1]), dim, self._codec.value_bytes).message_bytes for pointer in pointers]
 
-        def merged(delivery: Delivery[Sequence[Bytes]]) -> SparseGrad:
-            self._count(own, header_bytes + delivery.bytes_sent)
+        def merge(received: Sequence[Bytes], bytes_sent: int) -> SparseGrad:
+            self._count(own, header_bytes + bytes_sent)
             with self._spans.merge:
-                return self._codec.merge(delivery.value, pointers, dim, steps)
+                return self._codec.merge(received, pointers, dim, scales)
 
-        return self._carrier.start(lambda way: _all_messages(way, messages, lengths), merged)
+        return self._channel.start(lambda transport: _all_messages(transport, messages, lengths), merge)
 
-    def _understood(self, words: npt.NDArray[np.int32]) -> tuple[Longs, Floats]:
-        """Of all headers: where each rank's tables begin among its rows, int64[ranks, T + 1], each table's step."""
+    def _pointers_and_scales(self, words: npt.NDArray[np.int32]) -> tuple[Longs, Floats]:
+        """Reads all headers: where each rank's tables begin among its rows, int64[ranks, T + 1], and scales f32[T]."""
         rule = self._codec.scale_rule
         pointers = np.zeros((words.shape[0], words.shape[2] + 1), dtype=np.int64)
         np.cumsum(words[:, 0], axis=1, out=pointers[:, 1:])
         if rule is None:
-            return pointers, _NO_STEPS
+            return pointers, _NO_SCALES
         absmax = words[:, 1].view(np.float32)
         require_finite(absmax, "table")
-        return pointers, rule.steps(absmax)
+        return pointers, rule.scales(absmax)
 
-    def _encode(self, slot: int, grad: SparseGrad, steps: Floats) -> Bytes:
+    def _encode(self, slot: int, grad: SparseGrad, scales: Floats) -> Bytes:
         size = layout_of(grad, self._codec.value_bytes).message_bytes
         message = self._transport.buffers.take(f"encode.{slot}", size)
-        self._codec.encode(grad, steps, message)
+        self._codec.encode(grad, scales, message)
         if self._residuals is not None:
-            self._residuals.keep(slot, grad, self._codec.sent(grad, steps, message))
+            self._residuals.keep(slot, grad, self._codec.sent(grad, scales, message))
         return message
 
-    def _count(self, own: Layout, num_bytes: int) -> None:
+    def _count(self, own: MessageLayout, num_bytes: int) -> None:
         others = self._transport.size - 1
         indices, values = own.index_bytes * others, own.all_value_bytes * others
         self.sent = self.sent.plus(SentBytes(indices, values, scales=num_bytes - indices - values))
 
 
-def _all_messages(transport: Transport, local: Sequence[Bytes], lengths: Sequence[int]) -> Sequence[Bytes]:
-    """Those of every rank; one process that simulates them has them all."""
-    return transport.allgatherv(local[0], lengths) if len(local) == 1 else local
+class DenseTableExchange:
+    """A table exchange of whole gradients f32[R, D], also where no row was looked up: what others are compared with.
+
+    A row whose sum is 0 everywhere counts as not looked up: weight decay passes it over.
+    """
+
+    def __init__(self, transport: Transport, row_offset: Tensor, dim: int, spans: Spans, channel: Channel) -> None:
+        num_bytes = int(row_offset[-1]) * dim * 4
+        if num_bytes > DENSE_WIRE_LIMIT_BYTES:
+            raise ConfigError(
+                f"comm.wire dense sends the whole gradient of all tables, {num_bytes / 2**30:.2f} GiB at every step; "
+                f"it is made for up to {DENSE_WIRE_LIMIT_BYTES / 2**20:.0f} MiB: set it to sparse, int8 or int16"
+            )
+        self._transport = transport
+        self._row_offset = row_offset
+        self._dim = dim
+        self._spans = spans
+        self._channel = channel
+        self.sent = SentBytes()
+
+    def begin(self, local: Sequence[SparseGrad]) -> Finish:
+        require_gradients(self._transport, len(local))
+        with self._spans.quantize_gradients:
+            own = [self._whole(slot, grad) for slot, grad in enumerate(local)]
+
+        def merge(total: Floats, bytes_sent: int) -> SparseGrad:
+            self.sent = self.sent.plus(SentBytes(values=bytes_sent))
+            with self._spans.merge:
+                return self._sparse(total.reshape(-1, self._dim))
+
+        return self._channel.start(lambda transport: sum_over_ranks_(transport, own), merge)
+
+    def _whole(self, slot: int, grad: SparseGrad) -> Floats:
+        num_rows, offsets = int(self._row_offset[-1]), self._row_offset.numpy()[:-1]
+        buffer = self._transport.buffers.take(f"dense.{slot}", num_rows * self._dim * 4).view(np.float32)
+        buffer[:] = 0
+        rows = grad.rows.numpy() + np.repeat(offsets, np.diff(grad.table_ptr.numpy()))
+        buffer.reshape(num_rows, self._dim)[rows] = grad.values.numpy()
+        return buffer
+
+    def _sparse(self, whole: Floats) -> SparseGrad:
+        rows = np.flatnonzero((whole != 0).any(axis=1))
+        offsets = self._row_offset.numpy()
+        pointer = np.searchsorted(rows, offsets)
+        within = (rows - np.repeat(offsets[:-1], np.diff(pointer))).astype(np.int32)
+        return SparseGrad(torch.from_numpy(pointer), torch.from_numpy(within), torch.from_numpy(whole[rows]))
 
 
-def _header(grad: SparseGrad, absmax: Floats | None) -> npt.NDArray[np.int32]:
-    """int32[1 or 2, T]: rows of each table, and the bits of its largest magnitude."""
-    counts = np.diff(grad.table_ptr.numpy()).astype(np.int32)
-    return np.stack([counts] if absmax is None else [counts, absmax.view(np.int32)])
-
-
-def exchange_sparse(
-    transport: Transport, local: Sequence[SparseGrad], merge: Merge, codec: Codec | None = None
-) -> SparseGrad:
-    """One exchange by itself; as FP32 unless another codec is given."""
-    return SparseExchange(transport, Fp32Codec(merge) if codec is None else codec).begin(local)()
-
-
-def exchange_dense_(transport: Transport, local: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
-    """The sum over all ranks of flat gradients, in rank order, written into local[0] and returned."""
-    check_count(transport, len(local))
+def sum_over_ranks_(transport: Transport, local: Sequence[Floats]) -> Floats:
+    """Sums flat gradients over all ranks, in rank order, into local[0], and returns it; `local` as in TableExchange."""
+    require_gradients(transport, len(local))
     if len(local) > 1:
         sum_in_order(local, local[0])
     transport.allreduce_(local[0])
     return local[0]
 
 
-def check_count(transport: Transport, count: int) -> None:
-    """This rank's gradient, or in a world of one process those of all that it simulates."""
+def require_gradients(transport: Transport, count: int) -> None:
+    """Raises ValueError unless a process passes one gradient, or as the only process one for each simulated rank."""
     if count < 1 or (count > 1 and transport.size > 1):
         raise ValueError(f"{count} gradients of one process in a world of {transport.size}")
+
+
+def _all_messages(transport: Transport, local: Sequence[Bytes], lengths: Sequence[int]) -> Sequence[Bytes]:
+    """Returns the messages of every rank; one process that simulates them has them all."""
+    return transport.allgatherv(local[0], lengths) if len(local) == 1 else local
+
+
+def _header(grad: SparseGrad, absmax: Floats | None) -> npt.NDArray[np.int32]:
+    """Returns int32[1 or 2, T]: the rows of each table, and the bits of its largest magnitude."""
+    counts = np.diff(grad.table_ptr.numpy()).astype(np.int32)
+    return np.stack([counts] if absmax is None else [counts, absmax.view(np.int32)])

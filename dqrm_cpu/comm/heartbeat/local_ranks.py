@@ -1,4 +1,4 @@
-"""The other ranks of this host as processes: whoever ends a job also ends those that cannot end themselves."""
+"""The other ranks of this host as processes: a rank that ends the job also ends those that cannot end themselves."""
 
 import contextlib
 import json
@@ -17,22 +17,22 @@ from dqrm_cpu.comm.transport import Transport
 _STOPPED = "T"
 
 
-class Process(NamedTuple):
-    """A process of one host; its start tells it from a later process with the same number."""
+class LocalProcess(NamedTuple):
+    """A process of this host; its start time tells it from a later process with the same number."""
 
     pid: int
     started_ticks: int
 
 
-class Peers:
-    """The other ranks that run on this host, by rank, and whether all ranks do."""
+class LocalRanks:
+    """The processes of the other ranks of this host, by rank, and whether all ranks run on it."""
 
-    def __init__(self, processes: dict[int, Process], on_one_host: bool) -> None:
+    def __init__(self, processes: dict[int, LocalProcess], on_one_host: bool) -> None:
         self._processes = processes
         self.on_one_host = on_one_host
 
     def kill(self, silent: Collection[int]) -> list[int]:
-        """Ends the peers that are stopped, and those of `silent`; returns their ranks.
+        """Kills the local ranks that are stopped, and those of `silent`; returns them.
 
         A stopped process reads no message and no polite signal, and a launcher may wait for it without end.
         """
@@ -48,18 +48,18 @@ class Peers:
         return killed
 
 
-def find_peers(transport: Transport) -> Peers:
+def find_local_ranks(transport: Transport) -> LocalRanks:
     """Asks every rank where it runs; every rank calls it."""
     status = _status(os.getpid())
     mine = [socket.gethostname(), _system(), os.getpid(), status[1] if status else 0]
     payload = np.frombuffer(json.dumps(mine).encode(), dtype=np.uint8)
-    everyone = [json.loads(told.tobytes()) for told in transport.allgatherv(payload)]
+    everyone = [json.loads(message.tobytes()) for message in transport.allgatherv(payload)]
     processes = {
-        rank: Process(pid, started)
+        rank: LocalProcess(pid, started)
         for rank, (host, system, pid, started) in enumerate(everyone)
         if [host, system] == mine[:2] and pid != os.getpid()
     }
-    return Peers(processes, on_one_host=len({told[0] for told in everyone}) == 1)
+    return LocalRanks(processes, on_one_host=len({place[0] for place in everyone}) == 1)
 
 
 def _system() -> str:
@@ -71,7 +71,7 @@ def _system() -> str:
 
 
 def _status(pid: int) -> tuple[str, int] | None:
-    """State and start time of a process as /proc tells them; None where it does not."""
+    """Reads a process's state and start time from /proc; None where it tells neither."""
     try:
         # The name before them, in brackets, may hold anything.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -80,8 +80,8 @@ def _status(pid: int) -> tuple[str, int] | None:
         return None
 
 
-def compiles_now() -> bool:
-    """Whether a thread of this process compiles or loads a numba kernel; numba is asked only where it is loaded."""
+def is_compiling() -> bool:
+    """Says whether a thread of this process compiles or loads a numba kernel; does not load numba to find out."""
     lock = getattr(getattr(sys.modules.get("numba.core.compiler_lock"), "global_compiler_lock", None), "_lock", None)
     if lock is None:
         return False

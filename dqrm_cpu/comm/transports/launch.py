@@ -1,4 +1,4 @@
-"""Who this process is in the world that a launcher started, read from the environment alone."""
+"""Rank and world size that a launcher gave this process, read from the environment alone."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,10 @@ HYDRA, OPEN_MPI, TORCHRUN, SLURM, NO_LAUNCHER = "hydra", "openmpi", "torchrun", 
 
 @dataclass(frozen=True)
 class Launch:
-    """One process of a world; `launcher` is hydra (Intel MPI, MPICH), openmpi, torchrun, slurm or none."""
+    """The place of this process among all ranks.
+
+    `launcher` is hydra (Intel MPI, MPICH), openmpi, torchrun, slurm or none.
+    """
 
     rank: int
     size: int
@@ -20,7 +23,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class _Names:
-    """The variables in which one launcher tells a process its place."""
+    """The variables in which one launcher tells a process its rank and world size."""
 
     launcher: str
     rank: str
@@ -36,7 +39,7 @@ _SLURM_JOB = _Names(SLURM, "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
 
 
 def detect_launch(environ: Mapping[str, str]) -> Launch:
-    """The place that the launcher gave this process; a world of one where there is no launcher.
+    """Finds the rank and world size that the launcher gave this process; a single rank where there is no launcher.
 
     Raises CommError where two launchers left different answers, or where one left half an answer.
     """
@@ -47,14 +50,14 @@ def detect_launch(environ: Mapping[str, str]) -> Launch:
     for names, launch in found[1:]:
         if (launch.rank, launch.size) != (first.rank, first.size):
             raise CommError(
-                f"two launchers disagree about this process: {_told(first_names, first)}, {_told(names, launch)}. "
-                f"Start it with one of them, and unset the variables of the other."
+                f"two launchers disagree about this process: {_describe(first_names, first)}, "
+                f"{_describe(names, launch)}. Start it with one of them, and unset the variables of the other."
             )
     return first
 
 
 def _candidates(environ: Mapping[str, str]) -> list[_Names]:
-    """Every launcher that speaks of this very process, the innermost first."""
+    """Returns every launcher whose variables are about this very process, the innermost first."""
     found = [names for names in (_HYDRA, _OPEN_MPI, _TORCHRUN) if names.rank in environ or names.size in environ]
     if _slurm_started_this_process(environ):
         found.append(_SLURM_STEP if _SLURM_STEP.size in environ else _SLURM_JOB)
@@ -62,7 +65,7 @@ def _candidates(environ: Mapping[str, str]) -> list[_Names]:
 
 
 def _slurm_started_this_process(environ: Mapping[str, str]) -> bool:
-    """Whether Slurm's numbers mean this process.
+    """Says whether Slurm's numbers are about this process.
 
     The batch script itself carries SLURM_PROCID but no step. An mpirun or a torchrun inside a job is itself spread by a
     step of one task per node, and what it starts inherits that step's numbers: they count nodes, not ranks.
@@ -102,5 +105,5 @@ def _number(environ: Mapping[str, str], name: str, names: _Names) -> int:
         raise CommError(f"{name}={text!r} is not a number: unset it, or start through {names.launcher}.") from None
 
 
-def _told(names: _Names, launch: Launch) -> str:
+def _describe(names: _Names, launch: Launch) -> str:
     return f"{names.launcher} says rank {launch.rank} of {launch.size} ({names.rank}, {names.size})"

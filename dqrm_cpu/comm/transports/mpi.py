@@ -7,25 +7,27 @@ from typing import Any
 
 from dqrm_cpu.comm.buffers import Bytes
 from dqrm_cpu.comm.coordination import require_one_transport
-from dqrm_cpu.comm.heartbeat.deadline import deadline
-from dqrm_cpu.comm.transport import Array, in_last_words
+from dqrm_cpu.comm.heartbeat.watchdog import process_deadline
+from dqrm_cpu.comm.transport import Array, abort_message
 from dqrm_cpu.comm.transports.launch import NO_LAUNCHER, SLURM, Launch
-from dqrm_cpu.comm.transports.process_transport import WorldTransport
+from dqrm_cpu.comm.transports.process_transport import ProcessTransport
 from dqrm_cpu.errors import CommError, DeviceError
 
-_SLURM_MEND = "start through `srun --mpi=pmi2` (Intel MPI: with I_MPI_PMI_LIBRARY) or mpirun, or use the gloo transport"
-_MEND = "start with the mpirun that came with this MPI library (for the mpi extra: the one in the environment's bin)"
+_SLURM_REMEDY = (
+    "start through `srun --mpi=pmi2` (Intel MPI: with I_MPI_PMI_LIBRARY) or mpirun, or use the gloo transport"
+)
+_REMEDY = "start with the mpirun that came with this MPI library (for the mpi extra: the one in the environment's bin)"
 
 
 def load_mpi() -> Any:
-    """The mpi4py.MPI module with MPI initialized; nothing else in the package may import mpi4py."""
+    """Returns the mpi4py.MPI module with MPI initialized; nothing else in the package may import mpi4py."""
     try:
         mpi4py = importlib.import_module("mpi4py")
         # Left to itself the import calls MPI_Init, which must not happen in a process that only looks.
         mpi4py.rc.initialize = False
         mpi4py.rc.finalize = True
         with warnings.catch_warnings():
-            # It warns of a wrong launcher; check_world refuses it, with the mend.
+            # It warns of a wrong launcher; check_world refuses it, and says what to do.
             warnings.simplefilter("ignore", RuntimeWarning)
             mpi = importlib.import_module("mpi4py.MPI")
     except (ImportError, RuntimeError) as error:
@@ -39,25 +41,25 @@ def load_mpi() -> Any:
 
 
 def check_world(launch: Launch, rank: int, size: int, library: str) -> None:
-    """Refuses a world that the launcher and MPI do not see alike: each process would train alone and say nothing."""
+    """Raises CommError where launcher and MPI disagree about the world: each process would silently train alone."""
     if launch.launcher == NO_LAUNCHER or (launch.rank, launch.size) == (rank, size):
         return
-    mend = _SLURM_MEND if launch.launcher == SLURM else _MEND
+    remedy = _SLURM_REMEDY if launch.launcher == SLURM else _REMEDY
     raise CommError(
         f"{launch.launcher} started {launch.size} processes, this one as rank {launch.rank}, but MPI sees a world of "
         f"{size} and calls it rank {rank}: the MPI library ({library}) does not belong to the launcher. "
-        f"To mend it, {mend}."
+        f"To fix this, {remedy}."
     )
 
 
-def joined_mpi(launch: Launch, timeout_s: float, transport: str) -> Any:
-    """`load_mpi`, in the world that the launcher speaks of, for a transport that all ranks must have been given."""
+def start_mpi(launch: Launch, timeout_s: float, transport: str) -> Any:
+    """Does `load_mpi`, and checks that all ranks are in the launcher's world and were given the same transport."""
     # MPI waits without end for a rank that died before it joined, and Hydra does not notice.
     reason = (
         f"it waited more than {timeout_s:g} s for all ranks to start MPI. Another rank is gone or hangs before step 1: "
         f"look at the other ranks' output."
     )
-    with deadline(timeout_s, in_last_words(launch.rank, launch.size, reason)):
+    with process_deadline(timeout_s, abort_message(launch.rank, launch.size, reason)):
         mpi = load_mpi()
         chosen = mpi.COMM_WORLD.allgather(transport)
     check_world(
@@ -67,18 +69,18 @@ def joined_mpi(launch: Launch, timeout_s: float, transport: str) -> Any:
     return mpi
 
 
-def end_joined_mpi() -> None:
-    """Ends all ranks where this process joined MPI, also one that only introduced them to each other."""
+def abort_mpi() -> None:
+    """Ends all ranks where this process started MPI, also one that only let them find each other."""
     mpi: Any = sys.modules.get("mpi4py.MPI")
     if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
         mpi.COMM_WORLD.Abort(1)
 
 
-class MpiTransport(WorldTransport):
-    """All ranks of MPI_COMM_WORLD."""
+class MpiTransport(ProcessTransport):
+    """A transport between all ranks of MPI_COMM_WORLD."""
 
     def __init__(self, launch: Launch, timeout_s: float, reason: str) -> None:
-        mpi = self._mpi = joined_mpi(launch, timeout_s, "mpi")
+        mpi = self._mpi = start_mpi(launch, timeout_s, "mpi")
         self._comm = mpi.COMM_WORLD
         self._failures = (mpi.Exception,)
         super().__init__("mpi", self._comm.rank, self._comm.size, reason, timeout_s)
@@ -87,24 +89,24 @@ class MpiTransport(WorldTransport):
         with self._waiting("a barrier"):
             self._comm.Barrier()
 
-    def obstacle_beside(self) -> str:
+    def overlap_obstacle(self) -> str:
         if self._mpi.Query_thread() < self._mpi.THREAD_MULTIPLE:
             return "MPI was started without MPI_THREAD_MULTIPLE"
         return ""
 
-    def _meet_again(self) -> None:
-        with self._waiting("a second communicator"):
+    def _open_second(self) -> None:
+        with self._waiting("the start of a second communicator"):
             self._comm = self._comm.Dup()
 
-    def _leave_again(self) -> None:
-        with self._waiting("the end of the second communicator"):
+    def _close_second(self) -> None:
+        with self._waiting("the shutdown of the second communicator"):
             self._comm.Free()
 
-    def _leave(self) -> None:
+    def _disconnect(self) -> None:
         return
 
-    def _end_all(self) -> None:
-        end_joined_mpi()
+    def _abort_all(self) -> None:
+        abort_mpi()
 
     def _broadcast(self, buffer: Array, root: int) -> None:
         with self._waiting("a broadcast"):

@@ -13,26 +13,28 @@ from dqrm_cpu.comm.buffers import Bytes
 from dqrm_cpu.comm.coordination import require_one_transport
 from dqrm_cpu.comm.transport import Array
 from dqrm_cpu.comm.transports.launch import HYDRA, TORCHRUN, Launch
-from dqrm_cpu.comm.transports.mpi import end_joined_mpi, joined_mpi
-from dqrm_cpu.comm.transports.oneccl_build import built_shim
-from dqrm_cpu.comm.transports.oneccl_library import OneCclWorld, set_defaults
-from dqrm_cpu.comm.transports.process_transport import WorldTransport
+from dqrm_cpu.comm.transports.mpi import abort_mpi, start_mpi
+from dqrm_cpu.comm.transports.oneccl_library import OneCclCommunicator, build_shim, set_defaults
+from dqrm_cpu.comm.transports.process_transport import ProcessTransport
 from dqrm_cpu.errors import CommError
 
 _ADDRESS_KEY = "dqrm_cpu/oneccl"
 
 
-class OneCclTransport(WorldTransport):
-    """All ranks that the launcher started; under mpirun oneCCL moves its bytes through that MPI, else by libfabric."""
+class OneCclTransport(ProcessTransport):
+    """A transport between all ranks that the launcher started.
+
+    Under mpirun oneCCL moves its bytes through that MPI, else through libfabric.
+    """
 
     _failures = (CommError,)
 
     def __init__(self, launch: Launch, timeout_s: float, reason: str, environ: Mapping[str, str], overlap: str) -> None:
         super().__init__("oneccl", launch.rank, launch.size, reason, timeout_s)
-        shim = built_shim(environ)
+        shim = build_shim(environ)
         self._mpi: Any = None
         self._store: Any = None
-        through_mpi = _meets_through_mpi(launch, environ)
+        through_mpi = _started_by_mpi(launch, environ)
         set_defaults(os.environ, through_mpi, offload=overlap == "on")
         share = (
             self._share_through_mpi(launch, timeout_s)
@@ -40,36 +42,36 @@ class OneCclTransport(WorldTransport):
             else self._share_through_store(launch, timeout_s, environ)
         )
         self._shim, self._share = shim, share
-        self._world = self._meet("the first meeting")
-        self.reason = f"{reason} (oneCCL {self._world.version} through {os.environ['CCL_ATL_TRANSPORT']})"
+        self._communicator = self._connect("the start")
+        self.reason = f"{reason} (oneCCL {self._communicator.version} through {os.environ['CCL_ATL_TRANSPORT']})"
 
     def barrier(self) -> None:
         with self._waiting("a barrier"):
-            self._world.barrier()
+            self._communicator.barrier()
 
-    def _meet(self, what: str) -> OneCclWorld:
+    def _connect(self, what: str) -> OneCclCommunicator:
         with self._waiting(what):
-            return OneCclWorld(self._shim, self.rank, self.size, self._share)
+            return OneCclCommunicator(self._shim, self.rank, self.size, self._share)
 
-    def obstacle_beside(self) -> str:
+    def overlap_obstacle(self) -> str:
         if os.environ.get("CCL_WORKER_OFFLOAD") == "0":
             return "oneCCL serves one thread under CCL_WORKER_OFFLOAD=0"
         return ""
 
-    def _meet_again(self) -> None:
-        self._world = self._meet("the second meeting")
+    def _open_second(self) -> None:
+        self._communicator = self._connect("the start of a second communicator")
 
-    def _leave_again(self) -> None:
-        self._world.leave()
+    def _close_second(self) -> None:
+        self._communicator.close()
 
-    def _leave(self) -> None:
-        self._world.leave()
+    def _disconnect(self) -> None:
+        self._communicator.close()
 
-    def _end_all(self) -> None:
-        end_joined_mpi()
+    def _abort_all(self) -> None:
+        abort_mpi()
 
     def _share_through_mpi(self, launch: Launch, timeout_s: float) -> Callable[[bytes], bytes]:
-        self._mpi = joined_mpi(launch, timeout_s, "oneccl")
+        self._mpi = start_mpi(launch, timeout_s, "oneccl")
 
         def share(mine: bytes) -> bytes:
             theirs: bytes = self._mpi.COMM_WORLD.bcast(mine, 0)
@@ -81,11 +83,11 @@ class OneCclTransport(WorldTransport):
         self, launch: Launch, timeout_s: float, environ: Mapping[str, str]
     ) -> Callable[[bytes], bytes]:
         # Here, because it loads torch.distributed.
-        from dqrm_cpu.comm.transports.rendezvous import introduced, shared_store
+        from dqrm_cpu.comm.transports.rendezvous import gather_through_store, shared_store
 
         self._store = shared_store(launch, environ, timeout_s)
-        require_one_transport(introduced(self._store, launch, "transport", "oneccl"))
-        numbers = itertools.count()  # every meeting has an address of its own
+        require_one_transport(gather_through_store(self._store, launch, "transport", "oneccl"))
+        numbers = itertools.count()  # every communicator has an address of its own
 
         def share(mine: bytes) -> bytes:
             number = next(numbers)
@@ -98,24 +100,24 @@ class OneCclTransport(WorldTransport):
 
     def _broadcast(self, buffer: Array, root: int) -> None:
         with self._waiting("a broadcast"):
-            self._world.broadcast(buffer, root)
+            self._communicator.broadcast(buffer, root)
 
     def _allgather(self, send: Array, receive: Array) -> None:
         counts = [send.nbytes] * self.size
         with self._waiting("an allgather"):
-            self._world.allgatherv(send, receive, counts, [rank * send.nbytes for rank in range(self.size)])
+            self._communicator.allgatherv(send, receive, counts, [rank * send.nbytes for rank in range(self.size)])
 
     def _alltoall(self, send: Array, receive: Array) -> None:
         with self._waiting("an all-to-all"):
-            self._world.alltoall(send, receive)
+            self._communicator.alltoall(send, receive)
 
     def _allgatherv(self, send: Bytes, receive: Bytes, counts: list[int], starts: list[int]) -> None:
         with self._waiting("an allgatherv"):
-            self._world.allgatherv(send, receive, counts, starts)
+            self._communicator.allgatherv(send, receive, counts, starts)
 
 
-def _meets_through_mpi(launch: Launch, environ: Mapping[str, str]) -> bool:
-    """Whether MPI started the ranks, so that it can also introduce them to each other."""
+def _started_by_mpi(launch: Launch, environ: Mapping[str, str]) -> bool:
+    """Says whether MPI started the ranks, so that it can also tell them oneCCL's address."""
     if launch.launcher == TORCHRUN or importlib.util.find_spec("mpi4py") is None:
         return False
     return launch.launcher == HYDRA or not (environ.get("MASTER_ADDR") and environ.get("MASTER_PORT"))

@@ -1,4 +1,4 @@
-"""Where ranks meet through a store of torch: MASTER_ADDR and MASTER_PORT, or an address that MPI lets them agree on."""
+"""How ranks find each other through a store of torch: at MASTER_ADDR and MASTER_PORT, or at an address sent by MPI."""
 
 import datetime
 import importlib.util
@@ -10,8 +10,8 @@ from typing import Any
 # torch documents them here, and its stubs forget to export them.
 from torch.distributed import Store, TCPStore, rendezvous  # type: ignore[attr-defined]
 
-from dqrm_cpu.comm.heartbeat.deadline import deadline
-from dqrm_cpu.comm.transport import in_last_words
+from dqrm_cpu.comm.heartbeat.watchdog import process_deadline
+from dqrm_cpu.comm.transport import abort_message
 from dqrm_cpu.comm.transports.launch import TORCHRUN, Launch
 from dqrm_cpu.errors import CommError, DqrmError
 
@@ -19,10 +19,10 @@ _LOOPBACK = "127.0.0.1"
 _KEY = "dqrm_cpu"
 
 
-def meet(launch: Launch, environ: Mapping[str, str], timeout_s: float) -> Store | None:
-    """A store that all ranks share; None where MASTER_ADDR and MASTER_PORT tell torch all it needs.
+def open_store(launch: Launch, environ: Mapping[str, str], timeout_s: float) -> Store | None:
+    """Opens a store that all ranks share; None where MASTER_ADDR and MASTER_PORT tell torch all it needs.
 
-    Raises CommError naming both ways to meet when neither is open.
+    Raises CommError where the ranks can find each other neither through these variables nor through MPI.
     """
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not environ.get(name)]
     if not missing:
@@ -30,11 +30,11 @@ def meet(launch: Launch, environ: Mapping[str, str], timeout_s: float) -> Store 
         if environ["MASTER_ADDR"] in (_LOOPBACK, "localhost"):
             _stay_on_this_host()
         return None
-    wanted = f"the ranks have no place to meet: {' and '.join(missing)} not set"
+    wanted = f"the ranks cannot find each other: {' and '.join(missing)} not set"
     if launch.launcher == TORCHRUN:
         raise CommError(f"{wanted}. Start through torchrun, or set them to rank 0's host and a free port.")
     try:
-        return _meet_through_mpi(launch, timeout_s)
+        return _store_through_mpi(launch, timeout_s)
     except DqrmError as error:
         raise CommError(
             f"{wanted}, and MPI cannot choose one ({error}). Set them to rank 0's host and a free port."
@@ -42,48 +42,51 @@ def meet(launch: Launch, environ: Mapping[str, str], timeout_s: float) -> Store 
 
 
 def shared_store(launch: Launch, environ: Mapping[str, str], timeout_s: float) -> Store:
-    """`meet`, with the store that torch makes of MASTER_ADDR and MASTER_PORT (under torchrun: the agent's)."""
-    store = meet(launch, environ, timeout_s)
-    return store_of_environment(launch, environ, timeout_s) if store is None else store
+    """Does `open_store`, or takes the store that torch makes of MASTER_ADDR and MASTER_PORT (torchrun has its own)."""
+    store = open_store(launch, environ, timeout_s)
+    return store_from_environment(launch, environ, timeout_s) if store is None else store
 
 
-def store_of_environment(launch: Launch, environ: Mapping[str, str], timeout_s: float) -> Store:
-    """Where `meet` leaves it to torch; waits for all ranks."""
+def store_from_environment(launch: Launch, environ: Mapping[str, str], timeout_s: float) -> Store:
+    """Returns the store of MASTER_ADDR and MASTER_PORT; waits for all ranks."""
     timeout = datetime.timedelta(seconds=timeout_s)
     try:
         found, _, _ = next(rendezvous("env://", launch.rank, launch.size, timeout=timeout))
     except RuntimeError as error:
         place = f"{environ['MASTER_ADDR']}:{environ['MASTER_PORT']}"
         raise CommError(
-            f"rank {launch.rank} of {launch.size} cannot meet the others at {place}: MASTER_ADDR and MASTER_PORT must "
+            f"rank {launch.rank} of {launch.size} cannot reach the others at {place}: MASTER_ADDR and MASTER_PORT must "
             f"be rank 0's host and a port that is free there. ({error})"
         ) from error
     shared: Store = found
     return shared
 
 
-def introduced(store: Store, launch: Launch, topic: str, mine: str) -> list[str]:
-    """What each rank says of itself, by rank; waits for all."""
+def gather_through_store(store: Store, launch: Launch, topic: str, mine: str) -> list[str]:
+    """Returns the text of each rank, by rank; waits for all."""
     try:
         store.set(f"{_KEY}/{topic}/{launch.rank}", mine)
         return [store.get(f"{_KEY}/{topic}/{rank}").decode() for rank in range(launch.size)]
     except RuntimeError as error:
         raise CommError(
-            f"rank {launch.rank} of {launch.size} met the others, and one is gone before step 1: look at the other "
-            f"ranks' output. ({error})"
+            f"rank {launch.rank} of {launch.size} reached the others, and one of them is gone before step 1: look at "
+            f"the other ranks' output. ({error})"
         ) from error
 
 
-def _meet_through_mpi(launch: Launch, timeout_s: float) -> Store:
+def _store_through_mpi(launch: Launch, timeout_s: float) -> Store:
     """Rank 0 listens on a port that the system chose and tells it to the others through MPI."""
     if importlib.util.find_spec("mpi4py") is None:
         raise CommError("mpi4py is not installed")
-    from dqrm_cpu.comm.transports.mpi import joined_mpi
+    from dqrm_cpu.comm.transports.mpi import start_mpi
 
-    mpi = joined_mpi(launch, timeout_s, "gloo")
+    mpi = start_mpi(launch, timeout_s, "gloo")
     # A rank may have given up just when the last one came: MPI would wait for it without end. No watchdog looks yet.
-    reason = f"it waited more than {timeout_s:g} s for all ranks to meet through MPI; look at the other ranks' output."
-    with deadline(timeout_s, in_last_words(launch.rank, launch.size, reason)):
+    reason = (
+        f"it waited more than {timeout_s:g} s for all ranks to find each other through MPI; look at the other ranks' "
+        f"output."
+    )
+    with process_deadline(timeout_s, abort_message(launch.rank, launch.size, reason)):
         return _store_of_first_rank(mpi, datetime.timedelta(seconds=timeout_s))
 
 

@@ -3,13 +3,27 @@
 import importlib.util
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
-from dqrm_cpu.comm.exchange.settings import CCL_BINDINGS, TRANSPORT_NAMES
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.comm.transports.launch import NO_LAUNCHER, SLURM, TORCHRUN, Launch, detect_launch
-from dqrm_cpu.comm.transports.process_transport import WorldTransport
+from dqrm_cpu.comm.transports.process_transport import ProcessTransport
 from dqrm_cpu.comm.transports.single import SingleTransport
+from dqrm_cpu.config.schema import TRANSPORTS
 from dqrm_cpu.errors import CommError, ConfigError
+
+_CCL_BINDINGS = "oneccl_bindings_for_pytorch"
+
+
+@dataclass(frozen=True)
+class _Opening:
+    """What every transport between processes is opened with."""
+
+    launch: Launch
+    timeout_s: float
+    reason: str
+    environ: Mapping[str, str]
+    overlap: str
 
 
 def open_transport(
@@ -19,14 +33,14 @@ def open_transport(
     environ: Mapping[str, str] | None = None,
     overlap: str = "auto",
 ) -> Transport:
-    """The meeting place of this process's world; `reason` of the result says why it is that one.
+    """Opens the transport between this process and the others of its job; its `reason` says why it is that one.
 
     `timeout_s` is how long a rank may wait for the others in one operation: longer than the slowest checkpoint takes.
-    `overlap` is that of WireSettings: some libraries must know it when they are loaded.
+    `overlap` is that of the comm settings: some libraries must know it when they are loaded.
     """
     environ = os.environ if environ is None else environ
-    if name not in TRANSPORT_NAMES:
-        raise ConfigError(f"unknown transport {name!r}: choose one of {', '.join(TRANSPORT_NAMES)}.")
+    if name not in TRANSPORTS:
+        raise ConfigError(f"unknown transport {name!r}: choose one of {', '.join(TRANSPORTS)}.")
     if simulated_ranks < 1:
         raise ConfigError(f"simulated ranks must be at least 1, not {simulated_ranks}.")
     if not timeout_s > 0:
@@ -41,9 +55,9 @@ def open_transport(
         _require_gpu(launch)
     if chosen == "single" or (launch.launcher == NO_LAUNCHER and chosen != "mpi"):
         return SingleTransport("one process, started without a launcher" if name != "auto" else reason)
-    world = _OPENERS[chosen](launch, timeout_s, reason, environ, overlap)
-    world.start_roll_call()
-    return world
+    transport = _OPENERS[chosen](_Opening(launch, timeout_s, reason, environ, overlap))
+    transport.start_heartbeat()
+    return transport
 
 
 def _require_gpu(launch: Launch) -> None:
@@ -52,45 +66,40 @@ def _require_gpu(launch: Launch) -> None:
     nccl_backend(launch)
 
 
-def _open_mpi(
-    launch: Launch, timeout_s: float, reason: str, environ: Mapping[str, str], overlap: str
-) -> WorldTransport:
+def _open_mpi(opening: _Opening) -> ProcessTransport:
     from dqrm_cpu.comm.transports.mpi import MpiTransport
 
-    return MpiTransport(launch, timeout_s, reason)
+    return MpiTransport(opening.launch, opening.timeout_s, opening.reason)
 
 
-def _open_gloo(
-    launch: Launch, timeout_s: float, reason: str, environ: Mapping[str, str], overlap: str
-) -> WorldTransport:
+def _open_gloo(opening: _Opening) -> ProcessTransport:
     from dqrm_cpu.comm.transports.torch_distributed import TorchTransport, gloo_backend
 
-    return TorchTransport(gloo_backend(), launch, timeout_s, reason, environ)
+    return TorchTransport(gloo_backend(), opening.launch, opening.timeout_s, opening.reason, opening.environ)
 
 
-def _open_nccl(
-    launch: Launch, timeout_s: float, reason: str, environ: Mapping[str, str], overlap: str
-) -> WorldTransport:
+def _open_nccl(opening: _Opening) -> ProcessTransport:
     from dqrm_cpu.comm.transports.torch_distributed import TorchTransport, nccl_backend
 
-    return TorchTransport(nccl_backend(launch), launch, timeout_s, reason, environ)
+    backend = nccl_backend(opening.launch)
+    return TorchTransport(backend, opening.launch, opening.timeout_s, opening.reason, opening.environ)
 
 
-def _open_oneccl(
-    launch: Launch, timeout_s: float, reason: str, environ: Mapping[str, str], overlap: str
-) -> WorldTransport:
-    """Through Intel's PyTorch bindings where they are installed, else directly."""
-    if importlib.util.find_spec(CCL_BINDINGS) is not None:
+def _open_oneccl(opening: _Opening) -> ProcessTransport:
+    """Opens it through Intel's PyTorch bindings where they are installed, else directly."""
+    launch, timeout_s, reason, environ = opening.launch, opening.timeout_s, opening.reason, opening.environ
+    if importlib.util.find_spec(_CCL_BINDINGS) is not None:
         from dqrm_cpu.comm.transports.torch_distributed import TorchTransport, ccl_backend
 
-        return TorchTransport(ccl_backend(), launch, timeout_s, f"{reason}, through {CCL_BINDINGS}", environ)
+        backend = ccl_backend(_CCL_BINDINGS)
+        return TorchTransport(backend, launch, timeout_s, f"{reason}, through {_CCL_BINDINGS}", environ)
     from dqrm_cpu.comm.transports.oneccl import OneCclTransport
 
-    return OneCclTransport(launch, timeout_s, reason, environ, overlap)
+    return OneCclTransport(launch, timeout_s, reason, environ, opening.overlap)
 
 
 # Each imports what it needs only when it is chosen: a run over gloo must not load MPI.
-_OPENERS: dict[str, Callable[[Launch, float, str, Mapping[str, str], str], WorldTransport]] = {
+_OPENERS: dict[str, Callable[[_Opening], ProcessTransport]] = {
     "oneccl": _open_oneccl,
     "mpi": _open_mpi,
     "gloo": _open_gloo,
@@ -101,8 +110,8 @@ _OPENERS: dict[str, Callable[[Launch, float, str, Mapping[str, str], str], World
 def _one_process(launch: Launch) -> SingleTransport:
     if launch.size > 1:
         raise CommError(
-            f"{launch.launcher} started {launch.size} processes, and the sim transport plays all ranks in one: leave "
-            f"out the launcher, or choose another --comm.transport."
+            f"{launch.launcher} started {launch.size} processes, and the sim transport simulates all ranks in one: "
+            f"leave out the launcher, or choose another --comm.transport."
         )
     return SingleTransport("sim was asked for: ranks simulated in one process")
 

@@ -1,4 +1,4 @@
-"""The world of one process, which may stand for several simulated ranks; imports neither MPI nor torch.distributed."""
+"""The transport of a single process, which may simulate several ranks; imports neither MPI nor torch.distributed."""
 
 from typing import NoReturn
 
@@ -8,7 +8,7 @@ from dqrm_cpu.errors import CommError
 
 
 class SingleTransport(Transport):
-    """Nothing to move: each operation gives back what it was given."""
+    """A transport of one rank, which has nothing to move: each operation gives back what it was given."""
 
     def __init__(self, reason: str = "one process") -> None:
         super().__init__("single", rank=0, size=1, reason=reason)

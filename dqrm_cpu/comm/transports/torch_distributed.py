@@ -16,25 +16,24 @@ from torch import Tensor
 
 from dqrm_cpu.comm.buffers import Bytes, align
 from dqrm_cpu.comm.coordination import require_one_transport
-from dqrm_cpu.comm.exchange.settings import CCL_BINDINGS
 from dqrm_cpu.comm.transport import Array
-from dqrm_cpu.comm.transports.gpus import gpu_name, require_gpus_apart, take_gpu
+from dqrm_cpu.comm.transports.gpus import gpu_name, require_distinct_gpus, take_gpu
 from dqrm_cpu.comm.transports.launch import Launch
-from dqrm_cpu.comm.transports.mpi import end_joined_mpi
-from dqrm_cpu.comm.transports.process_transport import WorldTransport
-from dqrm_cpu.comm.transports.rendezvous import introduced, meet, store_of_environment
+from dqrm_cpu.comm.transports.mpi import abort_mpi
+from dqrm_cpu.comm.transports.process_transport import ProcessTransport
+from dqrm_cpu.comm.transports.rendezvous import gather_through_store, open_store, store_from_environment
 from dqrm_cpu.errors import CommError, DeviceError
 
-_PATIENCE_BEYOND_OURS_S = 60.0
-"""torch's own timeout comes after the watchdog's, whose words name the rank that is missing."""
+_STORE_TIMEOUT_MARGIN_S = 60.0
+"""torch's own timeout comes after the watchdog's, whose message names the rank that is missing."""
 
 _NO_TIMEOUT = datetime.timedelta(days=30)
-"""Of operations: torch does not know that a rank which compiles is waited for as long as that takes."""
+"""The timeout of torch's operations: torch does not know that a rank which compiles is given as long as it takes."""
 
 
 @dataclass(frozen=True)
 class Backend:
-    """One of torch.distributed's, and the memory that it moves."""
+    """A backend of torch.distributed, and the memory that it moves."""
 
     transport: str  # our name for it
     torch_name: str
@@ -42,23 +41,24 @@ class Backend:
 
 
 def gloo_backend() -> Backend:
+    """Returns the backend that needs only sockets."""
     return Backend("gloo", "gloo", torch.device("cpu"))
 
 
-def ccl_backend() -> Backend:
-    """Importing the bindings registers it."""
+def ccl_backend(bindings: str) -> Backend:
+    """Returns oneCCL's backend, which importing Intel's `bindings` registers."""
     try:
-        importlib.import_module(CCL_BINDINGS)
+        importlib.import_module(bindings)
     except (ImportError, AttributeError, OSError) as error:
         raise DeviceError(
-            f"{CCL_BINDINGS} is installed and does not load beside torch {torch.__version__} ({error}): install the "
+            f"{bindings} is installed and does not load beside torch {torch.__version__} ({error}): install the "
             f"wheel for this torch, or uninstall it and pip install 'dqrm-cpu[oneccl]'"
         ) from error
     return Backend("oneccl", "ccl", torch.device("cpu"))
 
 
 def nccl_backend(launch: Launch) -> Backend:
-    """One GPU for each rank of a host."""
+    """Returns the backend between NVIDIA GPUs; takes one GPU for each rank of a host."""
     if not torch.cuda.is_available() or not dist.is_nccl_available():
         built = "sees no NVIDIA GPU" if torch.version.cuda else "is a CPU build"
         raise DeviceError(
@@ -68,8 +68,8 @@ def nccl_backend(launch: Launch) -> Backend:
     return Backend("nccl", "nccl", take_gpu(launch))
 
 
-class TorchTransport(WorldTransport):
-    """All ranks of torch's default process group."""
+class TorchTransport(ProcessTransport):
+    """A transport between all ranks of torch's default process group."""
 
     _failures = (RuntimeError,)
 
@@ -81,13 +81,13 @@ class TorchTransport(WorldTransport):
             raise CommError("torch.distributed is in use in this process already: close that process group first.")
         self._device = backend.device
         self._group: dist.ProcessGroup | None = None  # torch's default one
-        found = meet(launch, environ, timeout_s)
-        with self._waiting("the first meeting"):
-            store = found or store_of_environment(launch, environ, timeout_s + _PATIENCE_BEYOND_OURS_S)
-            require_one_transport(introduced(store, launch, "transport", self.name))
+        opened = open_store(launch, environ, timeout_s)
+        with self._waiting("the start"):
+            store = opened or store_from_environment(launch, environ, timeout_s + _STORE_TIMEOUT_MARGIN_S)
+            require_one_transport(gather_through_store(store, launch, "transport", self.name))
             if backend.device.type == "cuda":
-                # NCCL would end them in its first operation, in words of its own.
-                require_gpus_apart(introduced(store, launch, "gpu", gpu_name(backend.device)))
+                # NCCL would fail in its first operation, with a message that names no rank.
+                require_distinct_gpus(gather_through_store(store, launch, "gpu", gpu_name(backend.device)))
             dist.init_process_group(
                 backend.torch_name, store=store, rank=launch.rank, world_size=launch.size, timeout=_NO_TIMEOUT
             )
@@ -101,29 +101,29 @@ class TorchTransport(WorldTransport):
                 token = np.zeros(self.size, dtype=np.uint8)
                 self._exchange(_tensor(token), token.copy())
 
-    def obstacle_beside(self) -> str:
+    def overlap_obstacle(self) -> str:
         return "" if self.name == "gloo" else f"{self.name} through torch.distributed serves one thread"
 
-    def _meet_again(self) -> None:
-        with self._waiting("the second meeting"):
+    def _open_second(self) -> None:
+        with self._waiting("the start of a second process group"):
             self._group = dist.new_group(timeout=_NO_TIMEOUT)
 
-    def _leave_again(self) -> None:
+    def _close_second(self) -> None:
         dist.destroy_process_group(self._group)
 
-    def _leave(self) -> None:
+    def _disconnect(self) -> None:
         dist.destroy_process_group()
 
-    def _end_all(self) -> None:
+    def _abort_all(self) -> None:
         # Its sockets close with this process: the others notice, and torchrun ends what is left. Hydra does not, where
         # it leaves it to the ranks to end each other.
-        end_joined_mpi()
+        abort_mpi()
 
     def _broadcast(self, buffer: Array, root: int) -> None:
         with self._waiting("a broadcast"):
-            moved = self._there(_tensor(buffer))
+            moved = self._to_device(_tensor(buffer))
             dist.broadcast(moved, src=root, group=self._group)
-            self._back(moved, buffer)
+            self._from_device(moved, buffer)
 
     def _allgather(self, send: Array, receive: Array) -> None:
         with self._waiting("an allgather"):
@@ -143,23 +143,23 @@ class TorchTransport(WorldTransport):
     def _exchange(
         self, send: Tensor, receive: Array, received: list[int] | None = None, sent: list[int] | None = None
     ) -> None:
-        moved = self._there(_tensor(receive), copied=False)
-        dist.all_to_all_single(moved, self._there(send), received, sent, group=self._group)
-        self._back(moved, receive)
+        moved = self._to_device(_tensor(receive), copied=False)
+        dist.all_to_all_single(moved, self._to_device(send), received, sent, group=self._group)
+        self._from_device(moved, receive)
 
-    def _there(self, tensor: Tensor, copied: bool = True) -> Tensor:
-        """The same bytes, or room for as many, in the memory that the backend moves."""
+    def _to_device(self, tensor: Tensor, copied: bool = True) -> Tensor:
+        """Returns the same bytes, or room for as many, in the memory that the backend moves."""
         if self._device.type == "cpu":
             return tensor
         return tensor.to(self._device) if copied else torch.empty_like(tensor, device=self._device)
 
-    def _back(self, moved: Tensor, array: Array) -> None:
-        """Waits for the backend where it runs beside this thread."""
+    def _from_device(self, moved: Tensor, array: Array) -> None:
+        """Copies what arrived into `array`; waits for the backend where it runs beside this thread."""
         if self._device.type != "cpu":
             _tensor(array).copy_(moved)
 
     def _for_everyone(self, message: Bytes, stride: int) -> Tensor:
-        """The message once for each rank, `stride` bytes apart."""
+        """Returns the message once for each rank, `stride` bytes apart."""
         copies = self.buffers.take("torch.send", self.size * stride).reshape(self.size, stride)
         copies[:, : message.size] = message
         copies[:, message.size :] = 0
@@ -171,5 +171,5 @@ def _bytes(array: Array) -> Bytes:
 
 
 def _tensor(array: Array) -> Tensor:
-    """The same memory as bytes: every backend moves those."""
+    """Returns the same memory as bytes, which every backend moves."""
     return torch.from_numpy(_bytes(array))

@@ -1,4 +1,4 @@
-"""Settings of wires, and what each rank has, for tests that compare real with simulated ranks."""
+"""Settings of exchanges, and what each rank has, for tests that compare real with simulated ranks."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,23 +8,24 @@ import torch
 from torch import Tensor
 
 from comm_oracle import DIM, NUM_TABLES, TABLE_ROWS, sparse_input
-from dqrm_cpu.comm.exchange.gradient_exchange import GradientExchange, Shape, open_exchange
-from dqrm_cpu.comm.exchange.settings import WIRES, WireSettings
+from dqrm_cpu.comm.exchange.gradient_exchange import GradientExchange, GradientShape, open_exchange
+from dqrm_cpu.comm.exchange.settings import ExchangeSettings
 from dqrm_cpu.comm.transport import Transport
+from dqrm_cpu.config.schema import WIRES
 from dqrm_cpu.kernels.select import select_kernels
 
 NUM_PARAMETERS, NUM_SCALARS, STEPS = 5003, 2, 3
 
 CASES = {
-    **{wire: WireSettings(wire=wire) for wire in WIRES},
-    "mean": WireSettings(wire="int8", mlp_gradients="int8", scale_reduce="mean"),
-    "stochastic": WireSettings(wire="int8", rounding="stochastic", seed=7),
-    "stochastic-mlp": WireSettings(mlp_gradients="int8", rounding="stochastic", error_feedback="mlp", seed=7),
-    "bf16-mlp": WireSettings(mlp_gradients="bf16"),
-    "bf16-feedback": WireSettings(mlp_gradients="bf16", error_feedback="mlp"),
-    "int8-mlp": WireSettings(mlp_gradients="int8"),
-    "feedback": WireSettings(wire="int8", mlp_gradients="int8", error_feedback="mlp"),
-    "all-feedback": WireSettings(wire="int8-fp32", mlp_gradients="int8", error_feedback="all"),
+    **{wire: ExchangeSettings(wire=wire) for wire in WIRES},
+    "mean": ExchangeSettings(wire="int8", mlp_gradients="int8", scale_reduce="mean"),
+    "stochastic": ExchangeSettings(wire="int8", rounding="stochastic", seed=7),
+    "stochastic-mlp": ExchangeSettings(mlp_gradients="int8", rounding="stochastic", error_feedback="mlp", seed=7),
+    "bf16-mlp": ExchangeSettings(mlp_gradients="bf16"),
+    "bf16-feedback": ExchangeSettings(mlp_gradients="bf16", error_feedback="mlp"),
+    "int8-mlp": ExchangeSettings(mlp_gradients="int8"),
+    "feedback": ExchangeSettings(wire="int8", mlp_gradients="int8", error_feedback="mlp"),
+    "all-feedback": ExchangeSettings(wire="int8-fp32", mlp_gradients="int8", error_feedback="all"),
 }
 
 
@@ -35,16 +36,17 @@ def flat(rank: int, step: int) -> Tensor:
 
 def run_steps(case: str, transport: Transport, ranks: Sequence[int]) -> tuple[dict[str, np.ndarray], GradientExchange]:
     """What comes out of every step for the ranks of this process, and the state after the last. Rank 0 starts empty."""
-    shape = Shape(torch.arange(NUM_TABLES + 1) * TABLE_ROWS, DIM, NUM_PARAMETERS)
+    shape = GradientShape(torch.arange(NUM_TABLES + 1) * TABLE_ROWS, DIM, NUM_PARAMETERS)
     merge = select_kernels("numba", torch.device("cpu")).merge_sparse
     # Off: the test counts bytes, also those by which ranks agree on an overlap.
     made = open_exchange(replace(CASES[case], overlap="off"), transport, len(ranks), shape, merge)
     found: dict[str, np.ndarray] = {}
     for step in range(STEPS):
         transport.step = step + 1
-        tables = made.tables([sparse_input(rank + 10 * step, empty=rank == 0 and step == 0) for rank in ranks])
+        local = [sparse_input(rank + 10 * step, empty=rank == 0 and step == 0) for rank in ranks]
+        tables = made.tables.begin(local)()
         flats = [flat(rank, step) for rank in ranks]
-        made.mlp(flats)
+        made.mlp.sum_(flats)
         found |= {f"{step}.{part}": tensor.numpy() for part, tensor in tables._asdict().items()}
         found[f"{step}.mlp"] = flats[0].numpy()
     made.gather_state()

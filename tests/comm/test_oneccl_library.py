@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from dqrm_cpu.comm.transports.oneccl_build import built_shim
-from dqrm_cpu.comm.transports.oneccl_library import oneccl_defaults
+from dqrm_cpu.comm.transports.oneccl_library import build_shim, oneccl_defaults
 from dqrm_cpu.errors import DeviceError
 from dqrm_cpu.kernels.ccl import OneCclFiles, oneccl_files
 from dqrm_cpu.kernels.sealed import CacheWarning
 from launching import clean_environ
 
 COUNTING_COMPILER = '#!/bin/sh\necho compiled >> "$COUNT"\nexec g++ "$@"\n'
-BUILD = "import os; from dqrm_cpu.comm.transports.oneccl_build import built_shim; print(built_shim(os.environ))"
+BUILD = "import os; from dqrm_cpu.comm.transports.oneccl_library import build_shim; print(build_shim(os.environ))"
 
 
 @pytest.fixture
@@ -43,17 +42,17 @@ def test_ranks_that_start_at_once_compile_once(tmp_path: Path) -> None:
 
 
 def test_a_second_call_needs_no_compiler(cache: Path) -> None:
-    assert built_shim(os.environ) == built_shim({"PATH": ""})
+    assert build_shim(os.environ) == build_shim({"PATH": ""})
 
 
 def test_without_oneccl_the_command_that_installs_it_is_named(tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match=r"no .*libccl\.so.*: pip install 'dqrm-cpu\[oneccl\]'"):
-        built_shim(os.environ, oneccl_files(tmp_path))
+        build_shim(os.environ, oneccl_files(tmp_path))
 
 
 def test_without_a_compiler_the_mend_is_named(cache: Path) -> None:
     with pytest.raises(DeviceError, match=r"no C\+\+ compiler g\+\+: apt-get install g\+\+"):
-        built_shim({"PATH": ""})
+        build_shim({"PATH": ""})
 
 
 def test_what_the_compiler_says_is_told_and_nothing_is_left(cache: Path, tmp_path: Path) -> None:
@@ -62,15 +61,15 @@ def test_what_the_compiler_says_is_told_and_nothing_is_left(cache: Path, tmp_pat
     (headers / "oneapi").mkdir(parents=True)
     (headers / "oneapi" / "ccl.hpp").write_text("#error of another version\n")
     with pytest.raises(DeviceError, match="of another version"):
-        built_shim(os.environ, OneCclFiles(files.library, headers))
+        build_shim(os.environ, OneCclFiles(files.library, headers))
     assert [path.name for path in cache.rglob("*") if path.is_file()] == ["lock"]
 
 
 def test_a_folder_that_others_can_write_to_is_not_loaded_from(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    unsafe = built_shim(os.environ).parent
+    unsafe = build_shim(os.environ).parent
     unsafe.chmod(0o777)
     monkeypatch.setattr("tempfile.tempdir", str(cache / "elsewhere"))
-    assert built_shim(os.environ).parent != unsafe
+    assert build_shim(os.environ).parent != unsafe
 
 
 def test_a_damaged_shim_is_compiled_again(cache: Path, tmp_path: Path) -> None:
@@ -78,11 +77,11 @@ def test_a_damaged_shim_is_compiled_again(cache: Path, tmp_path: Path) -> None:
     compiler.write_text('#!/bin/sh\nfor last; do :; done\necho compiled > "$last"\n')
     compiler.chmod(0o755)
     environ = {"PATH": os.environ["PATH"], "CXX": str(compiler)}
-    shim = built_shim(environ)
+    shim = build_shim(environ)
     whole = shim.read_bytes()
     shim.write_bytes(whole.replace(b"compiled", b"compiles"))
     with pytest.warns(CacheWarning, match="libdqrm_ccl.so is damaged"):
-        assert built_shim(environ).read_bytes() == whole
+        assert build_shim(environ).read_bytes() == whole
 
 
 def test_settings_of_the_user_stay(tmp_path: Path) -> None:

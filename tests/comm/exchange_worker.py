@@ -1,4 +1,4 @@
-"""One rank: runs every case of wires and saves what came out to FOLDER/CASE.RANK.npz."""
+"""One rank: runs every case of exchanges and saves what came out to FOLDER/CASE.RANK.npz."""
 
 import sys
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from dqrm_cpu.comm.transports.selection import open_transport
-from wire_cases import CASES, run_steps
+from exchange_cases import CASES, run_steps
 
 
 def main(name: str, folder: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dqrm_cpu.comm.coordination import ranks_in_words, require_agreement, require_one_folder
+from dqrm_cpu.comm.coordination import format_ranks, require_agreement, require_one_folder
 from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.errors import CommError
 
@@ -58,7 +58,7 @@ def test_a_flood_is_cut() -> None:
     ("ranks", "words"), [([3], "rank 3"), ([0, 1], "ranks 0-1"), ([0, 1, 2, 5, 7, 8], "ranks 0-2, 5, 7-8")]
 )
 def test_ranks_in_words(ranks: list[int], words: str) -> None:
-    assert ranks_in_words(ranks) == words
+    assert format_ranks(ranks) == words
 
 
 def test_folders_that_differ_by_rank_are_named() -> None:

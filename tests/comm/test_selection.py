@@ -9,7 +9,7 @@ import pytest
 
 from dqrm_cpu.comm.transports.launch import Launch
 from dqrm_cpu.comm.transports.mpi import load_mpi
-from dqrm_cpu.comm.transports.rendezvous import meet
+from dqrm_cpu.comm.transports.rendezvous import open_store
 from dqrm_cpu.comm.transports.selection import _automatic, open_transport
 from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.errors import CommError, ConfigError, DeviceError, DqrmError
@@ -74,12 +74,12 @@ def test_missing_mpi4py_names_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_gloo_without_a_place_to_meet_names_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     with pytest.raises(CommError, match="MASTER_ADDR and MASTER_PORT not set, and MPI cannot choose one"):
-        meet(Launch(0, 2, 0, "slurm"), {}, timeout_s=1)
+        open_store(Launch(0, 2, 0, "slurm"), {}, timeout_s=1)
 
 
 def test_gloo_refuses_a_port_that_is_none() -> None:
     with pytest.raises(CommError, match="MASTER_PORT='http' is not a port"):
-        meet(Launch(0, 2, 0, "torchrun"), {"MASTER_ADDR": "localhost", "MASTER_PORT": "http"}, timeout_s=1)
+        open_store(Launch(0, 2, 0, "torchrun"), {"MASTER_ADDR": "localhost", "MASTER_PORT": "http"}, timeout_s=1)
 
 
 def test_a_plain_process_does_not_load_mpi() -> None:
@@ -112,7 +112,7 @@ def test_a_port_that_is_taken_is_named(name: str) -> None:
         world = run_gloo(["-c", TELL, name], 1, env={"MASTER_PORT": str(port)})
     assert world.returncode != 0
     assert (
-        f"rank 0 of 1 cannot meet the others at 127.0.0.1:{port}: MASTER_ADDR and MASTER_PORT must be" in world.stderr
+        f"rank 0 of 1 cannot reach the others at 127.0.0.1:{port}: MASTER_ADDR and MASTER_PORT must be" in world.stderr
     )
 
 

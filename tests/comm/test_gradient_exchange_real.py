@@ -8,12 +8,12 @@ import pytest
 
 from comm_oracle import DIM, NUM_TABLES, sparse_input
 from dqrm_cpu.comm.transports.single import SingleTransport
+from exchange_cases import CASES, NUM_PARAMETERS, NUM_SCALARS, STEPS, run_steps
 from launching import run_world
-from wire_cases import CASES, NUM_PARAMETERS, NUM_SCALARS, STEPS, run_steps
 
 pytestmark = pytest.mark.mpi
 
-WORKER = Path(__file__).with_name("wires_worker.py")
+WORKER = Path(__file__).with_name("exchange_worker.py")
 WORLDS = [("mpi", 2), ("gloo", 2), ("oneccl", 2), ("mpi", 3)]
 
 Saved = tuple[int, Path]
