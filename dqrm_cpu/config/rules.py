@@ -105,14 +105,14 @@ def _feedback_has_a_source(config: Config) -> Conflict | None:
     comm = config.comm
     if comm.error_feedback == "none":
         return None
-    of_tables = comm.error_feedback == "all" and _integer_wire(config)
+    of_tables = comm.error_feedback == "all" and comm.integer_width
     if comm.mlp_gradients == "fp32" and not of_tables:
         return Conflict(
             ("comm.error_feedback", "comm.mlp_gradients"),
             f"comm.error_feedback {comm.error_feedback} has nothing to give back, comm.mlp_gradients fp32 loses "
             "nothing, set that to int8 or bf16",
         )
-    if comm.error_feedback == "all" and not _integer_wire(config):
+    if comm.error_feedback == "all" and not comm.integer_width:
         return Conflict(
             ("comm.error_feedback", "comm.wire"),
             f"comm.error_feedback all has nothing to give back to tables, comm.wire {comm.wire} loses nothing, "
@@ -123,7 +123,7 @@ def _feedback_has_a_source(config: Config) -> Conflict | None:
 
 def _scales_are_used(config: Config) -> Conflict | None:
     comm = config.comm
-    if _integer_wire(config) or comm.mlp_gradients == "int8":
+    if comm.integer_width or comm.mlp_gradients == "int8":
         return None
     chosen = {"comm.scale_reduce": comm.scale_reduce != "max", "comm.simulated_scale": comm.simulated_scale != "all"}
     for key, is_chosen in chosen.items():
@@ -138,7 +138,7 @@ def _scales_are_used(config: Config) -> Conflict | None:
 
 def _rounding_is_of_integers(config: Config) -> Conflict | None:
     comm = config.comm
-    if comm.rounding == "nearest" or _integer_wire(config) or comm.mlp_gradients == "int8":
+    if comm.rounding == "nearest" or comm.integer_width or comm.mlp_gradients == "int8":
         return None
     return Conflict(
         ("comm.rounding", "comm.wire", "comm.mlp_gradients"),
@@ -259,10 +259,6 @@ def _rounding_is_trained(config: Config) -> Conflict | None:
                 "quant.mlp_rounding stochastic has nothing to round, quant.mlp_bits is 32, set that to 4 or 8",
             )
     return None
-
-
-def _integer_wire(config: Config) -> bool:
-    return config.comm.wire.startswith("int")
 
 
 _RULES: tuple[Callable[[Config], Conflict | None], ...] = (

@@ -216,6 +216,11 @@ class CommConfig:
     )
     timeout: float = setting(300.0, "seconds to wait for the other processes before giving up", above=0)
 
+    @property
+    def integer_width(self) -> str:
+        """The width of the integers of table gradients between ranks; empty where values travel in FP32."""
+        return self.wire.partition("-")[0] if self.wire.startswith("int") else ""
+
 
 @dataclass(frozen=True)
 class Config:

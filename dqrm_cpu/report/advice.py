@@ -86,7 +86,7 @@ def _waiting(run: RunFiles, bar: Bar) -> Iterator[str]:
     if exchange > _EXCHANGE_SHARE and len(run.spans) > 1:
         comm = run.config.comm
         mends = []
-        if not comm.wire.startswith("int"):
+        if not comm.integer_width:
             mends.append("--comm.wire int8")
         if comm.mlp_gradients == "fp32":
             mends.append("--comm.mlp-gradients int8 --comm.error-feedback mlp")

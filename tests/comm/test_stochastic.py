@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from comm_oracle import DIM, NUM_TABLES, sparse_input
 from dqrm_cpu.comm.exchange.integer_codec import GradientKeys, round_stochastically
-from dqrm_cpu.comm.exchange.settings import INTEGER_LIMITS
+from dqrm_cpu.comm.exchange.scales import INTEGER_LIMITS
 from dqrm_cpu.kernels.numba_impl.hashing import mixed_in_python
 from dqrm_cpu.kernels.types import SparseGrad
 

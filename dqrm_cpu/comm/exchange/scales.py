@@ -5,10 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dqrm_cpu.comm.exchange.settings import INTEGER_LIMITS, ExchangeSettings
+from dqrm_cpu.comm.exchange.settings import ExchangeSettings
 from dqrm_cpu.errors import TrainingError, unanimous
 
 Floats = npt.NDArray[np.float32]
+
+INTEGER_LIMITS = {"int8": 127, "int16": 32767}
+"""The largest code of a width; -limit is the smallest, so that both signs saturate alike."""
 
 _SMALLEST_NORMAL = np.finfo(np.float32).tiny
 

@@ -6,9 +6,6 @@ from typing import Self
 from dqrm_cpu.config.schema import ENTRIES, CommConfig
 from dqrm_cpu.errors import ConfigError
 
-INTEGER_LIMITS = {"int8": 127, "int16": 32767}
-"""The largest code of a width; -limit is the smallest, so that both signs saturate alike."""
-
 
 @dataclass(frozen=True)
 class ExchangeSettings(CommConfig):
@@ -27,12 +24,6 @@ class ExchangeSettings(CommConfig):
     def of(cls, comm: CommConfig, seed: int) -> Self:
         """Returns the settings of a run's comm section and seed."""
         return cls(**vars(comm), seed=seed)
-
-    @property
-    def integer_width(self) -> str:
-        """The width of the integers on the wire, int8 or int16; empty where values travel in FP32."""
-        width = self.wire.partition("-")[0]
-        return width if width in INTEGER_LIMITS else ""
 
     @property
     def is_exact(self) -> bool:
