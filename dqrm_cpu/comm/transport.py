@@ -62,7 +62,7 @@ class RankProgress:
 
 
 class Transport(ABC):
-    """Moves arrays between `size` ranks. Every rank calls the same operations in the same order.
+    """The way by which arrays move between `size` ranks, which all call the same operations in the same order.
 
     As a context manager it closes itself; an exception that leaves the block on one rank only ends all ranks.
     `bytes_sent` counts what this rank handed over for other ranks. `reason` says why this transport was chosen.

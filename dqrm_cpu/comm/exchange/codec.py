@@ -66,14 +66,16 @@ class Codec(Protocol):
     """A form of table gradients between ranks. Scales are f32[T]; codecs without a scale rule ignore them."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The choice of comm.wire that it carries out."""
 
     @property
     def value_bytes(self) -> int:
         """The bytes of one value on the wire."""
 
     @property
-    def scale_rule(self) -> ScaleRule | None: ...
+    def scale_rule(self) -> ScaleRule | None:
+        """How all ranks come to one scale; None where values need none."""
 
     def absmax(self, grad: SparseGrad) -> Floats | None:
         """Finds the largest magnitude in each table f32[T], NaN where a value is; None without a scale rule."""

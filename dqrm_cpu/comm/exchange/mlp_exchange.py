@@ -29,10 +29,12 @@ class MlpForm(Protocol):
     """A short form of MLP gradients. Codes are arrays of `code_type`, scales f32[values / BLOCK] or empty."""
 
     @property
-    def code_type(self) -> type[np.int8] | type[np.int16]: ...
+    def code_type(self) -> type[np.int8] | type[np.int16]:
+        """The type of a code."""
 
     @property
-    def code_bytes(self) -> int: ...
+    def code_bytes(self) -> int:
+        """The bytes of a code."""
 
     def info(self, values: Tensor) -> Tensor:
         """Returns what the ranks must know of each other's values before they encode them."""
@@ -57,7 +59,7 @@ class MlpForm(Protocol):
 
 
 class Int8Form:
-    """Integers of +-127 under one scale for each block, which all ranks share; summed in int32."""
+    """The form of integers of +-127 under one scale for each block, which all ranks share; summed in int32."""
 
     code_type = np.int8
     code_bytes = 1
@@ -92,7 +94,7 @@ class Int8Form:
 
 
 class Bf16Form:
-    """Every value rounded to BF16; summed in FP32. Values that are not finite stay what they are."""
+    """The form of values rounded to BF16, summed in FP32; values that are not finite stay what they are."""
 
     code_type = np.int16  # NumPy has no BF16, and transports only move bits
     code_bytes = 2
@@ -143,7 +145,8 @@ class MlpExchange(Protocol):
     """Sums flat gradients of the MLPs over all ranks, in rank order."""
 
     @property
-    def sent(self) -> SentBytes: ...
+    def sent(self) -> SentBytes:
+        """What this rank has sent since the exchange was built."""
 
     def sum_(self, local: Sequence[Tensor]) -> None:
         """Sums f32[P + scalars] over all ranks into local[0]; the scalars stay exact. `local` as in TableExchange."""

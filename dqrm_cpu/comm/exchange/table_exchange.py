@@ -33,7 +33,8 @@ class TableExchange(Protocol):
     """Sums the gradients of all tables over all ranks, in rank order."""
 
     @property
-    def sent(self) -> SentBytes: ...
+    def sent(self) -> SentBytes:
+        """What this rank has sent since the exchange was built."""
 
     def begin(self, local: Sequence[SparseGrad]) -> Finish:
         """Begins an exchange; the caller may sum the MLPs' gradients before it finishes this one, and nothing else.

@@ -49,7 +49,7 @@ class Watchdog:
     def __init__(
         self, timeout_s: float, on_timeout: Callable[[str], None], paused: Callable[[], bool] = lambda: False
     ) -> None:
-        """While `paused` returns true no time passes, nor does it while this process itself is stopped."""
+        """Starts the thread. No time passes while `paused` returns true, nor while this process itself is stopped."""
         self._timeout_s = timeout_s
         self._on_timeout = on_timeout
         self._paused = paused

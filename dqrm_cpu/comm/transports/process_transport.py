@@ -42,7 +42,7 @@ class ProcessTransport(Transport):
         self._second: tuple[Self, Executor] | None = None
 
     def start_heartbeat(self) -> None:
-        """From here on all ranks notice one that is gone, and can name one that hangs."""
+        """Starts the heartbeat, by which all ranks notice one that is gone and can name one that hangs."""
         if self.size > 1:
             self._heartbeat = start_heartbeat(self, self._timeout_s, self._position, self._on_lost)
 
