@@ -26,7 +26,7 @@ from launching import has_mpi, run_world
 
 pytestmark = pytest.mark.mpi
 
-WORKER = Path(__file__).with_name("operations_worker.py")
+WORKER = Path(__file__).parents[1] / "operations_worker.py"
 WORLDS = [(name, ranks) for name in ("mpi", "gloo", "oneccl") for ranks in (1, 2, 4)]
 
 Results = Sequence[dict[str, np.ndarray]]

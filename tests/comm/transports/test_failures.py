@@ -11,7 +11,7 @@ from launching import World, clean_environ, run_gloo, run_mpi, run_world
 
 pytestmark = pytest.mark.mpi
 
-WORKER = Path(__file__).with_name("failing_worker.py")
+WORKER = Path(__file__).parents[1] / "failing_worker.py"
 TIMEOUT_S = 30.0
 
 

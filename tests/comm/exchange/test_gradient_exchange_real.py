@@ -13,7 +13,7 @@ from launching import run_world
 
 pytestmark = pytest.mark.mpi
 
-WORKER = Path(__file__).with_name("exchange_worker.py")
+WORKER = Path(__file__).parents[1] / "exchange_worker.py"
 WORLDS = [("mpi", 2), ("gloo", 2), ("oneccl", 2), ("mpi", 3)]
 
 Saved = tuple[int, Path]
