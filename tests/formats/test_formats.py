@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from dqrm_cpu.cli.main import main
-from dqrm_cpu.comm.single import SingleTransport
+from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.data.source import open_data
 from dqrm_cpu.export.read import load_packed, read_packed
 from dqrm_cpu.export.stream import HEADER_CHECKSUM, NO_CHECKSUM, header_checksum, with_header_checksum
