@@ -1,8 +1,11 @@
 """What other files rely on: the kernels' symlink, the direction of imports, who may print."""
 
 import ast
+import re
 from configparser import ConfigParser
 from pathlib import Path
+
+import pytest
 
 import dqrm_cpu
 
@@ -59,6 +62,23 @@ def test_imports_point_down() -> None:
 def test_every_part_has_its_layer() -> None:
     parts = {path.name for path in PACKAGE.iterdir() if path.is_dir() and any(path.glob("*.py"))}
     assert parts == {*LAYERS, "cli"}
+
+
+def test_the_page_of_the_architecture_shows_the_layers() -> None:
+    table = (ROOT / "docs" / "architecture.md").read_text().partition("<!-- layers -->")[2].partition("<!-- end -->")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()[2:]]
+    assert {row[0].strip("`"): row[2] for row in rows} == {
+        part: ", ".join(sorted(allowed)) or "nothing" for part, allowed in LAYERS.items()
+    }
+
+
+@pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_files_that_a_page_names_exist(page: str) -> None:
+    """By their path from the root, from the package, or behind a folder that the page named."""
+    named = re.findall(r"`([\w./]+(?:\.py|\.md|/))`", (ROOT / page).read_text())
+    folders = {ROOT, PACKAGE, *(PACKAGE / name for name in ("data/prepare", "comm/exchange"))}
+    assert len(named) > 10
+    assert [name for name in named if not any((folder / name).exists() for folder in folders)] == []
 
 
 def test_kernels_know_nothing_of_the_package() -> None:
