@@ -8,7 +8,7 @@ EXTRAS := test,mpi,oneccl
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-quick faults test-ipex lint clean
+.PHONY: help install train test test-all test-quick faults test-ipex lint clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -24,11 +24,14 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 train: $(STAMP) ## Train the demo model; more options through ARGS="--quant.scale-period 200"
 	$(BIN)/dqrm-cpu train --preset demo $(ARGS)
 
-test: $(STAMP) ## Run all tests
-	$(BIN)/pytest -q $(ARGS)
+test: $(STAMP) ## Run the tests of every feature
+	$(BIN)/pytest -q -m 'not long' $(ARGS)
 
-test-quick: $(STAMP) ## Run the tests that are not marked slow
-	$(BIN)/pytest -q -m 'not slow' $(ARGS)
+test-all: $(STAMP) ## Run all tests: also virtual clusters, chaos, lost ranks
+	$(BIN)/pytest -q --durations=60 --durations-min=5 $(ARGS)
+
+test-quick: $(STAMP) ## Run the tests that take less than ten seconds each
+	$(BIN)/pytest -q -m 'not slow and not long' $(ARGS)
 
 faults: $(STAMP) ## Inject thousands of faults (an hour on two cores; docs/reliability.md)
 	$(BIN)/python tests/faults/campaign.py --jobs 2 --out faults.json $(ARGS)

@@ -15,7 +15,7 @@ from outcomes import Done
 _STEPS = 105  # for events to come before the end on a machine that is quicker
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_a_killed_and_a_stopped_rank_change_nothing(tmp_path: Path) -> None:
     calm = tmp_path / "calm"

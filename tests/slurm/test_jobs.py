@@ -8,7 +8,7 @@ import pytest
 from jobs import MANNER, Jobs, assert_same_end, dqrm_cpu, losses, train_undisturbed
 from local_cluster import LocalCluster
 
-pytestmark = [pytest.mark.slow, pytest.mark.mpi, pytest.mark.slurm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.mpi, pytest.mark.slurm, pytest.mark.timeout(300)]
 
 
 @pytest.mark.parametrize(

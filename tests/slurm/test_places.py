@@ -18,7 +18,7 @@ CPUS = Path("/sys/devices/system/cpu")
 ALLOWED = frozenset(os.sched_getaffinity(0))
 ALLOCATOR = Path("/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4")
 
-pytestmark = [pytest.mark.slow, pytest.mark.mpi, pytest.mark.slurm, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.long, pytest.mark.mpi, pytest.mark.slurm, pytest.mark.timeout(120)]
 
 Seen = list[dict[str, Any]]
 

@@ -35,7 +35,7 @@ def test_a_script_names_no_account_or_partition_and_is_short(script: Path) -> No
     assert len(lines) < 100
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.slurm
 def test_days_are_checked_one_by_one_and_prepared_once(jobs: Jobs, raw_days: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "prepared"
@@ -48,7 +48,7 @@ def test_days_are_checked_one_by_one_and_prepared_once(jobs: Jobs, raw_days: Pat
     assert rows_of(out) == rows_of(data)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.slurm
 def test_a_damaged_day_is_not_prepared(jobs: Jobs, raw_days: Path, tmp_path: Path) -> None:
     days = tmp_path / "days"
@@ -62,7 +62,7 @@ def test_a_damaged_day_is_not_prepared(jobs: Jobs, raw_days: Path, tmp_path: Pat
     assert not (tmp_path / "prepared").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.mpi
 @pytest.mark.slurm
 def test_doctor_looks_at_a_rank_per_socket_on_every_node(jobs: Jobs) -> None:
@@ -76,7 +76,7 @@ def test_doctor_looks_at_a_rank_per_socket_on_every_node(jobs: Jobs) -> None:
     assert not (jobs.run_dir / "metrics.jsonl").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.mpi
 @pytest.mark.slurm
 def test_two_ranks_on_each_node_train_as_four_simulated_ones(jobs: Jobs, data: Path, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_two_ranks_on_each_node_train_as_four_simulated_ones(jobs: Jobs, data: P
     assert losses(jobs.run_dir) == losses(tmp_path / "simulated")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.slurm
 def test_kaggle_needs_no_launcher_and_is_not_run_again(jobs: Jobs, cluster: LocalCluster) -> None:
     options = ("--train.max-steps", "5", "--train.batch-size", "128", "--train.threads", "1")
@@ -102,7 +102,7 @@ def test_kaggle_needs_no_launcher_and_is_not_run_again(jobs: Jobs, cluster: Loca
     assert (jobs.run_dir / "result.json").stat().st_mtime_ns == finished.st_mtime_ns
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.slurm
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_kaggle_on_a_gpu_ends_before_any_work_where_there_is_none(jobs: Jobs) -> None:

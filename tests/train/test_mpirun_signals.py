@@ -11,7 +11,7 @@ import pytest
 
 from launching import clean_environ, end_group
 
-pytestmark = pytest.mark.mpi
+pytestmark = [pytest.mark.mpi, pytest.mark.long]
 
 BIN = Path(sys.executable).parent
 SETTINGS = Path(__file__).parent.parent.parent / "scripts" / "mpivars.sh"

@@ -16,7 +16,7 @@ import pytest
 from dqrm_cpu.cli.main import main
 from launching import World, alive, run_gloo, run_mpi
 
-pytestmark = [pytest.mark.mpi, pytest.mark.slow]
+pytestmark = [pytest.mark.mpi, pytest.mark.long]
 
 LAUNCHERS = {
     "mpi": ("mpi", run_mpi, "off"),
