@@ -132,9 +132,10 @@ def _read_run(path: Path, name: str) -> RunFiles:
     result = _json(path / "result.json", _Result)
     mark = _log_mark(path)
     rows, damages = read_sound_rows(path, mark)
-    return RunFiles(
-        name, path, config, tuple(rows), read_spans(path), environment, result, tuple(damages), tuple(notes)
-    )
+    shown = tuple(row for row in rows if row.is_of(len(config.model.table_rows)))
+    if len(shown) < len(rows):
+        damages.append(f"rows of another number of tables than the run has: {len(rows) - len(shown):,}")
+    return RunFiles(name, path, config, shown, read_spans(path), environment, result, tuple(damages), tuple(notes))
 
 
 def _log_mark(path: Path) -> LogMark | None:

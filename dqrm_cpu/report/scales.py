@@ -19,7 +19,7 @@ _NAMED = 5  # tables told apart by colour; of 26, a legend would be longer than 
 
 def scale_history(run: RunFiles, number: int, num_runs: int) -> Figure | None:
     """Of one run of a page. None of a run that is not quantized, or recorded no scales."""
-    rows = [row for row in run.of_phase("train") if row.scale_absmax]
+    rows = [row for row in run.of_phase("train") if row.scale_absmax and row.lookup_clip_rate]
     if not rows:
         return None
     logged = [row.step for row in rows]

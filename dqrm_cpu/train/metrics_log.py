@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dqrm_cpu.base.decode import UnreadableError, decoded, parse_json
-from dqrm_cpu.base.files import replace_file, unwritable
+from dqrm_cpu.base.files import open_regular, replace_file, unwritable
 from dqrm_cpu.errors import CheckpointError, TrainingError
 from dqrm_cpu.train.checkpoint_manifest import JSON
 from dqrm_cpu.train.metrics_row import MetricsRow
@@ -98,6 +98,15 @@ class MetricsLog:
             self._num_written += 1
 
 
+def read_log(path: Path) -> bytes:
+    """All bytes of a log; none where there is no file. OSError for what is no file: a device has no end."""
+    try:
+        with open_regular(path) as file:
+            return file.read()
+    except FileNotFoundError:
+        return b""
+
+
 class Line(NamedTuple):
     """A complete line of a log; `row` is None where it cannot be read, and then `damage` says why."""
 
@@ -143,7 +152,7 @@ def mark_of(rows: "Iterator[bytes] | list[bytes]") -> LogMark:
 
 def cut_log(path: Path, step: int, mark: LogMark | None) -> tuple[LogMark, list[str]]:
     """Leaves the rows that the checkpoint of `step` has seen; returns their mark, and what to tell of lost ones."""
-    content = path.read_bytes() if path.exists() else b""
+    content = read_log(path)
     rows = content.split(b"\n", mark.rows)[: mark.rows] if mark is not None else []
     prefix = b"".join(row + b"\n" for row in rows)
     if mark is not None and len(rows) == mark.rows and zlib.crc32(prefix) == mark.crc32:

@@ -44,6 +44,12 @@ class MetricsRow:
     lookup_clip_rate: tuple[float, ...] = ()  # of the values that the step looked up
     failed_saves: int = 0  # in a row, up to here; written where there are any
 
+    def is_of(self, num_tables: int) -> bool:
+        """Whether what it says of each table it says of so many tables, or of none."""
+        alive = self.liveness
+        of_liveness = () if alive is None else [getattr(alive, name) for name in _LIVENESS_NAMES if "table_" in name]
+        return {len(values) for values in (self.scale_absmax, self.lookup_clip_rate, *of_liveness)} <= {0, num_tables}
+
     def to_json(self) -> dict[str, JSON]:
         """Flat; NaN and infinities become null."""
         row = asdict(self)

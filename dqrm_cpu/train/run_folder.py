@@ -13,7 +13,7 @@ from typing import Protocol, Self
 from dqrm_cpu.base.files import remove_leftovers, replace_file, unwritable
 from dqrm_cpu.errors import CheckpointError, ConfigError, DqrmError, TrainingError
 from dqrm_cpu.train.checkpoint_manifest import JSON, canonical
-from dqrm_cpu.train.metrics_log import Line, LogMark, MetricsLog, cut_log, damages, read_lines
+from dqrm_cpu.train.metrics_log import Line, LogMark, MetricsLog, cut_log, damages, read_lines, read_log
 from dqrm_cpu.train.metrics_row import MetricsRow, strict_json
 from dqrm_cpu.train.tensorboard import TensorboardLog
 
@@ -177,8 +177,7 @@ def read_sound_rows(path: Path, mark: LogMark | None) -> tuple[list[MetricsRow],
 
 
 def _read_log(path: Path) -> list[Line]:
-    metrics = path / _METRICS
-    return list(read_lines(metrics.read_bytes() if metrics.exists() else b""))
+    return list(read_lines(read_log(path / _METRICS)))
 
 
 def _replace_keeping(path: Path, text: str, step: int) -> None:

@@ -207,6 +207,14 @@ def _seal(path: Path, content: np.ndarray, header_bytes: int) -> None:
     manifest.write_text(json.dumps({"crc32": checked_json(document), **document}))
 
 
+def forge_page(path: Path, random_: random.Random) -> None:
+    """The page of a vocabulary; without its checksum, as those of earlier versions are."""
+    document = json.loads(path.read_text())
+    del document["crc32"]
+    path.write_text(json.dumps(document))
+    forge_json(path, random_)
+
+
 def forge_npy(path: Path, random_: random.Random) -> None:
     """A vocabulary column whose NumPy header lies."""
     content = path.read_bytes()

@@ -50,6 +50,25 @@ def test_a_file_of_something_else_is_named(
     assert str(run / name) in said
 
 
+def test_a_device_in_place_of_the_log_is_not_read_without_end(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "metrics.jsonl").unlink()
+    (run / "metrics.jsonl").symlink_to("/dev/full")
+    status, said = told(run, capsys)
+    assert status in (1, 2)
+    assert "metrics.jsonl" in said
+
+
+def test_rows_of_another_number_of_tables_are_left_out_with_a_word(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    row = next(json.loads(line) for line in lines if json.loads(line).get("lookup_clip_rate"))
+    row["lookup_clip_rate"].append(0.5)
+    (run / "metrics.jsonl").write_text("\n".join([*lines, json.dumps(row)]) + "\n")
+    assert main(["report", str(run)]) == 0
+    assert "rows of another number of tables than the run has: 1" in (run / "report.html").read_text()
+
+
 def test_a_flipped_digit_of_a_result_is_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It would be another AUC on the page."""
     path = run / "result.json"

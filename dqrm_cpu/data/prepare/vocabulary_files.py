@@ -4,6 +4,7 @@ The key at place k has id k + 1; id 0 stands for a missing, unseen or rare categ
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -66,7 +67,14 @@ def save_vocabulary(out: Path, names: tuple[str, ...], max_ind_range: int, keys:
         replace_file(folder / file, [_npy_header(column), content], DataError)
         columns.append({"name": name, "file": file, "keys": int(column.size), "crc32": isal_zlib.crc32(content)})
     about = {"format": _FORMAT, "max_ind_range": max_ind_range, "key_bits": keys[0].itemsize * 8, "columns": columns}
+    about["crc32"] = _crc32_of_page(about)
     replace_file(folder / _ABOUT_FILE, [(json.dumps(about, indent=1) + "\n").encode()], DataError)
+
+
+def _crc32_of_page(about: Mapping[str, Any]) -> int:
+    """The CRC-32 of what a page says, without itself; spaces do not count."""
+    rest = {name: value for name, value in about.items() if name != "crc32"}
+    return isal_zlib.crc32(json.dumps(rest, sort_keys=True).encode())
 
 
 def identity_of(settings: Settings, keys: list[NDArray[Any]]) -> DataIdentity:
@@ -116,6 +124,9 @@ def load_vocabulary(directory: Path) -> SavedVocabulary:
                 f"it, or {_MEND}"
             )
         about = decoded(document, _About)
+        # Pages of earlier versions have no checksum.
+        if document.get("crc32", checksum := _crc32_of_page(document)) != checksum:
+            raise UnreadableError("does not match its own checksum")
     except (UnreadableError, OSError) as error:
         raise DataError(f"{path} is damaged: it {_clause(error)}; {_MEND}") from None
     kind = np.dtype(f"<u{about.key_bits // 8}")

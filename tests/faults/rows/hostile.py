@@ -137,7 +137,7 @@ def _no_file(lab: Lab, random_: random.Random, pattern: str, forged: Callable) -
 _KINDS: dict[str, tuple[Callable, str, Callable]] = {
     "shard": (_in_data, "*.shard", forge.forge_shard),
     "manifest": (_in_data, "manifest.json", forge.forge_manifest),
-    "vocabulary.json": (_in_data, "vocabulary/*.json", forge.forge_json),
+    "vocabulary.json": (_in_data, "vocabulary/*.json", forge.forge_page),
     "vocabulary column": (_in_data, "vocabulary/*.npy", forge.forge_npy),
     "state.json": (_in_checkpoint, "state.json", forge.forge_state),
     "checkpoint shard": (_in_checkpoint, "*.safetensors", forge.forge_safetensors),
