@@ -1,4 +1,4 @@
-"""What lies in a folder, to be compared with another one."""
+"""Reads all files of a folder, so that tests can compare it with another folder."""
 
 from pathlib import Path
 

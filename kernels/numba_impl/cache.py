@@ -27,18 +27,18 @@ class _KernelFiles:
 
     def __init__(self, folder: Path, function: str, source_stamp: object) -> None:
         self._folder, self._function = folder, function
-        self._circumstances = numba.__version__, source_stamp
+        self._versions = numba.__version__, source_stamp
 
     def save(self, key: object, compiled: object) -> None:
-        replace_sealed(self._path(key), serialize.dumps((self._circumstances, key, compiled)))
+        replace_sealed(self._path(key), serialize.dumps((self._versions, key, compiled)))
 
     def load(self, key: object) -> object | None:
         """What was saved under `key`; None if there is nothing, or the file is damaged."""
         content = read_sealed(self._path(key))
         if content is None:
             return None
-        circumstances, stored_key, compiled = pickle.loads(content)
-        return compiled if (circumstances, stored_key) == (self._circumstances, key) else None
+        versions, stored_key, compiled = pickle.loads(content)
+        return compiled if (versions, stored_key) == (self._versions, key) else None
 
     def flush(self) -> None:
         """numba calls it where a function is to be compiled anew."""
@@ -47,7 +47,7 @@ class _KernelFiles:
                 path.unlink(missing_ok=True)
 
     def _path(self, key: object) -> Path:
-        digest = hashlib.sha256(repr((self._circumstances, key)).encode()).hexdigest()
+        digest = hashlib.sha256(repr((self._versions, key)).encode()).hexdigest()
         return self._folder / f"{self._function}.{digest[:24]}.nbc"
 
 

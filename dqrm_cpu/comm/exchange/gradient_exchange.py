@@ -31,7 +31,7 @@ _HOST = torch.device("cpu")
 
 @dataclass(frozen=True)
 class GradientShape:
-    """What an exchange must know of a model's gradients."""
+    """Holds the shapes of a model's gradients, by which an exchange makes its buffers."""
 
     row_offset: Tensor  # int64[T + 1], of the tables
     dim: int
@@ -48,12 +48,12 @@ class GradientExchange:
         self.tables = tables
         self.mlp = mlp
         self.is_exact = is_exact
-        """Whether one rank alone would get back what it gave."""
+        """Says whether a world of one rank would get its gradients back unchanged: then nothing need be exchanged."""
         self._residuals = residuals or {}
 
     @property
     def sent(self) -> SentBytes:
-        """What this rank has sent since the exchange was built."""
+        """Counts the bytes that this rank has sent since the exchange was built."""
         return self.tables.sent.plus(self.mlp.sent)
 
     def gather_state(self) -> None:

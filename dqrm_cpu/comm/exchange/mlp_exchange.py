@@ -146,7 +146,7 @@ class MlpExchange(Protocol):
 
     @property
     def sent(self) -> SentBytes:
-        """What this rank has sent since the exchange was built."""
+        """Counts the bytes that this rank has sent since the exchange was built."""
 
     def sum_(self, local: Sequence[Tensor]) -> None:
         """Sums f32[P + scalars] over all ranks into local[0]; the scalars stay exact. `local` as in TableExchange."""

@@ -27,5 +27,5 @@ class ExchangeSettings(CommConfig):
 
     @property
     def is_exact(self) -> bool:
-        """Whether every rank's gradient arrives as it is."""
+        """Says whether gradients reach the other ranks unchanged, without rounding."""
         return not self.integer_width and self.mlp_gradients == "fp32"

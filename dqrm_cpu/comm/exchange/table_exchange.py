@@ -34,7 +34,7 @@ class TableExchange(Protocol):
 
     @property
     def sent(self) -> SentBytes:
-        """What this rank has sent since the exchange was built."""
+        """Counts the bytes that this rank has sent since the exchange was built."""
 
     def begin(self, local: Sequence[SparseGrad]) -> Finish:
         """Begins an exchange; the caller may sum the MLPs' gradients before it finishes this one, and nothing else.

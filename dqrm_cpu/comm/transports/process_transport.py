@@ -31,7 +31,7 @@ class ProcessTransport(Transport):
     """
 
     _failures: tuple[type[BaseException], ...] = ()
-    """What the library below raises when an operation fails."""
+    """The exceptions that the communication library raises when an operation fails."""
 
     def __init__(self, name: str, rank: int, size: int, reason: str, timeout_s: float) -> None:
         super().__init__(name, rank, size, reason)

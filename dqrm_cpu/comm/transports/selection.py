@@ -17,7 +17,7 @@ _CCL_BINDINGS = "oneccl_bindings_for_pytorch"
 
 @dataclass(frozen=True)
 class _Opening:
-    """What every transport between processes is opened with."""
+    """Holds the arguments that every transport between processes is opened with."""
 
     launch: Launch
     timeout_s: float

@@ -162,7 +162,7 @@ def weights(run_dir: Path) -> dict[str, bytes]:
 
 
 def outcome(run_dir: Path) -> dict[str, object]:
-    """What a run comes to, beside its weights."""
+    """Everything that a finished run leaves, without its weights."""
     result = json.loads((run_dir / "result.json").read_text())
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     losses = [[row.get(key) for key in ("step", "phase", "loss", "auc", "log_loss")] for row in rows]
