@@ -8,7 +8,7 @@ EXTRAS := test,mpi,oneccl
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-all test-quick faults test-ipex lint clean
+.PHONY: help install train test test-long test-all test-quick faults test-ipex lint clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -25,10 +25,12 @@ train: $(STAMP) ## Train the demo model; more options through ARGS="--quant.scal
 	$(BIN)/dqrm-cpu train --preset demo $(ARGS)
 
 test: $(STAMP) ## Run the tests of every feature
-	$(BIN)/pytest -q -m 'not long' $(ARGS)
+	$(BIN)/pytest -q -m 'not long' --durations=60 --durations-min=5 $(ARGS)
 
-test-all: $(STAMP) ## Run all tests: also virtual clusters, chaos, lost ranks
-	$(BIN)/pytest -q --durations=60 --durations-min=5 $(ARGS)
+test-long: $(STAMP) ## Run the others: virtual clusters, chaos, lost ranks
+	$(BIN)/pytest -q -m long --durations=60 --durations-min=5 $(ARGS)
+
+test-all: test test-long ## Run both
 
 test-quick: $(STAMP) ## Run the tests that take less than ten seconds each
 	$(BIN)/pytest -q -m 'not slow and not long' $(ARGS)
