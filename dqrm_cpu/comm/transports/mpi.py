@@ -1,5 +1,6 @@
 """Transport over MPI: whatever library mpi4py finds, started by its own mpirun or by srun."""
 
+import atexit
 import importlib
 import sys
 import warnings
@@ -61,12 +62,26 @@ def start_mpi(launch: Launch, timeout_s: float, transport: str) -> Any:
     )
     with process_deadline(timeout_s, abort_message(launch.rank, launch.size, reason)):
         mpi = load_mpi()
+        atexit.register(_finalize_mpi, mpi, launch, timeout_s)
         chosen = mpi.COMM_WORLD.allgather(transport)
     check_world(
         launch, mpi.COMM_WORLD.rank, mpi.COMM_WORLD.size, mpi.Get_library_version().splitlines()[0].strip("\0 ")
     )
     require_one_transport(chosen)
     return mpi
+
+
+def _finalize_mpi(mpi: Any, launch: Launch, timeout_s: float) -> None:
+    """Ends MPI as this process exits, and the process with it where the other ranks let it wait too long.
+
+    The heartbeat and the watchdog have ended by then, MPI_Finalize waits without end for a rank that is gone, and Hydra
+    leaves the others alone when one is killed.
+    """
+    if mpi.Is_finalized():
+        return
+    reason = f"it waited more than {timeout_s:g} s for all ranks to end MPI. Another rank is gone or hangs as it exits."
+    with process_deadline(timeout_s, abort_message(launch.rank, launch.size, reason)):
+        mpi.Finalize()
 
 
 def abort_mpi() -> None:

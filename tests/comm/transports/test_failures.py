@@ -129,6 +129,24 @@ def test_a_rank_that_is_gone_before_mpi_started_is_not_waited_for_without_end(tr
     assert "waited more than 3 s for all ranks to start MPI. Another rank is gone" in world.ranks[0].stderr
 
 
+LEAVING = """
+import os, signal, sys
+from dqrm_cpu.comm.transports.selection import open_transport
+with open_transport(sys.argv[1], timeout_s=5) as transport:
+    transport.barrier()
+if transport.rank == 1:
+    os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize(("transport", "how"), [("mpi", "SIGKILL"), ("mpi", "SIGSTOP"), ("oneccl", "SIGKILL")])
+def test_a_rank_that_is_gone_as_mpi_ends_is_not_waited_for_without_end(transport: str, how: str) -> None:
+    world = run_mpi(["-c", LEAVING, transport, how], 4, timeout_s=TIMEOUT_S)
+    assert not world.timed_out
+    assert world.returncode != 0
+    assert "waited more than 5 s for all ranks to end MPI. Another rank is gone" in world.ranks[0].stderr
+
+
 OF_TWO_MINDS = """
 import os, sys
 from dqrm_cpu.comm.transports.selection import open_transport
