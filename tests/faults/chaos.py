@@ -240,9 +240,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4], help="numbers of ranks (default: 2 4)")
     parser.add_argument("--transport", nargs="+", default=list(TRANSPORTS), choices=TRANSPORTS, help="(default: all)")
     parser.add_argument("--minutes", type=float, default=30.0, help="of all together (default: 30)")
-    parser.add_argument("--steps", type=int, default=1000, help="of a run (default: 1000)")
+    parser.add_argument(
+        "--steps", type=int, default=1005, help=f"of a run, a multiple of {_CHECKPOINT_STEPS} (default: 1005)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
+    if args.steps % _CHECKPOINT_STEPS:  # a run that was stopped in its last steps has another newest checkpoint
+        parser.error(f"--steps {args.steps} is no multiple of {_CHECKPOINT_STEPS}, the steps between checkpoints")
     if set(args.transport) != {"gloo"} and not has_mpi():
         parser.error("there is no mpirun beside this Python: ask for --transport gloo alone, or install impi-rt")
     root, start = Path(tempfile.mkdtemp(prefix="dqrm-chaos-")), time.monotonic()

@@ -139,7 +139,9 @@ if transport.rank == 1:
 """
 
 
-@pytest.mark.parametrize(("transport", "how"), [("mpi", "SIGKILL"), ("mpi", "SIGSTOP"), ("oneccl", "SIGKILL")])
+@pytest.mark.parametrize(
+    ("transport", "how"), [("mpi", "SIGKILL"), ("mpi", "SIGSTOP"), ("oneccl", "SIGKILL"), ("gloo", "SIGKILL")]
+)
 def test_a_rank_that_is_gone_as_mpi_ends_is_not_waited_for_without_end(transport: str, how: str) -> None:
     world = run_mpi(["-c", LEAVING, transport, how], 4, timeout_s=TIMEOUT_S)
     assert not world.timed_out

@@ -18,9 +18,10 @@ _ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 _TWO_EPOCHS = (
     *("--train.epochs", "2", "--train.max-steps", "0", "--train.batch-size", "100", "--data.reshuffle", "true"),
-    *("--train.checkpoint-every", "3", "--train.evaluate-every", "5"),
+    *("--train.checkpoint-every", "7", "--train.evaluate-every", "5"),
 )
 _STEPS = 14
+"""A multiple of the steps between checkpoints: the newest one, whose weights are compared, is that of the last step."""
 
 _COLD_S = 300.0
 """Processes of their own may have to compile kernels first, on cores that others use."""
