@@ -2,13 +2,17 @@
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
+JOBS   ?= 4
 
 BIN    := $(VENV)/bin
 EXTRAS := test,mpi,oneccl
+# What depends on torch, and needs none of the extras, which that environment lacks.
+OLDEST := tests/kernels tests/quant $(addprefix tests/model/test_,dlrm.py activations.py) \
+    $(addprefix tests/train/test_,step.py resume.py checkpoint.py evaluator.py optimizers.py)
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-long test-all test-quick faults test-ipex lint clean
+.PHONY: help install train test test-long test-all test-quick explore faults test-ipex test-oldest lint clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -24,8 +28,11 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 train: $(STAMP) ## Train the demo model; more options through ARGS="--quant.scale-period 200"
 	$(BIN)/dqrm-cpu train --preset demo $(ARGS)
 
-test: $(STAMP) ## Run the tests of every feature
-	$(BIN)/pytest -q -m 'not long' --durations=60 --durations-min=5 $(ARGS)
+# Ranks and other programs share the cores in tests: OpenMP's threads should sleep soon instead of spinning for each other.
+test test-long test-quick explore test-ipex test-oldest: export GOMP_SPINCOUNT ?= 1000
+
+test: $(STAMP) ## Run the tests of every feature, JOBS files of them side by side
+	$(BIN)/pytest -q -m 'not long' -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=60 --durations-min=5 $(ARGS)
 
 test-long: $(STAMP) ## Run the others: virtual clusters, chaos, lost ranks
 	$(BIN)/pytest -q -m long --durations=60 --durations-min=5 $(ARGS)
@@ -33,7 +40,10 @@ test-long: $(STAMP) ## Run the others: virtual clusters, chaos, lost ranks
 test-all: test test-long ## Run both
 
 test-quick: $(STAMP) ## Run the tests that take less than ten seconds each
-	$(BIN)/pytest -q -m 'not slow and not long' $(ARGS)
+	$(BIN)/pytest -q -m 'not slow and not long' -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+explore: $(STAMP) ## Run the property tests with examples never tried before
+	$(BIN)/pytest -q -m 'not long and hypothesis' --hypothesis-profile=explore -n $(JOBS) --dist loadfile $(ARGS)
 
 faults: $(STAMP) ## Inject thousands of faults (an hour on two cores; docs/reliability.md)
 	$(BIN)/python tests/faults/campaign.py --jobs 2 --out faults.json $(ARGS)
@@ -41,6 +51,9 @@ faults: $(STAMP) ## Inject thousands of faults (an hour on two cores; docs/relia
 test-ipex: .venv-ipex/.installed ## Run the tests of --kernels ipex in .venv-ipex (6 GB; docs/ipex.md)
 	.venv-ipex/bin/pytest -q tests/ipex $(ARGS)
 	ATEN_CPU_CAPABILITY=avx2 .venv-ipex/bin/pytest -q tests/ipex/test_ipex_update.py $(ARGS)
+
+test-oldest: .venv-ipex/.installed ## Run quick tests with the oldest torch that is supported, IPEX's
+	.venv-ipex/bin/pytest -q -m 'not slow and not long' $(OLDEST) $(ARGS)
 
 .venv-ipex/.installed: setup.cfg requirements-ipex.txt
 	test -x .venv-ipex/bin/python || $(PYTHON) -m venv .venv-ipex

@@ -45,16 +45,16 @@ def _times(precision: str) -> list[float]:
     start = perf_counter()
     from dataclasses import replace
 
-    from dqrm_cpu.bench.arena import Arenas
-    from dqrm_cpu.bench.cases import CASES, quick
-    from dqrm_cpu.bench.ours_step import OursStep
-    from dqrm_cpu.bench.pool import make_pool
+    from dqrm_cpu.lab.bench.harness.batch_pool import make_pool
+    from dqrm_cpu.lab.bench.harness.cases import CASES, quick
+    from dqrm_cpu.lab.bench.harness.shared_tables import SharedTables
+    from dqrm_cpu.lab.bench.step.our_step import OurStep
 
     imported = perf_counter()
     case = quick(CASES["kaggle_128"]())
     config = replace(case.config, train=replace(case.config.train, precision=precision))
     pool = make_pool(config.model, case.batch_size, 2, seed=1)
-    ours = OursStep("ours", "", config, Arenas(case))
+    ours = OurStep("ours", "", config, SharedTables(case))
     ours.setup()
     ours.step(pool.next())
     first = perf_counter()

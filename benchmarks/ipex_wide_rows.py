@@ -14,9 +14,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dqrm_cpu.kernels.ipex_impl import IpexKernels, fused_sgd_, load_ipex, piece_width
-from dqrm_cpu.kernels.numba_impl.kernels import NumbaKernels
-from dqrm_cpu.kernels.types import Bags, SparseGrad, Tables
+from dqrm_cpu.kernels.interface import Kernels
+from dqrm_cpu.kernels.ipex_kernels import IpexKernels, fused_sgd_, load_ipex, piece_width
+from dqrm_cpu.kernels.select import select_kernels
+from dqrm_cpu.kernels.types import Bags, SparseGrad, Tables, UpdateRule
 from dqrm_cpu.model.tables import allocate_tables
 
 ROWS, LOOKUPS, LR = 50, 200, 0.1
@@ -54,18 +55,18 @@ def zipf_ids(num_rows: int, exponent: float = 1.05) -> Tensor:
     return ((rank * 2654435761) % num_rows).int()
 
 
-def update_of(kernels: NumbaKernels, num_rows: int, dim: int, grad: Tensor, tracked: bool) -> Callable[[Bags], None]:
+def update_of(kernels: Kernels, num_rows: int, dim: int, grad: Tensor, tracked: bool) -> Callable[[Bags], None]:
     """An update of tables of its own, so that each tracker sees every change."""
     tables = allocate_tables([num_rows] * NUM_TABLES, dim, torch.device("cpu"))
     kernels.init_uniform_(tables, 1)
     tracker = kernels.make_tracker(tables) if tracked else None
-    return lambda bags: kernels.update_sgd_(tables, bags, grad, LR, 0.0, tracker)
+    return lambda bags: kernels.update_(tables, bags, grad, UpdateRule(LR, 0.0), tracker)
 
 
 def show_times(rounds: int) -> None:
     """Medians of one interleaved run; both sides walk through the same batches."""
     print(f"ms per update of {NUM_TABLES} tables, batch {BATCH}, Zipf 1.05 ids, {torch.get_num_threads()} threads")
-    numba, ipex = NumbaKernels(), IpexKernels()
+    numba, ipex = select_kernels("numba", torch.device("cpu")), IpexKernels()
     for dim, num_rows in ((16, 400_000), (64, 100_000)):
         grad = torch.randn(BATCH, 1 + NUM_TABLES, dim) * 1e-3
         batches = [Bags(zipf_ids(num_rows), None) for _ in range(NUM_BATCHES)]

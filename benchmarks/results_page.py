@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from dqrm_cpu.experiments.write_results import PROTOCOL
+from dqrm_cpu.lab.reproduce.results import PROTOCOL
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "results.md"
 START, END = "<!-- tables: start -->\n", "<!-- tables: end -->"

@@ -10,17 +10,18 @@ import time
 
 import torch
 
-from dqrm_cpu.bench.arena import Arenas
-from dqrm_cpu.bench.cases import CASES
-from dqrm_cpu.bench.contestant import Contestant
-from dqrm_cpu.bench.pool import Pool, make_pool
-from dqrm_cpu.bench.spans import span_groups
+from dqrm_cpu.lab.bench.harness.batch_pool import Pool, make_pool
+from dqrm_cpu.lab.bench.harness.cases import CASES
+from dqrm_cpu.lab.bench.harness.contestant import Contestant
+from dqrm_cpu.lab.bench.harness.runner import rotated
+from dqrm_cpu.lab.bench.harness.shared_tables import SharedTables
+from dqrm_cpu.lab.bench.step.span_benchmark import span_groups
 
 _ROUNDS, _TURN_S, _BATCHES = 15, 0.3, 16
 
 
 def cpu_seconds(contestant: Contestant, pool: Pool, steps: int) -> float:
-    """Of one step."""
+    """Returns the CPU seconds of one step."""
     contestant.step(pool.next())
     start = time.process_time()
     for _ in range(steps):
@@ -31,16 +32,17 @@ def cpu_seconds(contestant: Contestant, pool: Pool, steps: int) -> float:
 def main(name: str) -> None:
     torch.set_num_threads(1)
     case = CASES[name]()
-    contestants = span_groups(case, Arenas(case))[0].contestants
+    contestants = span_groups(case, SharedTables(case))[0].contestants
     pool = make_pool(case.config.model, case.batch_size, _BATCHES, case.config.seed)
-    steps, samples = {}, {}
+    steps: dict[str, int] = {}
+    samples: dict[str, list[float]] = {}
     for contestant in contestants:
         contestant.setup()
         cpu_seconds(contestant, pool, 2)
         steps[contestant.name] = max(1, min(2000, round(_TURN_S / cpu_seconds(contestant, pool, 2))))
         samples[contestant.name] = []
-    for number in range(_ROUNDS):
-        for contestant in (*contestants[number % 3 :], *contestants[: number % 3]):
+    for order in rotated(contestants, _ROUNDS):
+        for contestant in order:
             samples[contestant.name].append(cpu_seconds(contestant, pool, steps[contestant.name]))
     medians = {name: statistics.median(values) for name, values in samples.items()}
     print(json.dumps({"case": name, "cpu_us": {name: round(value * 1e6, 1) for name, value in medians.items()}}))

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import torch
 
-from dqrm_cpu.data.synthetic import SyntheticClicks
-from dqrm_cpu.data.synthetic.categorical_fields import CATEGORICAL_FIELDS
-from dqrm_cpu.data.synthetic.integer_fields import INTEGER_FIELDS
+from dqrm_cpu.data.synthetic.fields import CATEGORICAL_FIELDS, INTEGER_FIELDS
+from dqrm_cpu.data.synthetic.stream import SyntheticClicks
 
 ROWS_PER_MEASUREMENT = 131_072
 

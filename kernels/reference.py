@@ -9,31 +9,31 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .interface import Tracker
-from .types import UNQUANTIZED, Bags, RowCopy, SparseGrad, Tables
+from .types import UNQUANTIZED, Bags, RowCopy, SparseGrad, Tables, UpdateRule
 
 Floats = NDArray[np.float32]
 
-_SMALLEST_STEP = np.float32(1e-8)
+_SMALLEST_SCALE = np.float32(1e-8)
 _HASH_INCREMENT = 0x9E3779B97F4A7C15
 
 
-def fake_quantize(values: Floats, step: np.float32, bits: int) -> Floats:
-    """values of any shape, quantized to `bits` bits with one step and back (paper 3.1)."""
+def fake_quantize(values: Floats, scale: np.float32, bits: int) -> Floats:
+    """Quantizes values of any shape to `bits` bits with one scale and back (paper 3.1)."""
     if bits == UNQUANTIZED:
         return values
-    inverse = np.float32(1) / step
+    inverse = np.float32(1) / scale
     codes = np.clip(np.rint(values * inverse), np.float32(-(2 ** (bits - 1))), np.float32(2 ** (bits - 1) - 1))
-    return np.asarray(codes * step, dtype=np.float32)
+    return np.asarray(codes * scale, dtype=np.float32)
 
 
-def uniform_step(absmax: Floats, bits: int) -> Floats:
-    """The step under which max|W| is the largest code; never 0."""
-    step: Floats = np.maximum(absmax / np.float32(2 ** (bits - 1) - 1), _SMALLEST_STEP)
-    return step
+def uniform_scale(absmax: Floats, bits: int) -> Floats:
+    """Returns the scale under which max|W| is the largest code; never 0."""
+    scale: Floats = np.maximum(absmax / np.float32(2 ** (bits - 1) - 1), _SMALLEST_SCALE)
+    return scale
 
 
 def bags_of(bags: Bags, num_tables: int) -> Iterator[tuple[int, int, NDArray[np.int32]]]:
-    """(table, sample, ids) of every bag."""
+    """Yields (table, sample, ids) of every bag."""
     ids = bags.ids.numpy()
     if bags.offsets is None:
         for t, b in np.ndindex(*ids.shape):
@@ -46,13 +46,13 @@ def bags_of(bags: Bags, num_tables: int) -> Iterator[tuple[int, int, NDArray[np.
 
 
 def table_rows(tables: Tables, t: int) -> Floats:
-    """Table t of the arena: a view f32[rows, D]."""
+    """Returns table t of the arena, a view f32[rows, D]."""
     weight: Floats = tables.weight.numpy()
     return weight[int(tables.row_offset[t]) : int(tables.row_offset[t + 1])]
 
 
 def splitmix(word: int, counter: int) -> int:
-    """Number `counter` of the splitmix64 sequence that starts at `word`."""
+    """Returns number `counter` of the splitmix64 sequence that starts at `word`."""
     z = (word + counter * _HASH_INCREMENT) % 2**64
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
     z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
@@ -60,7 +60,7 @@ def splitmix(word: int, counter: int) -> int:
 
 
 def uniform_value(seed: int, row: int, column: int, num_rows: int) -> np.float32:
-    """The initial weight at a row of the arena and a column, in a table of num_rows rows.
+    """Returns the initial weight at a row of the arena and a column, in a table of num_rows rows.
 
     splitmix64 of seed and row gives the row two 32-bit keys, a 32-bit mixer of keys and column gives 23 bits.
     """
@@ -76,7 +76,7 @@ def uniform_value(seed: int, row: int, column: int, num_rows: int) -> np.float32
 
 
 def _sparse_grad(sums: Sequence[dict[int, Floats]], dim: int) -> SparseGrad:
-    """From one mapping of row to gradient per table."""
+    """Makes a SparseGrad from one mapping of row to gradient per table."""
     rows = [row for table in sums for row in sorted(table)]
     values = [table[row] for table in sums for row in sorted(table)]
     pointer = np.cumsum([0, *(len(table) for table in sums)], dtype=np.int64)
@@ -88,7 +88,7 @@ def _sparse_grad(sums: Sequence[dict[int, Floats]], dim: int) -> SparseGrad:
 
 
 class ScanTracker:
-    """Looks at all rows whenever it is asked."""
+    """A tracker that looks at all rows whenever it is asked."""
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
@@ -117,10 +117,10 @@ class ReferenceKernels:
         for r, c in np.ndindex(*values.shape):
             values[r, c] = uniform_value(seed, first + r, c, num_rows)
 
-    def gather_quantize_pool(self, tables: Tables, bags: Bags, step: Tensor, bits: int, out: Tensor) -> None:
+    def gather_quantize_pool(self, tables: Tables, bags: Bags, scale: Tensor, bits: int, out: Tensor) -> None:
         for t, b, ids in bags_of(bags, tables.num_tables):
             pooled = np.zeros(tables.dim, dtype=np.float32)
-            for row in fake_quantize(table_rows(tables, t)[ids], step.numpy()[t], bits):
+            for row in fake_quantize(table_rows(tables, t)[ids], scale.numpy()[t], bits):
                 pooled += row
             if bags.mean and len(ids):
                 pooled /= np.float32(len(ids))
@@ -163,53 +163,21 @@ class ReferenceKernels:
                     sums[t][row] = sums[t][row] + grad.values.numpy()[i]
         return _sparse_grad(sums, dim)
 
-    def update_sgd_(
-        self, tables: Tables, bags: Bags, grad_features: Tensor, lr: float, weight_decay: float, tracker: Tracker | None
+    def update_(
+        self, tables: Tables, bags: Bags, grad_features: Tensor, rule: UpdateRule, tracker: Tracker | None
     ) -> None:
-        self.apply_sgd_(tables, self.coalesce(tables, bags, grad_features), lr, weight_decay, tracker)
+        self.update_sparse_(tables, self.coalesce(tables, bags, grad_features), rule, tracker)
 
-    def update_rowwise_adagrad_(
-        self,
-        tables: Tables,
-        accumulator: Tensor,
-        bags: Bags,
-        grad_features: Tensor,
-        lr: float,
-        eps: float,
-        weight_decay: float,
-        tracker: Tracker | None,
-    ) -> None:
-        grad = self.coalesce(tables, bags, grad_features)
-        self.apply_rowwise_adagrad_(tables, accumulator, grad, lr, eps, weight_decay, tracker)
-
-    def apply_sgd_(
-        self, tables: Tables, grad: SparseGrad, lr: float, weight_decay: float, tracker: Tracker | None
-    ) -> None:
-        rate, decay = np.float32(lr), np.float32(weight_decay)
-        for t in range(tables.num_tables):
-            weight = table_rows(tables, t)
-            for i in range(int(grad.table_ptr[t]), int(grad.table_ptr[t + 1])):
-                row = int(grad.rows[i])
-                weight[row] -= rate * (grad.values.numpy()[i] + decay * weight[row])
-
-    def apply_rowwise_adagrad_(
-        self,
-        tables: Tables,
-        accumulator: Tensor,
-        grad: SparseGrad,
-        lr: float,
-        eps: float,
-        weight_decay: float,
-        tracker: Tracker | None,
-    ) -> None:
-        decay = np.float32(weight_decay)
+    def update_sparse_(self, tables: Tables, grad: SparseGrad, rule: UpdateRule, tracker: Tracker | None) -> None:
+        decay = np.float32(rule.weight_decay)
         for t in range(tables.num_tables):
             weight, first = table_rows(tables, t), int(tables.row_offset[t])
             for i in range(int(grad.table_ptr[t]), int(grad.table_ptr[t + 1])):
-                row = int(grad.rows[i])
+                row, rate = int(grad.rows[i]), np.float32(rule.lr)
                 g = grad.values.numpy()[i] + decay * weight[row]
-                accumulator[first + row] += float(np.mean(g * g))
-                rate = np.float32(lr) / (np.sqrt(accumulator.numpy()[first + row]) + np.float32(eps))
+                if rule.accumulator is not None:
+                    rule.accumulator[first + row] += float(np.mean(g * g))
+                    rate = rate / (np.sqrt(rule.accumulator.numpy()[first + row]) + np.float32(rule.eps))
                 weight[row] -= rate * g
 
     def scan_absmax(self, tables: Tables) -> Tensor:
@@ -218,38 +186,47 @@ class ReferenceKernels:
     def make_tracker(self, tables: Tables) -> Tracker:
         return ScanTracker(tables)
 
-    def uniform_steps(self, absmax: Tensor, bits: int, step: Tensor) -> bool:
-        step.copy_(torch.from_numpy(uniform_step(absmax.numpy(), bits)))
+    def uniform_scales(self, absmax: Tensor, bits: int, scale: Tensor) -> bool:
+        scale.copy_(torch.from_numpy(uniform_scale(absmax.numpy(), bits)))
         return all(np.isfinite(value) for value in absmax.numpy())
 
-    def click_loss(self, logits: Tensor, labels: Tensor, share: float, loss: Tensor, grad: Tensor) -> None:
+    def click_loss(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        share: float,
+        loss: Tensor,
+        grad: Tensor,
+        weights: Tensor | None = None,
+    ) -> None:
         total = 0.0
-        for i, (x, y) in enumerate(zip(logits.tolist(), labels.tolist(), strict=True)):
+        each = [1.0] * logits.numel() if weights is None else weights.tolist()
+        for i, (x, y, weight) in enumerate(zip(logits.tolist(), labels.tolist(), each, strict=True)):
             # -log of the sigmoid of x, and of -x.
             clicked, passed = np.logaddexp(0, -x), np.logaddexp(0, x)
-            total += y * clicked + (1 - y) * passed
-            grad[i] = (np.exp(-clicked) - y) * share
+            total += weight * (y * clicked + (1 - y) * passed)
+            grad[i] = weight * (np.exp(-clicked) - y) * share
         loss.fill_(total * share)
 
     def row_copier(self, copies: Sequence[RowCopy]) -> Callable[[], None]:
         def copy() -> None:
             for source, target, bits in copies:
                 for o, row in enumerate(source.numpy()):
-                    step = uniform_step(np.abs(row).max(initial=0, keepdims=True), bits)
-                    target[o] = torch.from_numpy(fake_quantize(row, step[0], bits))
+                    scale = uniform_scale(np.abs(row).max(initial=0, keepdims=True), bits)
+                    target[o] = torch.from_numpy(fake_quantize(row, scale[0], bits))
 
         return copy
 
-    def round_stochastic(self, values: Tensor, rows: Tensor, pointer: Tensor, step: Tensor, key: int) -> Tensor:
+    def round_stochastic(self, values: Tensor, rows: Tensor, pointer: Tensor, scale: Tensor, key: int) -> Tensor:
         out = values.clone()
-        tables = np.repeat(np.arange(step.numel()), pointer.diff().numpy())
+        tables = np.repeat(np.arange(scale.numel()), pointer.diff().numpy())
         for entry, (table, row) in enumerate(zip(tables.tolist(), rows.tolist(), strict=True)):
             of_row = splitmix(splitmix(key, table), row)
             for column in range(values.shape[1]):
-                steps_in = values[entry, column].numpy() / step[table].numpy()
+                scaled = values[entry, column].numpy() / scale[table].numpy()
                 chance = np.float32(splitmix(of_row, column) >> 40) * np.float32(2.0**-24)
-                rounded = np.floor(steps_in) + np.float32(chance < steps_in - np.floor(steps_in))
-                out[entry, column] = float(rounded * step[table].numpy())
+                rounded = np.floor(scaled) + np.float32(chance < scaled - np.floor(scaled))
+                out[entry, column] = float(rounded * scale[table].numpy())
         return out
 
     def rectify_backward_(
@@ -261,8 +238,8 @@ class ReferenceKernels:
         if transposed is not None:
             transposed[: grad.shape[1], : grad.shape[0]] = grad.t()
 
-    def quantize_rows(self, weight: Tensor, step: float, bits: int) -> Tensor:
-        inverse = np.float32(1) / np.float32(step)
+    def quantize_rows(self, weight: Tensor, scale: float, bits: int) -> Tensor:
+        inverse = np.float32(1) / np.float32(scale)
         codes = np.clip(np.rint(weight.numpy() * inverse), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
         return torch.from_numpy(codes.astype(np.int8 if bits <= 8 else np.int16))
 

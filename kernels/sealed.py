@@ -16,21 +16,21 @@ SEAL_BYTES = len(_MARK) + _DIGEST_BYTES
 
 
 class CacheWarning(UserWarning):
-    """Compiled code is compiled again, or not kept."""
+    """Warns that compiled code is compiled again, or not kept."""
 
 
 def seal(content: bytes) -> bytes:
-    """What to write after `content`."""
+    """Returns what to write after `content`."""
     return _MARK + hashlib.sha256(content).digest()
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a file is there and ends in its seal; one that does not is removed, with a warning."""
+    """Returns whether a file is there and ends in its seal; one that does not is removed, with a warning."""
     return read_sealed(path) is not None
 
 
 def read_sealed(path: Path) -> bytes | None:
-    """What stands before the seal; None if there is no file. One without its seal is removed, with a warning."""
+    """Returns what stands before the seal; None without a file. One without its seal is removed, with a warning."""
     try:
         # A FIFO would keep whoever opens it waiting.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -65,5 +65,5 @@ def replace_sealed(path: Path, content: bytes) -> None:
 
 
 def warn(message: str) -> None:
-    """One line on stderr, once."""
+    """Warns with one line on stderr, once."""
     warnings.warn_explicit(message, CacheWarning, "dqrm-cpu", 0)

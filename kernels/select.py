@@ -1,11 +1,12 @@
 """Chooses the implementation of the kernels: numba on a CPU, torch elsewhere, IPEX's update where it is asked for."""
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
 import torch
 
 from .interface import Kernels, KernelsUnavailableError
-from .torch_impl import TorchKernels
-
-NAMES = ("auto", "numba", "torch", "ipex")
+from .torch_kernels import TorchKernels
 
 
 class UnknownKernelsError(KernelsUnavailableError):
@@ -13,19 +14,31 @@ class UnknownKernelsError(KernelsUnavailableError):
 
 
 def select_kernels(name: str, device: torch.device) -> Kernels:
-    """`auto` or one of the others, for tensors on `device`; IpexUnavailableError where IPEX does not load."""
-    if name not in NAMES:
-        raise UnknownKernelsError(f"kernels {name!r} do not exist; choose one of {', '.join(NAMES)}")
-    if name == "torch" or (name == "auto" and device.type != "cpu"):
-        return TorchKernels()
-    if device.type != "cpu":
+    """Returns the kernels of that name for tensors on `device`; IpexUnavailableError where IPEX does not load."""
+    if name != "auto" and name not in _IMPLEMENTATIONS:
+        names = ", ".join(("auto", *_IMPLEMENTATIONS))
+        raise UnknownKernelsError(f"kernels {name!r} do not exist; choose one of {names}")
+    if name == "auto":
+        name = "numba" if device.type == "cpu" else "torch"
+    if name != "torch" and device.type != "cpu":
         raise UnknownKernelsError(f"kernels {name!r} run on a CPU only, not on {device}; choose auto or torch")
-    if name == "ipex":
-        # Only here: it needs an environment of its own.
-        from .ipex_impl import IpexKernels
+    return _IMPLEMENTATIONS[name]()
 
-        return IpexKernels()
+
+def _numba() -> Kernels:
     # Only here: a run on a GPU need not load numba.
-    from .numba_impl.kernels import NumbaKernels
+    from .numba.kernels import NumbaKernels
 
     return NumbaKernels()
+
+
+def _ipex() -> Kernels:
+    # Only here: it needs an environment of its own.
+    from .ipex_kernels import IpexKernels
+
+    return IpexKernels()
+
+
+_IMPLEMENTATIONS: Mapping[str, Callable[[], Kernels]] = MappingProxyType(
+    {"numba": _numba, "torch": TorchKernels, "ipex": _ipex}
+)

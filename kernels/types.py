@@ -56,3 +56,16 @@ class SparseGrad(NamedTuple):
     table_ptr: Tensor  # int64[T + 1]
     rows: Tensor  # int32[N], counted within their table
     values: Tensor  # f32[N, D]
+
+
+class UpdateRule(NamedTuple):
+    """An optimizer's update of a row of gradient g: SGD, or row-wise Adagrad where there is an accumulator.
+
+    With g' = g + weight_decay w, SGD is w -= lr g'; Adagrad is accumulator += mean(g'^2), then
+    w -= lr g' / (sqrt(accumulator) + eps).
+    """
+
+    lr: float
+    weight_decay: float
+    eps: float = 0.0
+    accumulator: Tensor | None = None  # f32[R]

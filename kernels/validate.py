@@ -29,6 +29,14 @@ class RowError(ValueError):
         self.sample, self.column, self.value = sample, column, value
 
 
+class WeightError(ValueError):
+    """A weight of a sample that is negative or not finite."""
+
+    def __init__(self, sample: int, value: float) -> None:
+        super().__init__(f"sample {sample}: the weight is {value}")
+        self.sample, self.value = sample, value
+
+
 def validate_bags(
     tables: Tables, bags: Bags, table_names: Sequence[str] | None = None, batch: int | None = None
 ) -> None:
@@ -69,11 +77,27 @@ def validate_rows(dense: Tensor, label: Tensor) -> None:
     raise RowError(sample, None, float(label[sample]))
 
 
-def sound_samples(tables: Tables, bags: Bags, dense: Tensor, label: Tensor) -> Tensor:
-    """Which samples bool[B] the model can take; BagError where the shapes or offsets tell no samples apart."""
+def validate_weights(weight: Tensor, batch: int) -> None:
+    """Raises WeightError for the first of weights f32[B] that cannot say how often its sample counts."""
+    if weight.shape != (batch,):
+        raise ValueError(f"weights {tuple(weight.shape)} are not of {batch} samples")
+    sound = _are_weights(weight)
+    if not bool(sound.all()):
+        sample = int((~sound).nonzero()[0])
+        raise WeightError(sample, float(weight[sample]))
+
+
+def _are_weights(weight: Tensor) -> Tensor:
+    return torch.isfinite(weight) & (weight >= 0)
+
+
+def sound_samples(tables: Tables, bags: Bags, dense: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Returns which samples bool[B] the model can take; BagError where the shapes or offsets tell no samples apart."""
     samples = _num_samples(tables, bags)
     num_rows = tables.row_offset.diff().to(bags.ids.device)
     sound = torch.isfinite(dense).all(1) & ((label == 0) | (label == 1))
+    if weight is not None:
+        sound &= _are_weights(weight)
     if bags.offsets is None:
         return sound & ((bags.ids >= 0) & (bags.ids < num_rows[:, None])).all(0)
     _check_offsets(bags.ids, bags.offsets, samples, [f"C{t + 1}" for t in range(tables.num_tables)])
@@ -85,9 +109,9 @@ def sound_samples(tables: Tables, bags: Bags, dense: Tensor, label: Tensor) -> T
 
 
 def runs_are_finite(values: Tensor, first: Tensor, after: Tensor) -> bool:
-    """Whether elements first[k] to after[k] - 1 of contiguous f32[N] are finite for every k; int64[K] on the CPU."""
+    """Returns whether elements first[k] to after[k] - 1 of contiguous f32[N] are finite; int64[K] on the CPU."""
     if values.device.type == "cpu":
-        from .numba_impl.check import runs_fit
+        from .numba.check import runs_fit
 
         return bool(runs_fit(values.data_ptr(), first.data_ptr(), after.data_ptr(), first.numel()))
     runs = [values[low:high] for low, high in zip(first.tolist(), after.tolist(), strict=True)]
@@ -95,10 +119,10 @@ def runs_are_finite(values: Tensor, first: Tensor, after: Tensor) -> bool:
 
 
 def _rows_fit(dense: Tensor, label: Tensor) -> bool:
-    """The same check in one quick pass, which says yes or no."""
+    """Makes the same check in one quick pass, which says yes or no."""
     if dense.dtype != torch.float32 or label.dtype != torch.float32:
         return False
-    from .numba_impl.check import rows_fit
+    from .numba.check import rows_fit
 
     return bool(rows_fit(dense.data_ptr(), dense.shape[1], label.data_ptr(), label.numel()))
 
@@ -120,9 +144,9 @@ def _num_samples(tables: Tables, bags: Bags) -> int:
 
 
 def _fits(tables: Tables, bags: Bags, samples: int) -> bool:
-    """The same checks in one quick pass, which says yes or no."""
+    """Makes the same checks in one quick pass, which says yes or no."""
     # Only here: a run on a GPU need not load numba.
-    from .numba_impl.check import multi_hot_fits, one_hot_fits
+    from .numba.check import multi_hot_fits, one_hot_fits
 
     first_row, num_tables, ids = tables.row_offset.data_ptr(), tables.num_tables, bags.ids.data_ptr()
     if bags.offsets is None:
@@ -167,7 +191,7 @@ def _check_multi_hot(tables: Tables, ids: Tensor, offsets: Tensor, samples: int,
 
 
 def _outside_of_tables(num_rows: Tensor, ids: Tensor, offsets: Tensor, samples: int) -> Tensor:
-    """Which ids bool[N] their tables, of num_rows int64[T], do not have; the offsets are checked."""
+    """Marks the ids, bool[N], that their tables, of num_rows int64[T], do not have; the offsets are checked."""
     return (ids < 0) | (ids >= num_rows.repeat_interleave(offsets[::samples].diff()))
 
 

@@ -1,22 +1,59 @@
 """Lets tests import the helpers that stand beside them: tiny, plain_dlrm, launching; sets up hypothesis."""
 
+import os
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 import dqrm_cpu  # noqa: F401  # before any test imports numba: it chooses the folder of the cache
-from dqrm_cpu.profile.hardware import fingerprint
+from dqrm_cpu.base.hardware import fingerprint, has_bf16_products
+
+# Tests start hundreds of processes: without bytecode on disk each of them would compile the package's sources anew.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# Files of tests run side by side, and most models in them are tiny: two threads of such a process wait for each other
+# longer than they compute. What is about threads sets their number itself.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+_ON_TWO_THREADS = Path(__file__).parent / "kernels"
+
+# Under nohup a closed terminal is ignored, by all that tests start as well.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # The first example compiles kernels, and machines are shared: a deadline would be a hidden test of speed.
-settings.register_profile("dqrm", deadline=None)
+# A run of the tests tries the same examples each time; `pytest --hypothesis-profile=explore` tries new ones.
+settings.register_profile("dqrm", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None)
 settings.load_profile("dqrm")
 
-for folder in ("", "model", "comm", "doctor", "quant", "slurm"):
+for folder in ("", "model", "comm", "data/prepare", "doctor", "predict", "quant", "server", "serving", "lab/bench"):
     sys.path.insert(0, str(Path(__file__).parent / folder))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts files that take long first: those that run files side by side then end with small ones, at the same time."""
+    long = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("mpi")}
+    items.sort(key=lambda item: item.path not in long)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _two_threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Gives kernels two threads: what they compute may not depend on how many there are."""
+    if _ON_TWO_THREADS not in request.path.parents:
+        yield
+        return
+    import torch  # takes seconds, and not every file needs it
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("bf16") and not {"avx512_bf16", "amx_tile"} & set(fingerprint().isa):
+    if item.get_closest_marker("bf16") and not has_bf16_products(fingerprint().isa):
         pytest.skip("this CPU has no BF16 products; `train` refuses --train.precision bf16 on it")

@@ -23,7 +23,7 @@ from pathlib import Path
 from safetensors import safe_open
 from tqdm import tqdm
 
-from dqrm_cpu.profile.hardware import fingerprint
+from dqrm_cpu.base.hardware import fingerprint, has_bf16_products
 from launching import clean_environ, mpirun_path
 
 _ROOT = Path(__file__).parent.parent
@@ -49,7 +49,7 @@ RUNS: Mapping[str, Sequence[str]] = {
 }
 """Settings by the name of a run; `compressed` and `prepared` follow from others."""
 
-_TIMES = ("_ms", "ms_", "per_second", "memory")
+_TIMES = ("_ms", "ms_", "per_second", "memory", "logged_at")
 """Parts of the names of metrics that no two runs share."""
 
 
@@ -57,7 +57,7 @@ def run_all(tree: Path, out: Path) -> dict[str, str]:
     """Trains everything with the code in `tree`; returns digests by name."""
     for name, settings in tqdm(RUNS.items(), desc=out.name, unit="run"):
         folder = out / name
-        if name == "bf16" and not {"avx512_bf16", "amx_tile"} & set(fingerprint().isa):
+        if name == "bf16" and not has_bf16_products(fingerprint().isa):
             print("bf16 is left out: this CPU has no instructions for it", file=sys.stderr)
             continue
         if name == "resumed":

@@ -18,6 +18,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
+
+from prestart import python
 
 _LAUNCHER_PREFIXES = ("PMI", "MPI_", "I_MPI_", "HYDRA_", "OMPI_", "SLURM_", "TORCHELASTIC_", "MASTER_", "GLOO_")
 _LAUNCHER_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
@@ -54,7 +57,7 @@ class World:
         raise AssertionError("\n".join([*parts, f"-- launcher\n{self.launcher_output}"]))
 
 
-Script = str | Path | Sequence[str | Path]
+Script = str | Path | Sequence[object]
 
 
 def clean_environ(env: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -84,16 +87,22 @@ def run_mpi(
     env: Mapping[str, str] | None = None,
     timeout_s: float = 60.0,
     cwd: Path | None = None,
+    forked: bool = True,
 ) -> World:
-    """Runs `python script args...` on `ranks` ranks under mpirun; args that start with -m or -c work too."""
+    """Runs `python script args...` on `ranks` ranks under mpirun; args that start with -m or -c work too.
+
+    Not `forked`: each rank imports everything by itself, as a child of the launcher.
+    """
     with tempfile.TemporaryDirectory(prefix="world-") as name:
         folder = Path(name)
+        environ = clean_environ(env)
         command = [str(mpirun_path()), "-n", str(ranks)]
-        command += [f"-outfile-pattern={folder}/out.%r", f"-errfile-pattern={folder}/err.%r", *_python(script_or_args)]
+        command += [f"-outfile-pattern={folder}/out.%r", f"-errfile-pattern={folder}/err.%r"]
+        command += _python(script_or_args, environ, forked)
         start = time.monotonic()
         launcher = folder / "launcher"
         with launcher.open("wb") as output:
-            process = _start(command, clean_environ(env), output, output, cwd)
+            process = _start(command, environ, output, output, cwd)
         timed_out = _wait_for([process], start + timeout_s)
         outputs = tuple(RankOutput(_text(folder / f"out.{r}"), _text(folder / f"err.{r}"), None) for r in range(ranks))
         return World(process.returncode, outputs, _text(launcher), timed_out, time.monotonic() - start)
@@ -105,6 +114,7 @@ def run_gloo(
     env: Mapping[str, str] | None = None,
     timeout_s: float = 60.0,
     cwd: Path | None = None,
+    forked: bool = True,
 ) -> World:
     """Runs `python script args...` in `ranks` processes that find each other as torchrun's do, on an ephemeral port."""
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)}
@@ -113,9 +123,9 @@ def run_gloo(
         start = time.monotonic()
         processes = []
         for r in range(ranks):
-            place = {**meeting, "RANK": str(r), "LOCAL_RANK": str(r), **(env or {})}
+            environ = clean_environ({**meeting, "RANK": str(r), "LOCAL_RANK": str(r), **(env or {})})
             with (folder / f"out.{r}").open("wb") as out, (folder / f"err.{r}").open("wb") as err:
-                processes.append(_start(_python(script_or_args), clean_environ(place), out, err, cwd))
+                processes.append(_start(_python(script_or_args, environ, forked), environ, out, err, cwd))
         timed_out = _wait_for(processes, start + timeout_s)
         outputs = tuple(
             RankOutput(_text(folder / f"out.{r}"), _text(folder / f"err.{r}"), process.returncode)
@@ -145,19 +155,21 @@ def free_port() -> int:
         return port
 
 
-def _python(script_or_args: Script) -> list[str]:
+def _python(script_or_args: Script, environ: Mapping[str, str], forked: bool = True) -> list[str]:
     args = [script_or_args] if isinstance(script_or_args, str | Path) else script_or_args
-    return [sys.executable, *(str(arg) for arg in args)]
+    return [*(python(environ) if forked else [sys.executable]), *(str(arg) for arg in args)]
 
 
-def _start(command: list[str], env: dict[str, str], out: object, err: object, cwd: Path | None) -> subprocess.Popen:
+def _start(
+    command: list[str], env: dict[str, str], out: IO[bytes], err: IO[bytes], cwd: Path | None
+) -> subprocess.Popen[bytes]:
     # A session of its own: one signal then reaches the launcher and all that it started.
     return subprocess.Popen(
         command, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=cwd, start_new_session=True
     )
 
 
-def _wait_for(processes: list[subprocess.Popen], deadline: float) -> bool:
+def _wait_for(processes: list[subprocess.Popen[bytes]], deadline: float) -> bool:
     """Whether the deadline passed first; no process is left either way."""
     timed_out = False
     try:
@@ -171,7 +183,7 @@ def _wait_for(processes: list[subprocess.Popen], deadline: float) -> bool:
     return timed_out
 
 
-def end_group(process: subprocess.Popen) -> None:
+def end_group(process: subprocess.Popen[bytes]) -> None:
     """Leaves nothing of a launcher, started in a session of its own, and of what it started."""
     try:
         if process.poll() is None:

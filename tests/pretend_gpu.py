@@ -24,20 +24,22 @@ from dqrm_cpu.comm.transports import torch_distributed
 from dqrm_cpu.comm.transports.launch import Launch
 
 NUMBER = "PRETEND_GPUS"
-"""The variable that says how many this host has; 1 by itself."""
+"""The environment variable that says how many GPUs this host has; 1 without it."""
+LIBRARY = "PRETEND_GPU_LIBRARY"
+"""The environment variable that names what `build_library` built; without it each process builds its own."""
 
 _HOST = torch.device("cpu")
 _CROSSING = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
 
 
 class GpuTensor(torch.Tensor):
-    """Of the shape and type of `held`."""
+    """A tensor with the shape and type of `held`."""
 
     held: torch.Tensor
 
     @staticmethod
     def __new__(cls, held: torch.Tensor) -> "GpuTensor":
-        made: GpuTensor = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made: GpuTensor = torch.Tensor._make_wrapper_subclass(
             cls,
             held.shape,
             strides=held.stride(),
@@ -55,14 +57,21 @@ class GpuTensor(torch.Tensor):
         raise RuntimeError("a pointer into the memory of a GPU")
 
     @classmethod
-    def __torch_dispatch__(cls, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, operation: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         return _carried_out(operation, args, kwargs or {})
 
 
-class PretendGpu(TorchDispatchMode):
+class PretendGpu(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees every operation of this thread, and counts those on the GPU."""
 
     operations = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Keeps torch from importing its compiler, only to switch it off: 2 seconds of a core in each process."""
+        return False
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = _carried_out(operation, args, kwargs or {})
@@ -109,19 +118,20 @@ def install() -> PretendGpu:
     def set_device(device: torch.device) -> None:
         chosen[0] = device.index
 
-    torch.cuda._lazy_init = lambda: None  # type: ignore[attr-defined]
-    torch.cuda.is_available = lambda: True
-    torch.cuda.device_count = lambda: number  # type: ignore[assignment]
-    torch.cuda.set_device = set_device  # type: ignore[assignment]
-    torch.cuda.current_device = lambda: chosen[0]
-    torch.cuda.get_device_properties = _properties  # type: ignore[assignment]
-    torch.cuda.get_device_name = lambda device: f"pretended {device}"  # type: ignore[assignment]
+    cuda: Any = torch.cuda
+    cuda._lazy_init = lambda: None
+    cuda.is_available = lambda: True
+    cuda.device_count = lambda: number
+    cuda.set_device = set_device
+    cuda.current_device = lambda: chosen[0]
+    cuda.get_device_properties = _properties
+    cuda.get_device_name = lambda device: f"pretended {device}"
     torch.backends.mkldnn.is_available = lambda: False
     _load_guard()
     _move_nccl_over_gloo()
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device="cuda") then copies where the mode sees it
-    mode = PretendGpu()
-    mode.__enter__()
+    mode: PretendGpu = PretendGpu()  # type: ignore[no-untyped-call]
+    mode.__enter__()  # type: ignore[no-untyped-call]
     return mode
 
 
@@ -131,7 +141,8 @@ def _properties(device: torch.device) -> SimpleNamespace:
 
 def _move_nccl_over_gloo() -> None:
     real = torch_distributed.nccl_backend
-    torch_distributed.dist.is_nccl_available = lambda: True
+    distributed: Any = torch.distributed
+    distributed.is_nccl_available = lambda: True
 
     def pretended(launch: Launch) -> torch_distributed.Backend:
         return replace(real(launch), torch_name="gloo")
@@ -140,10 +151,17 @@ def _move_nccl_over_gloo() -> None:
 
 
 def _load_guard() -> None:
-    package = Path(torch.__file__).parent
+    if built := os.environ.get(LIBRARY):
+        ctypes.CDLL(built)
+        return
     with tempfile.TemporaryDirectory() as folder:
-        library = f"{folder}/pretend_gpu.so"
-        source = Path(__file__).with_suffix(".cpp")
-        command = [os.environ.get("CXX", "g++"), "-std=c++17", "-shared", "-fPIC", f"-I{package}/include", str(source)]
-        subprocess.run([*command, "-o", library, f"-L{package}/lib", "-lc10"], check=True)
-        ctypes.CDLL(library)
+        ctypes.CDLL(str(build_library(Path(folder))))
+
+
+def build_library(folder: Path) -> Path:
+    """Compiles torch's device guard for GPUs that are not there, which takes some 4 s of a core."""
+    package, library = Path(torch.__file__).parent, folder / "pretend_gpu.so"
+    source = Path(__file__).with_suffix(".cpp")
+    command = [os.environ.get("CXX", "g++"), "-std=c++20", "-shared", "-fPIC", f"-I{package}/include", str(source)]
+    subprocess.run([*command, "-o", str(library), f"-L{package}/lib", "-lc10"], check=True)
+    return library

@@ -1,6 +1,8 @@
-"""The README's commands run as written, in their order, in a copy of the checkout."""
+"""The README's commands are understood, and run as written, in their order, in a copy of the checkout."""
 
+import importlib
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -8,6 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from dqrm_cpu.cli.main import COMMANDS
+from dqrm_cpu.cli.options import option_texts
+from dqrm_cpu.cli.parser import Parser
+from dqrm_cpu.config.load import load_given_config
 
 ROOT = Path(__file__).parent.parent
 NOT_FROM_A_TEST = {"make test"}
@@ -46,7 +53,26 @@ def test_ci_runs_the_commands_that_this_test_cannot() -> None:
         assert command in (ROOT / ".ci" / "run").read_text().splitlines()
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("command", readme_commands())
+def test_every_command_is_understood(command: str) -> None:
+    """Its target or sub-command exists, which takes these options, whose values make a configuration."""
+    program, *words = shlex.split(command)
+    if program == "make":
+        assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    if program.endswith("mpirun"):
+        assert words[0] == "-n"
+        _, _, program, *words = words
+    if program.endswith("dqrm-cpu"):
+        assert words[0] in COMMANDS
+        parser = Parser(prog="dqrm-cpu")
+        importlib.import_module(f"dqrm_cpu.cli.{words[0]}").add_parser(parser.add_subparsers())
+        args = parser.parse_args(words)
+        if words[0] == "train":
+            load_given_config(args.preset, args.config, option_texts(args))
+    assert program in ("make", "mkdir", ".venv/bin/dqrm-cpu")
+
+
+@pytest.mark.long
 @pytest.mark.mpi
 @pytest.mark.timeout(900)
 def test_commands_run_as_written(checkout: Path) -> None:

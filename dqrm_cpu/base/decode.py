@@ -8,8 +8,9 @@ Whatever is wrong becomes an UnreadableError whose text is a clause for an error
 import json
 import re
 import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
@@ -17,14 +18,17 @@ from dqrm_cpu.base.files import read_regular
 
 T = TypeVar("T")
 
+Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
+"""The values that JSON has: scalars, and sequences and mappings of them."""
+
 MOST_BYTES = 64 << 20
-"""More than any metadata file of ours has: a manifest of 100,000 shards is 15 MB."""
+"""The limit of a metadata file, more than any of ours has: a manifest of 100,000 shards is 15 MB."""
 
 MOST_TOML_BYTES = 1 << 20
-"""Settings of 10,000 tables take a tenth of it."""
+"""The limit of a TOML file: settings of 10,000 tables take a tenth of it."""
 
 MOST_KEY_PARTS = 32
-"""Of a dotted key in TOML: tomllib's time grows with the square of them, and ours have two."""
+"""The limit of a dotted key in TOML: tomllib's time grows with the square of its parts, and ours have two."""
 
 _SHOWN = 200
 _KEY_PART = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
@@ -37,7 +41,7 @@ class UnreadableError(Exception):
 
 
 def read_json(path: Path, most_bytes: int = MOST_BYTES) -> Any:
-    """The JSON document in a regular file; FileNotFoundError and PermissionError pass through as they are."""
+    """Reads the JSON document in a regular file; FileNotFoundError and PermissionError pass through as they are."""
     try:
         content = read_regular(path, most_bytes)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
@@ -48,7 +52,7 @@ def read_json(path: Path, most_bytes: int = MOST_BYTES) -> Any:
 
 
 def parse_json(content: bytes | str) -> Any:
-    """JSON, with NaN and infinities as Python writes them; deep nesting and endless numbers are refused."""
+    """Parses JSON, with NaN and infinities as Python writes them; refuses deep nesting and endless numbers."""
     try:
         document = json.loads(content)
         if _escaped_surrogate(content):
@@ -65,7 +69,7 @@ def _escaped_surrogate(content: bytes | str) -> bool:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The TOML document in a regular file; FileNotFoundError and PermissionError pass through as they are."""
+    """Reads the TOML document in a regular file; FileNotFoundError and PermissionError pass through as they are."""
     try:
         content = read_regular(path, MOST_TOML_BYTES)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
@@ -76,7 +80,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def parse_toml(content: bytes) -> dict[str, Any]:
-    """TOML; deep nesting, endless numbers and keys of very many parts, which take quadratic time, are refused."""
+    """Parses TOML; refuses deep nesting, endless numbers and keys of very many parts, which take quadratic time."""
     try:
         text = content.decode().removeprefix("\ufeff")
         if long_key_at(text) is not None:
@@ -84,18 +88,21 @@ def parse_toml(content: bytes) -> dict[str, Any]:
         return tomllib.loads(text)
     except RecursionError:
         raise UnreadableError("is nested too deeply") from None
-    except ValueError as error:  # also of bytes that are no UTF-8, and of integers with thousands of digits
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UnreadableError(f"is no text in UTF-8, in line {line}; save it as UTF-8") from error
+    except ValueError as error:  # also of integers with thousands of digits
         raise UnreadableError(f"is not TOML: {_short(error)}") from error
 
 
 def long_key_at(text: str) -> int | None:
-    """Where a dotted key of more than MOST_KEY_PARTS parts begins in TOML, which must not be parsed then."""
-    found = _LONG_KEY.search(text)
-    return found.start() if found else None
+    """Finds where a dotted key of more than MOST_KEY_PARTS parts begins in TOML, which must not be parsed then."""
+    match = _LONG_KEY.search(text)
+    return match.start() if match else None
 
 
 def decoded(document: Any, kind: type[T]) -> T:
-    """The document as `kind`: a type, dataclass or msgspec.Struct, nothing converted and nothing left out.
+    """Returns the document as `kind`: a type, dataclass or msgspec.Struct, nothing converted and nothing left out.
 
     Keys that `kind` does not know are passed over: a newer version may have added them within the same format.
     """

@@ -1,23 +1,25 @@
-"""Files that appear whole or not at all, and files that are read only if they are what they should be.
+"""Files and folders that appear whole or not at all, and files that are read only if they are what they should be.
 
 Everything that writes a file under its final name goes through `replacing`; everything that reads a small file of
-somebody else's making goes through `read_regular`.
+somebody else's making goes through `read_regular`. Nothing outside `base` renames a file or forces one to the disk,
+but for a log that is appended to (`tests/test_layout.py`).
 """
 
 import contextlib
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO
 
 from dqrm_cpu.errors import DqrmError
 
-Piece: TypeAlias = "bytes | memoryview"
-
 WRITING = ".writing-"
 """Begins the name of a file or folder that is being written; whoever owns the folder may remove what is left of it."""
+
+_REMOVING = ".removing-"
 
 _ADVICE = {
     errno.ENOSPC: "free some space",
@@ -29,7 +31,7 @@ _ADVICE = {
 }
 
 
-def replace_file(path: Path, pieces: Iterable[Piece], raises: type[DqrmError]) -> None:
+def replace_file(path: Path, pieces: Iterable[bytes | memoryview], raises: type[DqrmError]) -> None:
     """Writes the pieces one after another as `path`, whole or not at all."""
     with replacing(path, raises) as file:
         for piece in pieces:
@@ -37,11 +39,14 @@ def replace_file(path: Path, pieces: Iterable[Piece], raises: type[DqrmError]) -
 
 
 @contextlib.contextmanager
-def replacing(path: Path, raises: type[DqrmError]) -> Iterator[BinaryIO]:
+def replacing(
+    path: Path, raises: type[DqrmError], *, force_to_disk: bool = True, advice: str | None = None
+) -> Iterator[BinaryIO]:
     """Opens a temporary file beside `path`; at the end it is forced to the disk and takes the name.
 
     The temporary file is always a new one, so that a link which somebody put under its name is not followed. An
-    OSError, also of the caller's own writing, becomes an error of the class `raises`.
+    OSError, also of the caller's own writing, becomes an error of the class `raises`, with `advice` on what to do.
+    Without `force_to_disk` a loss of power may leave a file under its name that is not whole.
     """
     temporary = path.with_name(f"{WRITING}{path.name}.{os.getpid()}")
     try:
@@ -50,21 +55,46 @@ def replacing(path: Path, raises: type[DqrmError]) -> Iterator[BinaryIO]:
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if force_to_disk:
+                os.fsync(file.fileno())
         temporary.replace(path)
-        sync_folder(path.parent)
+        if force_to_disk:
+            sync_folder(path.parent)
     except OSError as error:
-        raise unwritable(path, error, raises) from error
+        raise unwritable(path, error, raises, advice) from error
     finally:
         # A file that cannot be removed is swept up later; the error that is under way says more.
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
-def unwritable(path: Path, error: OSError, raises: type[DqrmError]) -> DqrmError:
-    """The error to raise for `path`: why it cannot be written, and what to do."""
-    advice = _ADVICE.get(error.errno or 0, "check the folder and its disk")
+@contextlib.contextmanager
+def making_folder(path: Path) -> Iterator[Path]:
+    """Makes a temporary folder beside `path`, which takes the name at the end, or goes if there is an error.
+
+    The files in it are for the caller to force to the disk, by `sync_file` and `sync_folder`.
+    """
+    temporary = path.with_name(WRITING + path.name)
+    temporary.mkdir()
+    try:
+        yield temporary
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)  # a full disk gets its space back at once
+        raise
+    sync_folder(path.parent)
+
+
+def unwritable(path: Path, error: OSError, raises: type[DqrmError], advice: str | None = None) -> DqrmError:
+    """Returns the error to raise for `path`: why it cannot be written, and what to do."""
+    advice = advice or _ADVICE.get(error.errno or 0, "check the folder and its disk")
     return raises(f"{path} cannot be written ({error.strerror or error}); {advice}")
+
+
+def sync_file(path: Path) -> None:
+    """Forces to the disk what was written to a file, by whatever wrote it."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
@@ -80,11 +110,28 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def remove_leftovers(folder: Path, pattern: str = f"{WRITING}*") -> None:
-    """Removes files that a killed process was writing; call it only where no other process writes."""
-    for path in folder.glob(pattern):
-        with contextlib.suppress(OSError):
-            path.unlink()
+def set_aside(path: Path, why: str) -> None:
+    """Renames a.json to a-{why}.json."""
+    path.rename(path.with_name(f"{path.stem}-{why}{path.suffix}"))
+
+
+def remove_folder(path: Path) -> None:
+    """Removes a folder: renamed first, so that a crash on the way leaves no half of it under its name."""
+    removing = path.with_name(_REMOVING + path.name)
+    with contextlib.suppress(OSError):
+        path.rename(removing)
+        shutil.rmtree(removing)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what a killed process was writing or removing; call it only where no other process writes."""
+    for path in folder.iterdir():
+        if path.name.startswith((WRITING, _REMOVING)):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
 
 class NotRegularError(OSError):
@@ -104,8 +151,17 @@ def open_regular(path: Path) -> BinaryIO:
         raise
 
 
+def begins_with(path: Path, mark: bytes, at: int = 0) -> bool:
+    """Says whether a file has `mark` at its byte `at`; one that cannot be read has not."""
+    try:
+        with open_regular(path) as file:
+            return file.read(at + len(mark))[at:] == mark
+    except OSError:
+        return False
+
+
 def read_regular(path: Path, most_bytes: int) -> bytes:
-    """All bytes of a regular file that has at most `most_bytes`; OSError otherwise."""
+    """Reads a regular file that has at most `most_bytes`; OSError otherwise."""
     with open_regular(path) as file:
         content = file.read(most_bytes + 1)
     if len(content) > most_bytes:

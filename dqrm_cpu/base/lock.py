@@ -17,7 +17,7 @@ _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
 class FolderLock:
-    """Holds `folder/name` until it is closed or the process ends.
+    """A lock on `folder/name`, held until it is closed or the process ends.
 
     flock reaches over the hosts of an NFS mount since Linux 2.6.12, unless it is mounted with local_lock. `held` is
     False where the file system has no locks.
@@ -37,12 +37,13 @@ class FolderLock:
         except BaseException:
             os.close(self._descriptor)
             raise
-        # Who holds it is only told to others: a disk that cannot take it is no reason to stop.
+        # Who holds it is only information for others: a disk that cannot take it is no reason to stop.
         with contextlib.suppress(OSError):
             os.ftruncate(self._descriptor, 0)
             os.pwrite(self._descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 
     def close(self) -> None:
+        """Lets go of the folder."""
         os.close(self._descriptor)
 
     def __enter__(self) -> Self:

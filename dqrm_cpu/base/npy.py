@@ -1,11 +1,13 @@
-"""Reads NumPy's .npy files that somebody else may have written: numbers only, and no more of them than the file holds.
+"""NumPy's .npy files. Read are those that somebody else may have written: numbers only, no more than the file holds.
 
 NumPy's own reader allocates what a header asks for before it looks whether the file has it.
 """
 
 import ast
+import contextlib
 import math
 import os
+import re
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
@@ -18,11 +20,12 @@ from dqrm_cpu.base.files import open_regular
 _MAGIC = b"\x93NUMPY"
 _LENGTH_BYTES = {1: 2, 2: 4, 3: 4}
 _LONGEST_HEADER = 10_000
+_NUMBERS = re.compile(r"[<>|=]?[biuf]\d{1,2}")
 _KEYS = {"descr", "fortran_order", "shape"}
 
 
 class NpyHeader(NamedTuple):
-    """Type and shape of the array that stands behind the header."""
+    """The type and shape of the array that stands behind the header."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -34,7 +37,7 @@ class NpyHeader(NamedTuple):
 
 
 def read_npy_header(file: IO[bytes]) -> NpyHeader:
-    """The header; the file is left where the values start. UnreadableError says what is wrong with it."""
+    """Reads the header and leaves the file where the values start; UnreadableError says what is wrong with it."""
     start = file.read(len(_MAGIC) + 2)
     length_bytes = _LENGTH_BYTES.get(start[len(_MAGIC)] if len(start) == len(_MAGIC) + 2 else 0)
     if not start.startswith(_MAGIC) or length_bytes is None:
@@ -44,19 +47,27 @@ def read_npy_header(file: IO[bytes]) -> NpyHeader:
         raise UnreadableError(f"has a header of {length:,} bytes")
     text = file.read(length)
     try:
-        said = ast.literal_eval(text.decode("latin-1").strip())
+        fields = ast.literal_eval(text.decode("latin-1").strip())
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         raise UnreadableError("has a header that is none") from None
-    if not isinstance(said, dict) or set(said) != _KEYS:
+    if not isinstance(fields, dict) or set(fields) != _KEYS:
         raise UnreadableError("has a header with other fields")
-    shape, order = said["shape"], said["fortran_order"]
+    shape, order = fields["shape"], fields["fortran_order"]
     if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape):
         raise UnreadableError("has a header without a shape")
-    return NpyHeader(shape, _dtype(said["descr"]), order is True)
+    return NpyHeader(shape, _dtype(fields["descr"]), order is True)
+
+
+def npy_header(kind: np.dtype[Any], count: int) -> bytes:
+    """Returns what stands before the values of an array of one dimension."""
+    description = f"{{'descr': '{kind.str}', 'fortran_order': False, 'shape': ({count},), }}"
+    padding = -(len(description) + 11) % 64
+    text = description.encode() + b" " * padding + b"\n"
+    return _MAGIC + b"\x01\x00" + len(text).to_bytes(2, "little") + text
 
 
 def map_npy(path: Path) -> NDArray[Any]:
-    """The values, mapped; UnreadableError where the file does not hold what its header says."""
+    """Maps the values; UnreadableError where the file does not hold what its header says."""
     with open_regular(path) as file:
         header = read_npy_header(file)
         place, size = file.tell(), os.fstat(file.fileno()).st_size
@@ -70,10 +81,8 @@ def map_npy(path: Path) -> NDArray[Any]:
 
 
 def _dtype(described: object) -> np.dtype[Any]:
-    try:
-        dtype = np.dtype(described) if isinstance(described, str) else None
-    except (TypeError, ValueError):
-        dtype = None
-    if dtype is None or dtype.kind not in "biuf":
-        raise UnreadableError("holds no plain numbers")
-    return dtype
+    """Returns the type of plain numbers; NumPy is asked of nothing else, because it evaluates what it is given."""
+    if isinstance(described, str) and _NUMBERS.fullmatch(described):
+        with contextlib.suppress(TypeError, ValueError):  # of a size that there is none of
+            return np.dtype(described)
+    raise UnreadableError("holds no plain numbers")

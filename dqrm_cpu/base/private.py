@@ -12,7 +12,7 @@ _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 class NotPrivateError(OSError):
-    """Another user could have put files into this folder, or could replace it."""
+    """The error of a folder that another user could have put files into, or could replace."""
 
     def __init__(self, path: Path, why: str) -> None:
         super().__init__(errno.EPERM, why, str(path))
@@ -22,7 +22,7 @@ class NotPrivateError(OSError):
 
 
 def private_folder(top: Path, *names: str) -> Path:
-    """The folder top/name/name/..., made where it does not exist; only its owner, this user, may enter it.
+    """Returns the folder top/name/name/..., made where it does not exist; only its owner, this user, may enter it.
 
     The folder that holds `top` may be shared, as /tmp is. From `top` on no component may be a link or belong to
     somebody else; nobody else may be able to replace what lies above. Raises NotPrivateError otherwise, and OSError
@@ -46,7 +46,7 @@ def private_folder(top: Path, *names: str) -> Path:
 
 
 def shared_with_others(path: Path) -> str:
-    """Why another user may write to a folder that exists, in words; empty where none may, or there is none."""
+    """Says why another user may write to a folder that exists; empty where none may, or there is none."""
     try:
         status = path.stat()
     except OSError:
@@ -57,7 +57,7 @@ def shared_with_others(path: Path) -> str:
 
 
 def _open_own(parent: int, path: Path, is_last: bool) -> int:
-    """A descriptor of a folder inside `parent`, which is made if need be."""
+    """Opens a folder inside `parent`, which is made if need be, and returns its descriptor."""
     with contextlib.suppress(FileExistsError):
         os.mkdir(path.name, 0o700, dir_fd=parent)
     try:
@@ -82,7 +82,7 @@ def _open_own(parent: int, path: Path, is_last: bool) -> int:
 
 
 def _require_lasting(folder: Path) -> None:
-    """What a user of this machine has in `folder` stays: nobody else can move it away and put something else there."""
+    """Requires that nobody else can move away what a user has in `folder` and put something else there."""
     status = folder.stat()
     if status.st_uid not in (0, os.geteuid()):
         raise NotPrivateError(folder, f"belongs to {_user(status.st_uid)}")
@@ -94,7 +94,7 @@ def _require_lasting(folder: Path) -> None:
 
 
 def _is_own_group(gid: int) -> bool:
-    """Whether it is a group of this user alone, as distributions make them; their folders are often group-writable."""
+    """Tells whether a group has this user alone, as distributions make them; their folders are often group-writable."""
     try:
         group, name = grp.getgrgid(gid), pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:

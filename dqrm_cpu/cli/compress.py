@@ -2,26 +2,28 @@
 
 import argparse
 import json
-import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dqrm_cpu.cli.options import add_config_options
-from dqrm_cpu.cli.parser import Subparsers, UsageError
-from dqrm_cpu.cli.run_config import CONFIG_FILE, config_to_score
+from dqrm_cpu.api.settings import config_to_score, recorded_config
+from dqrm_cpu.base.memory import format_size
+from dqrm_cpu.cli.evaluate import metric_lines
+from dqrm_cpu.cli.options import add_config_options, given_settings, tell, warn
+from dqrm_cpu.cli.parser import Subparsers, UsageError, require_replaceable
+from dqrm_cpu.cli.working import Working
+from dqrm_cpu.config.schema import FP32_BITS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dqrm_cpu.base.decode import Json
     from dqrm_cpu.comm.transport import Transport
     from dqrm_cpu.config import Config
     from dqrm_cpu.export.read import PackedModel
+    from dqrm_cpu.metrics.click import ClickMetrics
     from dqrm_cpu.model.dlrm import Dlrm
-    from dqrm_cpu.train.checkpoint_manifest import JSON
-    from dqrm_cpu.train.metrics import ClickMetrics
 
-_FP32_BITS = 32
 _METHOD = "quant.method"
 _LAYOUTS = ("dense", "sparse", "rowwise")
 
@@ -47,7 +49,7 @@ class Compressed:
 
 
 def add_parser(subparsers: Subparsers) -> None:
-    """The command's options."""
+    """Adds the command's options."""
     parser = subparsers.add_parser(
         "compress", help="quantize a trained model and write it packed", description=_ABOUT, epilog=_EXAMPLES
     )
@@ -79,16 +81,17 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """In one process; a model without quantization of its own is quantized as `ptq` does."""
+    """Compresses a model; one without quantization of its own is quantized as `ptq` does."""
     if args.verify is not None:
         return _verify(args)
     if args.run_dir is None:
         raise UsageError("which run? give its folder, or a packed file to --verify")
+    require_replaceable("--out", args.out, "packed model", b"{", at=8)
     _choose_method(args)
-    config = config_to_score(args, args.run_dir, (args.part,))
-    from dqrm_cpu.cli.ranks import opened_transport
+    config = config_to_score(given_settings(args), args.run_dir, (args.part,), warn)
+    from dqrm_cpu.api.ranks import opened_transport
 
-    with opened_transport(config) as transport:
+    with opened_transport(config, tell) as transport:
         compressed = _compress(config, args, transport)
         if transport.rank == 0:
             print(_as_json(_document(compressed, args.part)) if args.json else _as_table(compressed, args.part))
@@ -96,12 +99,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _choose_method(args: argparse.Namespace) -> None:
-    """An FP32 run is quantized as `ptq` does; that is settled before rules between settings are looked at."""
+    """Has an FP32 run quantized as `ptq` does, before rules between settings are looked at."""
     from dqrm_cpu.config.load import load_config
 
-    file = args.config if args.config or args.preset else args.run_dir / CONFIG_FILE
-    given = getattr(args, _METHOD)
-    if given == "none" or (given is None and load_config(args.preset, file, {}).quant.method == "none"):
+    method = getattr(args, _METHOD)
+    if method is None:
+        from_options = args.config or args.preset
+        config = load_config(args.preset, args.config, {}) if from_options else recorded_config(args.run_dir)
+        method = config.quant.method
+    if method == "none":
         setattr(args, _METHOD, "ptq")
 
 
@@ -109,48 +115,43 @@ def _verify(args: argparse.Namespace) -> int:
     """Reads all of a packed file; whatever is wrong with it is an error."""
     from dqrm_cpu.export.read import verify_packed
 
-    found = verify_packed(args.verify)
-    for text in found.warnings:
-        print(f"warning: {text}", file=sys.stderr)
-    print(_as_json(_facts(found)) if args.json else _facts_table(found))
+    with Working(f"reading {args.verify}"):
+        packed = verify_packed(args.verify)
+    for text in packed.warnings:
+        warn(text)
+    print(_as_json(_facts(packed)) if args.json else _facts_table(packed))
     return 0
 
 
 def _compress(config: "Config", args: argparse.Namespace, transport: "Transport") -> Compressed:
-    import torch
-
     from dqrm_cpu.comm.coordination import on_first_rank
-    from dqrm_cpu.data.source import open_data
     from dqrm_cpu.export.read import load_packed
     from dqrm_cpu.model.size import model_bytes
     from dqrm_cpu.train.checkpoint import find_checkpoint, read_state
     from dqrm_cpu.train.run_folder import checkpoints_folder
-    from dqrm_cpu.train.same_data import require_same_vocabulary
-    from dqrm_cpu.train.session import build_session, load_kernels, load_weights
+    from dqrm_cpu.train.session import trained_session
 
     checkpoint = find_checkpoint(checkpoints_folder(args.run_dir), args.checkpoint)
-    device = torch.device(config.device)
-    data = open_data(config)
-    warning = require_same_vocabulary(checkpoint, data, config.data.source)
-    if warning and transport.rank == 0:
-        print(f"warning: {warning}", file=sys.stderr)
-    session = build_session(config, load_kernels(config, device), data, transport, device)
-    load_weights(session, checkpoint)
+    shown = transport.rank == 0
+    with Working("reading the checkpoint", shown=shown):
+        session = trained_session(config, checkpoint, transport, warn)
     name = f"{config.quant.method}-{config.quant.embedding_bits}-{args.layout}.safetensors"
     path = args.out or args.run_dir / "compressed" / name
     scale = session.scales.for_evaluation()
     identity = str(read_state(checkpoint).get("identity") or "")
-    on_first_rank(transport, lambda: _write(path, config, session.model, scale, args.layout, identity))
-    load_packed(path, session.model, config.quant)
+    with Working("quantizing and writing", shown=shown):
+        on_first_rank(transport, lambda: _write(path, config, session.model, scale, args.layout, identity))
+        load_packed(path, session.model, config.quant)
     loader = session.loaders.test if args.part == "test" else session.loaders.validation
-    metrics = session.evaluate(loader, quantized=False)
+    rows = getattr(config.data, f"{args.part}_rows") // transport.size
+    with Working("scoring what was written", rows, shown=shown) as work:
+        metrics = session.evaluate(loader, quantized=False, advance=work.advance)
     return Compressed(path, path.stat().st_size, model_bytes(config).fp32, metrics)
 
 
 def _write(path: Path, config: "Config", model: "Dlrm", scale: "Tensor", layout: str, identity: str) -> int:
     from dqrm_cpu.errors import ConfigError
-    from dqrm_cpu.export.rowwise import write_rowwise
-    from dqrm_cpu.export.write import has_sparse_layout, write_model
+    from dqrm_cpu.export.write import has_sparse_layout, write_model, write_rowwise
 
     if layout == "rowwise":
         return write_rowwise(path, config, model, identity)
@@ -160,67 +161,65 @@ def _write(path: Path, config: "Config", model: "Dlrm", scale: "Tensor", layout:
 
 
 def _as_table(compressed: Compressed, part: str) -> str:
-    from dqrm_cpu.train.metrics import defined
-
     metrics, ratio = compressed.metrics, compressed.fp32_bytes / compressed.num_bytes
     lines = [
         f"{compressed.file}",
-        f"  file                {compressed.num_bytes / 1e6:,.3f} MB, FP32 {compressed.fp32_bytes / 1e6:,.3f} MB "
+        f"  file                {format_size(compressed.num_bytes)}, FP32 {format_size(compressed.fp32_bytes)} "
         f"({ratio:.1f}x smaller)",
         f"  read back, on {metrics.examples:,} {part} rows:",
-        f"  AUC                 {defined(metrics.auc, '.5f')}",
-        f"  accuracy            {metrics.accuracy:.3%}",
-        f"  log loss            {metrics.log_loss:.5f}",
-        f"  normalized entropy  {defined(metrics.normalized_entropy, '.5f')}",
-        f"  calibration         {defined(metrics.calibration, '.5f')}",
+        *metric_lines(metrics),
     ]
     return "\n".join(lines)
 
 
-def _document(compressed: Compressed, part: str) -> "dict[str, JSON]":
+def _document(compressed: Compressed, part: str) -> "dict[str, Json]":
     return {
         "file": str(compressed.file),
         "bytes": compressed.num_bytes,
         "fp32_bytes": compressed.fp32_bytes,
         "part": part,
-        **asdict(compressed.metrics),
+        **compressed.metrics.as_dict(),
     }
 
 
-def _facts(found: "PackedModel") -> "dict[str, JSON]":
+def _facts(packed: "PackedModel") -> "dict[str, Json]":
     return {
-        "file": str(found.path),
-        "bytes": found.num_bytes,
-        "checksums": found.num_checksums,
-        "layout": found.layout,
-        "method": found.config.quant.method,
-        "embedding_bits": found.config.quant.embedding_bits,
-        "mlp_bits": found.config.quant.mlp_bits,
-        "tables": len(found.config.model.table_rows),
-        "rows": sum(found.config.model.table_rows),
-        "stored_rows": found.stored_rows,
-        "identity": found.identity or None,
+        "file": str(packed.path),
+        "bytes": packed.num_bytes,
+        "checksums": packed.num_checksums,
+        "layout": packed.layout,
+        "method": packed.config.quant.method,
+        "embedding_bits": packed.config.quant.embedding_bits,
+        "mlp_bits": packed.config.quant.mlp_bits,
+        "tables": len(packed.config.model.table_rows),
+        "rows": sum(packed.config.model.table_rows),
+        "stored_rows": packed.stored_rows,
+        "identity": packed.identity or None,
+        "corrected_for_keep_rate": packed.config.data.trained_keep_rate if packed.is_corrected else None,
     }
 
 
-def _facts_table(found: "PackedModel") -> str:
-    model, quant = found.config.model, found.config.quant
-    rows = f"{sum(model.table_rows):,} rows x {model.embedding_dim} in {len(model.table_rows)} tables"
-    stored = f"; {found.stored_rows:,} have codes, the others are zero" if found.layout == "sparse" else ""
-    checksums = f"{found.num_checksums:,} checksum{'' if found.num_checksums == 1 else 's'}"
-    how = f"{checksums} checked" if found.num_checksums else "it has no checksums"
+def _facts_table(packed: "PackedModel") -> str:
+    model, quant = packed.config.model, packed.config.quant
+    rows = f"{sum(model.table_rows):,} rows x {model.dims_text} in {len(model.table_rows)} tables"
+    stored = f"; {packed.stored_rows:,} have codes, the others are zero" if packed.layout == "sparse" else ""
+    checksums = f"{packed.num_checksums:,} checksum{'' if packed.num_checksums == 1 else 's'}"
+    how = f"{checksums} checked" if packed.num_checksums else "it has no checksums"
     lines = [
-        f"{found.path}",
-        f"  file                {found.num_bytes / 1e6:,.3f} MB, read to its end; {how}",
-        f"  layout              {found.layout}; {quant.method}, tables INT{quant.embedding_bits}, MLPs "
-        f"{'FP32' if quant.mlp_bits == _FP32_BITS else f'INT{quant.mlp_bits}'}",
+        f"{packed.path}",
+        f"  file                {format_size(packed.num_bytes)}, read to its end; {how}",
+        f"  layout              {packed.layout}; {quant.method}, tables INT{quant.embedding_bits}, MLPs "
+        f"{'FP32' if quant.mlp_bits == FP32_BITS else f'INT{quant.mlp_bits}'}",
         f"  rows                {rows}{stored}",
-        f"  made for ids of     {found.identity or 'a data set that it does not name'}",
+        f"  made for ids of     {packed.identity or 'a data set that it does not name'}",
     ]
+    if packed.is_corrected:
+        kept = packed.config.data.trained_keep_rate
+        lines.append(f"  probabilities       of all rows; training saw {kept:.4g} of those without a click")
     return "\n".join(lines)
 
 
-def _as_json(document: "dict[str, JSON]") -> str:
+def _as_json(document: "dict[str, Json]") -> str:
     from dqrm_cpu.train.metrics_row import strict_json
 
     return json.dumps(strict_json(document), indent=2, allow_nan=False)

@@ -5,7 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dqrm_cpu.data.store.manifest import PART_NAMES, ColumnStatistics, Json, Manifest
+from dqrm_cpu.base.decode import Json
+from dqrm_cpu.data.store.manifest import PART_NAMES, Manifest
+from dqrm_cpu.data.store.transform import LOG
 
 if TYPE_CHECKING:
     from dqrm_cpu.data.batch import Batch
@@ -16,32 +18,33 @@ _LONGEST_SETTING = 70
 
 
 def describe(directory: Path, manifest: Manifest) -> str:
-    """The whole description, section by section."""
+    """Describes a data set, section by section."""
     sections = [_headline(directory, manifest), _parts(manifest)]
     if manifest.sources:
         sections.append(_sources(manifest))
     if manifest.settings:
         sections.append("settings; --json shows all of them\n" + table(list(_settings("", manifest.settings)), left=2))
-    count = manifest.schema.num_dense
-    sections.append("dense columns, values as stored: log(x + 1)\n" + _dense(manifest.columns[:count]))
+    sections.append("dense columns; values of log are log(x + 1), others are as they were read\n" + _dense(manifest))
     sections.append("categorical columns\n" + _categorical(manifest))
     return "\n\n".join(sections)
 
 
 def format_rows(manifest: Manifest, batch: "Batch", start: int) -> str:
-    """Rows side by side, a line for each column: 40 columns fit a screen better than 40 across."""
+    """Formats rows side by side, a line for each column: 40 columns fit a screen better than 40 across."""
     size, schema = batch.size, manifest.schema
     lines = [["", *(f"row {start + k:,}" for k in range(size))]]
     lines.append(["label", *(f"{value:.0f}" for value in batch.label.tolist())])
-    for name, column in zip(schema.dense, batch.dense.T.tolist(), strict=True):
+    for name, column in zip(schema.features, batch.dense.T.tolist(), strict=True):
         lines.append([name, *(f"{value:.4f}" for value in column)])
+    if batch.weight is not None:
+        lines.append([schema.weight, *(f"{value:.4f}" for value in batch.weight.tolist())])
     for number, name in enumerate(schema.categorical):
         lines.append([name, *(_cell(batch, number, row) for row in range(size))])
     return table(lines, left=1)
 
 
 def table(rows: Sequence[Sequence[str]], left: int) -> str:
-    """Columns two spaces apart and the table indented by two; the first `left` columns are aligned to the left."""
+    """Formats columns two spaces apart indented by two; the first `left` columns are aligned to the left."""
     rows = [[_printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = []
@@ -58,9 +61,10 @@ def _headline(directory: Path, manifest: Manifest) -> str:
     schema = manifest.schema
     rows = sum(manifest.num_rows(part) for part in PART_NAMES)
     size = sum(shard.bytes for shards in manifest.parts.values() for shard in shards)
+    weights = f", weights in {schema.weight}" if schema.weight else ""
     return (
-        f"{directory}: {rows:,} rows of {schema.num_dense} dense and {schema.num_tables} categorical columns, "
-        f"{_size_text(size)}\n"
+        f"{directory}: {rows:,} rows of {len(schema.features)} dense and {schema.num_tables} categorical columns"
+        f"{weights}, {_size_text(size)}\n"
         f"{sum(manifest.table_rows):,} embedding rows in {schema.num_tables} tables; "
         f"fingerprint {manifest.digest()}; written by dqrm-cpu {_printable(manifest.version)}"
     )
@@ -83,21 +87,25 @@ def _sources(manifest: Manifest) -> str:
     return "sources\n" + table(rows, left=2)
 
 
-def _dense(columns: Sequence[ColumnStatistics]) -> str:
-    rows = [["column", "missing", "negative", "least", "mean", "largest"]]
-    for column in columns:
+def _dense(manifest: Manifest) -> str:
+    becomes = {transform.name: transform.kind for transform in manifest.transforms} | {manifest.schema.weight: "weight"}
+    rows = [["column", "becomes", "missing", "negative", "least", "mean", "largest"]]
+    for column in manifest.columns[: manifest.schema.num_dense]:
         counts = [_count_text(column.missing), _count_text(column.clamped)]
         values = [_value_text(value) for value in (column.minimum, column.mean, column.maximum)]
-        rows.append([column.name, *counts, *values])
-    return table(rows, left=1)
+        rows.append([column.name, becomes.get(column.name, LOG), *counts, *values])
+    return table(rows, left=2)
 
 
 def _categorical(manifest: Manifest) -> str:
-    rows = [["column", "table rows", "distinct", "missing", "rare", "unseen"]]
     columns = manifest.columns[manifest.schema.num_dense :]
+    names = ["distinct", "missing", "rare", "unseen"]
+    # Of a vocabulary that grew, or in which categories wait for more rows; of cells with several values.
+    more = ("added", "evicted", "waiting", "cut")
+    names += [name for name in more if any(getattr(column, name) is not None for column in columns)]
+    rows = [["column", "table rows", *names]]
     for size, column in zip(manifest.table_rows, columns, strict=True):
-        counts = (column.distinct, column.missing, column.rare, column.unseen)
-        rows.append([column.name, f"{size:,}", *map(_count_text, counts)])
+        rows.append([column.name, f"{size:,}", *(_count_text(getattr(column, name)) for name in names)])
     return table(rows, left=1)
 
 
@@ -119,7 +127,7 @@ def _value_text(value: float | None) -> str:
 
 
 def _settings(prefix: str, settings: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
-    """Dotted names and values; what is empty says nothing, and what is long is for programs."""
+    """Yields dotted names and values; what is empty says nothing, and what is long is for programs."""
     for key, value in settings.items():
         if isinstance(value, dict):
             yield from _settings(f"{prefix}{key}.", value)
@@ -129,7 +137,7 @@ def _settings(prefix: str, settings: Mapping[str, Json]) -> Iterator[tuple[str, 
 
 
 def _printable(text: str) -> str:
-    """Names in a stranger's file may hold what moves the cursor of a terminal, or what it cannot encode."""
+    """Escapes a name: a stranger's file may hold what moves the cursor of a terminal, or what it cannot encode."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

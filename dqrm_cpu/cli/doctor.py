@@ -28,7 +28,7 @@ The exit status is 1 if a check fails, otherwise 0."""
 
 
 def add_parser(subparsers: Subparsers) -> None:
-    """The checks depend on the run, so it takes a run's options."""
+    """Adds the options of a run, on which the checks depend, and those of the command."""
     about = "check this machine: CPU, threads, memory, OpenMP, MPI, GPU"
     parser = subparsers.add_parser("doctor", help=about, description=f"{about[0].upper()}{about[1:]}.", epilog=_EPILOG)
     parser.add_argument("--json", action="store_true", help="print the findings as a JSON list")
@@ -49,20 +49,24 @@ def run(args: argparse.Namespace) -> int:
     config = config_from_args(args)
     if args.job:
         return _run_on_ranks(config, args)
-    from dqrm_cpu.doctor.examine import examine
+    from dqrm_cpu.cli.working import Working
+    from dqrm_cpu.doctor.machine import examine
 
-    findings = examine(config)
+    with Working("looking at this machine"):
+        findings = examine(config)
     _print(findings, args)
     return _status(findings)
 
 
 def _run_on_ranks(config: "Config", args: argparse.Namespace) -> int:
-    """The same findings on every rank; rank 0 prints them."""
+    """Makes the same findings on every rank; rank 0 prints them."""
+    from dqrm_cpu.cli.working import Working
     from dqrm_cpu.comm.transports.selection import open_transport
-    from dqrm_cpu.doctor.job import examine_job
+    from dqrm_cpu.doctor.job_checks import examine_job
 
     with open_transport(config.comm.transport, timeout_s=config.comm.timeout) as transport:
-        findings = examine_job(config, transport, args.run_dir)
+        with Working("measuring between the ranks", shown=transport.rank == 0):
+            findings = examine_job(config, transport, args.run_dir)
         if transport.rank == 0:
             _print(findings, args)
     return _status(findings)
@@ -81,7 +85,7 @@ def _status(findings: list[Finding]) -> int:
 
 
 def format_findings(findings: list[Finding], width: int) -> str:
-    """A table: check, verdict, what was found, and the mend on a line of its own; then one line that sums up."""
+    """Formats a table of check, verdict and finding, each mend on a line of its own; then one line that sums up."""
     checks = max(len(finding.check) for finding in findings)
     verdicts = max(len(finding.verdict.value) for finding in findings)
     indent = " " * (checks + verdicts + 4)

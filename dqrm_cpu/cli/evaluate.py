@@ -2,48 +2,69 @@
 
 import argparse
 import json
-import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from dqrm_cpu.cli.options import add_config_options
-from dqrm_cpu.cli.parser import Subparsers, UsageError
-from dqrm_cpu.cli.run_config import config_to_score, parts_cut
+from dqrm_cpu.api.settings import parts_cut
+from dqrm_cpu.cli.options import add_config_options, given_settings, tell, warn
+from dqrm_cpu.cli.parser import Subparsers, UsageError, whole_number
+from dqrm_cpu.cli.working import Working
+from dqrm_cpu.data.store.manifest import PART_NAMES
 
 if TYPE_CHECKING:
-    from dqrm_cpu.comm.transport import Transport
-    from dqrm_cpu.config import Config
-    from dqrm_cpu.train.metrics import ClickMetrics
+    from dqrm_cpu.api.evaluation import Evaluation
+    from dqrm_cpu.metrics.click import ClickMetrics
+    from dqrm_cpu.metrics.groups import Slice
 
 _ABOUT = "Computes the metrics of a trained model on a part of its data set, or of another with the same vocabulary."
 
-_PARTS = ("train", "validation", "test")
-
 _EXAMPLES = """examples:
-  dqrm-cpu evaluate --run-dir runs/a                            the best checkpoint, on test
-  dqrm-cpu evaluate --run-dir runs/a --checkpoint last --json
-  dqrm-cpu evaluate --run-dir runs/fp32 --quant.method dqrm     an FP32 model, quantized after training
-  dqrm-cpu evaluate --run-dir runs/a --data data/tuesday --part all
-      all rows of another day, prepared with --vocabulary of the data set of the run"""
+  dqrm-cpu evaluate runs/a                            the best checkpoint, on test
+  dqrm-cpu evaluate runs/a --checkpoint last --json
+  dqrm-cpu evaluate runs/fp32 --quant.method dqrm     an FP32 model, quantized after training
+  dqrm-cpu evaluate runs/a --data data/tuesday --part all
+      all rows of another day, prepared with --vocabulary of the data set of the run
+  dqrm-cpu evaluate runs/a --group-by user --slice-by country
+      AUC within each user (GAUC), and all metrics of each of the ten most frequent countries
+  dqrm-cpu evaluate runs/a --calibrate platt          with the probabilities of Platt's method"""
 
 
 def add_parser(subparsers: Subparsers) -> None:
-    """The command's options."""
+    """Adds the command's options."""
     parser = subparsers.add_parser("evaluate", help="evaluate a trained model", description=_ABOUT, epilog=_EXAMPLES)
     parser.add_argument(
-        "--run-dir", metavar="DIR", type=Path, help="the run whose model is evaluated; its settings are the defaults"
+        "run", metavar="RUN", nargs="?", type=Path, help="the folder of the run; its settings are the defaults"
     )
+    parser.add_argument("--run-dir", metavar="DIR", type=Path, help="the same")
     parser.add_argument(
         "--checkpoint", metavar="WHICH", default="best", help="best, last, or the folder of one\ndefault: best"
     )
     parser.add_argument(
         "--part",
         metavar="PART",
-        choices=(*_PARTS, "all"),
+        choices=(*PART_NAMES, "all"),
         default="test",
         help="train | validation | test (default) | all of them together",
+    )
+    parser.add_argument(
+        "--group-by",
+        metavar="COLUMN",
+        help="a category: GAUC too, the mean AUC within its values, weighted by rows;\n"
+        "values of clicks only, or of none, are left out",
+    )
+    parser.add_argument(
+        "--slice-by", metavar="COLUMN", help="a category: all metrics for each of its most frequent values"
+    )
+    parser.add_argument(
+        "--slices", metavar="N", type=whole_number(1), default=10, help="how many values --slice-by shows\ndefault: 10"
+    )
+    parser.add_argument(
+        "--calibrate",
+        metavar="HOW",
+        choices=("platt", "isotonic"),
+        help="platt | isotonic: correct the probabilities by what the run's validation rows tell",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     add_config_options(parser)
@@ -51,72 +72,103 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates on this process' share of the rows; only rank 0 prints."""
+    args.run_dir = args.run or args.run_dir
     if args.run_dir is None:
-        raise UsageError("which run? give --run-dir DIR")
-    parts = _PARTS if args.part == "all" else (args.part,)
-    config = config_to_score(args, args.run_dir, parts)
-    from dqrm_cpu.cli.ranks import opened_transport
+        raise UsageError("which run? give its folder: dqrm-cpu evaluate RUN")
+    from dqrm_cpu.api.evaluation import EvaluationOrder, evaluate
+    from dqrm_cpu.api.ranks import opened_transport
 
-    with opened_transport(config) as transport:
+    order = EvaluationOrder(
+        args.run_dir,
+        given_settings(args),
+        args.part,
+        args.checkpoint,
+        args.group_by,
+        args.slice_by,
+        args.slices,
+        args.calibrate,
+    )
+    config = order.load(warn)
+    with opened_transport(config, tell) as transport:
         if transport.rank == 0:
-            for line in parts_cut(config, parts):
-                print(f"note: scoring {line}", file=sys.stderr)
-        path, metrics = _evaluate(config, args, parts, transport)
+            for line in parts_cut(config, order.parts):
+                tell(f"note: scoring {line}")
+        rows = sum(getattr(config.data, f"{part}_rows") for part in order.parts) // transport.size
+        with Working("reading the model and scoring", rows, shown=transport.rank == 0) as work:
+            evaluation = evaluate(order, config, transport, warn, work.advance)
         if transport.rank == 0:
-            print(_as_json(path, args.part, metrics) if args.json else _as_table(path, args.part, metrics))
+            print(_as_json(evaluation, args) if args.json else _as_table(evaluation, args))
     return 0
 
 
-def _evaluate(
-    config: "Config", args: argparse.Namespace, parts: Sequence[str], transport: "Transport"
-) -> tuple[Path, "ClickMetrics"]:
-    import torch
+def _as_table(evaluation: "Evaluation", args: argparse.Namespace) -> str:
+    from dqrm_cpu.metrics.click import defined
 
-    from dqrm_cpu.data.loader import Loader
-    from dqrm_cpu.data.shards import shards_of
-    from dqrm_cpu.data.source import open_data
-    from dqrm_cpu.train.checkpoint import find_checkpoint
-    from dqrm_cpu.train.run_folder import checkpoints_folder
-    from dqrm_cpu.train.same_data import require_same_vocabulary
-    from dqrm_cpu.train.session import build_session, load_kernels, load_weights
-
-    path = find_checkpoint(checkpoints_folder(args.run_dir), args.checkpoint)
-    device = torch.device(config.device)
-    data = open_data(config)
-    warning = require_same_vocabulary(path, data, config.data.source)
-    if warning and transport.rank == 0:
-        print(f"warning: {warning}", file=sys.stderr)
-    session = build_session(config, load_kernels(config, device), data, transport, device)
-    load_weights(session, path)
-    # Training rows as they are stored, none left out: the data set of the session may thin them.
-    plain = open_data(replace(config, data=replace(config.data, reshuffle=False, sub_sample_rate=0.0)))
-    shards = shards_of(transport.rank, transport.size, config.comm.simulated_ranks)
-    batch_size = config.train.test_batch_size
-    names = {part: "training" if part == "train" else part for part in parts}
-    loaders = (Loader(plain.part(part), batch_size, shards, device, part_name=name) for part, name in names.items())
-    return path, session.evaluate(*loaders)
-
-
-def _as_table(path: Path, part: str, metrics: "ClickMetrics") -> str:
-    from dqrm_cpu.train.metrics import defined
-
+    metrics = evaluation.metrics
     left_out = f", without {metrics.skipped_rows:,} that are not sound" if metrics.skipped_rows else ""
+    how = f", calibrated ({args.calibrate})" if evaluation.calibration else ""
     why = f" (the rows have {metrics.why_no_auc})" if metrics.why_no_auc else ""
-    lines = [
-        f"{path} on {metrics.examples:,} {part} rows{left_out}",
-        f"  AUC                 {defined(metrics.auc, '.5f')}{why}",
+    headline = f"{evaluation.checkpoint} on {metrics.examples:,} {args.part} rows{left_out}{how}"
+    auc, *others = metric_lines(metrics)
+    lines = [headline, f"{auc}{why}", *others]
+    if evaluation.grouped is not None:
+        group = evaluation.grouped
+        counts = f"{group.groups:,} values of {args.group_by}, {group.rows:,} rows"
+        alike = f"; {group.groups_left_out:,} values, {group.rows_left_out:,} rows, of one label only"
+        lines.append(f"  GAUC                {defined(group.gauc, '.5f')} ({counts}{alike})")
+    if evaluation.slices is not None:
+        lines += ["", *_slice_lines(args.slice_by, *evaluation.slices)]
+    return "\n".join(lines)
+
+
+def _slice_lines(column: str, parts: "Sequence[Slice]", others: "ClickMetrics | None") -> list[str]:
+    """Writes a line of metrics for each value of a column, most frequent first, and one for the rows of all others."""
+    from dqrm_cpu.metrics.click import defined
+
+    named = [(f"{part.value}", part.metrics) for part in parts]
+    named += [("others", others)] if others is not None else []
+    width = max(len(f"id of {column}"), *(len(name) for name, _ in named)) if named else 0
+    return [
+        f"  {f'id of {column}':<{width}}        rows      AUC  log loss  calibration",
+        *(
+            f"  {name:<{width}}  {metrics.examples:>10,}{defined(metrics.auc, '9.5f')}"
+            f"{defined(metrics.log_loss, '10.5f')}{defined(metrics.calibration, '13.5f')}"
+            for name, metrics in named
+        ),
+    ]
+
+
+def metric_lines(metrics: "ClickMetrics") -> list[str]:
+    """Writes metrics below each other, AUC first."""
+    from dqrm_cpu.metrics.click import defined
+
+    return [
+        f"  AUC                 {defined(metrics.auc, '.5f')}",
         f"  accuracy            {defined(metrics.accuracy, '.3%')}",
         f"  log loss            {defined(metrics.log_loss, '.5f')}",
         f"  normalized entropy  {defined(metrics.normalized_entropy, '.5f')}",
         f"  calibration         {defined(metrics.calibration, '.5f')}",
     ]
-    return "\n".join(lines)
 
 
-def _as_json(path: Path, part: str, metrics: "ClickMetrics") -> str:
-    from dataclasses import asdict
-
+def _as_json(evaluation: "Evaluation", args: argparse.Namespace) -> str:
     from dqrm_cpu.train.metrics_row import strict_json
 
-    document = {"checkpoint": str(path), "part": part, **asdict(metrics)}
+    document: dict[str, Any] = {
+        "checkpoint": str(evaluation.checkpoint),
+        "part": args.part,
+        **evaluation.metrics.as_dict(),
+    }
+    if evaluation.calibration is not None:
+        document["calibrated_by"] = args.calibrate
+    if evaluation.grouped is not None:
+        document["grouped"] = strict_json({"column": args.group_by, **asdict(evaluation.grouped)})
+    if evaluation.slices is not None:
+        parts, others = evaluation.slices
+        rows: list[Mapping[str, Any]] = [{"id": part.value, **part.metrics.as_dict()} for part in parts]
+        document["slices"] = {
+            "column": args.slice_by,
+            "values": [strict_json(row) for row in rows],
+            "others": None if others is None else strict_json(others.as_dict()),
+        }
     return json.dumps(strict_json(document), indent=2, allow_nan=False)

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import importlib
+import io
 import os
 import select
 import sys
@@ -14,13 +15,17 @@ from dqrm_cpu import __version__
 from dqrm_cpu.base.signals import StoppedBySignal
 from dqrm_cpu.cli.parser import Parser, Subparsers, UsageError
 from dqrm_cpu.comm.transports.launch import detect_launch
-from dqrm_cpu.config.names import nearest, option_mistake
+from dqrm_cpu.config.load import nearest, option_mistake
+from dqrm_cpu.config.schema import SECTIONS
 from dqrm_cpu.errors import ConfigError, DqrmError
 
 COMMANDS = (
     "train",
     "evaluate",
+    "predict",
     "compress",
+    "export",
+    "serve",
     "prepare",
     "data",
     "reproduce",
@@ -29,10 +34,21 @@ COMMANDS = (
     "doctor",
     "bench",
     "plan",
+    "completion",
 )
 """Each is a module of dqrm_cpu.cli."""
 
 _PROGRAM = "dqrm-cpu"
+_FIRST_STEPS = """\
+first steps:
+  dqrm-cpu train                                     a small INT4 model on generated clicks, in a minute
+  dqrm-cpu prepare log.csv --suggest schema.toml     your own log: describe its columns, look that over, then
+  dqrm-cpu prepare log.csv --schema schema.toml --out data/mine
+  dqrm-cpu train --data data/mine --tune 8 --run-dir runs/mine
+  dqrm-cpu evaluate runs/mine
+  dqrm-cpu predict runs/mine new.csv --out scores.csv
+
+dqrm-cpu help COMMAND says more, with examples."""
 _STATUS_ERROR = 1
 _STATUS_USAGE = 2
 _STATUS_INTERRUPTED = 130
@@ -40,7 +56,7 @@ _STATUS_BROKEN_PIPE = 141
 
 
 class Command(Protocol):
-    """What the module of a sub-command offers. It imports torch only inside `run`: help is instant."""
+    """The interface of a sub-command's module. It imports torch only inside `run`: help is instant."""
 
     def add_parser(self, subparsers: Subparsers) -> None:
         """Adds a parser named after the command."""
@@ -82,10 +98,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run_command(argv: list[str]) -> int:
+    if not argv or argv[0] == "help":
+        argv = _help_asked(argv[1:])
     if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
         near = nearest(argv[0], COMMANDS)
         hint = f"; nearest is {near}" if near else ""
         raise UsageError(f"unknown command {argv[0]}{hint}; there are {', '.join(COMMANDS)}")
+    if argv and argv[0].startswith("-") and argv[0] not in ("-h", "--help", "--version"):
+        raise UsageError(f"{argv[0]} stands before a command; first name one of {', '.join(COMMANDS)}")
     # Only the chosen command is imported; help lists them all.
     names = argv[:1] if argv and argv[0] in COMMANDS else COMMANDS
     modules = {name: cast(Command, importlib.import_module(f"dqrm_cpu.cli.{name}")) for name in names}
@@ -96,37 +116,60 @@ def _run_command(argv: list[str]) -> int:
         args, unknown = parser.parse_known_args(argv)
     except SystemExit as stop:  # --help and --version were printed
         return int(stop.code or 0)
-    if args.command is None:
-        raise UsageError(f"which command? {', '.join(COMMANDS)}; {_PROGRAM} --help says what they do")
     if unknown:
         raise UsageError(_unknown_arguments(unknown, subparsers.choices[args.command]))
     return modules[args.command].run(args)
+
+
+def _help_asked(words: list[str]) -> list[str]:
+    """Returns the arguments that show help on a command, and on a section of its settings or an action of its."""
+    return [*words, "--help"] if words[:1] == ["data"] else [*words[:1], "--help", *words[1:]]
 
 
 def _root_parser() -> tuple[Parser, Subparsers]:
     parser = Parser(prog=_PROGRAM, description="Train DLRM click models in INT4 on CPUs.")
     parser.add_argument("--version", action="version", version=f"{_PROGRAM} {__version__}", help="show the version")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    parser.epilog = f"{_PROGRAM} COMMAND --help says more. To begin with: {_PROGRAM} train --preset demo"
+    parser.epilog = _FIRST_STEPS
     return parser, subparsers
 
 
-def _unknown_arguments(unknown: list[str], parser: argparse.ArgumentParser) -> str:
-    known = [option for action in parser._actions for option in action.option_strings]
-    said = []
+def _unknown_arguments(unknown: list[str], parser: Parser) -> str:
+    mistakes = []
     for position, argument in enumerate(unknown):
         if argument.startswith("-"):
             option, _, _ = argument.partition("=")
             following = unknown[position + 1 : position + 2]
             value = [text for text in following if not text.startswith("-") and "=" not in argument]
-            said.append(f"{' '.join([argument, *value])}: {option_mistake(option, known)}")
-    if not said:
-        said = [f"{' '.join(unknown)}: not expected here; settings are given as --SECTION.KEY VALUE"]
-    return said[0] if len(said) == 1 else f"{len(said)} mistakes:\n  " + "\n  ".join(said)
+            mistakes.append(f"{' '.join([argument, *value])}: {_option_mistake(option, parser)}")
+    if not mistakes:
+        hint = f"{parser.prog} --help says what is"
+        if parser.page_names():
+            is_data = (Path(unknown[0]) / "manifest.json").exists()
+            hint = (
+                f"a data set is given as --data {unknown[0]}"
+                if is_data
+                else "settings are given as --SECTION.KEY VALUE"
+            )
+        mistakes = [f"{' '.join(unknown)}: not expected here; {hint}"]
+    return mistakes[0] if len(mistakes) == 1 else f"{len(mistakes)} mistakes:\n  " + "\n  ".join(mistakes)
+
+
+def _option_mistake(option: str, parser: Parser) -> str:
+    if option.partition("=")[0] == "--run-dir":
+        return f"unknown option; the run is given without one: {parser.usage_line()}"
+    actions = [action for action in parser._actions if "--help" not in action.option_strings]
+    known = [name for action in actions for name in action.option_strings]
+    if parser.page_names():
+        return option_mistake(option, known)
+    near = nearest(option, known)
+    if option.partition(".")[0].removeprefix("--") in SECTIONS:
+        return f"no option of {parser.prog}, which takes no settings; {parser.prog} --help lists the options"
+    return f"unknown option; nearest is {near}" if near else f"unknown option; {parser.prog} --help lists the options"
 
 
 def _report_mistake(error: Exception, unanimous: bool, status: int) -> int:
-    """Told once where every rank makes it: they share the command line, or agreed on the error."""
+    """Reports once what every rank runs into: they share the command line, or agreed on the error."""
     return status if unanimous and _rank() > 0 else _report(error, status)
 
 
@@ -154,7 +197,7 @@ def _report(message: object, status: int, label: str = "error: ") -> int:
 
 
 def _flush_or_discard(stream: TextIO) -> None:
-    """The interpreter flushes what could not be written once more at exit, and would end with a status of its own."""
+    """Flushes, or discards what cannot be written: at exit Python would try again, and end with a status of its own."""
     try:
         stream.flush()
     except OSError:
@@ -163,7 +206,7 @@ def _flush_or_discard(stream: TextIO) -> None:
 
 
 def _open_standard_streams() -> None:
-    """A stream that was closed (2>&-) is no reason to fail, and its number must not fall to the next opened file."""
+    """Opens streams that were closed (2>&-), whose numbers must not fall to the next opened file."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -171,10 +214,13 @@ def _open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115
     sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError):  # what a terminal cannot show, as with LANG=C, ends nothing
+            cast(io.TextIOWrapper, stream).reconfigure(errors="backslashreplace")
 
 
 def _reader_is_gone() -> bool:
-    """Whether it was standard output that broke, rather than a socket between ranks."""
+    """Tells whether it was standard output that broke, rather than a socket between ranks."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))

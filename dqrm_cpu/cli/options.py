@@ -1,62 +1,80 @@
 """The options of every command that takes a configuration, built from the settings themselves."""
 
 import argparse
+import sys
 from pathlib import Path
 
+from dqrm_cpu.api.settings import GivenSettings
 from dqrm_cpu.cli.parser import Parser
-from dqrm_cpu.config.load import load_given_config
 from dqrm_cpu.config.presets import PRESETS, preset_config
-from dqrm_cpu.config.schema import ENTRIES, SECTIONS, Config, flatten
-from dqrm_cpu.config.setting import Entry, Kind, Value, value_text
-from dqrm_cpu.data.store.follow import follow_data
+from dqrm_cpu.config.schema import SECTIONS, SETTINGS, Config, flatten
+from dqrm_cpu.config.setting import Setting, Value, value_text
 
 _LONGEST_DEFAULT = 40
 
 
 def add_config_options(parser: Parser) -> None:
-    """--preset, --config, the common settings, and a page of help per section."""
+    """Adds --preset, --config, the common settings, and a page of help per section."""
     presets = {name: flatten(preset_config(name)) for name in PRESETS}
     parser.add_argument("--preset", metavar="NAME", help=f"start from {' | '.join(PRESETS)} (default: demo)")
     parser.add_argument(
         "--config", metavar="FILE", type=Path, help="TOML file; it overrules the preset, options overrule it"
     )
-    for option, entry in _common_entries().items():
-        _add_option(parser, option, entry, presets)
+    for option, setting in _common_settings().items():
+        _add_option(parser, option, setting, presets)
     for name, kind in SECTIONS.items():
-        page = parser.add_page(name, str(kind.__doc__))
-        for entry in ENTRIES.values():
-            if entry.section == name:
-                _add_option(page, entry.option, entry, presets)
+        # Behind the colon of the docstring stands what the section decides.
+        page = parser.add_page(name, str(kind.__doc__).rpartition(": ")[2])
+        for setting in SETTINGS.values():
+            if setting.section == name:
+                _add_option(page, setting.option, setting, presets)
 
 
 def config_from_args(args: argparse.Namespace) -> Config:
-    """The configuration that the options of `add_config_options` name; a prepared data set fills in its sizes."""
-    return follow_data(*load_given_config(args.preset, args.config, option_texts(args)))
+    """Loads the configuration that options of `add_config_options` name; a prepared data set fills in its sizes."""
+    return given_settings(args).load().config
+
+
+def given_settings(args: argparse.Namespace) -> GivenSettings:
+    """Returns the settings that options of `add_config_options` name."""
+    return GivenSettings(option_texts(args), args.preset, args.config)
 
 
 def option_texts(args: argparse.Namespace) -> dict[str, str]:
-    """The settings that were given as options: dotted keys and texts."""
+    """Returns the settings that were given as options: dotted keys and texts."""
     given = vars(args)
-    return {key: given[key] for key in ENTRIES if key != "preset" and given.get(key) is not None}
+    return {key: given[key] for key in SETTINGS if key != "preset" and given.get(key) is not None}
 
 
-def _common_entries() -> dict[str, Entry]:
-    """Options of the first page: those of no section, and --data, short for --data.source."""
-    top_level = {entry.option: entry for entry in ENTRIES.values() if not entry.section and entry.key != "preset"}
-    return {"--data": ENTRIES["data.source"], **top_level}
+def tell(text: str) -> None:
+    """Writes a line beside the output."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def warn(text: str) -> None:
+    """Writes a warning beside the output."""
+    tell(f"warning: {text}")
+
+
+def _common_settings() -> dict[str, Setting]:
+    """Returns the options of the first page: those of no section, and --data, short for --data.source."""
+    top_level = {
+        setting.option: setting for setting in SETTINGS.values() if not setting.section and setting.key != "preset"
+    }
+    return {"--data": SETTINGS["data.source"], **top_level}
 
 
 def _add_option(
-    group: argparse._ActionsContainer, option: str, entry: Entry, presets: dict[str, dict[str, Value]]
+    group: argparse._ActionsContainer, option: str, setting: Setting, presets: dict[str, dict[str, Value]]
 ) -> None:
-    defaults = {name: values[entry.key] for name, values in presets.items()}
-    help_text = f"{entry.setting.help}\n{_range_text(entry)}default: {_default_text(defaults)}"
+    defaults = {name: values[setting.key] for name, values in presets.items()}
+    help_text = f"{setting.help}\n{_range_text(setting)}default: {_default_text(defaults) or 'empty'}"
     # Every value stays the text that was typed: the configuration parses it, and quotes it in its errors.
-    group.add_argument(option, dest=entry.key, metavar=_metavar(entry), help=help_text.replace("%", "%%"))
+    group.add_argument(option, dest=setting.key, metavar=_metavar(setting), help=help_text.replace("%", "%%"))
 
 
-def _range_text(entry: Entry) -> str:
-    return "" if entry.kind is Kind.STR and not entry.setting.choices else f"{entry.describe()}; "
+def _range_text(setting: Setting) -> str:
+    return "" if setting.item is str and not setting.choices else f"{setting.describe()}; "
 
 
 def _default_text(defaults: dict[str, Value]) -> str:
@@ -70,6 +88,6 @@ def _default_text(defaults: dict[str, Value]) -> str:
     return ", ".join(f"{text} ({', '.join(presets)})" for text, presets in presets_of.items())
 
 
-def _metavar(entry: Entry) -> str:
-    names = {Kind.BOOL: "BOOL", Kind.INT: "N", Kind.FLOAT: "X", Kind.STR: "NAME"}
-    return {**names, Kind.INTS: "N,N,...", Kind.FLOATS: "X,X,..."}[entry.kind]
+def _metavar(setting: Setting) -> str:
+    name = {bool: "BOOL", int: "N", float: "X", str: "NAME"}[setting.item]
+    return f"{name},{name},..." if setting.is_list else name

@@ -4,8 +4,12 @@ import argparse
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
+
+from dqrm_cpu.base.files import begins_with
+from dqrm_cpu.config.load import nearest
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[Parser]"
 
@@ -18,8 +22,28 @@ class UsageError(Exception):
     """The command line itself is wrong: exit status 2."""
 
 
+def require_replaceable(option: str, path: Path | None, kind: str, mark: bytes, at: int = 0) -> None:
+    """Refuses to write over a file that is no former result, which has `mark` at its byte `at`."""
+    if path is not None and path.exists() and not begins_with(path, mark, at):
+        what = "a folder" if path.is_dir() else f"there already, and no {kind}"
+        raise UsageError(f"{option} {path} is {what}; give another name")
+
+
+def whole_number(minimum: int, maximum: int = 2**63 - 1) -> Callable[[str], int]:
+    """Makes the type of an option: a whole number from `minimum` to `maximum`."""
+
+    def parse(text: str) -> int:
+        digits = text.strip().replace("_", "").replace(",", "")
+        if not digits.isdecimal() or not minimum <= int(digits) <= maximum:
+            upper = "on" if maximum == 2**63 - 1 else f"to {maximum:,}"
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {minimum} {upper}")
+        return int(digits)
+
+    return parse
+
+
 class Parser(argparse.ArgumentParser):
-    """Abbreviations are off: a new option must never change what an old command line means."""
+    """A parser without abbreviations: a new option must never change what an old command line means."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", _Formatter)
@@ -28,21 +52,30 @@ class Parser(argparse.ArgumentParser):
         self._help = self.add_argument("-h", "--help", action=_HelpAction, help="show this help and exit")
 
     def add_page(self, name: str, about: str) -> argparse._ArgumentGroup:
-        """A group of options that `--help NAME` shows and plain help only names."""
+        """Adds a group of options that `--help NAME` shows and plain help only names."""
         self._help.nargs, self._help.metavar = "?", "SECTION"
         self._help.help = "show this help, or that of a section, or --help all of it"
         page = self.add_argument_group(f"[{name}] {about[:1].lower()}{about[1:].removesuffix('.')}")
         self._pages[name] = page
         return page
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Refuses what is no choice in the words of a setting that has choices."""
+        if action.choices is not None and value not in action.choices:
+            choices = list(map(str, action.choices))
+            near = nearest(str(value), choices)
+            hint = f"; nearest is {near}" if near else ""
+            name = action.option_strings[-1] if action.option_strings else action.metavar or action.dest
+            raise UsageError(f"{name} {value}: no such choice{hint}; allowed: {' | '.join(choices)}")
+
     def error(self, message: str) -> NoReturn:
-        """argparse would print its usage and exit; here the caller reports."""
+        """Raises; argparse would print its usage and exit, here the caller reports."""
         raise UsageError(f"{message}; {self.prog} --help lists the options")
 
     def format_help(self) -> str:
-        """The first page: what every run may want, the names of the other pages, examples."""
+        """Formats the first page: what every run may want, the names of the other pages, examples."""
         formatter = self._get_formatter()
-        formatter.add_text(f"usage: {self._usage_line()}")
+        formatter.add_text(f"usage: {self.usage_line()}")
         formatter.add_text(self.description)
         for group in self._action_groups:
             if group not in self._pages.values() and group._group_actions:
@@ -53,7 +86,7 @@ class Parser(argparse.ArgumentParser):
         return formatter.format_help()
 
     def format_page(self, name: str) -> str:
-        """The help of one page, or of all."""
+        """Formats the help of one page, or of all."""
         if name == _ALL_PAGES:
             return "\n".join([self.format_help(), *(self.format_page(page) for page in self._pages)])
         formatter = self._get_formatter()
@@ -61,10 +94,11 @@ class Parser(argparse.ArgumentParser):
         return formatter.format_help()
 
     def page_names(self) -> tuple[str, ...]:
-        """What `--help` may be followed by."""
+        """Returns what `--help` may be followed by."""
         return (*self._pages, _ALL_PAGES) if self._pages else ()
 
-    def _usage_line(self) -> str:
+    def usage_line(self) -> str:
+        """Writes the command with what it takes, in one line."""
         if any(isinstance(action, argparse._SubParsersAction) for action in self._actions):
             return f"{self.prog} COMMAND [options]"
         formatter = self._get_formatter()
@@ -86,7 +120,7 @@ def _add_group(formatter: argparse.HelpFormatter, group: argparse._ArgumentGroup
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Keeps line breaks, and is as wide as the terminal up to 100 columns."""
+    """A help formatter that keeps line breaks, and is as wide as the terminal up to 100 columns."""
 
     def __init__(self, prog: str) -> None:
         width = min(_WIDEST_HELP, shutil.get_terminal_size().columns)
@@ -106,7 +140,7 @@ class _Formatter(argparse.HelpFormatter):
 
 
 class _HelpAction(argparse.Action):
-    """--help [PAGE]"""
+    """The option --help, which may be followed by the name of a page."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:  # noqa: A002
         super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, help=help)

@@ -1,18 +1,19 @@
 """`dqrm-cpu plan`: what more nodes and another network would bring, from a quick measurement of this machine."""
 
 import argparse
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from dqrm_cpu.cli.parser import Subparsers, UsageError
+from dqrm_cpu.base.wording import counted
+from dqrm_cpu.cli.parser import Subparsers, UsageError, whole_number
 
 if TYPE_CHECKING:
-    from dqrm_cpu.bench.plan import Check, PlanTask
-    from dqrm_cpu.bench.plan_profile import Profile
+    from dqrm_cpu.lab.planning.prediction import Check, PlanTask
+    from dqrm_cpu.lab.planning.rank_costs import RankCosts
 
 _CASES = ("kaggle_2048", "terabyte_2048")
 _MOST_NODES = 4096
+_MOST_LATENCY_US = 1_000_000
 
 _EPILOG = """\
 examples:
@@ -24,48 +25,56 @@ is computed. docs/planning.md says how, and how far to trust it."""
 
 
 def add_parser(subparsers: Subparsers) -> None:
-    """The command's options."""
+    """Adds the command's options."""
     about = "what more nodes and another network would bring"
     parser = subparsers.add_parser("plan", help=about, description=f"{about[0].upper()}{about[1:]}.", epilog=_EPILOG)
     parser.add_argument("--nodes", metavar="N,...", default="2,8,64", help="one rank on each (default: 2,8,64)")
     parser.add_argument("--gbps", metavar="G,...", default="10,25,100", help="of a node's link (default: 10,25,100)")
     parser.add_argument("--latency-us", metavar="US", type=float, default=20.0, help="of a message (default: 20)")
     parser.add_argument("--case", metavar="NAME", choices=_CASES, default="terabyte_2048", help=" or ".join(_CASES))
-    parser.add_argument("--batch", metavar="N", type=int, default=2048, help="examples of a node in a step")
-    parser.add_argument("--threads", metavar="N", type=int, help="of the rank of a node (default: every core)")
-    parser.add_argument("--quick", action="store_true", help="small tables and batch; the figures mean nothing")
+    parser.add_argument("--batch", metavar="N", type=whole_number(1), default=2048, help="examples of a node in a step")
+    parser.add_argument(
+        "--threads", metavar="N", type=whole_number(1), help="of the rank of a node (default: every core)"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="small tables and batch, half a minute; the figures mean nothing"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Measures, then prints; the exit status does not judge."""
     nodes = [_number(text, "--nodes", 2, _MOST_NODES) for text in args.nodes.split(",")]
     links = [_number(text, "--gbps", 1, 100_000) for text in args.gbps.split(",")]
-    if not (args.latency_us >= 0 and args.batch >= 1 and (args.threads is None or args.threads >= 1)):
-        raise UsageError("--latency-us must not be below 0, --batch and --threads not below 1")
-    from dqrm_cpu.bench.plan import PlanTask, check_here
-    from dqrm_cpu.profile.hardware import fingerprint
+    if not 0 <= args.latency_us < _MOST_LATENCY_US:
+        raise UsageError(f"--latency-us {args.latency_us:g}: a number from 0 to {_MOST_LATENCY_US:,}")
+    from dqrm_cpu.base.hardware import fingerprint
+    from dqrm_cpu.cli.working import Working
+    from dqrm_cpu.lab.planning.prediction import PlanTask, check_here
 
     cores = fingerprint().usable_cores
     task = PlanTask(args.case, args.batch, args.threads or cores, args.quick)
-    print("measuring one rank, then two beside each other", file=sys.stderr, flush=True)
-    profile = _measure(task)
-    print(format_plan(profile, nodes, links, args.latency_us))
-    check = check_here(PlanTask(args.case, args.batch, max(1, cores // 2), args.quick))
+    with Working("measuring one rank"):
+        costs = _measure(task)
+    if args.quick:
+        print(f"quick: small tables and {costs.batch} examples in a step; the figures mean nothing\n")
+    print(format_plan(costs, nodes, links, args.latency_us))
+    with Working("measuring two ranks beside each other"):
+        check = check_here(PlanTask(args.case, args.batch, max(1, cores // 2), args.quick))
     print(format_check(check, max(1, cores // 2)))
     return 0
 
 
-def _measure(task: "PlanTask") -> "Profile":
+def _measure(task: "PlanTask") -> "RankCosts":
     import torch
 
-    from dqrm_cpu.bench.exchange_step import step_case
-    from dqrm_cpu.bench.plan import BATCHES, plan_case
-    from dqrm_cpu.bench.plan_profile import measure_profile
-    from dqrm_cpu.bench.pool import make_pool
+    from dqrm_cpu.lab.bench.exchange.rank_steps import step_case
+    from dqrm_cpu.lab.bench.harness.batch_pool import make_pool
+    from dqrm_cpu.lab.planning.prediction import BATCHES, plan_case
+    from dqrm_cpu.lab.planning.rank_costs import measure_costs
 
     torch.set_num_threads(task.threads)
     case = step_case(plan_case(task))
-    return measure_profile(case, make_pool(case.config.model, case.batch_size, BATCHES, case.config.seed))
+    return measure_costs(case, make_pool(case.config.model, case.batch_size, BATCHES, case.config.seed))
 
 
 def _number(text: str, option: str, least: int, most: int) -> int:
@@ -78,49 +87,49 @@ def _number(text: str, option: str, least: int, most: int) -> int:
     return value
 
 
-def format_plan(profile: "Profile", nodes: list[int], links: list[int], latency_us: float) -> str:
-    """What was measured, and a row for each number of nodes, link and wire."""
-    return "\n".join([*_measured(profile), "", *_predicted(profile, nodes, links, latency_us), ""])
+def format_plan(costs: "RankCosts", nodes: list[int], links: list[int], latency_us: float) -> str:
+    """Formats what was measured, and a row for each number of nodes, link and wire."""
+    return "\n".join([*_measured(costs), "", *_predicted(costs, nodes, links, latency_us), ""])
 
 
-def _measured(profile: "Profile") -> Iterator[str]:
-    from dqrm_cpu.bench.plan_profile import MERGED
+def _measured(costs: "RankCosts") -> Iterator[str]:
+    from dqrm_cpu.lab.planning.rank_costs import MERGED
 
-    yield f"measured here: one rank, {profile.threads} threads, {profile.batch} examples in a step; milliseconds"
-    yield f"  forward and backward {profile.compute_s * 1e3:.2f}, coalesce {profile.coalesce_s * 1e3:.2f}"
+    yield f"measured here: one rank, {counted(costs.threads, 'thread')}, {costs.batch} examples in a step; milliseconds"
+    yield f"  forward and backward {costs.compute_s * 1e3:.2f}, coalesce {costs.coalesce_s * 1e3:.2f}"
     few, many = MERGED
-    for wire, found in profile.wires.items():
-        (merge_few, merge_many), (update_few, update_many) = found.merge_s, found.update_s
+    for wire, cost in costs.wires.items():
+        (merge_few, merge_many), (update_few, update_many) = cost.merge_s, cost.update_s
         yield (
-            f"  {wire:<9}  quantize {found.quantize_s * 1e3:.2f}, merge of {few} ranks {merge_few * 1e3:.2f}, "
+            f"  {wire:<9}  quantize {cost.quantize_s * 1e3:.2f}, merge of {few} ranks {merge_few * 1e3:.2f}, "
             f"of {many} {merge_many * 1e3:.2f}, update {update_few * 1e3:.2f} and {update_many * 1e3:.2f}; "
-            f"a message of {found.message_bytes / 1e6:.2f} MB"
+            f"a message of {cost.message_bytes / 1e6:.2f} MB"
         )
 
 
-def _predicted(profile: "Profile", nodes: list[int], links: list[int], latency_us: float) -> Iterator[str]:
-    from dqrm_cpu.bench.plan import predict
-    from dqrm_cpu.comm.network import Network
+def _predicted(costs: "RankCosts", nodes: list[int], links: list[int], latency_us: float) -> Iterator[str]:
+    from dqrm_cpu.lab.planning.network import Network
+    from dqrm_cpu.lab.planning.prediction import predict
 
-    yield f"computed: {profile.batch} examples on every node, messages of {latency_us:g} us, MLP gradients in FP32"
+    yield f"computed: {costs.batch} examples on every node, messages of {latency_us:g} us, MLP gradients in FP32"
     yield "  nodes   Gb/s  wire        ms/step   of which network   MB to each node   examples/s"
     for count in nodes:
         for link in links:
             network = Network(latency_us * 1e-6, link * 1e9 / 8)
-            for wire in profile.wires:
-                found = predict(profile, wire, count, network)
+            for wire in costs.wires:
+                prediction = predict(costs, wire, count, network)
                 yield (
-                    f"  {count:>5}  {link:>5}  {wire:<9}  {found.step_s * 1e3:>8.2f}   "
-                    f"{(found.wire_s + found.mlp_wire_s) * 1e3:>16.2f}   "
-                    f"{(found.table_bytes + found.mlp_bytes) / 1e6:>15.2f}   "
-                    f"{count * profile.batch / found.step_s:>10,.0f}"
+                    f"  {count:>5}  {link:>5}  {wire:<9}  {prediction.step_s * 1e3:>8.2f}   "
+                    f"{(prediction.wire_s + prediction.mlp_wire_s) * 1e3:>16.2f}   "
+                    f"{(prediction.table_bytes + prediction.mlp_bytes) / 1e6:>15.2f}   "
+                    f"{count * costs.batch / prediction.step_s:>10,.0f}"
                 )
 
 
 def format_check(check: "Check", threads: int) -> str:
-    """The model beside two real ranks."""
+    """Formats the model's prediction beside the times of two real ranks."""
     lines = [
-        f"checked here: 2 ranks over {check.transport}, {threads} threads each; between them "
+        f"checked here: 2 ranks over {check.transport}, {counted(threads, 'thread')} each; between them "
         f"{check.network.latency_s * 1e6:.0f} us and {check.network.bytes_per_s * 8e-9:.1f} Gb/s, as measured",
         "  wire        measured   predicted   predicted / measured",
     ]

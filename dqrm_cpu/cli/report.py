@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from dqrm_cpu.cli.parser import Subparsers
+from dqrm_cpu.cli.parser import Subparsers, UsageError, require_replaceable
 
 _PAGE = "report.html"
 
@@ -18,7 +18,7 @@ How to read it: docs/profiling.md."""
 
 
 def add_parser(subparsers: Subparsers) -> None:
-    """The command's options."""
+    """Adds the command's options."""
     about = "show runs as one HTML file that opens anywhere"
     parser = subparsers.add_parser("report", help=about, description=f"{about[0].upper()}{about[1:]}.", epilog=_EPILOG)
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folders, also of runs still going on")
@@ -29,13 +29,22 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints what it wrote."""
+    """Prints what it wrote, and days that follow each other as a table."""
+    from dqrm_cpu.cli.data_tables import table
+    from dqrm_cpu.cli.working import Working
     from dqrm_cpu.report.build import build_report
 
+    twice = next((path for path in args.runs if args.runs.count(path) > 1), None)
+    if twice is not None:
+        raise UsageError(f"{twice} is named twice")
+    require_replaceable("--out", args.out, "page", b"<!")
     default = args.runs[0] / _PAGE if len(args.runs) == 1 else Path(_PAGE)
-    written, warnings = build_report(args.runs, args.out or default, args.png)
-    for text in warnings:
+    with Working("reading the logs and writing the page"):
+        built = build_report(args.runs, args.out or default, args.png)
+    for text in built.warnings:
         print(f"warning: {text}", file=sys.stderr)
-    for path in written:
+    if built.days:
+        print(table(built.days, left=1))
+    for path in built.files:
         print(path)
     return 0

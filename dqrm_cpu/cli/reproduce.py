@@ -6,18 +6,20 @@ import shlex
 import signal
 import sys
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dqrm_cpu.cli.parser import Subparsers, UsageError
+from dqrm_cpu.base.wording import counted
+from dqrm_cpu.cli.options import tell
+from dqrm_cpu.cli.parser import Subparsers, UsageError, whole_number
 from dqrm_cpu.comm.transports.launch import detect_launch
-from dqrm_cpu.config.names import nearest
+from dqrm_cpu.config.load import nearest
 
 if TYPE_CHECKING:
-    from dqrm_cpu.experiments.experiment import Experiment
-    from dqrm_cpu.experiments.job import Job, Planned
-    from dqrm_cpu.experiments.request import Request
-    from dqrm_cpu.experiments.runner import Found
+    from dqrm_cpu.lab.reproduce.experiments.definition import Experiment
+    from dqrm_cpu.lab.reproduce.outcome import RunResult
+    from dqrm_cpu.lab.reproduce.plan import Job, PlannedExperiment, ReproduceRequest
 
 _SYNTHETIC, _MOVIELENS = "synthetic", "movielens"
 
@@ -39,10 +41,11 @@ examples:
 
 
 def add_parser(subparsers: Subparsers) -> None:
-    """The command's options."""
+    """Adds the command's options."""
     parser = subparsers.add_parser(
         "reproduce", help="run the paper's tables and figures", description=_ABOUT, epilog=_EPILOG
     )
+    positive = whole_number(1)
     parser.add_argument("names", metavar="NAME", nargs="*", help="an experiment, several, or all")
     parser.add_argument("--list", action="store_true", help="show the experiments with their estimated time, and exit")
     parser.add_argument(
@@ -58,11 +61,11 @@ def add_parser(subparsers: Subparsers) -> None:
         default="small",
         help="small: minutes a table (default) | paper: the paper's sizes, days | smoke: seconds a run",
     )
-    parser.add_argument("--seeds", metavar="N", type=_positive, default=3, help="seeds 1 to N of each (default: 3)")
+    parser.add_argument("--seeds", metavar="N", type=positive, default=3, help="seeds 1 to N of each (default: 3)")
     parser.add_argument(
         "--out", metavar="DIR", type=Path, default=Path("reproduced"), help="results and runs (default: reproduced)"
     )
-    parser.add_argument("--threads", metavar="N", type=_positive, default=0, help="threads (default: every core)")
+    parser.add_argument("--threads", metavar="N", type=positive, default=0, help="threads (default: every core)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -71,9 +74,11 @@ def run(args: argparse.Namespace) -> int:
 
     if detect_launch(os.environ).size > 1:
         raise UsageError("reproduce runs in one process and simulates ranks where it needs them; leave out mpirun")
+    if args.out.is_file():
+        raise UsageError(f"--out {args.out} is a file; give a folder")
     experiments = _experiments(args)
     request = _request(args)
-    from dqrm_cpu.experiments.job import plan
+    from dqrm_cpu.lab.reproduce.plan import plan
 
     planned = plan(experiments, request)
     if args.list:
@@ -82,63 +87,64 @@ def run(args: argparse.Namespace) -> int:
     return _run(planned, request)
 
 
-def _run(planned: "list[Planned]", request: "Request") -> int:
+def _run(planned: "list[PlannedExperiment]", request: "ReproduceRequest") -> int:
+    from dqrm_cpu.api.ranks import gathered_environment, opened_transport
     from dqrm_cpu.base.lock import FolderLock
-    from dqrm_cpu.cli.ranks import gathered_environment, opened_transport
-    from dqrm_cpu.comm.transports.single import SingleTransport
+    from dqrm_cpu.comm.transport import SingleTransport
     from dqrm_cpu.errors import ConfigError
-    from dqrm_cpu.experiments.job import jobs_of
-    from dqrm_cpu.experiments.runner import Stopped, Surroundings, run_jobs
-    from dqrm_cpu.report.style import load_matplotlib
+    from dqrm_cpu.lab.reproduce.plan import jobs_of
+    from dqrm_cpu.lab.reproduce.runner import JobContext, Stopped, run_jobs
+    from dqrm_cpu.report.paper import load_matplotlib
 
     load_matplotlib()  # before hours of training rather than after
     jobs = jobs_of(planned)
     request.out.mkdir(parents=True, exist_ok=True)
     terminal = _Terminal()
-    around = Surroundings(request.out, gathered_environment(SingleTransport()), opened_transport, terminal)
+    context = JobContext(
+        request.out, gathered_environment(SingleTransport()), partial(opened_transport, note=tell), terminal
+    )
     try:
         refusal = f"another dqrm-cpu reproduce works in {request.out}; wait for it, or give another --out"
         with FolderLock(request.out, ".lock", refusal, ConfigError):
-            found = run_jobs(jobs, around)
+            results = run_jobs(jobs, context)
     finally:
         terminal.close()
-    if isinstance(found, Stopped):
-        print(f"stopped by {found.signal}; everything is saved, the same command goes on", file=sys.stderr)
-        return 128 + getattr(signal, found.signal, signal.SIGINT)
-    _write(planned, found, request)
+    if isinstance(results, Stopped):
+        print(f"stopped by {results.signal}; everything is saved, the same command goes on", file=sys.stderr)
+        return 128 + getattr(signal, results.signal, signal.SIGINT)
+    _write(planned, results, request)
     return 0
 
 
-def _write(planned: "list[Planned]", found: "dict[str, Found]", request: "Request") -> None:
+def _write(planned: "list[PlannedExperiment]", results: "dict[str, RunResult]", request: "ReproduceRequest") -> None:
     from dqrm_cpu.base.files import replace_file
     from dqrm_cpu.errors import TrainingError
-    from dqrm_cpu.experiments.figures import figures_of
-    from dqrm_cpu.experiments.page import html_page
-    from dqrm_cpu.experiments.write_results import results_page, write_tables
-    from dqrm_cpu.report.style import png
+    from dqrm_cpu.lab.reproduce.figures import figures_of
+    from dqrm_cpu.lab.reproduce.results import html_page, results_page, write_tables
+    from dqrm_cpu.report.paper import png
 
-    written = write_tables(planned, found, request)
+    written = write_tables(planned, results, request.out)
     command = f"dqrm-cpu {shlex.join(sys.argv[1:])}"
     out = request.out
     for one in planned:
-        for figure in figures_of(one, found, out):
+        for figure in figures_of(one, results, out):
             replace_file(out / f"{figure.key}.png", [png(figure)], TrainingError)
     replace_file(out / "results.md", [results_page(written, request, command, _machine()).encode()], TrainingError)
-    replace_file(out / "index.html", [html_page(written, found, request, command).encode()], TrainingError)
+    replace_file(out / "index.html", [html_page(written, results, request, command).encode()], TrainingError)
     for made in written:
         print(made.markdown())
     print(f"written: {out}/index.html, results.md, and .md, .csv, .png of each", file=sys.stderr)
 
 
 def _machine() -> str:
-    from dqrm_cpu.profile.hardware import fingerprint
+    from dqrm_cpu.base.hardware import fingerprint
 
     machine = fingerprint()
-    return f"{machine.usable_cores} cores of {machine.cpu_model}"
+    return f"{counted(machine.usable_cores, 'core')} of {machine.cpu_model}"
 
 
 def _experiments(args: argparse.Namespace) -> "list[Experiment]":
-    from dqrm_cpu.experiments.catalogue import ALL, EXPERIMENTS
+    from dqrm_cpu.lab.reproduce.experiments.catalogue import ALL, EXPERIMENTS
 
     if not args.names and not args.list:
         raise UsageError(f"which experiment? {', '.join(EXPERIMENTS)} or {ALL}; --list says how long each takes")
@@ -152,23 +158,23 @@ def _experiments(args: argparse.Namespace) -> "list[Experiment]":
     return [EXPERIMENTS[name] for name in dict.fromkeys(args.names)]
 
 
-def _request(args: argparse.Namespace) -> "Request":
-    from dqrm_cpu.experiments.request import Request
-    from dqrm_cpu.experiments.scale import SCALES
+def _request(args: argparse.Namespace) -> "ReproduceRequest":
+    from dqrm_cpu.lab.reproduce.plan import ReproduceRequest
+    from dqrm_cpu.lab.reproduce.size_presets import SIZE_PRESETS
 
-    if args.scale not in SCALES:
-        raise UsageError(f"--scale {args.scale}: no such scale; there are {', '.join(SCALES)}")
+    if args.scale not in SIZE_PRESETS:
+        raise UsageError(f"--scale {args.scale}: no such scale; there are {', '.join(SIZE_PRESETS)}")
     source = args.data
     if source == _MOVIELENS:
         from dqrm_cpu.data.movielens.prepare import prepared_movielens
 
         source = str(prepared_movielens(args.out / "data" / "movielens-100k"))
-    return Request(SCALES[args.scale], source, tuple(range(1, args.seeds + 1)), args.out, args.threads)
+    return ReproduceRequest(SIZE_PRESETS[args.scale], source, tuple(range(1, args.seeds + 1)), args.out, args.threads)
 
 
-def _listing(planned: "list[Planned]") -> str:
-    from dqrm_cpu.experiments.catalogue import ALL
-    from dqrm_cpu.experiments.job import jobs_of
+def _listing(planned: "list[PlannedExperiment]") -> str:
+    from dqrm_cpu.lab.reproduce.experiments.catalogue import ALL
+    from dqrm_cpu.lab.reproduce.plan import jobs_of
 
     lines = [f"{'name':<12}{'runs':>6}{'about':>10}  what (two cores, nothing done yet)"]
     for one in planned:
@@ -179,9 +185,7 @@ def _listing(planned: "list[Planned]") -> str:
 
 
 def _listed(name: str, jobs: "list[Job]", title: str) -> str:
-    from dqrm_cpu.experiments.cost import estimate_s
-
-    return f"{name:<12}{len(jobs):>6}{_duration(estimate_s(jobs)):>10}  {title}"
+    return f"{name:<12}{len(jobs):>6}{_duration(sum(job.estimated_s for job in jobs)):>10}  {title}"
 
 
 class _Terminal:
@@ -191,16 +195,16 @@ class _Terminal:
         self._head = ""
         self._changes = sys.stderr.isatty()
 
-    def begins(self, job: "Job", done: int, total: int, left_s: float) -> None:
+    def job_started(self, job: "Job", done: int, total: int, left_s: float) -> None:
         what = f"{job.label} ({job.compression.value})" if job.compression else job.label
         left = "" if math.isnan(left_s) else f", about {_duration(left_s)} left"
         self._head = f"[{done + 1}/{total}{left}] {what}, seed {job.seed}"
         if self._changes:
-            self.says("")
+            self.job_printed("")
         else:
             print(self._head, file=sys.stderr, flush=True)
 
-    def says(self, line: str) -> None:
+    def job_printed(self, line: str) -> None:
         if self._changes:
             print(f"\r\x1b[K{self._head}  {line}"[:160], end="", file=sys.stderr, flush=True)
 
@@ -216,10 +220,3 @@ def _duration(seconds: float) -> str:
     if seconds < 48 * 3600:
         return f"{seconds / 3600:.1f} h"
     return f"{timedelta(seconds=seconds).days} days"
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value

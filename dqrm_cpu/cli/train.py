@@ -5,19 +5,17 @@ import contextlib
 import math
 import signal
 import sys
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dqrm_cpu.cli.options import add_config_options, config_from_args, option_texts
-from dqrm_cpu.cli.parser import Subparsers
-from dqrm_cpu.cli.run_config import config_of_run, has_settings, with_absolute_source
+from dqrm_cpu.base.memory import format_size
+from dqrm_cpu.cli.options import add_config_options, given_settings, tell, warn
+from dqrm_cpu.cli.parser import Subparsers, UsageError, whole_number
 
 if TYPE_CHECKING:
-    from dqrm_cpu.comm.transport import Transport
-    from dqrm_cpu.config import Config
     from dqrm_cpu.model.size import ModelBytes
-    from dqrm_cpu.train.result import Interrupted, Result
+    from dqrm_cpu.train.state import Result
+    from dqrm_cpu.train.tuning.search import Tuned
 
 _ABOUT = "Trains a click model, or goes on with a run that was interrupted."
 
@@ -26,11 +24,14 @@ _EXAMPLES = """examples:
   dqrm-cpu train --quant.method none                   the same model in FP32, to compare
   dqrm-cpu train --preset kaggle --train.max-steps 1000
   dqrm-cpu train --run-dir runs/a --resume auto        go on with an interrupted run
+  dqrm-cpu train --data data/mine --tune               find a learning rate for your own data first
+  dqrm-cpu train --init-from runs/monday --data data/tuesday --run-dir runs/tuesday
+      tomorrow's model, once `prepare --grow-from data/monday` made data/tuesday
   mpirun -n 2 dqrm-cpu train --run-dir runs/b          two processes, the same model"""
 
 
 def add_parser(subparsers: Subparsers) -> None:
-    """The command's options."""
+    """Adds the command's options."""
     parser = subparsers.add_parser("train", help="train a model", description=_ABOUT, epilog=_EXAMPLES)
     parser.add_argument(
         "--run-dir", metavar="DIR", type=Path, help="where the run is recorded\ndefault: runs/PRESET-DATE-TIME"
@@ -43,84 +44,54 @@ def add_parser(subparsers: Subparsers) -> None:
         help="auto: go on where the run in --run-dir stopped, start it if there is none\n"
         "never (default): refuse a folder that holds a run",
     )
+    parser.add_argument(
+        "--tune",
+        metavar="N",
+        nargs="?",
+        const=8,
+        type=whole_number(2),
+        help="before training, choose those of optimizer, learning rate, weight decay and step width\n"
+        "that are not given, by N short trials (8 without N) scored on validation rows (docs/tuning.md)",
+    )
     add_config_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Trains on this process' share of the work; only rank 0 prints."""
-    config = _configuration(args)
-    from dqrm_cpu.cli.ranks import opened_transport
+    if args.resume == "auto" and args.run_dir is None:
+        raise UsageError("--resume auto goes on with the run in --run-dir DIR; give that too")
+    from dqrm_cpu.api.ranks import opened_transport
+    from dqrm_cpu.api.training import TrainingOrder, how_to_resume
+    from dqrm_cpu.train.state import Interrupted
 
-    with opened_transport(config) as transport:
-        return _train(config, args, transport)
-
-
-def _configuration(args: argparse.Namespace) -> "Config":
-    """That of the run that is resumed, unless the command line names another to start from."""
-    resumed = args.run_dir is not None and args.resume == "auto"
-    if resumed and not args.preset and not args.config and has_settings(args.run_dir):
-        return with_absolute_source(config_of_run(args, args.run_dir))
-    return with_absolute_source(config_from_args(args))
-
-
-def _train(config: "Config", args: argparse.Namespace, transport: "Transport") -> int:
-    from dqrm_cpu.cli.ranks import gathered_environment
-    from dqrm_cpu.kernel_cache import must_compile
-    from dqrm_cpu.train.result import Interrupted
-    from dqrm_cpu.train.run import RunRequest, train
-
-    run_dir = _run_dir(config, args, transport)
-    environment = gathered_environment(transport)
-    if transport.rank == 0:
-        print(_headline(config, transport, run_dir), file=sys.stderr, flush=True)
-        if must_compile():
-            print("compiling the kernels, once for this machine: about 20 s before the first step", file=sys.stderr)
-    request = RunRequest(run_dir, args.resume == "auto", environment, sys.stderr, frozenset(option_texts(args)))
-    outcome = train(config, request, transport)
-    if isinstance(outcome, Interrupted):
+    order = TrainingOrder(
+        given_settings(args), sys.stderr, args.run_dir, args.resume == "auto", args.tune, _show_search
+    )
+    loaded = order.load(warn)
+    with opened_transport(order.most_demanding(loaded), tell) as transport:
+        outcome = order.carry_out(loaded, transport)
+        if isinstance(outcome, Interrupted):
+            if transport.rank == 0:
+                with contextlib.suppress(OSError):  # the terminal may be what went away; everything is saved
+                    tell(how_to_resume(outcome))
+            return 128 + getattr(signal, outcome.signal, signal.SIGTERM)
         if transport.rank == 0:
-            with contextlib.suppress(OSError):  # the terminal may be what went away; everything is saved
-                print(_how_to_resume(outcome), file=sys.stderr)
-        return 128 + getattr(signal, outcome.signal, signal.SIGTERM)
-    if transport.rank == 0:
-        print(result_table(outcome))
+            print(result_table(outcome))
     return 0
 
 
-def _run_dir(config: "Config", args: argparse.Namespace, transport: "Transport") -> Path:
-    """One folder for all ranks: that of --run-dir, or a new one that rank 0 names."""
-    from dqrm_cpu.cli.ranks import gathered
-    from dqrm_cpu.comm.coordination import require_one_folder
+def _show_search(tuned: "Tuned", run_dir: Path) -> None:
+    from dqrm_cpu.cli.data_tables import table
+    from dqrm_cpu.train.tuning.candidates import describe
+    from dqrm_cpu.train.tuning.record import record_path, trial_rows
 
-    default = Path("runs") / f"{config.preset}-{datetime.now():%Y%m%d-%H%M%S}"
-    chosen = Path(str(transport.broadcast_json(str(args.run_dir or default))))
-    somebody_chose = any(gathered(transport, args.run_dir is not None))
-    mine = args.run_dir or (None if somebody_chose else chosen)
-    places = gathered(transport, [str(mine.absolute()), str(mine.resolve())] if mine else ["none", "none"])
-    require_one_folder("--run-dir", *zip(*places, strict=True))
-    return chosen
-
-
-def _headline(config: "Config", transport: "Transport", run_dir: Path) -> str:
-    quant, model = config.quant, config.model
-    rows = sum(model.table_rows)
-    kind = "FP32" if quant.method == "none" else f"{quant.method} INT{quant.embedding_bits}"
-    ranks = f"{transport.size} ranks over {transport.name}" if transport.size > 1 else "1 process"
-    simulated = f", {config.comm.simulated_ranks} simulated ranks" if config.comm.simulated_ranks > 1 else ""
-    tables = f"{len(model.table_rows)} tables, {rows:,} rows x {model.embedding_dim}"
-    return f"{kind} on {config.data.source} data; {tables}; {ranks}{simulated}; run folder {run_dir}"
-
-
-def _how_to_resume(outcome: "Interrupted") -> str:
-    return (
-        f"stopped by {outcome.signal} after step {outcome.step:,}; everything is saved. Go on with:\n"
-        f"  dqrm-cpu train --run-dir {outcome.run_dir} --resume auto"
-    )
+    tell(table(trial_rows(tuned.record), left=2))
+    tell(f"chosen: {describe(tuned.values)}; all in {record_path(run_dir)}")
 
 
 def result_table(result: "Result") -> str:
-    """What a run ends with, as aligned text."""
-    from dqrm_cpu.train.metrics import defined
+    """Formats what a run ends with, as aligned text."""
+    from dqrm_cpu.metrics.click import FIGURE_NAMES, defined
 
     lines = ["", f"{'':<22}{'AUC':>10}{'accuracy':>11}{'log loss':>11}"]
     for name, part in (("validation", result.validation), ("test", result.test)):
@@ -130,6 +101,8 @@ def result_table(result: "Result") -> str:
             figures = f"{defined(metrics.auc, '>10.4f')}{metrics.accuracy:>11.2%}{metrics.log_loss:>11.4f}"
             left_out = f", {metrics.skipped_rows:,} rows left out" if metrics.skipped_rows else ""
             lines.append(f"{label:<22}{figures}   step {step:,}{left_out}")
+    if result.best_by != "auc":
+        lines.append(f"{'best by':<24}{FIGURE_NAMES[result.best_by]} on validation")
     if result.skipped_batches:
         lines.append(f"{'skipped':<24}{result.skipped_batches:,} batches that were not sound")
     lines += ["", f"{'model size':<24}{_sizes(result.model_bytes)}", *_packed_lines(result)]
@@ -142,21 +115,21 @@ def result_table(result: "Result") -> str:
 
 
 def _sizes(size: "ModelBytes") -> str:
-    """At the widths that were trained; of a model in FP32, what INT4 would save."""
-    fp32 = _megabytes(size.fp32)
+    """Formats sizes at the widths that were trained; of a model in FP32, what INT4 would save."""
+    fp32 = format_size(size.fp32)
     if size.packed == size.fp32:
-        return f"{fp32} in FP32; INT4 throughout would take {_megabytes(size.int4)}"
+        return f"{fp32} in FP32; INT4 throughout would take {format_size(size.int4)}"
     how = "in INT4" if size.packed == size.int4 else "as quantized"
-    return f"{fp32} in FP32, {_megabytes(size.packed)} {how} ({size.fp32 / size.packed:.1f}x smaller)"
+    return f"{fp32} in FP32, {format_size(size.packed)} {how} ({size.fp32 / size.packed:.1f}x smaller)"
 
 
 def _packed_lines(result: "Result") -> list[str]:
-    """The files that were written, and how much of them is due to rows that training never saw."""
+    """Describes the files that were written, and how much of them is due to rows that training never saw."""
     files = result.packed_files
     if files is None:
         return []
-    sparse = "" if files.sparse is None else f", {_megabytes(files.sparse)} without rows that are zero"
-    lines = [f"{'packed files':<24}{_megabytes(files.dense)}{sparse}"]
+    sparse = "" if files.sparse is None else f", {format_size(files.sparse)} without rows that are zero"
+    lines = [f"{'packed files':<24}{format_size(files.dense)}{sparse}"]
     rows = files.rows
     if rows is None:
         return lines
@@ -168,14 +141,10 @@ def _packed_lines(result: "Result") -> list[str]:
         *lines,
         f"{'table rows':<24}{seen}; of these {_share(dead, rows.updated)} are zero, "
         f"of the others {_share(never_dead, rows.never_updated)}",
-        f"{'updated rows alone':<24}{_megabytes(files.updated_fp32)} in FP32, {_megabytes(files.updated_sparse)} "
+        f"{'updated rows alone':<24}{format_size(files.updated_fp32)} in FP32, {format_size(files.updated_sparse)} "
         f"without rows that are zero ({files.updated_fp32 / files.updated_sparse:.1f}x smaller)",
     ]
 
 
 def _share(part: int, whole: int) -> str:
     return f"{part / whole:.1%}" if whole else "none"
-
-
-def _megabytes(num_bytes: int) -> str:
-    return f"{num_bytes / 1e6:,.1f} MB"

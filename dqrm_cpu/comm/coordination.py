@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from dqrm_cpu import errors
-from dqrm_cpu.comm.transport import Json, Transport
+from dqrm_cpu.base.decode import Json
+from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.errors import CommError, DqrmError, unanimous
 
 _Value = TypeVar("_Value")

@@ -1,4 +1,4 @@
-"""The interface of all transports between ranks, and the order in which they sum.
+"""The interface of all transports between ranks, the order in which they sum, and the transport of one process.
 
 A float sum depends on its order. Each transport moves bytes only; all sums happen here, in rank order, so that losses
 are the same bits over MPI, over gloo and with ranks simulated in one process.
@@ -16,15 +16,44 @@ from typing import Any, NoReturn, Self
 import numpy as np
 import numpy.typing as npt
 
-from dqrm_cpu.comm.buffers import Buffers, Bytes, align
-from dqrm_cpu.errors import DqrmError
+from dqrm_cpu.base.decode import Json
+from dqrm_cpu.errors import CommError, DqrmError
 
-Json = None | bool | int | float | str | list[Any] | dict[str, Any]
+Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 Array = npt.NDArray[Any]
 
 GATHER_LIMIT_BYTES = 32 * 1024
 """Up to this many bytes of all ranks together, one gather is quicker than an exchange of parts and a gather of sums."""
+
+ALIGNMENT_BYTES = 64
+"""A cache line, and the widest vector register."""
+
+
+def align(num_bytes: int, alignment: int = ALIGNMENT_BYTES) -> int:
+    """Returns the least multiple of `alignment` that holds `num_bytes`."""
+    return -(-num_bytes // alignment) * alignment
+
+
+class Buffers:
+    """Named, growing, aligned byte buffers, so that an exchange allocates nothing once it saw its largest message.
+
+    A view keeps its contents until the same name is asked for again.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[str, Bytes] = {}
+
+    def take(self, name: str, num_bytes: int) -> Bytes:
+        """Returns uint8[num_bytes] that starts on a cache line; its contents are undefined."""
+        held = self._held.get(name)
+        if held is None or held.size < num_bytes:
+            # A quarter more than asked: sparse messages differ a little from step to step.
+            size = align(max(1, num_bytes + num_bytes // 4))
+            raw = np.empty(size + ALIGNMENT_BYTES, dtype=np.uint8)
+            start = -raw.ctypes.data % ALIGNMENT_BYTES
+            held = self._held[name] = raw[start : start + size]
+        return held[:num_bytes]
 
 
 def sum_in_order(parts: Sequence[Array] | Array, out: Array) -> None:
@@ -48,10 +77,10 @@ def write_abort_message(rank: int, size: int, reason: str) -> None:
 
 
 class RankProgress:
-    """How far a rank has come: the training step, and the operations that all of its threads have begun."""
+    """The progress of a rank: the training step, and the operations that all of its threads have begun."""
 
     def __init__(self) -> None:
-        self.step = 0  # the one under way; 0 before the first
+        self.step = 0  # the one under way, 0 before the first; the training loop sets it, so that errors can name it
         self.operations = 0  # begun since the start
         self._lock = threading.Lock()
 
@@ -76,15 +105,6 @@ class Transport(ABC):
         self.bytes_sent = 0
         self.progress = RankProgress()
         self.buffers = Buffers()
-
-    @property
-    def step(self) -> int:
-        """The training step under way, 0 before the first; the training loop sets it, so that errors can name it."""
-        return self.progress.step
-
-    @step.setter
-    def step(self, number: int) -> None:
-        self.progress.step = number
 
     def __enter__(self) -> Self:
         return self
@@ -169,7 +189,7 @@ class Transport(ABC):
         return received
 
     def _reduce_at_destination(self, flat: Array) -> None:
-        """Rank r receives every rank's part r, sums it, and hands the sum to all."""
+        """Sums in parts: rank r receives every rank's part r, sums it, and hands the sum to all."""
         part = -(-flat.size // self.size)
         padded = flat
         if part * self.size != flat.size:
@@ -204,15 +224,43 @@ class Transport(ABC):
 
     @abstractmethod
     def _allgather(self, send: Array, receive: Array) -> None:
-        """receive[r] = send of rank r; contiguous arrays of one dtype."""
+        """Fills receive[r] with what rank r sends; contiguous arrays of one dtype."""
 
     @abstractmethod
     def _alltoall(self, send: Array, receive: Array) -> None:
-        """Part r of send becomes part `rank` of receive on rank r; equal parts, contiguous arrays of one dtype."""
+        """Sends part r to rank r, as part `rank` of its receive; equal parts of contiguous arrays of one dtype."""
 
     @abstractmethod
     def _allgatherv(self, send: Bytes, receive: Bytes, counts: list[int], starts: list[int]) -> None:
-        """receive[starts[r] :][: counts[r]] = send of rank r."""
+        """Fills receive[starts[r] :][: counts[r]] with what rank r sends."""
+
+
+class SingleTransport(Transport):
+    """The transport of a single process, which may simulate several ranks: it has nothing to move."""
+
+    def __init__(self, reason: str = "one process") -> None:
+        super().__init__("single", rank=0, size=1, reason=reason)
+
+    def barrier(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+    def abort(self, reason: str) -> NoReturn:
+        raise CommError(reason)
+
+    def _broadcast(self, buffer: Array, root: int) -> None:
+        return
+
+    def _allgather(self, send: Array, receive: Array) -> None:
+        receive.reshape(-1)[:] = send.reshape(-1)
+
+    def _alltoall(self, send: Array, receive: Array) -> None:
+        receive[:] = send
+
+    def _allgatherv(self, send: Bytes, receive: Bytes, counts: list[int], starts: list[int]) -> None:
+        receive[starts[0] : starts[0] + counts[0]] = send
 
 
 def _flat(array: Floats) -> Array:

@@ -13,7 +13,7 @@ TERABYTE_TABLE_ROWS = (
 
 
 def _kaggle() -> Config:
-    """Criteo Kaggle: six days to train on, the seventh halved."""
+    """Returns the settings for Criteo Kaggle: six days to train on, the seventh halved."""
     return Config(
         preset="kaggle",
         data=DataConfig(train_rows=39_291_958, validation_rows=3_274_329, test_rows=3_274_330),
@@ -29,7 +29,7 @@ def _kaggle() -> Config:
 
 
 def _terabyte() -> Config:
-    """Criteo Terabyte: 23 days to train on, the last halved."""
+    """Returns the settings for Criteo Terabyte: 23 days to train on, the last halved."""
     return Config(
         preset="terabyte",
         data=DataConfig(train_rows=4_195_197_692, validation_rows=89_137_318, test_rows=89_137_319),
@@ -51,5 +51,5 @@ PRESETS: Mapping[str, Callable[[], Config]] = MappingProxyType(
 
 
 def preset_config(name: str) -> Config:
-    """The preset of that name; one of PRESETS."""
+    """Makes the preset of that name; one of PRESETS."""
     return PRESETS[name]()

@@ -3,12 +3,19 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from dqrm_cpu.config.schema import Config
+from dqrm_cpu.config.schema import (
+    FP32_BITS,
+    TRAINED_UNIFORM_METHODS,
+    UNIFORM_METHODS,
+    Config,
+    ModelConfig,
+    named_dims,
+)
+from dqrm_cpu.config.setting import BadValueError
+from dqrm_cpu.errors import ConfigError
 
 DENSE_WIRE_LIMIT_BYTES = 256 << 20
 """The largest tables whose whole gradient is sent: a step moves about twice their size."""
-
-_FP32_BITS = 32
 
 
 @dataclass(frozen=True)
@@ -20,11 +27,11 @@ class Conflict:
 
 
 def conflicts(config: Config) -> Iterator[Conflict]:
-    """Every rule that the configuration breaks."""
+    """Yields every rule that the configuration breaks."""
     for rule in _RULES:
-        found = rule(config)
-        if found is not None:
-            yield found
+        conflict = rule(config)
+        if conflict is not None:
+            yield conflict
 
 
 def _bottom_ends_in_embedding_dim(config: Config) -> Conflict | None:
@@ -35,11 +42,57 @@ def _bottom_ends_in_embedding_dim(config: Config) -> Conflict | None:
     return Conflict(keys, f"the last layer of model.bottom_mlp is {last}, it must equal model.embedding_dim {dim}")
 
 
+def _table_dims_are_dims(config: Config) -> Conflict | None:
+    try:
+        named_dims(config.model.table_dims)
+        if config.data.source == "synthetic":  # the tables of any other are not known yet
+            _ = config.model.dims
+    except BadValueError as error:
+        return Conflict(("model.table_dims",), f"model.table_dims {error}")
+    except ConfigError as error:
+        return Conflict(("model.table_dims", "model.table_rows"), str(error))
+    return None
+
+
+def _dims_travel_in_turn(config: Config) -> Conflict | None:
+    if config.comm.overlap != "on" or not config.model.table_dims:
+        return None
+    return Conflict(
+        ("comm.overlap", "model.table_dims"),
+        "comm.overlap on is not possible with model.table_dims, whose gradients travel one dimension after the other, "
+        "set it to auto or off",
+    )
+
+
 def _top_ends_in_one(config: Config) -> Conflict | None:
     last = config.model.top_mlp[-1]
     if last == 1:
         return None
     return Conflict(("model.top_mlp",), f"the last layer of model.top_mlp is {last}, it must be 1 (the click)")
+
+
+def _cross_layers_are_used(config: Config) -> Conflict | None:
+    model, standard = config.model, ModelConfig()
+    if model.interaction == "cross":
+        return None
+    for name in ("cross_layers", "cross_rank"):
+        if getattr(model, name) != getattr(standard, name):
+            return Conflict(
+                (f"model.{name}", "model.interaction"),
+                f"model.{name} is about model.interaction cross, that is {model.interaction}, set it to cross",
+            )
+    return None
+
+
+def _cross_rank_is_low(config: Config) -> Conflict | None:
+    model, width = config.model, (1 + len(config.model.table_rows)) * config.model.embedding_dim
+    if model.cross_rank < width:
+        return None
+    return Conflict(
+        ("model.cross_rank", "model.embedding_dim", "model.table_rows"),
+        f"model.cross_rank {model.cross_rank} is not below {width}, the values of all features together, set it to 0 "
+        "for whole matrices, or to less than half of that for smaller ones",
+    )
 
 
 def _rank_gets_rows(config: Config) -> Conflict | None:
@@ -91,8 +144,11 @@ def _nccl_has_gpus(config: Config) -> Conflict | None:
 
 
 def _dense_tables_are_small(config: Config) -> Conflict | None:
-    num_bytes = sum(config.model.table_rows) * config.model.embedding_dim * 4
-    if config.comm.wire != "dense" or num_bytes <= DENSE_WIRE_LIMIT_BYTES:
+    if config.comm.wire != "dense" or _table_dims_are_dims(config) is not None:
+        return None
+    model, named = config.model, named_dims(config.model.table_dims)
+    num_bytes = sum(rows * named.get(number, model.embedding_dim) for number, rows in enumerate(model.table_rows)) * 4
+    if num_bytes <= DENSE_WIRE_LIMIT_BYTES:
         return None
     return Conflict(
         ("comm.wire", "model.table_rows", "model.embedding_dim"),
@@ -165,15 +221,15 @@ def _widths_fit_tables(config: Config) -> Conflict | None:
     return Conflict(keys, f"quant.step_width has {widths} numbers, give one, or one per table: {tables}")
 
 
-def _width_has_a_step(config: Config) -> Conflict | None:
+def _width_has_a_scale(config: Config) -> Conflict | None:
     quant = config.quant
-    if quant.method in ("dqrm", "hawq", "ptq"):
+    if quant.method in UNIFORM_METHODS:
         return None
     chosen = {"quant.step_width": set(quant.step_width) != {1.0}, "quant.target_alive": quant.target_alive > 0}
     for key, is_chosen in chosen.items():
         if is_chosen:
             return Conflict(
-                (key, "quant.method"), f"{key} is about the step of dqrm, hawq and ptq, quant.method is {quant.method}"
+                (key, "quant.method"), f"{key} is about the scale of dqrm, hawq and ptq, quant.method is {quant.method}"
             )
     return None
 
@@ -184,7 +240,7 @@ def _width_is_set_once(config: Config) -> Conflict | None:
         return None
     return Conflict(
         ("quant.target_alive", "quant.step_width"),
-        "quant.target_alive finds the width of the step itself, leave quant.step_width at 1 and "
+        "quant.target_alive finds the width of the scale itself, leave quant.step_width at 1 and "
         "quant.step_width_ramp_steps at 0",
     )
 
@@ -193,7 +249,7 @@ def _ramp_leads_somewhere(config: Config) -> Conflict | None:
     quant = config.quant
     if not quant.step_width_ramp_steps:
         return None
-    if quant.method in ("dqrm", "hawq") and set(quant.step_width) != {1.0}:
+    if quant.method in TRAINED_UNIFORM_METHODS and set(quant.step_width) != {1.0}:
         return None
     return Conflict(
         ("quant.step_width_ramp_steps", "quant.step_width", "quant.method"),
@@ -204,7 +260,7 @@ def _ramp_leads_somewhere(config: Config) -> Conflict | None:
 
 def _mask_is_a_choice(config: Config) -> Conflict | None:
     quant = config.quant
-    if not quant.clip_mask or quant.method in ("dqrm", "hawq"):
+    if not quant.clip_mask or quant.method in TRAINED_UNIFORM_METHODS:
         return None
     return Conflict(
         ("quant.clip_mask", "quant.method"),
@@ -235,7 +291,7 @@ def _bits_have_a_method(config: Config) -> Conflict | None:
         return None
     for name in ("activation_bits", "mlp_bias_bits"):
         bits = getattr(quant, name)
-        if bits != _FP32_BITS:
+        if bits != FP32_BITS:
             return Conflict(
                 (f"quant.{name}", "quant.method"),
                 f"quant.{name} {bits} is about a quantized model, quant.method is none, choose one",
@@ -248,12 +304,12 @@ def _rounding_is_trained(config: Config) -> Conflict | None:
     for name in ("rounding", "mlp_rounding"):
         if getattr(quant, name) == "nearest":
             continue
-        if quant.method not in ("dqrm", "hawq"):
+        if quant.method not in TRAINED_UNIFORM_METHODS:
             return Conflict(
                 (f"quant.{name}", "quant.method"),
                 f"quant.{name} stochastic is about training with dqrm or hawq, quant.method is {quant.method}",
             )
-        if name == "mlp_rounding" and quant.mlp_bits == _FP32_BITS:
+        if name == "mlp_rounding" and quant.mlp_bits == FP32_BITS:
             return Conflict(
                 ("quant.mlp_rounding", "quant.mlp_bits"),
                 "quant.mlp_rounding stochastic has nothing to round, quant.mlp_bits is 32, set that to 4 or 8",
@@ -263,7 +319,11 @@ def _rounding_is_trained(config: Config) -> Conflict | None:
 
 _RULES: tuple[Callable[[Config], Conflict | None], ...] = (
     _bottom_ends_in_embedding_dim,
+    _table_dims_are_dims,
+    _dims_travel_in_turn,
     _top_ends_in_one,
+    _cross_layers_are_used,
+    _cross_rank_is_low,
     _rank_gets_rows,
     _decay_has_length,
     _decay_follows_warmup,
@@ -275,7 +335,7 @@ _RULES: tuple[Callable[[Config], Conflict | None], ...] = (
     _rounding_is_of_integers,
     _first_scale_is_simulated,
     _widths_fit_tables,
-    _width_has_a_step,
+    _width_has_a_scale,
     _width_is_set_once,
     _ramp_leads_somewhere,
     _mask_is_a_choice,

@@ -1,14 +1,16 @@
 """Every setting of a run. The defaults are the demo preset; `presets` holds the paper's."""
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
 import tomli_w
 
-from dqrm_cpu.config.setting import Entry, Value, entry_of, is_setting, setting
+from dqrm_cpu.config.setting import BadValueError, OneOf, Range, Setting, Value, setting
+from dqrm_cpu.errors import ConfigError
 
 KAGGLE_TABLE_ROWS = (
     *(1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194),
@@ -19,202 +21,264 @@ DEMO_LARGEST_TABLE = 100_000
 TRANSPORTS = ("auto", "oneccl", "mpi", "gloo", "nccl", "sim")
 WIRES = ("dense", "sparse", "int8", "int8-fp32", "int16", "int16-fp32")
 
+Count = Annotated[int, Range(minimum=0)]
+Positive = Annotated[int, Range(minimum=1)]
+NotNegative = Annotated[float, Range(minimum=0)]
+AboveZero = Annotated[float, Range(above=0)]
+Share = Annotated[float, Range(minimum=0, maximum=1)]
+KeptShare = Annotated[float, Range(maximum=1, above=0)]
+
 _LARGEST_INT32 = 2**31 - 1
+_LARGEST_DIM = 4096
 _LARGEST_SEED = 2**32 - 1
+
+
+FP32_BITS = 32
+"""The bit width that leaves weights, biases or activations unquantized."""
+
+TRAINED_UNIFORM_METHODS = ("dqrm", "hawq")
+"""Methods that train symmetric uniform codes under the scale of max|W|."""
+
+UNIFORM_METHODS = ("ptq", *TRAINED_UNIFORM_METHODS)
+"""Methods whose models have such codes."""
+
+OPTIMIZER_RATES: Mapping[str, float] = MappingProxyType({"sgd": 0.1, "rowwise-adagrad": 0.02})
+"""The learning rate of each optimizer where nobody gives one: Adagrad moves a weight by as much at its first step."""
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which rows are read, and how many."""
+    """Settings of the data: which rows are read, and how many."""
 
     source: str = setting(
         "synthetic",
         "where rows come from: synthetic (generated clicks, no files needed), or the folder of a prepared data set",
     )
-    train_rows: int = setting(60_000, "rows of the training part; of prepared data all of them, unless set", minimum=1)
-    validation_rows: int = setting(20_000, "rows that choose the best checkpoint", minimum=1)
-    test_rows: int = setting(20_000, "rows of the test part, scored once a checkpoint is chosen", minimum=1)
-    max_bag_size: int = setting(
-        1,
-        "of generated rows; 1: one id per feature (one-hot); above: 0 to that many ids per feature",
-        minimum=1,
-        maximum=1024,
+    train_rows: Positive = setting(60_000, "rows of the training part; of prepared data all of them, unless set")
+    validation_rows: Positive = setting(20_000, "rows that choose the best checkpoint")
+    test_rows: Positive = setting(20_000, "rows of the test part, scored once a checkpoint is chosen")
+    max_bag_size: Annotated[int, Range(minimum=1, maximum=1024)] = setting(
+        1, "of generated rows; 1: one id per feature (one-hot); above: 0 to that many ids per feature"
     )
     reshuffle: bool = setting(False, "of prepared rows: another order of the training rows in every epoch")
-    sub_sample_rate: float = setting(
-        0.0, "of prepared rows: the share of the training rows without a click that is left out", minimum=0, maximum=1
+    sub_sample_rate: Share = setting(
+        0.0, "of prepared rows: the share of the training rows without a click that is left out"
     )
+    negative_keep_rate: KeptShare = setting(
+        1.0,
+        "of a log that was thinned before: the share of rows without a click that its training rows still have; "
+        "probabilities are corrected for it, and for sub_sample_rate, in all metrics and packed files",
+    )
+    evaluation_keep_rate: KeptShare = setting(
+        1.0, "the same share of validation and test rows, where they were thinned too"
+    )
+
+    @property
+    def trained_keep_rate(self) -> float:
+        """The share of all rows without a click that training sees: thinned before, and by sub_sample_rate."""
+        return self.negative_keep_rate * (1 - self.sub_sample_rate)
+
+
+def named_dims(text: str) -> dict[int, int]:
+    """Reads `model.table_dims`: the dimension of each table that it names, by the table's number from 0."""
+    dims: dict[int, int] = {}
+    for part in text.split(",") if text else ():
+        match = re.fullmatch(r"\s*C([1-9]\d{0,8})\s*=\s*([1-9]\d{0,8})\s*", part)
+        if match is None:
+            raise BadValueError(
+                f"has {part.strip()[:40]!r}, write C3=4,C7=32 for 4 values in the third table, 32 in C7"
+            )
+        number, dim = int(match[1]) - 1, int(match[2])
+        if number in dims:
+            raise BadValueError(f"names C{number + 1} twice, leave one of them")
+        if dim > _LARGEST_DIM:
+            raise BadValueError(f"gives C{number + 1} {dim} values, {_LARGEST_DIM:,} are the most")
+        dims[number] = dim
+    return dims
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The shape of the DLRM."""
 
-    table_rows: tuple[int, ...] = setting(
+    table_rows: tuple[Annotated[int, Range(minimum=1, maximum=_LARGEST_INT32)], ...] = setting(
         tuple(min(rows, DEMO_LARGEST_TABLE) for rows in KAGGLE_TABLE_ROWS),
         "rows of each embedding table, one number per sparse feature",
-        minimum=1,
-        maximum=_LARGEST_INT32,
     )
-    num_dense: int = setting(13, "dense features", minimum=1)
-    embedding_dim: int = setting(16, "values per embedding row", minimum=1, maximum=4096)
-    bottom_mlp: tuple[int, ...] = setting(
-        (128, 64, 16), "layer outputs of the MLP over dense features; the last equals embedding_dim", minimum=1
+    num_dense: Positive = setting(13, "dense features")
+    embedding_dim: Annotated[int, Range(minimum=1, maximum=_LARGEST_DIM)] = setting(16, "values per embedding row")
+    table_dims: str = setting(
+        "",
+        "tables whose rows have another number of values, such as C3=4,C7=32 for the third and the seventh: a learned "
+        "matrix takes what is looked up there to embedding_dim values; empty: none",
     )
-    top_mlp: tuple[int, ...] = setting(
-        (256, 128, 1), "layer outputs of the MLP over the interaction; the last is 1", minimum=1
+    bottom_mlp: tuple[Positive, ...] = setting(
+        (128, 64, 16), "layer outputs of the MLP over dense features; the last equals embedding_dim"
     )
-    interaction: str = setting(
-        "dot", "dot: dot product of each pair of features; cat: features side by side", choices=("dot", "cat")
+    top_mlp: tuple[Positive, ...] = setting(
+        (256, 128, 1), "layer outputs of the MLP over the interaction; the last is 1"
     )
-    pooling: str = setting("sum", "how the rows of a multi-hot bag become one vector", choices=("sum", "mean"))
+    interaction: Annotated[str, OneOf("dot", "cat", "cross")] = setting(
+        "dot",
+        "dot: dot product of each pair of features; cat: features side by side; cross: the same, through DCNv2's "
+        "cross layers",
+    )
+    cross_layers: Annotated[int, Range(minimum=1, maximum=64)] = setting(3, "cross layers of model.interaction cross")
+    cross_rank: Count = setting(
+        0, "rank of their matrices, which makes two thin ones of each; 0: whole matrices, as wide as all features"
+    )
+    pooling: Annotated[str, OneOf("sum", "mean")] = setting("sum", "how the rows of a multi-hot bag become one vector")
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The values per row of each table; ConfigError where `table_dims` names a table that there is not."""
+        named, tables = named_dims(self.table_dims), len(self.table_rows)
+        if named and max(named) >= tables:
+            raise ConfigError(
+                f"model.table_dims {self.table_dims} names C{max(named) + 1}, and there are {tables} tables: leave it "
+                "out, or correct its number"
+            )
+        return tuple(named.get(number, self.embedding_dim) for number in range(tables))
+
+    @property
+    def dims_text(self) -> str:
+        """The values per row in a few characters: 16, or 4 to 16."""
+        dims = self.dims
+        return str(dims[0]) if len(set(dims)) == 1 else f"{min(dims)} to {max(dims)}"
 
 
 @dataclass(frozen=True)
 class QuantConfig:
-    """How weights are quantized while they are trained."""
+    """Settings of quantization: how weights are quantized while they are trained."""
 
-    method: str = setting(
+    method: Annotated[str, OneOf("none", *UNIFORM_METHODS, "lsq", "pact", "dorefa")] = setting(
         "dqrm",
         "none: plain FP32; ptq: the same, quantized only to be scored; trained quantized: dqrm; hawq (scales by a scan "
-        "of whole tables at every step); lsq (a learned step per table); pact (a learned clip); dorefa (tanh). "
+        "of whole tables at every step); lsq (a learned scale per table); pact (a learned clip); dorefa (tanh). "
         "dqrm, hawq and ptq take the fused kernels; docs/quantization.md says which parts of the others do not",
-        choices=("none", "ptq", "dqrm", "hawq", "lsq", "pact", "dorefa"),
     )
-    embedding_bits: int = setting(4, "bits per embedding value", minimum=2, maximum=16)
-    mlp_bits: int = setting(4, "bits per MLP weight; 32 leaves the MLPs in FP32", choices=(4, 8, 32))
-    mlp_granularity: str = setting(
-        "channel",
-        "of MLP scales; channel: one per output row; matrix: one per layer",
-        choices=("channel", "matrix"),
+    embedding_bits: Annotated[int, Range(minimum=2, maximum=16)] = setting(4, "bits per embedding value")
+    mlp_bits: Annotated[int, OneOf(4, 8, 32)] = setting(4, "bits per MLP weight; 32 leaves the MLPs in FP32")
+    mlp_granularity: Annotated[str, OneOf("channel", "matrix")] = setting(
+        "channel", "of MLP scales; channel: one per output row; matrix: one per layer"
     )
-    rounding: str = setting(
-        "nearest",
-        "of table rows while dqrm or hawq trains, not when they are scored; stochastic: up or down by chance",
-        choices=("nearest", "stochastic"),
+    rounding: Annotated[str, OneOf("nearest", "stochastic")] = setting(
+        "nearest", "of table rows while dqrm or hawq trains, not when they are scored; stochastic: up or down by chance"
     )
-    mlp_rounding: str = setting(
-        "nearest", "the same, of the MLPs' weights at mlp_bits 4 or 8", choices=("nearest", "stochastic")
+    mlp_rounding: Annotated[str, OneOf("nearest", "stochastic")] = setting(
+        "nearest", "the same, of the MLPs' weights at mlp_bits 4 or 8"
     )
-    mlp_bias_bits: int = setting(32, "bits per bias of the MLPs; 32 leaves biases in FP32", choices=(4, 8, 16, 32))
-    activation_bits: int = setting(
-        32, "bits per value that a layer of the MLPs reads; 32: FP32", choices=(4, 8, 16, 32)
+    mlp_bias_bits: Annotated[int, OneOf(4, 8, 16, 32)] = setting(
+        32, "bits per bias of the MLPs; 32 leaves biases in FP32"
     )
-    scale_period: int = setting(
-        1, "of dqrm and dorefa: iterations from one refresh of the tables' scales to the next", minimum=1
+    activation_bits: Annotated[int, OneOf(4, 8, 16, 32)] = setting(
+        32, "bits per value that a layer of the MLPs reads; 32: FP32"
     )
-    scale_finder: str = setting(
+    scale_period: Positive = setting(
+        1, "of dqrm and dorefa: iterations from one refresh of the tables' scales to the next"
+    )
+    scale_finder: Annotated[str, OneOf("scan", "track")] = setting(
         "track",
         "of dqrm and dorefa; track: keep max|W| exact at every update; scan: read the whole table at each refresh",
-        choices=("scan", "track"),
     )
-    step_width: tuple[float, ...] = setting(
+    step_width: tuple[Annotated[float, Range(maximum=1e6, above=0)], ...] = setting(
         (1.0,),
-        "multiplies the tables' steps (dqrm, hawq, ptq), one number or one per table; above 1 more weights become 0, "
+        "multiplies the tables' scales (dqrm, hawq, ptq), one number or one per table; above 1 more weights become 0, "
         "below 1 large ones are clipped",
-        above=0,
-        maximum=1e6,
     )
-    step_width_ramp_steps: int = setting(0, "iterations in which the width goes from 1 to step_width", minimum=0)
-    target_alive: float = setting(
+    step_width_ramp_steps: Count = setting(0, "iterations in which the width goes from 1 to step_width")
+    target_alive: Share = setting(
         0.0,
         "share of each table's rows that keep a non-zero code: the width that does so, 1 or more, is found from all "
         "rows; 0: off",
-        minimum=0,
-        maximum=1,
     )
-    target_alive_period: int = setting(500, "iterations after which that width is found again", minimum=1)
-    target_alive_min_rows: int = setting(1000, "smaller tables keep width 1", minimum=1)
+    target_alive_period: Positive = setting(500, "iterations after which that width is found again")
+    target_alive_min_rows: Positive = setting(1000, "smaller tables keep width 1")
     clip_mask: bool = setting(False, "of dqrm and hawq: a weight beyond the codes gets no gradient")
-    pretrain_epochs: int = setting(0, "epochs in FP32 before quantization-aware training begins", minimum=0)
+    pretrain_epochs: Count = setting(0, "epochs in FP32 before quantization-aware training begins")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long, how fast, and what is kept."""
+    """Settings of training: how long, how fast, and what is kept."""
 
-    epochs: int = setting(12, "passes over the training rows", minimum=1)
-    max_steps: int = setting(0, "stop after this many iterations; 0: no limit", minimum=0)
-    batch_size: int = setting(128, "rows per iteration, over all ranks together", minimum=1)
-    test_batch_size: int = setting(16384, "rows per batch when scoring validation and test", minimum=1)
-    precision: str = setting(
-        "fp32",
-        "of the MLPs' matrix products; bf16 keeps FP32 weights and needs AVX512-BF16 or AMX",
-        choices=("fp32", "bf16"),
+    epochs: Positive = setting(12, "passes over the training rows")
+    max_steps: Count = setting(0, "stop after this many iterations; 0: no limit")
+    batch_size: Positive = setting(128, "rows per iteration, over all ranks together")
+    test_batch_size: Positive = setting(16384, "rows per batch when scoring validation and test")
+    precision: Annotated[str, OneOf("fp32", "bf16")] = setting(
+        "fp32", "of the MLPs' products, not weights; bf16: AVX512-BF16 or AMX"
     )
-    optimizer: str = setting("sgd", "sgd is the paper's", choices=("sgd", "rowwise-adagrad"))
-    learning_rate: float = setting(0.1, "step size, before warm-up and decay", above=0)
-    weight_decay: float = setting(0.0, "pulls weights to zero by this much of themselves", minimum=0)
-    warmup_steps: int = setting(0, "iterations in which the learning rate rises from 0; 0: none", minimum=0)
-    decay_start_step: int = setting(0, "iteration at which the learning rate begins to fall", minimum=0)
-    decay_steps: int = setting(0, "iterations in which it falls to 0; 0: it stays", minimum=0)
-    evaluate_every: int = setting(0, "iterations between evaluations; 0: at the end of each epoch", minimum=0)
-    log_every: int = setting(100, "iterations between lines of progress", minimum=1)
-    checkpoint_every: int = setting(0, "iterations between checkpoints; 0: at each evaluation", minimum=0)
-    keep_checkpoints: int = setting(2, "newest checkpoints kept, beside the best", minimum=1)
-    on_disk_full: str = setting(
-        "stop",
-        "a checkpoint that the disk refuses ends the run, or is told and tried again later",
-        choices=("stop", "continue-without-saving"),
+    optimizer: Annotated[str, OneOf("sgd", "rowwise-adagrad")] = setting("sgd", "sgd is the paper's")
+    learning_rate: AboveZero = setting(
+        OPTIMIZER_RATES["sgd"],
+        f"step size before warm-up and decay; of rowwise-adagrad {OPTIMIZER_RATES['rowwise-adagrad']:g}",
     )
-    early_stop_auc: float = setting(0.0, "stop once validation AUC reaches this; 0: off", minimum=0, maximum=1)
-    early_stop_patience: int = setting(
-        0, "stop after that many evaluations without a better validation AUC; 0: off", minimum=0
+    weight_decay: NotNegative = setting(0.0, "pulls weights to zero by this much of themselves")
+    warmup_steps: Count = setting(0, "iterations in which the learning rate rises from 0; 0: none")
+    decay_start_step: Count = setting(0, "iteration at which the learning rate begins to fall")
+    decay_steps: Count = setting(0, "iterations in which it falls to 0; 0: it stays")
+    evaluate_every: Count = setting(0, "iterations between evaluations; 0: at the end of each epoch")
+    log_every: Positive = setting(100, "iterations between lines of progress")
+    checkpoint_every: Count = setting(0, "iterations between checkpoints; 0: at each evaluation")
+    keep_checkpoints: Positive = setting(2, "newest checkpoints kept, beside the best")
+    on_disk_full: Annotated[str, OneOf("stop", "continue-without-saving")] = setting(
+        "stop", "a full disk ends the run, or is told and tried again later"
     )
-    on_bad_batch: str = setting(
+    best_by: Annotated[str, OneOf("auc", "log-loss", "ne")] = setting(
+        "auc", "decides the best checkpoint, on validation; ne: normalized entropy"
+    )
+    early_stop_auc: Share = setting(0.0, "stop once validation AUC reaches this; 0: off")
+    early_stop_patience: Count = setting(0, "stop after that many evaluations without a new best; 0: off")
+    test_first: bool = setting(True, "with --init-from: score that run on these rows before training")
+    on_bad_batch: Annotated[str, OneOf("stop", "skip")] = setting(
         "stop",
         "a batch with NaN, another label than 0 or 1, or an impossible id ends the run, or is left out and counted",
-        choices=("stop", "skip"),
     )
-    threads: int = setting(
-        0, "threads of this process; 0: every core it may use, or OMP_NUM_THREADS of them", minimum=0, maximum=4096
+    threads: Annotated[int, Range(minimum=0, maximum=4096)] = setting(
+        0, "threads of this process; 0: all its cores, or OMP_NUM_THREADS"
     )
     tensorboard: bool = setting(False, "also write TensorBoard events into the run folder")
+    mlflow: bool = setting(False, "also log to MLflow, where MLFLOW_TRACKING_URI says")
 
 
 @dataclass(frozen=True)
 class CommConfig:
-    """How processes meet, and what gradients look like between them."""
+    """Settings of communication: how processes meet, and what gradients look like between them."""
 
-    transport: str = setting(
+    transport: Annotated[str, OneOf(*TRANSPORTS)] = setting(
         "auto",
         "what carries gradients between processes; auto: mpi under mpirun, gloo under torchrun; sim: one process alone",
-        choices=TRANSPORTS,
     )
-    wire: str = setting(
+    wire: Annotated[str, OneOf(*WIRES)] = setting(
         "sparse",
         "form of table gradients between ranks; sparse: rows looked up, in FP32; dense: whole tables; "
         "int8, int16: rows as integers; with -fp32: those in FP32 containers (the paper's wire)",
-        choices=WIRES,
     )
-    scale_reduce: str = setting(
-        "max", "of the ranks' largest gradients; mean saturates where a rank is above it", choices=("max", "mean")
+    scale_reduce: Annotated[str, OneOf("max", "mean")] = setting(
+        "max", "of the ranks' largest gradients; mean saturates where a rank is above it"
     )
-    rounding: str = setting(
-        "nearest",
-        "of integer gradients; stochastic: up or down by chance, right on average",
-        choices=("nearest", "stochastic"),
+    rounding: Annotated[str, OneOf("nearest", "stochastic")] = setting(
+        "nearest", "of integer gradients; stochastic: up or down by chance, right on average"
     )
-    mlp_gradients: str = setting("fp32", "form of the MLPs' gradients between ranks", choices=("fp32", "bf16", "int8"))
-    error_feedback: str = setting(
-        "none",
-        "add what rounding took from a gradient to the next one; mlp: of the MLPs; all: of the tables too",
-        choices=("none", "mlp", "all"),
+    mlp_gradients: Annotated[str, OneOf("fp32", "bf16", "int8")] = setting(
+        "fp32", "form of the MLPs' gradients between ranks"
     )
-    overlap: str = setting(
+    error_feedback: Annotated[str, OneOf("none", "mlp", "all")] = setting(
+        "none", "add what rounding took from a gradient to the next one; mlp: of the MLPs; all: of the tables too"
+    )
+    overlap: Annotated[str, OneOf("auto", "on", "off")] = setting(
         "auto",
         "send tables' gradients in a thread while the rest of the backward runs; auto: of large batches, if possible",
-        choices=("auto", "on", "off"),
     )
-    simulated_ranks: int = setting(
-        1, "data-parallel ranks played one after another in each process (paper, Algorithm 1)", minimum=1, maximum=1024
+    simulated_ranks: Annotated[int, Range(minimum=1, maximum=1024)] = setting(
+        1, "data-parallel ranks played one after another in each process (paper, Algorithm 1)"
     )
-    simulated_scale: str = setting(
+    simulated_scale: Annotated[str, OneOf("all", "first")] = setting(
         "all",
         "scale of integer gradients of simulated ranks; all: as real ranks; first: that of the first serves the others",
-        choices=("all", "first"),
     )
-    timeout: float = setting(300.0, "seconds to wait for the other processes before giving up", above=0)
+    timeout: AboveZero = setting(300.0, "seconds to wait for the other processes before giving up")
 
     @property
     def integer_width(self) -> str:
@@ -224,17 +288,20 @@ class CommConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """One run, fully resolved. The run folder is not part of it."""
+    """All settings of one run, fully resolved. The run folder is not part of it."""
 
-    preset: str = setting("demo", "the settings to start from", choices=("demo", "kaggle", "terabyte"))
-    seed: int = setting(
-        1, "decides initial weights, generated data and the order of rows", minimum=0, maximum=_LARGEST_SEED
+    preset: Annotated[str, OneOf("demo", "kaggle", "terabyte")] = setting("demo", "the settings to start from")
+    seed: Annotated[int, Range(minimum=0, maximum=_LARGEST_SEED)] = setting(
+        1, "decides initial weights, generated data and the order of rows"
     )
-    device: str = setting("cpu", "where the model lives", choices=("cpu", "cuda"))
-    kernels: str = setting(
-        "auto",
-        "implementation of the table kernels; auto: numba on a CPU, torch on a GPU; ipex: see docs/ipex.md",
-        choices=("auto", "numba", "torch", "ipex"),
+    init_from: str = setting(
+        "",
+        "of train: the run, or one of its checkpoints, whose weights and settings a new run begins with, such as "
+        "yesterday's: rows of tables follow their categories, new ones get fresh rows; empty: fresh weights",
+    )
+    device: Annotated[str, OneOf("cpu", "cuda")] = setting("cpu", "where the model lives")
+    kernels: Annotated[str, OneOf("auto", "numba", "torch", "ipex")] = setting(
+        "auto", "implementation of the table kernels; auto: numba on a CPU, torch on a GPU; ipex: see docs/ipex.md"
     )
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
@@ -243,7 +310,7 @@ class Config:
     comm: CommConfig = CommConfig()
 
     def to_toml(self) -> str:
-        """The whole configuration; `load_config` reads it back to an equal one."""
+        """Writes the whole configuration; `load_config` reads it back to an equal one."""
         return tomli_w.dumps(_plain(self))
 
 
@@ -259,33 +326,31 @@ SECTIONS: Mapping[str, type] = MappingProxyType(
 """The sections in the order of a file."""
 
 
-def _entries() -> Iterator[Entry]:
-    for field in dataclasses.fields(Config):
-        if is_setting(field.metadata):
-            yield entry_of(field, "")
-    for section, kind in SECTIONS.items():
+def _settings() -> Iterator[Setting]:
+    for section, kind in {"": Config, **SECTIONS}.items():
         for field in dataclasses.fields(kind):
-            yield entry_of(field, section)
+            if field.metadata:  # which the sections themselves have not
+                yield Setting.of(field, section)
 
 
-ENTRIES: Mapping[str, Entry] = MappingProxyType({entry.key: entry for entry in _entries()})
+SETTINGS: Mapping[str, Setting] = MappingProxyType({one.key: one for one in _settings()})
 """Every setting by its dotted key, in the order of a file."""
 
 
 def flatten(config: Config) -> dict[str, Value]:
-    """Dotted keys to values."""
+    """Returns the values of a configuration by their dotted keys."""
     values: dict[str, Value] = {}
-    for key, entry in ENTRIES.items():
-        owner: Any = getattr(config, entry.section) if entry.section else config
-        values[key] = getattr(owner, entry.name)
+    for key, one in SETTINGS.items():
+        owner: Any = getattr(config, one.section) if one.section else config
+        values[key] = getattr(owner, one.name)
     return values
 
 
 def unflatten(values: Mapping[str, Value]) -> Config:
-    """The configuration with these values; every key of ENTRIES must be there."""
+    """Makes the configuration with these values; every key of SETTINGS must be there."""
     parts: dict[str, dict[str, Any]] = {section: {} for section in ("", *SECTIONS)}
-    for key, entry in ENTRIES.items():
-        parts[entry.section][entry.name] = values[key]
+    for key, one in SETTINGS.items():
+        parts[one.section][one.name] = values[key]
     sections = {name: kind(**parts[name]) for name, kind in SECTIONS.items()}
     return Config(**parts[""], **sections)
 
@@ -293,7 +358,7 @@ def unflatten(values: Mapping[str, Value]) -> Config:
 def _plain(config: Config) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for key, value in flatten(config).items():
-        entry = ENTRIES[key]
-        place = tree.setdefault(entry.section, {}) if entry.section else tree
-        place[entry.name] = list(value) if isinstance(value, tuple) else value
+        one = SETTINGS[key]
+        place = tree.setdefault(one.section, {}) if one.section else tree
+        place[one.name] = list(value) if isinstance(value, tuple) else value
     return tree

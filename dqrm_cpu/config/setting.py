@@ -2,66 +2,84 @@
 
 import dataclasses
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 T = TypeVar("T")
 
 Value = bool | int | float | str | tuple[int, ...] | tuple[float, ...]
 
-_METADATA_KEY = "setting"
 _LARGEST_INT = 2**63 - 1
-
-
-class Kind(Enum):
-    """The types that a setting can have."""
-
-    BOOL = "true or false"
-    INT = "integer"
-    FLOAT = "number"
-    STR = "text"
-    INTS = "integers"
-    FLOATS = "numbers"
+_TYPE_NAMES = {bool: "true or false", int: "integer", float: "number", str: "text"}
 
 
 class BadValueError(ValueError):
     """The value does not fit the setting; the message says how, not where."""
 
 
-@dataclass(frozen=True)
-class Setting:
-    """Range and help of one field. `above` is a minimum that is itself excluded."""
+class OneOf(tuple[str | int, ...]):
+    """The values that a setting takes, as the annotation of its type."""
 
-    help: str
+    def __new__(cls, *choices: str | int) -> "OneOf":
+        return super().__new__(cls, choices)
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a setting takes, as the annotation of its type; `above` is a minimum that is itself excluded."""
+
     minimum: float | None = None
     maximum: float | None = None
     above: float | None = None
-    choices: tuple[str | int, ...] = ()
+
+    def __contains__(self, number: float) -> bool:
+        low, high, above = self.minimum, self.maximum, self.above
+        return (
+            abs(number) <= (_LARGEST_INT if isinstance(number, int) else sys.float_info.max)  # which no NaN is
+            and (low is None or number >= low)
+            and (high is None or number <= high)
+            and (above is None or number > above)
+        )
+
+    def __str__(self) -> str:
+        """Returns the range in words; empty where there is no limit."""
+        low, high, above = self.minimum, self.maximum, self.above
+        if low is not None and high is not None:
+            return f"{low:,} to {high:,}"
+        if above is not None:
+            return f"above {above:,}" if high is None else f"above {above:,}, at most {high:,}"
+        return "" if low is None else f"{low:,} or more"
 
 
-def setting(
-    default: T,
-    help: str,  # noqa: A002  # argparse's word for the same thing
-    *,
-    minimum: float | None = None,
-    maximum: float | None = None,
-    above: float | None = None,
-    choices: tuple[str | int, ...] = (),
-) -> T:
-    """A dataclass field that carries its Setting."""
-    metadata = {_METADATA_KEY: Setting(help, minimum, maximum, above, choices)}
-    return dataclasses.field(default=default, metadata=metadata)
+def setting(default: T, help: str) -> T:  # noqa: A002  # argparse's word for the same thing
+    """Makes a dataclass field with its help; its annotation says which values it takes."""
+    return dataclasses.field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A setting in its place: `key` is dotted, as in quant.scale_period."""
+class Setting:
+    """A setting and its dotted `key`, as in quant.scale_period.
+
+    Its values are of type `item`, or tuples of them where it is a list: one of `choices`, or within `range`.
+    """
 
     key: str
-    kind: Kind
-    setting: Setting
+    help: str
+    item: type[bool] | type[int] | type[float] | type[str]
+    is_list: bool
+    choices: tuple[str | int, ...]
+    range: Range
+
+    @classmethod
+    def of(cls, field: "dataclasses.Field[Any]", section: str) -> "Setting":
+        """Reads the annotation of a dataclass field: a type, that with a Range or OneOf, or a tuple of such."""
+        hint: Any = field.type
+        is_list = get_origin(hint) is tuple
+        item = get_args(hint)[0] if is_list else hint
+        item, allowed = get_args(item) if get_origin(item) is Annotated else (item, Range())
+        choices, limits = (allowed, Range()) if isinstance(allowed, OneOf) else ((), allowed)
+        key = f"{section}.{field.name}" if section else field.name
+        return cls(key, field.metadata["help"], item, is_list, choices, limits)
 
     @property
     def section(self) -> str:
@@ -78,115 +96,53 @@ class Entry:
         return "--" + self.key.replace("_", "-")
 
     def describe(self) -> str:
-        """The values that are allowed, for help and errors."""
-        if self.setting.choices:
-            return " | ".join(str(choice) for choice in self.setting.choices)
-        limits = self._limits()
-        if self.kind in (Kind.INTS, Kind.FLOATS):
-            return f"{self.kind.value}, each {limits}" if limits else self.kind.value
-        return f"{self.kind.value}, {limits}" if limits else self.kind.value
-
-    def _limits(self) -> str:
-        low, high, above = self.setting.minimum, self.setting.maximum, self.setting.above
-        if low is not None and high is not None:
-            return f"{low:,} to {high:,}"
-        if above is not None:
-            return f"above {above:,}" if high is None else f"above {above:,}, at most {high:,}"
-        return "" if low is None else f"{low:,} or more"
+        """Describes the values that are allowed, for help and errors."""
+        if self.choices:
+            return " | ".join(map(str, self.choices))
+        name, limits = _TYPE_NAMES[self.item], str(self.range)
+        if self.is_list:
+            return f"{name}s, each {limits}" if limits else f"{name}s"
+        return f"{name}, {limits}" if limits else name
 
     def from_text(self, text: str) -> Value:
-        """What was typed on a command line."""
-        return self.from_value(_parse_text(self.kind, text.strip()))
+        """Reads what was typed on a command line."""
+        text = text.strip()
+        typed: object
+        try:
+            if self.item is bool:
+                typed = {"true": True, "false": False}.get(text.lower(), text)
+            else:
+                typed = [self.item(part) for part in text.split(",")] if self.is_list else self.item(text)
+        except ValueError:
+            raise BadValueError("wrong type") from None
+        return self.from_value(typed)
 
     def from_value(self, value: object) -> Value:
-        """A value of a TOML file, or an already typed one."""
-        typed = _typed(self.kind, value)
-        for item in typed if isinstance(typed, tuple) else (typed,):
-            self._check(item)
-        return typed
+        """Checks a value of a TOML file, or an already typed one."""
+        if not self.is_list:
+            checked: Value = self._checked([value])[0]
+            return checked
+        if not isinstance(value, list | tuple) or not value:
+            raise BadValueError("wrong type")
+        return tuple(self._checked(value))
 
-    def _check(self, item: bool | int | float | str) -> None:
-        choices = self.setting.choices
-        if choices and item not in choices:
+    def _checked(self, values: "list[Any] | tuple[Any, ...]") -> list[Any]:
+        accepted = (int, float) if self.item is float else self.item
+        if not all(isinstance(value, accepted) and isinstance(value, bool) <= (self.item is bool) for value in values):
+            raise BadValueError("wrong type")
+        try:
+            typed = [float(value) if self.item is float else value for value in values]
+        except OverflowError:
+            raise BadValueError("out of range") from None
+        if self.choices and not set(typed) <= set(self.choices):
             raise BadValueError("no such choice")
-        if not isinstance(item, str) and not self._in_range(item):
+        if self.item is not str and not all(value in self.range for value in typed):
             raise BadValueError("out of range")
-
-    def _in_range(self, item: float) -> bool:
-        low, high, above = self.setting.minimum, self.setting.maximum, self.setting.above
-        return (
-            abs(item) <= (_LARGEST_INT if isinstance(item, int) else sys.float_info.max)  # which no NaN is
-            and (low is None or item >= low)
-            and (high is None or item <= high)
-            and (above is None or item > above)
-        )
-
-
-def entry_of(field: "dataclasses.Field[Any]", section: str) -> Entry:
-    """The entry of a dataclass field; its kind is that of its default, which every field has."""
-    key = f"{section}.{field.name}" if section else field.name
-    return Entry(key, _kind_of(field.default), cast(Setting, field.metadata[_METADATA_KEY]))
-
-
-def is_setting(metadata: Mapping[Any, Any]) -> bool:
-    """Whether a field is a setting rather than a section of them."""
-    return _METADATA_KEY in metadata
+        return typed
 
 
 def value_text(value: Value) -> str:
-    """A value as it is typed on the command line."""
+    """Formats a value as it is typed on the command line."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def _kind_of(default: object) -> Kind:
-    kinds = {bool: Kind.BOOL, int: Kind.INT, float: Kind.FLOAT, str: Kind.STR}
-    if isinstance(default, tuple):
-        return Kind.FLOATS if isinstance(default[0], float) else Kind.INTS
-    return kinds[type(default)]
-
-
-def _parse_text(kind: Kind, text: str) -> object:
-    try:
-        match kind:
-            case Kind.INT:
-                return int(text)
-            case Kind.FLOAT:
-                return float(text)
-            case Kind.INTS:
-                return [int(part) for part in text.split(",")]
-            case Kind.FLOATS:
-                return [float(part) for part in text.split(",")]
-            case Kind.BOOL:
-                return {"true": True, "false": False}.get(text.lower(), text)
-            case Kind.STR:
-                return text
-    except ValueError:
-        raise BadValueError("wrong type") from None
-
-
-def _typed(kind: Kind, value: object) -> Value:
-    match kind, value:
-        case (Kind.BOOL, bool()) | (Kind.STR, str()):
-            return cast(Value, value)
-        case (Kind.INT | Kind.FLOAT | Kind.INTS | Kind.FLOATS, bool()):
-            pass
-        case Kind.INT, int():
-            return value
-        case Kind.FLOAT, int() | float():
-            return _as_float(value)
-        case Kind.INTS, list() | tuple():
-            if value and all(type(item) is int for item in value):
-                return tuple(value)
-        case Kind.FLOATS, list() | tuple():
-            if value and all(type(item) in (int, float) for item in value):
-                return tuple(_as_float(item) for item in value)
-    raise BadValueError("wrong type")
-
-
-def _as_float(value: float) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        raise BadValueError("out of range") from None

@@ -22,14 +22,14 @@ _TOKEN = re.compile(
 
 @dataclass(frozen=True)
 class TomlSource:
-    """`leaves` maps dotted keys to values as tomllib reads them."""
+    """A TOML file that was read; `leaves` maps dotted keys to values as tomllib reads them."""
 
     path: Path
     text: str
     leaves: dict[str, object]
 
     def locate(self, key: str) -> str:
-        """file:line of a key."""
+        """Names a key by file:line."""
         line = self._lines.get(key)
         return f"{self.path}:{line}" if line else str(self.path)
 
@@ -39,11 +39,11 @@ class TomlSource:
 
 
 class MissingFileError(ConfigError):
-    """There is no such file."""
+    """The file that was asked for does not exist."""
 
 
 class BrokenFileError(ConfigError):
-    """A file that is there and is no TOML."""
+    """The file exists and is no TOML."""
 
 
 def read_toml(path: Path) -> TomlSource:
@@ -77,41 +77,41 @@ def read_toml(path: Path) -> TomlSource:
 
 
 def lines_of(text: str) -> dict[str, int]:
-    """The line, from 1, where the statement begins that sets each dotted key of a valid text.
+    """Finds the line, from 1, where the statement begins that sets each dotted key of a valid text.
 
     tomllib keeps no positions, so every statement is parsed by itself, below the header of its section.
     """
-    found: dict[str, int] = {}
+    lines: dict[str, int] = {}
     section = ""
     for line, statement in _statements(text):
         tree = tomllib.loads(statement)
         if statement.lstrip().startswith("["):
             section = "".join(f"{name}." for name in _path(tree))
-            found.setdefault(section[:-1], line)
+            lines.setdefault(section[:-1], line)
         else:
             for key, _ in _leaves(tree, section):
-                found.setdefault(key, line)
-    return found
+                lines.setdefault(key, line)
+    return lines
 
 
 def _statements(text: str) -> Iterator[tuple[int, str]]:
-    """Statements that are not empty, each with the line where it begins."""
+    """Yields the statements that are not empty, each with the line where it begins."""
     start, depth, line, first_line = 0, 0, 1, 1
     for token in _TOKEN.finditer(text + "\n"):
-        found = token[0]
-        if found in "[{":
+        token_text = token[0]
+        if token_text in "[{":
             depth += 1
-        elif found in "]}":
+        elif token_text in "]}":
             depth -= 1
-        elif found == "\n" and depth == 0:
+        elif token_text == "\n" and depth == 0:
             if text[start : token.start()].strip():
                 yield first_line, text[start : token.start()]
             start, first_line = token.end(), line + 1
-        line += found.count("\n")
+        line += token_text.count("\n")
 
 
 def _path(tree: dict[str, Any]) -> Iterator[str]:
-    """The names in a header: that of a table, or of an item of an array of tables."""
+    """Yields the names in a header: that of a table, or of an item of an array of tables."""
     while tree:
         name, value = next(iter(tree.items()))
         yield name
@@ -119,17 +119,19 @@ def _path(tree: dict[str, Any]) -> Iterator[str]:
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, object]]:
-    found: list[tuple[str, object]] = []
+    leaves: list[tuple[str, object]] = []
     for name, value in tree.items():
         if isinstance(value, dict) and value:
-            found += _leaves(value, f"{prefix}{name}.")
+            leaves += _leaves(value, f"{prefix}{name}.")
         else:
-            found.append((prefix + name, value))
-    return found
+            leaves.append((prefix + name, value))
+    return leaves
 
 
 def _syntax_message(path: Path, text: str, reason: str) -> str:
     at_line = re.search(r" \(at line (\d+), column (\d+)\)", reason)
     line = int(at_line.group(1)) if at_line else text.count("\n") + 1
-    said = re.sub(r" \(at .*\)", "", reason)
-    return f"{path}:{line}: not valid TOML: {said[:1].lower()}{said[1:]}; a line reads `key = value` or `[section]`"
+    problem = re.sub(r" \(at .*\)", "", reason)
+    return (
+        f"{path}:{line}: not valid TOML: {problem[:1].lower()}{problem[1:]}; a line reads `key = value` or `[section]`"
+    )

@@ -1,14 +1,20 @@
-"""Where rows come from: one interface for generated and prepared data, and the three parts of a data set."""
+"""Where rows come from: one interface for generated and prepared data, and the three parts of a data set.
+
+`open_data` also says where a prepared data set does not fit the configuration.
+"""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.batch import Batch
-from dqrm_cpu.data.store.follow import SYNTHETIC
-from dqrm_cpu.data.store.identity import DataIdentity, identity_of_generated
-from dqrm_cpu.data.store.open import Store
-from dqrm_cpu.data.synthetic import SyntheticClicks
+from dqrm_cpu.data.store.manifest import PART_NAMES, Manifest, read_manifest
+from dqrm_cpu.data.store.order import Order
+from dqrm_cpu.data.store.run_data import SYNTHETIC, fingerprint_of
+from dqrm_cpu.data.store.schema import DataIdentity, identity_of_generated
+from dqrm_cpu.data.store.stored_rows import StoredRows, Stream
+from dqrm_cpu.data.synthetic.stream import SyntheticClicks
 from dqrm_cpu.errors import DataError
 
 
@@ -16,7 +22,7 @@ class RowSource(Protocol):
     """Rows that can be read anywhere, any number of times, with the same result."""
 
     def rows(self, start: int, stop: int) -> Batch:
-        """Rows start to stop - 1."""
+        """Returns rows start to stop - 1 of the source."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +32,10 @@ class Part:
     source: RowSource
     first: int
     num_rows: int
+    keep_rate: float = 1.0  # share of the rows without a click that the traffic had and this part still has
 
     def rows(self, start: int, stop: int) -> Batch:
-        """Rows start to stop - 1 of this part."""
+        """Returns rows start to stop - 1 of this part."""
         return self.source.rows(self.first + start, self.first + stop)
 
 
@@ -43,18 +50,24 @@ class DataSet:
     identity: DataIdentity | None
 
     def part(self, name: str) -> Part:
-        """The part of that name: train, validation or test."""
+        """Returns the part of that name: train, validation or test."""
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
 
 def open_data(config: Config) -> DataSet:
-    """The data set that the configuration names."""
+    """Opens the data set that the configuration names."""
     return _generated(config) if config.data.source == SYNTHETIC else _prepared(config)
 
 
 def _generated(config: Config) -> DataSet:
     data, model = config.data, config.model
-    for key, given in {"data.reshuffle": data.reshuffle, "data.sub_sample_rate": data.sub_sample_rate}.items():
+    of_prepared = {
+        "data.reshuffle": data.reshuffle,
+        "data.sub_sample_rate": data.sub_sample_rate > 0,
+        "data.negative_keep_rate": data.negative_keep_rate < 1,
+        "data.evaluation_keep_rate": data.evaluation_keep_rate < 1,
+    }
+    for key, given in of_prepared.items():
         if given:
             raise DataError(f"{key} works on prepared rows, not on generated ones; leave it out or give --data DIR")
     source = SyntheticClicks(model.table_rows, model.num_dense, config.seed, data.max_bag_size)
@@ -69,6 +82,56 @@ def _generated(config: Config) -> DataSet:
 
 
 def _prepared(config: Config) -> DataSet:
-    store = Store(config)
-    train, validation, test = (Part(part, 0, part.num_rows) for part in (store.train, store.validation, store.test))
-    return DataSet(train, validation, test, store.fingerprint, store.identity)
+    directory, data = Path(config.data.source), config.data
+    manifest = read_manifest(directory)
+    _require_fit(config, manifest)
+    train, validation, test = (StoredRows(directory, manifest, part) for part in PART_NAMES)
+    training = Stream(train, data.train_rows, _training_order(config, train))
+    return DataSet(
+        Part(training, 0, training.num_rows, data.trained_keep_rate),
+        Part(Stream(validation, data.validation_rows), 0, data.validation_rows, data.evaluation_keep_rate),
+        Part(Stream(test, data.test_rows), 0, data.test_rows, data.evaluation_keep_rate),
+        fingerprint=fingerprint_of(manifest.digest()),
+        identity=manifest.identity,
+    )
+
+
+def _training_order(config: Config, stored: StoredRows) -> Order | None:
+    data = config.data
+    if not data.train_rows or not (data.reshuffle or data.sub_sample_rate):
+        return None
+    return Order(
+        data.train_rows,
+        config.seed,
+        reshuffle=data.reshuffle,
+        sub_sample_rate=data.sub_sample_rate,
+        labels=stored.labels,
+    )
+
+
+def _require_fit(config: Config, manifest: Manifest) -> None:
+    """Raises DataError for every way in which settings and data set may contradict each other."""
+    model, data, where = config.model, config.data, config.data.source
+    num_features = len(manifest.schema.features)
+    if model.num_dense != num_features:
+        raise DataError(
+            f"model.num_dense is {model.num_dense}, and {where} has {num_features} dense columns; leave the setting out"
+        )
+    if len(model.table_rows) != len(manifest.table_rows):
+        raise DataError(
+            f"model.table_rows names {len(model.table_rows)} tables, and {where} has {len(manifest.table_rows)} "
+            "categorical columns; leave the setting out to follow the data set"
+        )
+    pairs = zip(manifest.schema.categorical, model.table_rows, manifest.table_rows, strict=True)
+    for number, (name, mine, theirs) in enumerate(pairs):
+        if mine < theirs:
+            raise DataError(
+                f"model.table_rows: table {number} ({name}) has {mine:,} rows, and {where} needs {theirs:,}; "
+                "leave the setting out to follow the data set, or prepare it with smaller tables"
+            )
+    for part, rows in zip(PART_NAMES, (data.train_rows, data.validation_rows, data.test_rows), strict=True):
+        if rows > manifest.num_rows(part):
+            raise DataError(
+                f"data.{part}_rows is {rows:,}, and {where} has {manifest.num_rows(part):,} {part} rows; "
+                "leave the setting out to use them all"
+            )

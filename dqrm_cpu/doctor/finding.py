@@ -5,7 +5,7 @@ from enum import Enum
 
 
 class Verdict(Enum):
-    """How bad it is. Only FAIL stops a training run."""
+    """The verdict of a check. Only FAIL stops a training run."""
 
     OK = "ok"
     NOTE = "note"  # something is absent that this run can do without
@@ -15,7 +15,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What was looked at, what was found, and the command or setting that mends it (empty where nothing is to mend)."""
+    """One check: its name, what was found, and the command or setting that mends it (empty if nothing is to mend)."""
 
     check: str
     verdict: Verdict
@@ -23,5 +23,5 @@ class Finding:
     mend: str = ""
 
     def as_dict(self) -> dict[str, str]:
-        """Plain values for JSON."""
+        """Returns plain values for JSON."""
         return {"check": self.check, "verdict": self.verdict.value, "found": self.found, "mend": self.mend}

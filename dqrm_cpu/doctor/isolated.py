@@ -19,7 +19,7 @@ class _Refusal:
 
 
 def in_fresh_process(probe: Callable[[], T], timeout_s: float = 60.0) -> T:
-    """What `probe`, a function of a module, returns in a freshly started interpreter."""
+    """Returns what `probe`, a function of a module, returns in a freshly started interpreter."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send_answer, args=(probe, sender), daemon=True)

@@ -4,8 +4,13 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+from dqrm_cpu.base.hardware import fingerprint
+from dqrm_cpu.base.wording import counted
+from dqrm_cpu.comm.transport import Transport
+from dqrm_cpu.config import Config
 from dqrm_cpu.doctor.finding import Finding, Verdict
-from dqrm_cpu.doctor.job_facts import JobFacts, RankFacts
+from dqrm_cpu.doctor.job_facts import JobFacts, RankFacts, read_job
+from dqrm_cpu.model.size import estimate_memory, model_bytes
 
 _GB = 1e9
 _CLOCK_TOLERANCE_S = 0.5
@@ -15,8 +20,16 @@ _SLOW_BYTES_PER_S = 0.5e9
 _SHOWN_AT_MOST = 4
 
 
+def examine_job(config: Config, transport: Transport, folder: Path) -> list[Finding]:
+    """Gathers the facts of all ranks and goes through the checks; every rank calls it and has the same findings."""
+    job = read_job(transport, fingerprint(), folder)
+    # The best checkpoint is kept beside the newest ones, and the next is written before the oldest goes.
+    checkpoints = (config.train.keep_checkpoints + 2) * model_bytes(config).fp32
+    return check_job(job, estimate_memory(config, transport.size).total_bytes, checkpoints, folder)
+
+
 def check_job(job: JobFacts, rank_bytes: int, checkpoint_bytes: int, folder: Path) -> list[Finding]:
-    """All checks of a job, in the order of a report; the bytes are what a rank and the run folder must hold."""
+    """Makes all checks of a job, in the order of a report; the bytes are what a rank and the run folder must hold."""
     return [
         check_ranks(job),
         check_affinity(job),
@@ -33,8 +46,8 @@ def check_job(job: JobFacts, rank_bytes: int, checkpoint_bytes: int, folder: Pat
 
 
 def check_ranks(job: JobFacts) -> Finding:
-    """Where they run; unlike hosts make all wait for the slowest."""
-    found = f"{_count(len(job.ranks), 'rank')} on " + ", ".join(
+    """Shows where ranks run; unlike hosts make all wait for the slowest."""
+    found = f"{counted(len(job.ranks), 'rank')} on " + ", ".join(
         f"{host} ({len(ranks)})" for host, ranks in job.hosts.items()
     )
     versions = {rank.version for rank in job.ranks}
@@ -49,11 +62,11 @@ def check_ranks(job: JobFacts) -> Finding:
 
 
 def check_affinity(job: JobFacts) -> Finding:
-    """Two ranks on the same CPUs take turns."""
+    """Looks for ranks on the same CPUs, which take turns."""
     sizes = sorted({len(rank.affinity) for rank in job.ranks})
     found = f"{'-'.join(str(size) for size in sorted({sizes[0], sizes[-1]}))} CPUs a rank"
     shared = [
-        f"ranks {one.rank} and {two.rank} share {_count(len(both), 'CPU')} of {host}"
+        f"ranks {one.rank} and {two.rank} share {counted(len(both), 'CPU')} of {host}"
         for host, ranks in job.hosts.items()
         for one, two, both in _overlaps(ranks)
     ]
@@ -64,21 +77,21 @@ def check_affinity(job: JobFacts) -> Finding:
 
 
 def check_threads(job: JobFacts) -> Finding:
-    """OMP_NUM_THREADS of each rank against its CPUs."""
+    """Holds OMP_NUM_THREADS of each rank against its CPUs."""
     wrong = []
     for rank in job.ranks:
         text = rank.omp_num_threads.split(",")[0]
         if text.isdigit() and int(text) > rank.usable_cores:
-            wrong.append(f"rank {rank.rank}: OMP_NUM_THREADS={text} on {_count(rank.usable_cores, 'usable core')}")
+            wrong.append(f"rank {rank.rank}: OMP_NUM_THREADS={text} on {counted(rank.usable_cores, 'usable core')}")
     if wrong:
         mend = "unset OMP_NUM_THREADS, or raise --cpus-per-task to it; training itself takes no more than the cores"
         return Finding("threads", Verdict.NOTE, _first(wrong), mend)
     cores = sorted({rank.usable_cores for rank in job.ranks})
-    return Finding("threads", Verdict.OK, f"up to {cores[-1]} a rank, {_count(cores[0], 'core')} at least")
+    return Finding("threads", Verdict.OK, f"up to {cores[-1]} a rank, {counted(cores[0], 'core')} at least")
 
 
 def check_numa(job: JobFacts) -> Finding:
-    """A rank across memory nodes reads half of its tables over the link between them."""
+    """Looks for ranks across memory nodes, which read half of their tables over the link between them."""
     spanning = [f"rank {rank.rank} spans {len(rank.numa_nodes)}" for rank in job.ranks if len(rank.numa_nodes) > 1]
     if spanning:
         mend = "tb_nnode.sh has a rank per socket; worth it where every rank's copy of the tables fits"
@@ -87,7 +100,7 @@ def check_numa(job: JobFacts) -> Finding:
 
 
 def check_clocks(job: JobFacts) -> Finding:
-    """Training does not look at clocks; logs and file times of several hosts do not fit together."""
+    """Compares clocks: training does not look at them, but logs and file times of hosts should fit together."""
     worst = max(job.ranks, key=lambda rank: abs(rank.clock_offset_s))
     found = f"{abs(worst.clock_offset_s) * 1e3:.1f} ms apart at most (rank {worst.rank})"
     if abs(worst.clock_offset_s) > _CLOCK_TOLERANCE_S:
@@ -96,7 +109,7 @@ def check_clocks(job: JobFacts) -> Finding:
 
 
 def check_transport(job: JobFacts) -> Finding:
-    """What carries gradients, and why that."""
+    """Shows what carries gradients, and why that."""
     if len(job.ranks) == 1:
         mend = "start it on every rank: mpirun -n N dqrm-cpu doctor --job, or DQRM_DOCTOR=1 sbatch SCRIPT"
         return Finding("transport", Verdict.WARNING, f"{job.transport}: {job.reason}; nobody to talk to", mend)
@@ -104,7 +117,7 @@ def check_transport(job: JobFacts) -> Finding:
 
 
 def check_latency(job: JobFacts) -> Finding:
-    """A step has a handful of exchanges, each of which takes this long at least."""
+    """Shows how long each of the handful of exchanges in a step takes at least."""
     found = f"{job.link.latency_s * 1e6:.0f} us for a gather of 8 bytes"
     if job.link.latency_s > _SLOW_LATENCY_S:
         mend = "look for other work on the cores, and that the fast network is used (FI_PROVIDER, GLOO_SOCKET_IFNAME)"
@@ -113,7 +126,7 @@ def check_latency(job: JobFacts) -> Finding:
 
 
 def check_bandwidth(job: JobFacts) -> Finding:
-    """Bytes that a rank sends in a second while all send to all."""
+    """Shows the bytes that a rank sends in a second while all send to all."""
     rate = job.link.bandwidth_bytes_per_s
     if math.isinf(rate):
         return Finding("bandwidth", Verdict.OK, "one rank sends nothing")
@@ -125,7 +138,7 @@ def check_bandwidth(job: JobFacts) -> Finding:
 
 
 def check_memory(job: JobFacts, rank_bytes: int) -> Finding:
-    """Every rank of a host holds all tables."""
+    """Holds the need of a host, of whose ranks each has all tables, against its memory."""
     needs = [(len(ranks) * rank_bytes, _least(ranks), host) for host, ranks in job.hosts.items()]
     need, free, host = min(needs, key=lambda each: each[1] - each[0])
     found = f"{need / _GB:.1f} GB needed, {free / _GB:.1f} GB free on {host}, the tightest host"
@@ -135,7 +148,7 @@ def check_memory(job: JobFacts, rank_bytes: int) -> Finding:
 
 
 def check_run_folder(job: JobFacts, folder: Path) -> Finding:
-    """Rank 0 writes checkpoints, and every rank reads them."""
+    """Looks whether every rank sees what rank 0 writes: checkpoints, which all of them read."""
     blind = [f"rank {rank.rank} on {rank.host}" for rank in job.ranks if not rank.sees_run_folder]
     if blind:
         mend = "put the run folder on a file system that all hosts share, and that rank 0 may write to"
@@ -144,7 +157,7 @@ def check_run_folder(job: JobFacts, folder: Path) -> Finding:
 
 
 def check_disk(job: JobFacts, checkpoint_bytes: int, folder: Path) -> Finding:
-    """Room for all checkpoints that are kept at once, where rank 0 writes them."""
+    """Looks for room for all checkpoints that are kept at once, where rank 0 writes them."""
     free = job.ranks[0].disk_free_bytes
     if free < 0:
         return Finding("disk", Verdict.FAIL, f"{folder.absolute()} cannot be read", "another folder: --run-dir")
@@ -168,7 +181,3 @@ def _least(ranks: list[RankFacts]) -> int:
 def _first(items: list[str]) -> str:
     more = len(items) - _SHOWN_AT_MOST
     return "; ".join(items[:_SHOWN_AT_MOST]) + (f"; and {more} more" if more > 0 else "")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,21 +1,21 @@
 """What each rank of a job sees of its place, and what the ranks measure between them."""
 
-import json
 import os
 import secrets
 import shutil
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+import msgspec
 import numpy as np
 
 from dqrm_cpu import __version__
+from dqrm_cpu.base.hardware import Fingerprint
 from dqrm_cpu.comm.transport import Transport
-from dqrm_cpu.profile.hardware import Fingerprint
 
 _CLOCK_ROUNDS = 21
 _LATENCY_ROUNDS = 200
@@ -70,14 +70,9 @@ class JobFacts:
 def read_job(transport: Transport, machine: Fingerprint, folder: Path) -> JobFacts:
     """Reads and measures; every rank calls it. `folder` is where runs will be kept; it is made if it is not there."""
     mine = _read_rank(transport, machine, folder)
-    payload = np.frombuffer(json.dumps(asdict(mine)).encode(), dtype=np.uint8)
-    told = [json.loads(part.tobytes()) for part in transport.allgatherv(payload)]
-    return JobFacts(transport.name, transport.reason, tuple(_rank_facts(each) for each in told), _measure(transport))
-
-
-def _rank_facts(told: dict[str, object]) -> RankFacts:
-    sequences = {name: tuple(value) for name, value in told.items() if isinstance(value, list)}
-    return RankFacts(**{**told, **sequences})  # type: ignore[arg-type]
+    payload = np.frombuffer(msgspec.json.encode(mine), dtype=np.uint8)
+    ranks = tuple(msgspec.json.decode(part.tobytes(), type=RankFacts) for part in transport.allgatherv(payload))
+    return JobFacts(transport.name, transport.reason, ranks, _measure(transport))
 
 
 def _read_rank(transport: Transport, machine: Fingerprint, folder: Path) -> RankFacts:
@@ -100,7 +95,7 @@ def _read_rank(transport: Transport, machine: Fingerprint, folder: Path) -> Rank
 
 
 def _sees_what_first_wrote(transport: Transport, folder: Path) -> bool:
-    """Rank 0 writes a word that no other run can have written; each rank looks for it, and rank 0 removes it."""
+    """Tells whether this rank sees a word that rank 0 writes and no other run can have written; rank 0 removes it."""
     word = secrets.token_hex(16)
     path = folder / f".doctor-{word}"
     written = False
@@ -150,7 +145,7 @@ def _measure(transport: Transport) -> LinkFacts:
 
 
 def _median_seconds(transport: Transport, rounds: int, action: Callable[[], object]) -> float:
-    """Of the slowest rank; the first call, which opens connections, does not count."""
+    """Times the slowest rank; the first call, which opens connections, does not count."""
     action()
     transport.barrier()
     samples = []

@@ -26,7 +26,7 @@ _LAUNCHER_TIMEOUT_S = 20
 
 @dataclass(frozen=True)
 class MpiLibrary:
-    """What mpi4py loads; `error` is empty when it loads."""
+    """The library that mpi4py loads; `error` is empty when it loads."""
 
     installed: bool
     version: str = ""  # as the library states it
@@ -52,22 +52,22 @@ def read_library() -> MpiLibrary:
 
 
 def read_launchers(search_path: str, beside: Path = Path(sys.executable).parent) -> tuple[MpiLauncher, ...]:
-    """The launcher that a shell would find, and the one in the environment of this Python; each once."""
-    found: dict[str, MpiLauncher] = {}
+    """Finds the launcher that a shell would find, and the one in the environment of this Python; each once."""
+    launchers: dict[str, MpiLauncher] = {}
     for on_path, path in ((True, search_path), (False, str(beside))):
         place = next((place for name in _LAUNCHERS if (place := shutil.which(name, path=path))), None)
-        if place is not None and place not in found:
-            found[place] = MpiLauncher(place, on_path, _ask_version(place, path))
-    return tuple(found.values())
+        if place is not None and place not in launchers:
+            launchers[place] = MpiLauncher(place, on_path, _ask_version(place, path))
+    return tuple(launchers.values())
 
 
 def mpi_family(text: str) -> str:
-    """Which MPI a version text speaks of; empty when it is none we know."""
+    """Tells which MPI a version text speaks of; empty when it is none we know."""
     return next((family for family, marks in _FAMILIES if any(mark in text for mark in marks)), "")
 
 
 def check_library(library: MpiLibrary, required: bool) -> Finding:
-    """mpi4py and the libmpi under it."""
+    """Looks at mpi4py and the libmpi under it."""
     bad = Verdict.FAIL if required else Verdict.NOTE
     if not library.installed:
         found = "mpi4py is not installed; only several processes over MPI need it"
@@ -79,7 +79,7 @@ def check_library(library: MpiLibrary, required: bool) -> Finding:
 
 
 def check_launcher(library: MpiLibrary, launchers: tuple[MpiLauncher, ...], required: bool) -> Finding:
-    """mpirun, and whether it starts ranks of this library."""
+    """Looks for mpirun, and whether it starts ranks of this library."""
     family = mpi_family(library.version)
     on_path = next((launcher for launcher in launchers if launcher.on_path), None)
     fitting = next((launcher for launcher in launchers if family and mpi_family(launcher.says) == family), None)

@@ -4,10 +4,9 @@ Before anything is used, every tensor's presence, type and shape is compared wit
 with the model; scales must be positive, and a sparse file's bits and counts agree. Bytes are checked as they are read.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +14,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dqrm_cpu.base.files import begins_with
 from dqrm_cpu.config import Config, QuantConfig
 from dqrm_cpu.errors import CheckpointError
-from dqrm_cpu.export.codes import unpack_codes
-from dqrm_cpu.export.container import PackedFile
-from dqrm_cpu.export.layout import FORMATS, LAYOUTS, ROWS_PER_RANK, ROWWISE_SCALE_BYTES, expected_tensors, stored_config
-from dqrm_cpu.export.rowwise import ROWWISE_BITS, unpack_rows
-from dqrm_cpu.model.dlrm import Dlrm, mlp_shapes
+from dqrm_cpu.export.codes import ROWWISE_BITS, ROWWISE_SCALE_BYTES, unpack_codes, unpack_rows
+from dqrm_cpu.export.packed_layout import (
+    CORRECTED,
+    FORMATS,
+    LAYOUTS,
+    ROWS_PER_RANK,
+    expected_tensors,
+    stored_config,
+    vocabulary_entries,
+)
+from dqrm_cpu.export.safetensors_reader import PackedFile
+from dqrm_cpu.kernels.interface import Kernels
+from dqrm_cpu.model.dlrm import Dlrm, keep_rate_correction
+from dqrm_cpu.model.layers import mlp_shapes
 from dqrm_cpu.model.tables import table_names
 
 _ROWS_AT_ONCE = 1 << 16  # a multiple of ROWS_PER_RANK
@@ -29,7 +38,7 @@ _ROWS_AT_ONCE = 1 << 16  # a multiple of ROWS_PER_RANK
 
 @dataclass(frozen=True)
 class PackedModel:
-    """What a packed file says of itself, once its tensors have been found to be as its configuration wants them."""
+    """The facts of a packed file, whose tensors have been checked against its configuration."""
 
     path: Path
     config: Config
@@ -38,23 +47,29 @@ class PackedModel:
     num_bytes: int
     stored_rows: int  # rows that have codes
     num_checksums: int  # 0: it was written by an earlier version, and damage cannot be noticed
+    is_corrected: bool = False  # for the rows without a click that training did not see, in the bias of the last layer
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What to tell whoever uses it."""
+        """Sentences for whoever uses it."""
         if self.num_checksums:
             return ()
         return (f"{self.path} was written by an earlier version, without checksums: damage to it cannot be noticed",)
 
 
+def looks_packed(path: Path) -> bool:
+    """Says whether a file claims to be a packed model, by its name or its beginning."""
+    return path.suffix == ".safetensors" or begins_with(path, b"{", at=8)
+
+
 def read_packed(path: Path) -> PackedModel:
-    """What the file says of itself; CheckpointError where that does not fit its tensors. Reads little of it."""
+    """Returns what the file says of itself; CheckpointError where that does not fit its tensors. Reads little of it."""
     with _opened(path) as (_, about):
         return about
 
 
 def verify_packed(path: Path) -> PackedModel:
-    """The same after all of the file was read; CheckpointError where any of it is not what was written."""
+    """Reads all of the file, and returns the same; CheckpointError where any of it is not what was written."""
     with _opened(path) as (file, about):
         file.check_all()
         _require_usable(file, about)
@@ -62,18 +77,25 @@ def verify_packed(path: Path) -> PackedModel:
 
 
 def load_packed(path: Path, model: Dlrm, quant: QuantConfig) -> PackedModel:
-    """Fills tables and MLPs of a model of the same shape with the values that the file stands for."""
+    """Fills tables and MLPs of a model of the same shape with the values that the file stands for.
+
+    Its probabilities are those of the traffic, whatever share of rows without a click training saw.
+    """
     with _opened(path) as (file, about):
         _require_model(about, model, quant)
         _require_usable(file, about)
-        for first, end, values in _all_rows(file, about, model):
-            model.tables.weight[first:end] = values.to(model.device)
+        for table, first, end, values in _all_rows(file, about, model):
+            model.groups.weights[table][first:end] = values.to(model.device)
         maxima = model.inputs.running
         for i, (name, layer, _) in enumerate(model.mlp_layers()):
             layer.weight.copy_(_matrix(file, name, layer.weight.shape, model, quant.mlp_bits))
-            layer.bias.copy_(_bias(file, name, layer.bias.numel(), model, quant.mlp_bias_bits))
+            if layer.bias.numel():
+                layer.bias.copy_(_bias(file, name, layer.bias.numel(), model, quant.mlp_bias_bits))
             if maxima.numel():
                 maxima[i] = float(file.tensor(f"{name}.input_max")[0])
+        if not about.is_corrected:  # written by an earlier version
+            layer.bias.add_(keep_rate_correction(about.config.data.trained_keep_rate))
+        model.is_corrected = True
         return about
 
 
@@ -81,24 +103,25 @@ def require_same_tables(path: Path, model: Dlrm, scale: Tensor, quant: QuantConf
     """Reads the tables of a file just written and compares them with the model's, quantized by scale f32[T]."""
     formula = model.table_formula
     assert formula is not None
-    table_of = model.tables.row_offset[1:]
     with _opened(path) as (file, about):
         _require_model(about, model, quant)
         _require_usable(file, about)
-        for first, end, values in _all_rows(file, about, model):
-            table = int(torch.searchsorted(table_of, first, right=True))
-            expected = formula.values(model.tables.weight[first:end], scale[table].view(1, 1)).cpu()
+        for table, first, end, values in _all_rows(file, about, model):
+            expected = formula.values(model.groups.weights[table][first:end], scale[table].view(1, 1)).cpu()
             if not torch.allclose(values, expected, rtol=1e-6, atol=1e-7):
-                raise CheckpointError(f"{path} does not hold what was written, from row {first} on; check the disk")
+                raise CheckpointError(
+                    f"{path} does not hold what was written, from row {first} of C{table + 1} on; check the disk"
+                )
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[PackedFile, PackedModel]]:
     with PackedFile(path) as file:
-        found = file.metadata.get("format", "")
-        if found not in FORMATS:
+        version = file.metadata.get("format", "")
+        if version not in FORMATS:
             raise CheckpointError(
-                f"{path} has format {found[:20] or 'none'}, not {' or '.join(FORMATS)}; use the dqrm-cpu that wrote it"
+                f"{path} has format {version[:20] or 'none'}, not {' or '.join(FORMATS)}; "
+                "use the dqrm-cpu that wrote it"
             )
         layout = file.metadata.get("layout", "")
         if layout not in LAYOUTS:
@@ -108,19 +131,17 @@ def _opened(path: Path) -> Iterator[tuple[PackedFile, PackedModel]]:
         codes = [file.entries[f"{name}.codes"] for name in table_names(len(config.model.table_rows))]
         stored_rows = sum(entry.shape[0] for entry in codes)
         identity = file.metadata.get("identity", "")
-        yield (
-            file,
-            PackedModel(path, config, layout, identity, file.num_bytes, stored_rows, file.num_checksums),
-        )
+        sizes = file.num_bytes, stored_rows, file.num_checksums
+        yield file, PackedModel(path, config, layout, identity, *sizes, CORRECTED in file.metadata)
 
 
 def _require_layout(file: PackedFile, config: Config, layout: str) -> None:
-    """The tensors that the configuration asks for, and no others."""
+    """Requires the tensors that the configuration asks for, and no others."""
     if config.quant.method == "none":
         raise file.foreign("its configuration is that of an FP32 model")
     if layout == "rowwise" and config.quant.embedding_bits not in ROWWISE_BITS:
         raise file.foreign(f"row-wise tables have 2 or 4 bits, it names {config.quant.embedding_bits}")
-    expected = expected_tensors(config, layout)
+    expected = {**expected_tensors(config, layout), **vocabulary_entries(file)}
     if layout == "sparse" and "tables.offset" in expected:
         raise file.foreign(f"{config.quant.method} has no code for zero, so that no row can be left out")
     for name, one in expected.items():
@@ -128,7 +149,7 @@ def _require_layout(file: PackedFile, config: Config, layout: str) -> None:
         if entry is None:
             raise file.foreign(f"it lacks {name}")
         shape = tuple(
-            found if wanted is None else wanted for found, wanted in zip(entry.shape, one.shape, strict=False)
+            actual if wanted is None else wanted for actual, wanted in zip(entry.shape, one.shape, strict=False)
         )
         if entry.dtype != one.dtype or len(entry.shape) != len(one.shape) or entry.shape != shape:
             raise file.foreign(
@@ -141,11 +162,11 @@ def _require_layout(file: PackedFile, config: Config, layout: str) -> None:
 
 
 def _require_model(about: PackedModel, model: Dlrm, quant: QuantConfig) -> None:
-    """Of another shape, or at other widths, the same bytes would be other numbers."""
+    """Requires a file of this model: of another shape, or at other widths, the same bytes would be other numbers."""
     stored = about.config
     ours = {
-        "rows of tables": (stored.model.table_rows, tuple(model.tables.row_offset.diff().tolist())),
-        "values of a row": (stored.model.embedding_dim, model.tables.dim),
+        "rows of tables": (stored.model.table_rows, tuple(model.groups.row_offset.diff().tolist())),
+        "values of a row": (_row_values(stored.model.dims), _row_values(model.groups.weights)),
         "layers": (mlp_shapes(stored), model.shapes),
         **{
             f"quant.{key}": (getattr(stored.quant, key), getattr(quant, key))
@@ -160,8 +181,14 @@ def _require_model(about: PackedModel, model: Dlrm, quant: QuantConfig) -> None:
             )
 
 
+def _row_values(of_tables: Sequence[int] | Sequence[Tensor]) -> str:
+    """Says how many values the rows of tables have, from their dimensions or weights; one number where all agree."""
+    dims = [one if isinstance(one, int) else one.shape[1] for one in of_tables]
+    return str(dims[0]) if len(set(dims)) == 1 else str(dims)
+
+
 def _require_usable(file: PackedFile, about: PackedModel) -> None:
-    """Scales are positive, all other numbers finite, and a sparse table's bits, counts and codes agree."""
+    """Requires positive scales, other numbers finite, and a sparse table's bits, counts and codes that agree."""
     for name, one in expected_tensors(about.config, about.layout).items():
         if one.dtype != "F32":
             continue
@@ -197,37 +224,38 @@ def _require_finite_rows(file: PackedFile, name: str, rows: int) -> None:
             )
 
 
-def _all_rows(file: PackedFile, about: PackedModel, model: Dlrm) -> Iterator[tuple[int, int, Tensor]]:
-    """All rows of the arena that the file holds, a stretch of one table at a time: first, end, values f32[n, D]."""
+def _all_rows(file: PackedFile, about: PackedModel, model: Dlrm) -> Iterator[tuple[int, int, int, Tensor]]:
+    """Yields all rows, a stretch of one table at a time: table, first, end, values f32[n, D]."""
     bits, layout = about.config.quant.embedding_bits, about.layout
     offsets = file.tensor("tables.offset") if "tables.offset" in file.entries else None
-    steps = None if layout == "rowwise" else file.tensor("tables.step")
-    bounds = pairwise(model.tables.row_offset.tolist())
-    for t, (name, (first, end)) in enumerate(zip(table_names(model.tables.num_tables), bounds, strict=True)):
-        for at in range(first, end, _ROWS_AT_ONCE):
-            stop = min(at + _ROWS_AT_ONCE, end)
-            values = _stretch(file, name, layout, at - first, stop - first, model, bits)
-            if steps is not None:
-                values = values * float(steps[t]) + (0.0 if offsets is None else float(offsets[t]))
-            yield at, stop, values
+    scales = None if layout == "rowwise" else file.tensor("tables.step")
+    weights = model.groups.weights
+    for t, (name, weight) in enumerate(zip(table_names(len(weights)), weights, strict=True)):
+        rows, dim = weight.shape
+        for first in range(0, rows, _ROWS_AT_ONCE):
+            end = min(first + _ROWS_AT_ONCE, rows)
+            values = _stretch(file, name, layout, range(first, end), dim, model.kernels, bits)
+            if scales is not None:
+                values = values * float(scales[t]) + (0.0 if offsets is None else float(offsets[t]))
+            yield t, first, end, values
 
 
-def _stretch(file: PackedFile, name: str, layout: str, first: int, end: int, model: Dlrm, bits: int) -> Tensor:
-    """Codes f32[end - first, D] of a table, or values where the file is row-wise."""
-    dim, codes = model.tables.dim, f"{name}.codes"
+def _stretch(file: PackedFile, name: str, layout: str, rows: range, dim: int, kernels: Kernels, bits: int) -> Tensor:
+    """Returns codes f32[rows, D] of a table, or values where the file is row-wise."""
+    first, end, codes = rows.start, rows.stop, f"{name}.codes"
     if layout == "rowwise":
         return unpack_rows(torch.from_numpy(file.rows(codes, first, end)), bits)
     if layout == "dense":
-        return unpack_codes(file.rows(codes, first, end), bits, dim, model.kernels)
+        return unpack_codes(file.rows(codes, first, end), bits, dim, kernels)
     values, alive = torch.zeros(end - first, dim), _alive(file, name, first, end)
     before = int(file.rows(f"{name}.rank", first // ROWS_PER_RANK, first // ROWS_PER_RANK + 1)[0])
     live = file.rows(codes, before, before + int(alive.sum()))
-    values[torch.from_numpy(alive)] = unpack_codes(live, bits, dim, model.kernels)
+    values[torch.from_numpy(alive)] = unpack_codes(live, bits, dim, kernels)
     return values
 
 
 def _alive(file: PackedFile, name: str, first: int, end: int) -> NDArray[np.bool_]:
-    """Which rows from `first`, a multiple of 8, on are stored."""
+    """Returns bool[end - first]: which rows from `first`, a multiple of 8, on are stored."""
     packed = file.rows(f"{name}.bitmap", first // 8, -(-end // 8))
     return np.unpackbits(packed, count=end - first, bitorder="little").astype(np.bool_)
 

@@ -1,12 +1,12 @@
-"""A trained model as one packed file: codes, what they mean, the MLPs, the configuration.
+"""Writes a trained model as packed files: codes, what they mean, the MLPs, the configuration.
 
 `dense` holds the codes of every row. `sparse` holds those of live rows (any code that is not 0) alone, a bit for each
 row that says whether it lives, and for every 512 rows how many live ones came before, so that a reader finds a row's
-codes without scanning. docs/quantization.md lists the tensors.
+codes without scanning. `rowwise` is the baseline of `codes.pack_rows`. docs/quantization.md lists the tensors.
 """
 
-from collections.abc import Callable, Iterator
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,42 +16,124 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dqrm_cpu.config import Config
-from dqrm_cpu.export.codes import pack_codes
-from dqrm_cpu.export.layout import FORMATS, ROWS_PER_RANK
-from dqrm_cpu.export.stream import Streamed, whole, write_tensors
+from dqrm_cpu.errors import ConfigError
+from dqrm_cpu.export.codes import ROWWISE_BITS, ROWWISE_SCALE_BYTES, pack_codes, pack_rows
+from dqrm_cpu.export.features import RawFeatures, describe, vocabulary_tensors
+from dqrm_cpu.export.packed_layout import CORRECTED, FORMATS, ROWS_PER_RANK, SELF_CONTAINED
+from dqrm_cpu.export.read import require_same_tables
+from dqrm_cpu.export.safetensors_writer import Streamed, whole, write_tensors
 from dqrm_cpu.kernels.interface import Kernels
 from dqrm_cpu.model.dlrm import Dlrm
-from dqrm_cpu.model.size import packed_row_bytes
+from dqrm_cpu.model.size import model_bytes, packed_row_bytes
 from dqrm_cpu.model.tables import table_names
 from dqrm_cpu.quant.formula import Formula
+from dqrm_cpu.quant.liveness import RowCounts, count_rows
+from dqrm_cpu.serving.description import MODEL
 
 _ROWS_AT_ONCE = 1 << 16
+_FLOAT_BYTES = _RANK_BYTES = 4
 
 
-def write_model(path: Path, config: Config, model: Dlrm, scale: Tensor, layout: str, identity: str = "") -> int:
-    """`layout` dense or sparse; scale f32[T] of the tables. Returns the bytes of the file.
+@dataclass(frozen=True)
+class PackedFiles:
+    """Bytes of the files as they lie on the disk, and what the tables in them are made of."""
 
-    `identity`: that of the data's schema and vocabulary, as a run records it; empty where it is not known.
+    dense: int
+    sparse: int | None  # None: the method has no zero, so no row is dead
+    rows: RowCounts | None = None  # None: the weights with which training began are not known
+    # Of a model whose tables have no rows but those that training updated: its bytes in FP32, and of its sparse file.
+    updated_fp32: int | None = None
+    updated_sparse: int | None = None
+
+
+def pack_model(folder: Path, config: Config, model: Dlrm, scale: Tensor, identity: str = "") -> PackedFiles:
+    """Writes FOLDER/dense.safetensors and FOLDER/sparse.safetensors; scale f32[T] of the tables."""
+    layouts = ["dense", "sparse"] if has_sparse_layout(model) else ["dense"]
+    sizes = {}
+    for layout in layouts:
+        path = packed_path(folder, layout)
+        sizes[layout] = write_model(path, config, model, scale, layout, identity)
+        require_same_tables(path, model, scale, config.quant)
+    if model.seed is None or model.table_formula is None:
+        return PackedFiles(sizes["dense"], sizes.get("sparse"))
+    counts = count_rows(model.table_formula, model.groups, scale, model.first_rows)
+    return _with_counts(PackedFiles(sizes["dense"], sizes.get("sparse")), config, counts)
+
+
+def _with_counts(files: PackedFiles, config: Config, by_table: Sequence[RowCounts]) -> PackedFiles:
+    """Adds counts of rows, and sizes without those that training never updated, in FP32 and in the sparse file."""
+    dims, counts = config.model.dims, sum(by_table[1:], start=by_table[0])
+    never = sum(table.never_updated * dim for table, dim in zip(by_table, dims, strict=True))
+    fp32 = model_bytes(config).fp32 - never * _FLOAT_BYTES
+    files = replace(files, rows=counts)
+    if files.sparse is None:
+        return replace(files, updated_fp32=fp32)
+    codes = sum(
+        (table.live - table.live_updated) * packed_row_bytes(dim, config.quant.embedding_bits)
+        for table, dim in zip(by_table, dims, strict=True)
+    )
+    places = counts.never_updated // 8 + counts.never_updated // ROWS_PER_RANK * _RANK_BYTES
+    return replace(files, updated_fp32=fp32, updated_sparse=files.sparse - codes - places)
+
+
+def packed_path(folder: Path, layout: str) -> Path:
+    """Returns where a layout's file lies."""
+    return folder / f"{layout}.safetensors"
+
+
+def write_model(
+    path: Path,
+    config: Config,
+    model: Dlrm,
+    scale: Tensor,
+    layout: str,
+    identity: str = "",
+    features: RawFeatures | None = None,
+) -> int:
+    """Writes one file, its layout dense or sparse; scale f32[T] of the tables. Returns the bytes of the file.
+
+    `identity`: that of the data's schema and vocabulary, as a run records it; empty where it is not known. With
+    `features` the file can score raw rows by itself.
     """
     formula = model.table_formula
     assert formula is not None, "an FP32 model has no codes"
-    bounds = pairwise(model.tables.row_offset.tolist())
     tensors: list[Streamed] = []
-    for name, (first, end), of_table in zip(table_names(len(scale)), bounds, scale, strict=True):
-        table = _Table(name, model.tables.weight[first:end], formula, of_table.view(1, 1), model.kernels)
+    for name, weight, of_table in zip(table_names(len(scale)), model.groups.weights, scale, strict=True):
+        table = _Table(name, weight, formula, of_table.view(1, 1), model.kernels)
         tensors += table.sparse() if layout == "sparse" else table.dense()
     tensors += _grid("tables", formula, scale)
-    tensors += mlp_tensors(model)
-    return write_tensors(path, tensors, metadata(config, layout, identity))
+    tensors += _mlp_tensors(model)
+    metadata = _metadata(config, layout, identity)
+    if features is not None:
+        description = describe(config, layout, features)
+        tensors += vocabulary_tensors(description, features)
+        metadata |= {"format": SELF_CONTAINED, MODEL: description.to_json()}
+    return write_tensors(path, tensors, metadata)
 
 
-def metadata(config: Config, layout: str, identity: str) -> dict[str, str]:
-    """What a reader must know before the tensors."""
-    return {"format": FORMATS[-1], "layout": layout, "identity": identity, "config": config.to_toml()}
+def write_rowwise(path: Path, config: Config, model: Dlrm, identity: str = "") -> int:
+    """Writes tables row-wise, MLPs as the configuration's method has them; returns the bytes of the file."""
+    bits, weights = config.quant.embedding_bits, model.groups.weights
+    for dim in {weight.shape[1] for weight in weights}:
+        if bits not in ROWWISE_BITS or dim * bits % 8:
+            raise ConfigError(
+                f"row-wise quantization has {bits} bits and {dim} values a row; it takes 2 or 4 bits and whole bytes: "
+                "set quant.embedding_bits to 2 or 4"
+            )
+    names = table_names(len(weights))
+    tables = [_rowwise_table(name, weight, bits) for name, weight in zip(names, weights, strict=True)]
+    return write_tensors(path, [*tables, *_mlp_tensors(model)], _metadata(config, "rowwise", identity))
+
+
+def _metadata(config: Config, layout: str, identity: str) -> dict[str, str]:
+    """Returns what a reader must know before the tensors."""
+    corrected = {CORRECTED: "true"} if config.data.trained_keep_rate < 1 else {}
+    version = FORMATS[3] if config.model.table_dims else FORMATS[1]  # earlier versions read what they can
+    return {"format": version, "layout": layout, "identity": identity, "config": config.to_toml(), **corrected}
 
 
 def has_sparse_layout(model: Dlrm) -> bool:
-    """Where code 0 is exactly 0."""
+    """Tells whether code 0 is exactly 0, so that rows can be left out."""
     formula = model.table_formula
     return formula is not None and formula.grid(torch.ones(1)).offset is None
 
@@ -99,18 +181,31 @@ class _Table(NamedTuple):
             first = end
 
 
-def mlp_tensors(model: Dlrm) -> list[Streamed]:
-    """The MLPs: codes where they are quantized, biases likewise, and what the scales of their inputs follow from."""
+def _rowwise_table(name: str, weight: Tensor, bits: int) -> Streamed:
+    def parts() -> Iterator[NDArray[np.generic]]:
+        for part in torch.split(weight, _ROWS_AT_ONCE):
+            yield pack_rows(part.cpu().contiguous(), bits).numpy()
+
+    row_bytes = packed_row_bytes(weight.shape[1], bits) + ROWWISE_SCALE_BYTES
+    return Streamed(f"{name}.codes", "uint8", (weight.shape[0], row_bytes), parts)
+
+
+def _mlp_tensors(model: Dlrm) -> list[Streamed]:
+    """Returns weights and biases, as codes where they are quantized, and what the scales of inputs follow from.
+
+    The bias of the last layer is corrected for the rows without a click that training did not see.
+    """
     tensors: list[Streamed] = []
-    maxima = model.inputs.running.cpu().numpy()
-    for i, (name, layer, quantized) in enumerate(model.mlp_layers()):
+    maxima, layers = model.inputs.running.cpu().numpy(), list(model.mlp_layers())
+    for i, (name, layer, quantized) in enumerate(layers):
         if quantized is None:
             tensors.append(whole(f"{name}.weight", layer.weight.cpu().numpy()))
         else:
             formula, scale = quantized
             codes = pack_codes(formula.codes(layer.weight, scale).contiguous(), formula.bits, model.kernels)
             tensors += [whole(f"{name}.codes", codes), *_grid(name, formula, scale.view(-1))]
-        tensors += _bias(name, layer.bias, model)
+        correction = model.logit_correction() if i == len(layers) - 1 else 0.0
+        tensors += _bias(name, layer.bias + correction if correction else layer.bias, model)
         if len(maxima):
             tensors.append(whole(f"{name}.input_max", maxima[i : i + 1]))
     return tensors
@@ -118,6 +213,8 @@ def mlp_tensors(model: Dlrm) -> list[Streamed]:
 
 def _bias(name: str, bias: Tensor, model: Dlrm) -> list[Streamed]:
     formula = model.bias_formula
+    if bias.numel() == 0:
+        return []
     if formula is None:
         return [whole(f"{name}.bias", bias.cpu().numpy())]
     scale = formula.scale_of(bias.abs().amax().view(1))
@@ -127,5 +224,5 @@ def _bias(name: str, bias: Tensor, model: Dlrm) -> list[Streamed]:
 
 def _grid(name: str, formula: Formula, scale: Tensor) -> list[Streamed]:
     grid = formula.grid(scale)
-    step = whole(f"{name}.step", grid.step.cpu().numpy())
-    return [step] if grid.offset is None else [step, whole(f"{name}.offset", grid.offset.cpu().numpy())]
+    offset = [] if grid.offset is None else [whole(f"{name}.offset", grid.offset.cpu().numpy())]
+    return [whole(f"{name}.step", grid.scale.cpu().numpy()), *offset]

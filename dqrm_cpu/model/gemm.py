@@ -7,17 +7,17 @@ from torch import Tensor
 
 
 class Gemm(Protocol):
-    """y = x W^T + b and its gradients: x [B, I], weight [O, I], bias [O], grad [B, O], all of `dtype`."""
+    """y = x W^T + b and its gradients: x [B, I], weight [O, I], bias [O] or none, grad [B, O], all of `dtype`."""
 
     name: str
     dtype: torch.dtype
     takes_transposed: bool  # its grad_weight is faster from the transpose of grad
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
-        """[B, O], rectified where asked."""
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+        """Returns [B, O], rectified where asked."""
 
     def grad_input(self, grad: Tensor, weight: Tensor) -> Tensor:
-        """[B, I]."""
+        """Returns the gradient of x, [B, I]."""
 
     def grad_weight(self, transposed: Tensor, x: Tensor, out: Tensor) -> None:
         """Writes [O, I]; transposed [O, B] is grad's transpose, contiguous or only a view of it."""
@@ -30,8 +30,8 @@ class TorchGemm:
     dtype = torch.float32
     takes_transposed = False
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
-        y = torch.addmm(bias, x, weight.t())
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+        y = torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
         return y.relu_() if relu else y
 
     def grad_input(self, grad: Tensor, weight: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class OneDnnGemm:
     def __init__(self) -> None:
         self._linear = torch.ops.mkldnn._linear_pointwise
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
         y: Tensor = self._linear(x, weight, bias, "relu" if relu else "none", [], "")
         return y
 
@@ -78,13 +78,13 @@ class OneDnnBf16Gemm(Bf16Gemm):
     def __init__(self) -> None:
         self._linear = torch.ops.mkldnn._linear_pointwise
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
         y: Tensor = self._linear(x, weight, bias, "relu" if relu else "none", [], "")
         return y
 
 
 def select_gemm(precision: str, device: torch.device) -> Gemm:
-    """`fp32`: oneDNN on a CPU whose torch carries it, else torch's BLAS; or `bf16`.
+    """Chooses for `fp32` oneDNN on a CPU whose torch carries it, else torch's BLAS; or `bf16`.
 
     Never chosen by timing: a resumed run must repeat its bits.
     """

@@ -1,23 +1,45 @@
-"""The arena that holds all embedding tables: one mapping of the address space, on huge pages where it can."""
+"""The arenas that hold the embedding tables: each one mapping of the address space, on huge pages where it can."""
 
 import mmap
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
+from dqrm_cpu.config.schema import ModelConfig
+from dqrm_cpu.kernels.table_groups import TableGroup, TableGroups
 from dqrm_cpu.kernels.types import Tables
 
 _FLOAT_BYTES = 4
 
 
 def table_names(num_tables: int) -> tuple[str, ...]:
-    """The names used in messages and files: C1, C2, ... as Criteo's columns."""
+    """Returns the names used in messages and files: C1, C2, ... as Criteo's columns."""
     return tuple(f"C{t + 1}" for t in range(num_tables))
 
 
+def table_places(model: ModelConfig) -> list[tuple[str, int]]:
+    """Returns the tensor of a checkpoint that holds each table, and the table's first row in it."""
+    dims, taken = model.dims, Counter[int]()
+    places = []
+    for rows, dim in zip(model.table_rows, dims, strict=True):
+        places.append(("tables" if len(set(dims)) == 1 else f"tables.{dim}", taken[dim]))
+        taken[dim] += rows
+    return places
+
+
+def allocate_groups(table_rows: Sequence[int], dims: Sequence[int], device: torch.device) -> TableGroups:
+    """Allocates an arena for the tables of each dimension, as `allocate_tables` does."""
+    groups = []
+    for dim in sorted(set(dims)):
+        numbers = tuple(number for number, its in enumerate(dims) if its == dim)
+        groups.append(TableGroup(allocate_tables([table_rows[number] for number in numbers], dim, device), numbers))
+    return TableGroups(groups)
+
+
 def allocate_tables(table_rows: Sequence[int], dim: int, device: torch.device) -> Tables:
-    """Room for all tables, not yet touched: whoever initializes it in parallel decides where its pages lie."""
+    """Allocates tables of one dimension, not touched yet: who initializes them in parallel decides where pages lie."""
     offset = torch.zeros(len(table_rows) + 1, dtype=torch.int64)
     torch.cumsum(torch.tensor(table_rows, dtype=torch.int64), 0, out=offset[1:])
     num_rows = int(offset[-1])
@@ -29,7 +51,7 @@ def allocate_tables(table_rows: Sequence[int], dim: int, device: torch.device) -
 
 
 def map_floats(count: int) -> np.ndarray:
-    """f32[count] in an anonymous mapping of its own with huge pages asked for; freed with its last view."""
+    """Returns f32[count] in an anonymous mapping of its own with huge pages asked for; freed with its last view."""
     memory = mmap.mmap(-1, max(count * _FLOAT_BYTES, mmap.PAGESIZE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, dtype=np.float32, count=count)

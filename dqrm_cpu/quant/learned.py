@@ -6,16 +6,15 @@ where training would start from the weights as they stand.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from dqrm_cpu.kernels.interface import Tracker
+from dqrm_cpu.kernels.table_groups import TableGroups
 from dqrm_cpu.kernels.types import SparseGrad, Tables
-from dqrm_cpu.quant.formula import LearnedScale
+from dqrm_cpu.quant.formula import SMALLEST_SCALE, LearnedScale
 from dqrm_cpu.quant.scale import ScaleState, require_finite
-from dqrm_cpu.quant.uniform import SMALLEST_STEP
 
 _FLOATS_AT_ONCE = 1 << 20
 
@@ -30,12 +29,12 @@ class LearnedScales:
 
     @property
     def begun(self) -> bool:
-        """Whether training has them; no scale is 0 afterwards."""
+        """Whether training has begun to learn the scales; no scale is 0 afterwards."""
         return bool(self.flat.any())
 
 
 def split_scales(flat: Tensor, num_tables: int, matrix_scales: Sequence[int]) -> LearnedScales:
-    """`matrix_scales`: how many each matrix has."""
+    """Splits `flat` into views; `matrix_scales`: how many scales each matrix has."""
     if flat.numel() == 0:
         return LearnedScales(flat, flat, ())
     tables, *matrices = torch.split(flat, [num_tables, *matrix_scales])
@@ -43,12 +42,13 @@ def split_scales(flat: Tensor, num_tables: int, matrix_scales: Sequence[int]) ->
 
 
 class LearnedTableScales:
-    """Implements `scale.Scales` over learned parameters."""
+    """The tables' scales where they are learned parameters; a `scale.Scales`."""
 
-    tracker: Tracker | None = None
+    trackers: tuple[Tracker | None, ...]
 
-    def __init__(self, formula: LearnedScale, tables: Tables, scales: LearnedScales) -> None:
+    def __init__(self, formula: LearnedScale, tables: TableGroups, scales: LearnedScales) -> None:
         self._formula = formula
+        self.trackers = (None,) * len(tables)
         self._tables = tables
         self._scales = scales
 
@@ -59,7 +59,7 @@ class LearnedTableScales:
     def for_training(self, iteration: int) -> Tensor:
         return self._scales.tables
 
-    def for_evaluation(self) -> Tensor:
+    def for_evaluation(self, at_least: Tensor | None = None) -> Tensor:
         return self._scales.tables if self._scales.begun else initial_table_scales(self._formula, self._tables)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -72,25 +72,25 @@ class LearnedTableScales:
         pass  # nothing follows the tables
 
 
-def initial_table_scales(formula: LearnedScale, tables: Tables) -> Tensor:
-    """f32[T]"""
-    absmax, absmean = torch.zeros(2, tables.num_tables, device=tables.weight.device)
-    for t, (first, end) in enumerate(pairwise(tables.row_offset.tolist())):
-        absmax[t], absmean[t] = _magnitudes(tables.weight[first:end])
+def initial_table_scales(formula: LearnedScale, tables: TableGroups) -> Tensor:
+    """Returns where the tables' learned scales f32[T] start, from the weights as they stand."""
+    absmax, absmean = torch.zeros(2, tables.num_tables, device=tables.device)
+    for t, weight in enumerate(tables.weights):
+        absmax[t], absmean[t] = _magnitudes(weight)
     require_finite(absmax)
-    return formula.initial_scale(absmax, absmean).clamp(min=float(SMALLEST_STEP))
+    return formula.initial_scale(absmax, absmean).clamp(min=float(SMALLEST_SCALE))
 
 
 def initial_matrix_scales(formula: LearnedScale, matrix: Tensor) -> Tensor:
-    """f32[N, 1] of a matrix f32[N, D]."""
+    """Returns where the learned scales f32[N, 1] of a matrix f32[N, D] start."""
     magnitude = matrix.abs()
     return formula.initial_scale(magnitude.amax(1, keepdim=True), magnitude.mean(1, keepdim=True)).clamp(
-        min=float(SMALLEST_STEP)
+        min=float(SMALLEST_SCALE)
     )
 
 
 def table_scale_gradient(formula: LearnedScale, tables: Tables, grad: SparseGrad, of_scale: Tensor) -> Tensor:
-    """f32[T] from the gradient by element f32[N, D] of the rows in `grad`; all weights of a table share a scale."""
+    """Sums the gradient by element f32[N, D] of the rows in `grad` to f32[T]: all weights of a table share a scale."""
     # In FP64 and in order: the sum must not depend on the number of threads.
     running = torch.nn.functional.pad(of_scale.sum(1, dtype=torch.float64).cumsum(0), (1, 0))
     pointer = grad.table_ptr.to(running.device)
@@ -99,7 +99,7 @@ def table_scale_gradient(formula: LearnedScale, tables: Tables, grad: SparseGrad
 
 
 def matrix_scale_gradient(formula: LearnedScale, of_scale: Tensor, scales: Tensor) -> Tensor:
-    """Shaped as `scales` f32[rows, 1] or f32[1, 1], from the gradient by element f32[rows, D]."""
+    """Sums the gradient by element f32[rows, D] to the shape of `scales`, f32[rows, 1] or f32[1, 1]."""
     by_row = of_scale.sum(1, keepdim=True, dtype=torch.float64)
     summed = by_row if scales.numel() == by_row.numel() else by_row.sum(0, keepdim=True)
     return (summed * formula.gradient_factor(of_scale.numel() // scales.numel())).float()
@@ -111,7 +111,7 @@ def _factors(formula: LearnedScale, tables: Tables) -> Tensor:
 
 
 def _magnitudes(weight: Tensor) -> tuple[float, float]:
-    """max|W| and mean|W|."""
+    """Returns max|W| and mean|W|."""
     largest, total = 0.0, 0.0
     for part in _parts(weight):
         largest = max(largest, float(part.amax())) if not bool(part.isnan().any()) else float("nan")

@@ -4,27 +4,28 @@ import shlex
 from collections.abc import Callable, Iterator
 from statistics import fmean, median
 
-from dqrm_cpu.profile.phases import OCCASIONS, Phase
-from dqrm_cpu.profile.spans import SpanSummary
-from dqrm_cpu.quant import finding
-from dqrm_cpu.report.phase_figures import Bar, bar_of, working_ms
+from dqrm_cpu.base.wording import counted, longer
+from dqrm_cpu.metrics.click import FIGURE_NAMES
+from dqrm_cpu.quant import scale_schedule
+from dqrm_cpu.report.phases import EXCHANGE, Bar, bar_of, working_ms
 from dqrm_cpu.report.run_files import RunFiles
+from dqrm_cpu.timing.phases import OCCASIONS, Phase
+from dqrm_cpu.timing.spans import SpanSummary
 
-_SCALE_SHARE = 0.05
+SCALE_SHARE, COVERED_SHARE, UNEVEN_RATIO = 0.05, 0.97, 1.5
+"""Of a step: what finding scales may take, what phases cover at least; how far its mean may lie above its median."""
+
 _DATA_SHARE = 0.15
 _EXCHANGE_SHARE = 0.3
 _BETWEEN_SHARE = 0.3
 _STRAGGLER_RATIO = 1.15
 _CLIP_RATE = 0.01
-_OVERFIT_AUC = 0.002
+_OVERFIT = 0.002  # of AUC, log loss or normalized entropy
 _PATIENCE = 2
-_COVERED_SHARE = 0.97
-_UNEVEN_RATIO = 1.5
-_EXCHANGE = (Phase.QUANTIZE_GRADIENTS, Phase.WIRE, Phase.MERGE, Phase.MLP_EXCHANGE)
 
 
 def warnings_of(run: RunFiles) -> list[str]:
-    """Empty where there is nothing to mend."""
+    """Lists what to change in a run; empty where there is nothing to mend."""
     rules: list[Callable[[RunFiles], Iterator[str]]] = [_spans, _ranks, _threads, _clipping, _overfitting, _unfinished]
     return [f"{run.name}: {text}" for rule in rules for text in rule(run)]
 
@@ -40,10 +41,10 @@ def _spans(run: RunFiles) -> Iterator[str]:
         return
     yield from _scale(run, bar)
     yield from _waiting(run, bar)
-    if summary.covered < _COVERED_SHARE:
+    if summary.covered < COVERED_SHARE:
         outside = 1 - summary.covered
         yield f"{outside:.0%} of a step is outside every phase: look at it with dqrm-cpu profile --torch-profiler."
-    if summary.step.mean_ms > _UNEVEN_RATIO * summary.step.median_ms:
+    if summary.step.mean_ms > UNEVEN_RATIO * summary.step.median_ms:
         yield (
             f"its steps are uneven, {summary.step.mean_ms:.2f} ms on average, {summary.step.median_ms:.2f} ms in "
             "the middle: something else uses the same cores, or there are more threads than cores (--train.threads)."
@@ -69,13 +70,13 @@ def _between_steps(run: RunFiles, summary: SpanSummary) -> Iterator[str]:
 
 def _scale(run: RunFiles, bar: Bar) -> Iterator[str]:
     share = _share(bar, Phase.SCALE)
-    if share <= _SCALE_SHARE:
+    if share <= SCALE_SHARE:
         return
-    yield f"finding scales takes {share:.0%} of the step: {finding.mend(run.config.quant)}."
+    yield f"finding scales takes {share:.0%} of the step: {scale_schedule.advice(run.config.quant)}."
 
 
 def _waiting(run: RunFiles, bar: Bar) -> Iterator[str]:
-    data, exchange = _share(bar, Phase.DATA), _share(bar, *_EXCHANGE)
+    data, exchange = _share(bar, Phase.DATA), _share(bar, *EXCHANGE)
     if data > _DATA_SHARE:
         mend = (
             "prepare generated rows once (dqrm-cpu data generate, dqrm-cpu prepare), or let them fit into memory"
@@ -106,7 +107,7 @@ def _ranks(run: RunFiles) -> Iterator[str]:
         if others and mine > _STRAGGLER_RATIO * others:
             place = _place(run, spans.rank)
             yield (
-                f"rank {spans.rank}{place} works {mine / others - 1:.0%} longer at each step than the others, who wait "
+                f"rank {spans.rank}{place} works {longer(mine / others)} the others at each step, who wait "
                 "for it: look for other programs on its host, its cores and its memory (dqrm-cpu doctor there)."
             )
 
@@ -122,19 +123,21 @@ def _threads(run: RunFiles) -> Iterator[str]:
         if threads > cores:
             mends = [f"set --train.threads {fair}"] if any(count > fair for count, _ in places) else []
             mends += ["start fewer ranks there"] if len(places) > 1 else []
-            yield f"{threads} threads share {cores} cores on {host}: {', or '.join(mends)}."
+            shared = f"{counted(threads, 'thread')} share {counted(cores, 'core')}"
+            yield f"{shared} on {host}: {', or '.join(mends)}."
         elif crowded:
             count, own = crowded[0]
             yield (
-                f"a rank on {host} has {count} threads and may use {own} of its cores: set --train.threads {fair}, or "
+                f"a rank on {host} has {counted(count, 'thread')} and may use {own} of its cores: set "
+                f"--train.threads {fair}, or "
                 "let each rank use more cores (the launcher binds them)."
             )
 
 
 def _clipping(run: RunFiles) -> Iterator[str]:
-    """Learned scales and narrow steps clip on purpose; a scale that is out of date does not."""
+    """Learned scales and narrow widths clip on purpose; a scale that is out of date does not."""
     rows, quant = [row for row in run.of_phase("train") if row.lookup_clip_rate], run.config.quant
-    if not rows or not finding.finds(quant):
+    if not rows or not scale_schedule.finds_scales(quant):
         return
     rates = [fmean(rates) for rates in zip(*(row.lookup_clip_rate for row in rows), strict=True)]
     worst = max(range(len(rates)), key=rates.__getitem__)
@@ -144,8 +147,8 @@ def _clipping(run: RunFiles) -> Iterator[str]:
     clipped = f"{rates[worst]:.1%} of the values of table C{worst + 1} lie beyond its scale"
     if width < 1:
         yield f"{clipped}, since --quant.step-width is {width:g}: the scale of max|W| needs 1."
-    elif finding.period(quant) > 1:
-        tracked = "" if finding.tracks(quant) else " with --quant.scale-finder track"
+    elif scale_schedule.scale_period(quant) > 1:
+        tracked = "" if scale_schedule.tracks_absmax(quant) else " with --quant.scale-finder track"
         yield f"{clipped}: shorten --quant.scale-period (1 costs next to nothing{tracked})."
 
 
@@ -153,11 +156,13 @@ def _overfitting(run: RunFiles) -> Iterator[str]:
     rated, best = [row for row in run.of_phase("validation") if row.metrics], run.best
     if not rated or best is None or best.metrics is None or rated[-1].metrics is None:
         return
-    fallen = best.metrics.auc - rated[-1].metrics.auc
-    if fallen <= _OVERFIT_AUC:
+    by = run.config.train.best_by
+    change = rated[-1].metrics.figure(by) - best.metrics.figure(by)
+    if not (-change if by == "auc" else change) > _OVERFIT:
         return
     after = sum(row.step > best.step for row in rated)
-    text = f"validation AUC fell by {fallen:.4f} after step {best.step:,}: the best checkpoint is kept"
+    moved = f"{FIGURE_NAMES[by]} {'fell' if change < 0 else 'rose'} by {abs(change):.4f}"
+    text = f"validation {moved} after step {best.step:,}: the best checkpoint is kept"
     if run.config.train.early_stop_patience == 0 and after > _PATIENCE:
         text += f"; where it does not recover, --train.early-stop-patience {_PATIENCE} saves the rest of the time"
     yield f"{text}."

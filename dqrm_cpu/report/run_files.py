@@ -1,5 +1,6 @@
 """What a report reads of a run folder, finished or still going on."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,17 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from dqrm_cpu.base.decode import UnreadableError, decoded, read_json
 from dqrm_cpu.config import Config
 from dqrm_cpu.config.load import load_run_config
 from dqrm_cpu.errors import CheckpointError, ConfigError
 from dqrm_cpu.model.size import ModelBytes, model_bytes
-from dqrm_cpu.profile.span_file import RankSpans, read_spans
+from dqrm_cpu.timing.span_file import RankSpans, read_spans
+from dqrm_cpu.train.beginning import Beginning, read_beginning
 from dqrm_cpu.train.checkpoint import CheckpointStore, newest_config, read_state
 from dqrm_cpu.train.metrics_log import LogMark
-from dqrm_cpu.train.metrics_row import MetricsRow, Phase
+from dqrm_cpu.train.metrics_row import MetricsRow, RunPhase
 from dqrm_cpu.train.run_folder import checkpoints_folder, holds_run, read_sound_rows, result_checksum
+from dqrm_cpu.train.run_place import no_run
+from dqrm_cpu.train.tuning.record import SearchRecord, read_record
 
 
 class _Rank(msgspec.Struct):
@@ -42,7 +48,7 @@ class _Machine(msgspec.Struct):
 
 
 class _Environment(msgspec.Struct):
-    """What a page shows of environment.json."""
+    """The parts of environment.json that a page shows."""
 
     dqrm_cpu: str
     command: list[str]
@@ -60,14 +66,14 @@ class _Test(msgspec.Struct):
 
 
 class _Result(msgspec.Struct):
-    """What a page shows of result.json."""
+    """The parts of result.json that a page shows."""
 
     test: _Test
 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """`name` tells the runs of one report apart."""
+    """The files of one run as they were read; `name` distinguishes the runs of one report."""
 
     name: str
     path: Path
@@ -77,7 +83,9 @@ class RunFiles:
     environment: Mapping[str, Any]
     result: Mapping[str, Any] | None  # None before the run has finished
     damages: tuple[str, ...] = ()  # of the log, whose other rows are shown
+    search: SearchRecord | None = None  # before training; None where there was none
     notes: tuple[str, ...] = ()  # on settings that its config.toml lacks
+    beginning: Beginning | None = None  # with the weights of another run; None: with fresh ones
 
     @cached_property
     def sizes(self) -> ModelBytes:
@@ -87,8 +95,35 @@ class RunFiles:
     def quantized(self) -> bool:
         return self.config.quant.method != "none"
 
-    def of_phase(self, phase: Phase) -> list[MetricsRow]:
+    def of_phase(self, phase: RunPhase) -> list[MetricsRow]:
         return [row for row in self.rows if row.phase == phase]
+
+    def training_seconds(self, steps: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Returns how long rank 0 had computed steps when each of these was done; NaN where no time was recorded.
+
+        That leaves out what is between steps, and the first step of a process, which compiles.
+        """
+        timed = [row for row in self.of_phase("train") if math.isfinite(row.times.ms_per_step)]
+        if not timed:
+            return np.full(steps.size, math.nan)
+        at = np.array([0, *(row.step for row in timed)], dtype=np.float64)
+        spent = np.diff(at) * [row.times.ms_per_step / 1e3 for row in timed]
+        seconds: npt.NDArray[np.float64] = np.interp(steps, at, np.concatenate([[0.0], np.cumsum(spent)]))
+        return seconds
+
+    def wall_seconds(self, steps: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Returns how long the run had gone on when each of these was done, with all interruptions; NaN: not recorded.
+
+        It began as long before its first row as the steps before that took.
+        """
+        dated = [row for row in self.rows if math.isfinite(row.logged_at)]
+        if not dated:
+            return np.full(steps.size, math.nan)
+        at, first = np.unique([row.step for row in dated], return_index=True)
+        logged = np.maximum.accumulate([row.logged_at for row in dated])[first]  # a clock may be set back
+        before = np.nan_to_num(self.training_seconds(at[:1].astype(np.float64)))
+        seconds: npt.NDArray[np.float64] = np.interp(steps, at, logged - logged[0] + before)
+        return seconds
 
     @property
     def last_step(self) -> int:
@@ -96,13 +131,16 @@ class RunFiles:
 
     @property
     def best(self) -> MetricsRow | None:
-        """The evaluation with the highest AUC, the earliest of equals, as training chooses it."""
-        rated = [row for row in self.of_phase("validation") if row.metrics and row.metrics.auc == row.metrics.auc]
-        return max(rated, key=lambda row: row.metrics.auc if row.metrics else 0.0, default=None)
+        """The best evaluation by train.best_by, the earliest of equals, as training chooses it."""
+        best: MetricsRow | None = None
+        for row in self.of_phase("validation"):
+            if row.metrics and row.metrics.is_better_than(best.metrics if best else None, self.config.train.best_by):
+                best = row
+        return best
 
 
 def read_runs(paths: list[Path]) -> tuple[RunFiles, ...]:
-    """In the order given; named by their folders, with their parents where those are the same."""
+    """Reads runs in the order given, named by their folders, with their parents where those are the same."""
     names = [path.resolve().name for path in paths]
     if len(set(names)) < len(names):
         names = [f"{path.resolve().parent.name}/{path.resolve().name}" for path in paths]
@@ -112,7 +150,7 @@ def read_runs(paths: list[Path]) -> tuple[RunFiles, ...]:
 
 
 def log_warnings(run: RunFiles) -> list[str]:
-    """What a reader must know before trusting the curves."""
+    """Says what a reader must know before trusting the curves."""
     if not run.damages:
         return list(run.notes)
     return [*run.notes, f"{run.path / 'metrics.jsonl'} is damaged, the other rows are shown: {'; '.join(run.damages)}"]
@@ -123,7 +161,7 @@ def _read_run(path: Path, name: str) -> RunFiles:
     if not holds_run(path):
         page = path / "report.html"
         made = f"; it holds a profile, whose page is {page}" if (path / "profile.json").exists() else ""
-        raise ConfigError(f"{path} holds no run; give a folder that dqrm-cpu train wrote{made}")
+        raise ConfigError(no_run(path, made))
     recorded = newest_config(checkpoints_folder(path))
     if not settings.exists() and recorded is None:
         raise ConfigError(f"{path} holds a run without its settings; restore {settings}")
@@ -135,11 +173,28 @@ def _read_run(path: Path, name: str) -> RunFiles:
     shown = tuple(row for row in rows if row.is_of(len(config.model.table_rows)))
     if len(shown) < len(rows):
         damages.append(f"rows of another number of tables than the run has: {len(rows) - len(shown):,}")
-    return RunFiles(name, path, config, shown, read_spans(path), environment, result, tuple(damages), tuple(notes))
+    beginning = None
+    try:
+        beginning = read_beginning(path)
+    except CheckpointError as error:
+        notes = [*notes, str(error)]
+    return RunFiles(
+        name,
+        path,
+        config,
+        shown,
+        read_spans(path),
+        environment,
+        result,
+        tuple(damages),
+        read_record(path),
+        tuple(notes),
+        beginning,
+    )
 
 
 def _log_mark(path: Path) -> LogMark | None:
-    """What the newest checkpoint knows of the log; None where there is none that can be read."""
+    """Returns what the newest checkpoint knows of the log; None where there is none that can be read."""
     newest = CheckpointStore(checkpoints_folder(path), keep=1).newest()
     try:
         return None if newest is None else LogMark.of_state(read_state(newest))
@@ -148,14 +203,14 @@ def _log_mark(path: Path) -> LogMark | None:
 
 
 def _json(path: Path, kind: type[object]) -> dict[str, Any] | None:
-    """The document at `path`, which has at least what `kind` has; None where there is none."""
+    """Reads the document at `path`, which has at least what `kind` has; None where there is none."""
     try:
-        found: dict[str, Any] = read_json(path)
-        decoded(found, kind)
-        if kind is _Result and found.get("crc32", result_checksum(found)) != result_checksum(found):
+        document: dict[str, Any] = read_json(path)
+        decoded(document, kind)
+        if kind is _Result and document.get("crc32", result_checksum(document)) != result_checksum(document):
             raise UnreadableError("does not match its own checksum")
     except FileNotFoundError:
         return None
     except (OSError, UnreadableError) as error:
         raise ConfigError(f"{path} cannot be read (it {error}); restore it, or remove it to do without") from error
-    return found
+    return document

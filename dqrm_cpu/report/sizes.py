@@ -1,20 +1,17 @@
-"""How large the models are, as trained and as shipped."""
+"""How many bytes: models as trained and as shipped, and what ranks send each other at each step."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from dqrm_cpu.base.decode import UnreadableError, decoded
 from dqrm_cpu.quant.liveness import RowCounts
+from dqrm_cpu.report.chart import BarChart, BarSegment, StackedBar, color
 from dqrm_cpu.report.markup import paragraph, table
 from dqrm_cpu.report.run_files import RunFiles
-from dqrm_cpu.report.style import Canvas, Figure, beside_bar, row_names
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
-
-_BAR_PX, _AROUND_PX = 58, 70
+_PARTS = ("table rows (indices)", "table gradients (values)", "scales, counts, padding", "MLP gradients")
 
 
 class _Files(msgspec.Struct):
@@ -28,20 +25,13 @@ class _Files(msgspec.Struct):
 
 
 def packed_sizes(runs: Sequence[RunFiles]) -> list[str]:
-    """A table of the files that finished runs left, beside what rows that training never updated have to do with it."""
+    """Makes a table of the files that finished runs left, and of the part that rows never updated have in it."""
     rows = [row for run in runs if (row := _packed_row(run)) is not None]
     if not rows:
         return []
     head = (
-        "run",
-        "packed (MB)",
-        "without zero rows (MB)",
-        "rows",
-        "updated in training",
-        "zero of these",
-        "zero of the others",
-        "updated rows alone: FP32 (MB)",
-        "updated rows alone: without zero rows (MB)",
+        *("run", "packed (MB)", "without zero rows (MB)", "rows", "updated in training", "zero of these"),
+        *("zero of the others", "updated rows alone: FP32 (MB)", "updated rows alone: without zero rows (MB)"),
         "smaller by",
     )
     return [
@@ -78,26 +68,51 @@ def _share(part: int, whole: int) -> str:
     return f"{part / whole:.1%}" if whole else "-"
 
 
-def model_sizes(runs: Sequence[RunFiles]) -> Figure:
-    """FP32 beside what the run's own bit widths come to."""
-
-    def draw(canvas: Canvas) -> "Drawing":
-        drawing, (axes,) = canvas.axes(1, _AROUND_PX + _BAR_PX * len(runs) + 20)
-        for row, run in enumerate(runs):
-            for place, (label, size) in enumerate((("FP32", run.sizes.fp32), ("as configured", run.sizes.packed))):
-                y = row - 0.18 + 0.36 * place
-                axes.barh(y, size / 1e6, height=0.32, color=canvas.color(place), label=label if row == 0 else None)
-                beside_bar(axes, size / 1e6, y, f"{size / 1e6:,.1f} MB")
-        axes.set(xlabel="model (MB)", yticks=range(len(runs)), ylim=(len(runs) - 0.5, -0.5))
-        axes.set_yticklabels(row_names([run.name for run in runs], canvas))
-        axes.set_xlim(0, (1.4 if canvas.narrow else 1.15) * max(run.sizes.fp32 for run in runs) / 1e6)
-        axes.grid(axis="y", visible=False)
-        drawing.legend(loc="outside lower left", ncols=2, handlelength=1.1)
-        return drawing
-
-    said = "; ".join(
+def model_sizes(runs: Sequence[RunFiles]) -> BarChart:
+    """Shows FP32 beside what the run's own bit widths come to."""
+    bars = [
+        StackedBar(f"{run.name}, {label}", [BarSegment(label, size, color(place), text)], text)
+        for run in runs
+        for place, (label, size) in enumerate((("FP32", run.sizes.fp32), ("as configured", run.sizes.packed)))
+        for text in [f"{size / 1e6:,.1f} MB"]
+    ]
+    listed = "; ".join(
         f"{run.name} {run.sizes.fp32 / 1e6:,.1f} MB in FP32, {run.sizes.packed / 1e6:,.1f} MB packed "
         f"({run.sizes.fp32 / run.sizes.packed:.1f} times smaller)"
         for run in runs
     )
-    return Figure("sizes", f"Tables and MLPs as trained, and packed at the widths that the run asks for. {said}.", draw)
+    caption = f"Tables and MLPs as trained, and packed at the widths that the run asks for. {listed}."
+    return BarChart("sizes", caption, "model (MB)", bars)
+
+
+def mean_bytes(run: RunFiles) -> tuple[float, float, float, float]:
+    """Returns the means over the logged steps: indices, values, scales, MLPs."""
+    rows = [row for row in run.of_phase("train") if math.isfinite(row.mlp_bytes)]
+    count = max(len(rows), 1)
+    return (
+        sum(row.index_bytes for row in rows) / count,
+        sum(row.value_bytes for row in rows) / count,
+        sum(row.scale_bytes for row in rows) / count,
+        sum(row.mlp_bytes for row in rows) / count,
+    )
+
+
+def bytes_per_step(sent: Mapping[str, tuple[float, float, float, float]]) -> BarChart | None:
+    """Makes a bar for each that sends anything, by name: indices, values, scales, MLPs."""
+    sending = {name: parts for name, parts in sent.items() if sum(parts)}
+    if not sending:
+        return None
+    bars = [
+        StackedBar(
+            name,
+            [
+                BarSegment(label, part, color(number), f"{part / 1e3:,.1f} kB")
+                for number, (label, part) in enumerate(zip(_PARTS, parts, strict=True))
+            ],
+            f"{sum(parts) / 1e3:,.0f} kB",
+        )
+        for name, parts in sending.items()
+    ]
+    listed = "; ".join(f"{bar.name} {bar.text}" for bar in bars)
+    caption = f"Bytes that rank 0 sends to the other ranks at a step, by what they hold. {listed}."
+    return BarChart("bytes", caption, "sent by rank 0 per step (kB)", bars)

@@ -28,7 +28,7 @@ class BadBatches:
         self._first_share, self._num_shares = first_share, num_shares
 
     def refused(self, number: int, shares: list[Batch], error: BadBatchError) -> DataError:
-        """The error that ends a run at global batch `number`."""
+        """Returns the error that ends a run at global batch `number`, and keeps the batch."""
         kept = self._keep(number, shares, error)
         return DataError(
             f"{self._place(number)}: {described(error, self._loader, number)}; nothing was trained on this batch, "
@@ -36,10 +36,7 @@ class BadBatches:
         )
 
     def skipped(self, number: int, shares: list[Batch], outcome: StepOutcome, count: int) -> str:
-        """Keeps what this process has of a batch that was skipped, the run's `count`-th; a warning, or nothing to say.
-
-        The first few are told one by one.
-        """
+        """Keeps what this process has of a batch that was skipped, the run's `count`-th; warns of the first few."""
         kept = [self._keep(number, shares, error) for error in outcome.faults]
         if count > _MOST_WARNINGS:
             return ""
@@ -48,7 +45,7 @@ class BadBatches:
         else:
             why = f"it has a bad row on rank {outcome.bad_ranks[0]}; see {self._folder} there"
         last = "; further ones are counted and not told" if count == _MOST_WARNINGS else ""
-        return f"warning: {self._place(number)} is skipped on all ranks: {why}{last}"
+        return f"{self._place(number)} is skipped on all ranks: {why}{last}"
 
     def _place(self, number: int) -> str:
         return f"step {number + 1:,} (epoch {number // self._loader.num_batches + 1})"
@@ -70,7 +67,7 @@ class BadBatches:
 
 
 def described(error: BadBatchError, loader: Loader, number: int) -> str:
-    """The bad row by its place in the batch and in the part, and the column by the data set's own name."""
+    """Names the bad row by its place in the batch and in the part, and the column by the data set's own name."""
     if error.row is None or error.column is None:
         return str(error)
     row = int(loader.row_numbers(number, error.share)[error.row])
@@ -79,9 +76,11 @@ def described(error: BadBatchError, loader: Loader, number: int) -> str:
 
 
 def _arrays(batch: Batch, rows: NDArray[np.int64], error: BadBatchError) -> Mapping[str, NDArray[np.generic]]:
-    """By name, with the rows' numbers in their part, and -1 as the bad row where no single one is to blame."""
+    """Returns arrays by name, with the rows' numbers in their part, and -1 as the bad row where no single one is."""
     tensors = {"dense": batch.dense, "ids": batch.ids, "label": batch.label}
     if batch.offsets is not None:
         tensors["offsets"] = batch.offsets
+    if batch.weight is not None:
+        tensors["weight"] = batch.weight
     named = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
     return {**named, "rows": rows, "bad_row": np.asarray(-1 if error.row is None else error.row)}

@@ -10,22 +10,21 @@ from pathlib import Path
 from safetensors import SafetensorError
 from torch import Tensor
 
-from dqrm_cpu.base.files import WRITING, sync_folder
-from dqrm_cpu.base.sizes import sizes_apart
+from dqrm_cpu.base.decode import Json
+from dqrm_cpu.base.files import making_folder, remove_folder, remove_leftovers, sync_folder
+from dqrm_cpu.base.memory import format_distinct_sizes
 from dqrm_cpu.config.recorded import RecordedConfig, recorded_config
 from dqrm_cpu.errors import CheckpointError, ConfigError
 from dqrm_cpu.train.checkpoint_files import (
     SHARD_BYTES,
-    read_folder,
-    total_bytes,
+    load_checkpoint,
     write_folder,
 )
-from dqrm_cpu.train.checkpoint_manifest import JSON, STATE_FILE, read_manifest
+from dqrm_cpu.train.checkpoint_manifest import STATE_FILE, read_manifest
 from dqrm_cpu.train.checkpoint_shard import DamagedCheckpointError
 
 # A second checkpoint of one step gets a number, so that the first is never taken away before the new one is there.
 _NAME = re.compile(r"step-(\d{9,})(?:\.(\d+))?")
-_REMOVING = ".removing-"
 _SPACE_MARGIN_BYTES = 16 << 20  # headers, state.json, and what the run writes beside its checkpoints
 
 
@@ -35,26 +34,17 @@ class Resumed:
 
     path: Path
     step: int
-    state: Mapping[str, JSON]
+    state: Mapping[str, Json]
     warnings: tuple[str, ...]
 
 
-def load_checkpoint(path: Path, into: Mapping[str, Tensor], *, allow_unused: bool = False) -> Mapping[str, JSON]:
-    """Copies the tensors of the checkpoint at `path` into those of `into` and returns its state.
-
-    Names, shapes and dtypes must match. `allow_unused` passes over tensors that `into` does not name: the optimizer's,
-    for whoever needs only the weights.
-    """
-    return read_folder(path, into, allow_unused=allow_unused)
-
-
-def read_state(path: Path) -> Mapping[str, JSON]:
-    """The state of the checkpoint at `path`, without reading its tensors."""
+def read_state(path: Path) -> Mapping[str, Json]:
+    """Reads the state of the checkpoint at `path`, without reading its tensors."""
     return read_manifest(path).state
 
 
 def find_checkpoint(folder: Path, which: str) -> Path:
-    """The checkpoint that a user names: `best` or `last` of those in `folder`, or the path of one."""
+    """Finds the checkpoint that a user names: `best` or `last` of those in `folder`, or the path of one."""
     store = CheckpointStore(folder, keep=1)
     named = {"best": store.best, "last": store.newest}.get(which)
     path = named() if named else Path(which)
@@ -65,11 +55,11 @@ def find_checkpoint(folder: Path, which: str) -> Path:
 
 
 def newest_config(folder: Path) -> RecordedConfig | None:
-    """The settings that the newest of the checkpoints in `folder` recorded; None where none did that can be read."""
+    """Reads the settings that the newest checkpoint in `folder` recorded; None where none did that can be read."""
     for path in reversed(CheckpointStore(folder, keep=1).paths()):
         try:
             config = read_manifest(path).config
-        except DamagedCheckpointError:  # told where it is loaded
+        except DamagedCheckpointError:  # reported where it is loaded
             continue
         return None if config is None else recorded_config(path, config)
     return None
@@ -83,7 +73,7 @@ class CheckpointStore:
     """
 
     def __init__(
-        self, folder: Path, keep: int, shard_bytes: int = SHARD_BYTES, config: Mapping[str, JSON] | None = None
+        self, folder: Path, keep: int, shard_bytes: int = SHARD_BYTES, config: Mapping[str, Json] | None = None
     ) -> None:
         """`config` is what each checkpoint records of the settings, by `config_to_record`."""
         if keep < 1:
@@ -93,7 +83,7 @@ class CheckpointStore:
         self._shard_bytes = shard_bytes
         self._config = config
 
-    def save(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, JSON], best: bool) -> Path:
+    def save(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Json], best: bool) -> Path:
         """Writes a checkpoint and, once it is safe, removes those no longer kept.
 
         Checkpoints of later steps go too: they belong to a course that training has left by resuming before them.
@@ -102,8 +92,8 @@ class CheckpointStore:
             if not self._folder.is_dir():
                 self._folder.mkdir(parents=True, exist_ok=True)
                 sync_folder(self._folder.parent)
-            self._remove_leftovers()
-            self._check_space(total_bytes(tensors))
+            remove_leftovers(self._folder)
+            self._check_space(sum(tensor.nbytes for tensor in tensors.values()))
             path = self._write(step, tensors, state, best)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(
@@ -114,10 +104,6 @@ class CheckpointStore:
         with contextlib.suppress(OSError):
             self._remove_surplus(path)
         return path
-
-    def load(self, path: Path, into: Mapping[str, Tensor]) -> Mapping[str, JSON]:
-        """`load_checkpoint`, for the loop that resumes."""
-        return load_checkpoint(path, into)
 
     def load_newest(self, into: Mapping[str, Tensor]) -> Resumed | None:
         """Loads the newest checkpoint that is not damaged; None where there is no checkpoint at all."""
@@ -135,36 +121,29 @@ class CheckpointStore:
         return None
 
     def newest(self) -> Path | None:
-        """The checkpoint of the latest step, which only loading can prove undamaged."""
+        """Returns the checkpoint of the latest step, which only loading can prove undamaged."""
         paths = [path for path in self.paths() if (path / STATE_FILE).exists()] or self.paths()
         return paths[-1] if paths else None
 
     def best(self, until_step: int | None = None) -> Path | None:
-        """The latest checkpoint that was saved as the best so far, among those up to a step."""
+        """Returns the latest checkpoint that was saved as the best so far, among those up to a step."""
         return _latest_best([path for path in self.paths() if until_step is None or _order(path)[0] <= until_step])
 
     def paths(self) -> list[Path]:
-        """All complete checkpoints, oldest step first."""
+        """Lists all complete checkpoints, oldest step first."""
         return [path for path in self._named() if path.is_dir()]
 
     def _named(self) -> list[Path]:
-        """Whatever has the name of a checkpoint."""
+        """Lists whatever has the name of a checkpoint."""
         if not self._folder.is_dir():
             return []
         return sorted((path for path in self._folder.iterdir() if _NAME.fullmatch(path.name)), key=_order)
 
-    def _write(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, JSON], best: bool) -> Path:
-        final = self._free_path(step)
-        temporary = self._folder / (WRITING + final.name)
-        temporary.mkdir()
-        try:
-            write_folder(temporary, step, tensors, state, best, self._shard_bytes, self._config)
-            temporary.rename(final)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)  # a full disk gets its space back at once
-            raise
-        sync_folder(self._folder)
-        return final
+    def _write(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Json], best: bool) -> Path:
+        path = self._free_path(step)
+        with making_folder(path) as folder:
+            write_folder(folder, step, tensors, state, best, self._shard_bytes, self._config)
+        return path
 
     def _free_path(self, step: int) -> Path:
         attempts = [attempt for other, attempt in map(_order, self._named()) if other == step]
@@ -173,16 +152,11 @@ class CheckpointStore:
     def _check_space(self, num_bytes: int) -> None:
         needed, free = num_bytes + _SPACE_MARGIN_BYTES, shutil.disk_usage(self._folder).free
         if free < needed:
-            wanted, there = sizes_apart(needed, free)
+            wanted, there = format_distinct_sizes(needed, free)
             raise CheckpointError(
                 f"a checkpoint needs {wanted} in {self._folder} but {there} are free (the one before goes "
                 "only after the new one is safe); free some space or use a run folder on another disk"
             )
-
-    def _remove_leftovers(self) -> None:
-        for path in self._folder.iterdir():
-            if path.name.startswith((WRITING, _REMOVING)):
-                shutil.rmtree(path, ignore_errors=True)
 
     def _remove_surplus(self, saved: Path) -> None:
         reached = [path for path in self.paths() if _order(path) <= _order(saved)]
@@ -190,14 +164,7 @@ class CheckpointStore:
         kept = {*list(last_attempts.values())[-self._keep :], *_newest_to_best(reached)}
         for path in self.paths():
             if path not in kept:
-                self._remove(path)
-
-    def _remove(self, path: Path) -> None:
-        """Renamed first, so that a crash on the way leaves no half checkpoint under a good name."""
-        removing = path.with_name(_REMOVING + path.name)
-        with contextlib.suppress(OSError):
-            path.rename(removing)
-            shutil.rmtree(removing)
+                remove_folder(path)
 
 
 def _order(path: Path) -> tuple[int, int]:
@@ -216,7 +183,7 @@ def _latest_best(paths: Sequence[Path]) -> Path | None:
 
 
 def _newest_to_best(paths: Sequence[Path]) -> list[Path]:
-    """The latest that was saved as the best, and later ones whose manifest cannot be read: they may be better."""
+    """Lists the latest one saved as the best, and later ones whose manifest cannot be read: they may be better."""
     kept: list[Path] = []
     for path in reversed(paths):
         try:

@@ -7,70 +7,116 @@ fast on machines without SHA instructions too.
 
 import json
 import math
-import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dqrm_cpu.base.files import sync_folder
+from dqrm_cpu.base.decode import Json
+from dqrm_cpu.base.files import sync_file, sync_folder
 from dqrm_cpu.errors import CheckpointError
 from dqrm_cpu.train.checkpoint_manifest import (
     FORMAT,
-    JSON,
     STATE_FILE,
-    Manifest,
+    CheckpointManifest,
+    CheckpointShard,
     Piece,
-    Shard,
     TensorInfo,
     canonical,
     read_manifest,
 )
-from dqrm_cpu.train.checkpoint_shard import Part, ShardFile, damaged
+from dqrm_cpu.train.checkpoint_shard import ShardReader, damaged
 
 SHARD_BYTES = 256 << 20
 _READ_BYTES = 1 << 20
 _DIFFERENCES_SHOWN = 10
 
 
-def total_bytes(tensors: Mapping[str, Tensor]) -> int:
-    return sum(tensor.nbytes for tensor in tensors.values())
-
-
 def write_folder(
     folder: Path,
     step: int,
     tensors: Mapping[str, Tensor],
-    state: Mapping[str, JSON],
+    state: Mapping[str, Json],
     best: bool,
     shard_bytes: int,
-    config: Mapping[str, JSON] | None = None,
+    config: Mapping[str, Json] | None = None,
 ) -> None:
     """Fills an empty folder and forces it to the disk; state.json comes last."""
     shards = []
     for number, pieces in enumerate(_plan(tensors, shard_bytes)):
         shards.append(_write_shard(folder / f"shard-{number:05d}.safetensors", pieces, tensors))
     described = {name: _describe(tensor) for name, tensor in tensors.items()}
-    _write_manifest(folder / STATE_FILE, Manifest(step, best, described, tuple(shards), state, config))
+    _write_manifest(folder / STATE_FILE, CheckpointManifest(step, best, described, tuple(shards), state, config))
     sync_folder(folder)
 
 
-def read_folder(folder: Path, into: Mapping[str, Tensor], *, allow_unused: bool = False) -> Mapping[str, JSON]:
-    """Copies the tensors into those of `into` and returns the state.
+def load_checkpoint(folder: Path, into: Mapping[str, Tensor], *, allow_unused: bool = False) -> Mapping[str, Json]:
+    """Copies the tensors of the checkpoint in `folder` into those of `into`, and returns its state.
 
-    Every shard is checked before it is copied; after a DamagedCheckpointError earlier shards may have been copied
-    already. With `allow_unused`, tensors that `into` does not name are passed over and their shards not read.
+    Names, shapes and dtypes must match. Every shard is checked before it is copied; after a DamagedCheckpointError
+    earlier shards may have been copied already. With `allow_unused`, tensors that `into` does not name, such as the
+    optimizer's, are passed over and their shards not read.
     """
     manifest = read_manifest(folder)
     _check_same(folder, manifest.tensors, into, allow_unused)
-    for shard in manifest.shards:
-        wanted = [piece for piece in shard.pieces if piece.tensor in into]
-        if wanted:
-            _read_shard(folder / shard.file, shard, manifest.parts(shard), wanted, into)
+    with torch.no_grad():
+        for piece, rows in read_pieces(folder, manifest, into.keys()):
+            _rows_of(piece, into).copy_(rows)
     return manifest.state
+
+
+def read_pieces(folder: Path, manifest: CheckpointManifest, names: Set[str]) -> Iterator[tuple[Piece, Tensor]]:
+    """Yields the rows of the named tensors, shard after shard; a shard is checked before any of its rows come."""
+    for shard in manifest.shards:
+        wanted = [piece for piece in shard.pieces if piece.tensor in names]
+        if not wanted:
+            continue
+        path = folder / shard.file
+        with ShardReader(path, shard.num_bytes, manifest.parts(shard)) as file:
+            if file.crc32() != shard.crc32:
+                raise damaged(path, "its checksum changed")
+            for piece in wanted:
+                yield piece, file.tensor(piece.tensor)
+
+
+class RowReader:
+    """Reads a few rows of a large checkpoint without the rest of it.
+
+    Checksums of whole shards are left to whoever loads it to go on.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._manifest = read_manifest(folder)
+
+    def read(self, tensor: str, first_row: int, num_rows: int) -> npt.NDArray[np.float32]:
+        """Reads rows of a float32 tensor, f32[num_rows, ...]."""
+        dtype, shape = self._manifest.tensors.get(tensor, ("float32", (0,)))
+        there = max(min(first_row + num_rows, shape[0] if shape else 1) - max(first_row, 0), 0)
+        if there != num_rows:
+            raise CheckpointError(
+                f"{self._folder} holds {there} of the {num_rows} rows from {first_row} of {tensor}; "
+                "use another checkpoint"
+            )
+        if dtype != "float32":
+            raise CheckpointError(f"{tensor} is {dtype} in {self._folder}, not float32; use another checkpoint")
+        end, parts = first_row + num_rows, [np.empty((0, *shape[1:]), dtype=np.float32)]
+        for shard in self._manifest.shards:
+            for piece in shard.pieces:
+                low, high = max(first_row, piece.first_row), min(end, piece.first_row + piece.num_rows)
+                if piece.tensor == tensor and low < high:
+                    parts.append(self._rows(shard, tensor, low - piece.first_row, high - piece.first_row))
+        return np.concatenate(parts)
+
+    def _rows(self, shard: CheckpointShard, tensor: str, low: int, high: int) -> npt.NDArray[np.float32]:
+        with ShardReader(self._folder / shard.file, shard.num_bytes, self._manifest.parts(shard)) as file:
+            rows: npt.NDArray[np.float32] = file.rows(tensor, low, high).numpy()
+            return rows
 
 
 def _plan(tensors: Mapping[str, Tensor], shard_bytes: int) -> list[list[Piece]]:
@@ -92,22 +138,11 @@ def _plan(tensors: Mapping[str, Tensor], shard_bytes: int) -> list[list[Piece]]:
     return shards
 
 
-def _write_shard(path: Path, pieces: Sequence[Piece], tensors: Mapping[str, Tensor]) -> Shard:
+def _write_shard(path: Path, pieces: Sequence[Piece], tensors: Mapping[str, Tensor]) -> CheckpointShard:
     parts = {piece.tensor: _rows_of(piece, tensors).detach().cpu().contiguous() for piece in pieces}
     save_file(parts, path)
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    return Shard(path.name, path.stat().st_size, _crc32(path), tuple(pieces))
-
-
-def _read_shard(
-    path: Path, shard: Shard, parts: Sequence[Part], wanted: Sequence[Piece], into: Mapping[str, Tensor]
-) -> None:
-    with ShardFile(path, shard.num_bytes, parts) as file, torch.no_grad():
-        if file.crc32() != shard.crc32:
-            raise damaged(path, "its checksum changed")
-        for piece in wanted:
-            _rows_of(piece, into).copy_(file.tensor(piece.tensor))
+    sync_file(path)
+    return CheckpointShard(path.name, path.stat().st_size, _crc32(path), tuple(pieces))
 
 
 def _as_rows(tensor: Tensor) -> Tensor:
@@ -143,7 +178,7 @@ def _text(info: TensorInfo) -> str:
     return f"{info.dtype}{list(info.shape)}"
 
 
-def _write_manifest(path: Path, manifest: Manifest) -> None:
+def _write_manifest(path: Path, manifest: CheckpointManifest) -> None:
     body: dict[str, object] = {
         "format": FORMAT,
         "step": manifest.step,
@@ -157,8 +192,7 @@ def _write_manifest(path: Path, manifest: Manifest) -> None:
     with path.open("w", encoding="utf-8") as file:
         # Not strict JSON where the state holds NaN or an infinity: a state must come back exactly as it was.
         json.dump({"crc32": zlib.crc32(canonical(body)), "body": body}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
+    sync_file(path)
 
 
 def _crc32(path: Path) -> int:

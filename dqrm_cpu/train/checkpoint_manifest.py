@@ -7,15 +7,13 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import msgspec
 
-from dqrm_cpu.base.decode import UnreadableError, decoded, read_json
+from dqrm_cpu.base.decode import Json, UnreadableError, decoded, read_json
 from dqrm_cpu.errors import CheckpointError
-from dqrm_cpu.train.checkpoint_shard import DTYPES, DamagedCheckpointError, Part, damaged
-
-JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
+from dqrm_cpu.train.checkpoint_shard import DTYPES, DamagedCheckpointError, ShardTensor, damaged
 
 STATE_FILE = "state.json"
 FORMAT = 1
@@ -25,6 +23,8 @@ _MOST_BYTES = 1 << 62  # of a tensor: sizes stay numbers that torch can hold
 
 
 class TensorInfo(NamedTuple):
+    """The type and the shape of a tensor."""
+
     dtype: str  # such as float32
     shape: tuple[int, ...]
 
@@ -37,7 +37,9 @@ class Piece(NamedTuple):
     num_rows: int
 
 
-class Shard(NamedTuple):
+class CheckpointShard(NamedTuple):
+    """A file of a checkpoint, and the rows of tensors that it holds."""
+
     file: str
     num_bytes: int
     crc32: int
@@ -45,25 +47,25 @@ class Shard(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Manifest:
+class CheckpointManifest:
     """The contents of state.json."""
 
     step: int
     best: bool
     tensors: Mapping[str, TensorInfo]
-    shards: tuple[Shard, ...]
-    state: Mapping[str, JSON]
-    config: Mapping[str, JSON] | None = None  # dotted keys; None in checkpoints of earlier versions
+    shards: tuple[CheckpointShard, ...]
+    state: Mapping[str, Json]
+    config: Mapping[str, Json] | None = None  # dotted keys; None in checkpoints of earlier versions
 
-    def parts(self, shard: Shard) -> list[Part]:
-        """The tensors that the file of a shard should hold."""
+    def parts(self, shard: CheckpointShard) -> list[ShardTensor]:
+        """Lists the tensors that the file of a shard should hold."""
         return [self._part(piece) for piece in shard.pieces]
 
-    def _part(self, piece: Piece) -> Part:
+    def _part(self, piece: Piece) -> ShardTensor:
         dtype, shape = self.tensors[piece.tensor]
         if shape:
             shape = (piece.num_rows, *shape[1:])
-        return Part(piece.tensor, dtype, shape or (1,), math.prod(shape) * DTYPES[dtype][1].itemsize)
+        return ShardTensor(piece.tensor, dtype, shape or (1,), math.prod(shape) * DTYPES[dtype][1].itemsize)
 
 
 class _Document(msgspec.Struct):
@@ -84,8 +86,8 @@ class _Body(msgspec.Struct):
     config: dict[str, Any] | None = None
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """What a checkpoint holds, without its tensors: every one of them is covered exactly once by pieces of shards."""
+def read_manifest(folder: Path) -> CheckpointManifest:
+    """Reads what a checkpoint holds, without its tensors: pieces of shards cover each of them exactly once."""
     path = folder / STATE_FILE
     if not folder.is_dir():
         raise CheckpointError(f"there is no checkpoint at {folder}; give the path of a step-... folder")
@@ -96,18 +98,18 @@ def read_manifest(folder: Path) -> Manifest:
         raise DamagedCheckpointError(f"{path} cannot be read: {_clause(error)}; use another checkpoint") from error
     if not intact:
         raise DamagedCheckpointError(f"{path} does not match its own checksum; use another checkpoint")
-    found = document.body.get("format")
-    if found != FORMAT:
-        shown = str(found)[:20]
+    version = document.body.get("format")
+    if version != FORMAT:
+        shown = str(version)[:20]
         raise CheckpointError(f"{path} has format {shown}, not {FORMAT}; use the dqrm-cpu that wrote it")
     try:
         body = decoded(document.body, _Body)
     except UnreadableError as error:
         raise damaged(path, f"it {error}") from error
-    shards = tuple(Shard(file, size, crc32, tuple(pieces)) for file, size, crc32, pieces in body.shards)
+    shards = tuple(CheckpointShard(file, size, crc32, tuple(pieces)) for file, size, crc32, pieces in body.shards)
     for mistake in _mistakes(body.step, body.tensors, shards):
         raise damaged(path, mistake)
-    return Manifest(body.step, body.best, body.tensors, shards, body.state, body.config)
+    return CheckpointManifest(body.step, body.best, body.tensors, shards, body.state, body.config)
 
 
 def _clause(error: Exception) -> str:
@@ -116,8 +118,8 @@ def _clause(error: Exception) -> str:
     return f"it {error}" if isinstance(error, UnreadableError) else "it is nested too deeply"
 
 
-def _mistakes(step: int, tensors: Mapping[str, TensorInfo], shards: Sequence[Shard]) -> Iterator[str]:
-    """What no checkpoint of ours says."""
+def _mistakes(step: int, tensors: Mapping[str, TensorInfo], shards: Sequence[CheckpointShard]) -> Iterator[str]:
+    """Yields what is wrong with a manifest, in clauses of a message."""
     if not 0 <= step < 1 << 62:
         yield "its step is no number of steps"
     for name, info in tensors.items():
@@ -154,5 +156,5 @@ def _cover_mistakes(tensors: Mapping[str, TensorInfo], pieces: Sequence[Piece]) 
 
 
 def canonical(body: object) -> bytes:
-    """The text that the checksum is of."""
+    """Returns the text that the checksum is of."""
     return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()

@@ -44,7 +44,7 @@ class DamagedCheckpointError(CheckpointError):
     """Files are missing, cut short or changed since they were written; an earlier checkpoint may still be good."""
 
 
-class Part(NamedTuple):
+class ShardTensor(NamedTuple):
     """Rows of a tensor as a shard should hold them, at least one."""
 
     name: str
@@ -54,17 +54,17 @@ class Part(NamedTuple):
 
 
 class _Entry(msgspec.Struct, forbid_unknown_fields=True):
-    """What a header says of a tensor."""
+    """The description of a tensor in a header."""
 
     dtype: str
     shape: tuple[int, ...]
     data_offsets: tuple[int, int]
 
 
-class ShardFile:
+class ShardReader:
     """An open shard whose header names exactly the expected parts, one after another, up to the end of the file."""
 
-    def __init__(self, path: Path, num_bytes: int, parts: Sequence[Part]) -> None:
+    def __init__(self, path: Path, num_bytes: int, parts: Sequence[ShardTensor]) -> None:
         self._path = path
         self._parts = {part.name: part for part in parts}
         try:
@@ -87,11 +87,11 @@ class ShardFile:
         self._file.close()
 
     def tensor(self, name: str) -> Tensor:
-        """All rows of a part."""
+        """Reads all rows of a part."""
         return self.rows(name, 0, self._parts[name].shape[0])
 
     def rows(self, name: str, first: int, end: int) -> Tensor:
-        """Rows `first` to `end` of a part."""
+        """Reads rows `first` to `end` of a part."""
         part = self._parts[name]
         row_bytes = part.num_bytes // part.shape[0]
         content = bytearray((end - first) * row_bytes)
@@ -102,7 +102,7 @@ class ShardFile:
         return found
 
     def crc32(self, at_once: int = 1 << 20) -> int:
-        """The checksum of the whole file."""
+        """Computes the checksum of the whole file."""
         checksum, at = 0, 0
         size = os.fstat(self._file.fileno()).st_size
         buffer = memoryview(bytearray(at_once))
@@ -114,7 +114,7 @@ class ShardFile:
         return checksum
 
     def _read_header(self, size: int) -> dict[str, int]:
-        """Where the bytes of each part begin."""
+        """Returns where the bytes of each part begin."""
         if size < _LENGTH_BYTES:
             raise damaged(self._path, "it is too short for a shard")
         length = int.from_bytes(self._read(_LENGTH_BYTES, 0), "little")
@@ -169,10 +169,10 @@ class ShardFile:
 
 
 def _all_finite(values: Tensor) -> bool:
-    """Whether no value is NaN or infinite; the least and the largest tell, in one pass without a mask."""
+    """Tells whether no value is NaN or infinite, by the least and the largest, in one pass without a mask."""
     return values.numel() == 0 or all(math.isfinite(float(bound)) for bound in torch.aminmax(values))
 
 
 def damaged(path: Path, why: str) -> DamagedCheckpointError:
-    """The error for a file that is not as a checkpoint wrote it."""
+    """Makes the error for a file that is not as a checkpoint wrote it."""
     return DamagedCheckpointError(f"{path} is damaged: {why}; use another checkpoint")

@@ -1,21 +1,22 @@
 """Metrics of the model over a part of the data, each rank computing its share of the examples."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.data.batch import BadBatchError, Batch
 from dqrm_cpu.data.loader import Loader
 from dqrm_cpu.errors import DataError
 from dqrm_cpu.kernels.types import Bags
+from dqrm_cpu.metrics.click import ClickAccumulator, ClickMetrics
 from dqrm_cpu.model.activations import Mode
 from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.quant.liveness import Liveness, liveness
 from dqrm_cpu.quant.scale import Scales
 from dqrm_cpu.train.bad_batches import described
-from dqrm_cpu.train.metrics import ClickAccumulator, ClickMetrics
 
 CALIBRATION_BATCHES = 32
 
@@ -36,35 +37,60 @@ class Evaluator:
         self._skips_bad = skips_bad
         self._workspace = model.workspace(micro_batch)
 
-    def __call__(self, *loaders: Loader, quantized: bool = True) -> ClickMetrics:
-        """Metrics over all rows of the loaders, the same on every rank and for any number of ranks.
+    def __call__(
+        self,
+        *loaders: Loader,
+        quantized: bool = True,
+        advance: Callable[[int], object] | None = None,
+        at_least: Tensor | None = None,
+    ) -> ClickMetrics:
+        """Computes metrics over all rows of the loaders, the same on every rank and for any number of ranks.
 
-        Not `quantized`: those of the weights as they are.
+        Not `quantized`: those of the weights as they are. `advance` is called with the rows that this rank has scored.
+        `at_least`, f32[T]: what max|W| of the tables is taken to be at least, where their scales are found from it.
 
         Activations are quantized in any case, by their running maxima, where the configuration has bits for them.
         """
+        return self.predictions(*loaders, quantized=quantized, advance=advance, at_least=at_least).compute()
+
+    def predictions(
+        self,
+        *loaders: Loader,
+        quantized: bool = True,
+        keys: Sequence[int] = (),
+        advance: Callable[[int], object] | None = None,
+        at_least: Tensor | None = None,
+    ) -> ClickAccumulator:
+        """Collects logits and labels of all rows of the loaders, and their ids in the tables `keys`, on every rank.
+
+        Logits are corrected for the rows without a click that training did not see and the loaders have.
+        """
         self._model.require_finite_mlps()
-        step = self._scales.for_evaluation()
+        scale = self._scales.for_evaluation(at_least)
         self._model.quantize_weights(quantized)
         assert self._model.inputs.begun, "activations without scales: nothing was trained, loaded or calibrated"
         self._model.inputs.mode = Mode.BY_RUNNING
-        mine = ClickAccumulator()
-        for batch, bags, skipped in self._all_sound(loaders):
+        weighted = any(loader.is_weighted for loader in loaders)
+        mine = ClickAccumulator(num_keys=len(keys), weighted=weighted)
+        for batch, bags, skipped, correction in self._all_sound(loaders):
             mine.skipped_rows += skipped
             if batch.size:
-                logits = self._model.forward(batch, bags, step, self._workspace.first(batch.size))
-                mine.add(logits, batch.label)
-        return self._gathered(mine).compute()
+                logits = self._model.forward(batch, bags, scale, self._workspace.first(batch.size))
+                corrected = logits + correction if correction else logits
+                mine.add(corrected, batch.label, batch.single_ids(keys) if keys else None, batch.weight)
+            if advance is not None:
+                advance(batch.size)
+        return self._gathered(mine, len(keys), weighted)
 
     def calibrate(self, loader: Loader) -> None:
-        """Running maxima of activations that no training has left any of: the mean of the first batches of `loader`."""
+        """Sets the activations' running maxima where training left none: the mean of the first batches of `loader`."""
         model, batches = self._model, range(min(loader.num_batches, CALIBRATION_BATCHES))
         if not batches:
             raise DataError(
                 "the model's activations have no scales yet, and there are no training rows to find them from; give a "
                 "data set that has some, or evaluate with --quant.activation-bits 32"
             )
-        step = self._scales.for_evaluation()
+        scale = self._scales.for_evaluation()
         model.quantize_weights()
         model.inputs.mode = Mode.BY_BATCH
         means = torch.zeros_like(model.inputs.running)
@@ -73,27 +99,30 @@ class Evaluator:
             for batch, bags, _ in self._sound(loader, number):
                 if batch.size == 0:
                     continue
-                model.forward(batch, bags, step, model.workspace(batch.size))
+                model.forward(batch, bags, scale, model.workspace(batch.size))
                 model.inputs.write_seen(batch.size / (loader.global_size(number) * len(batches)), seen)
                 means += seen
         of_ranks = torch.from_numpy(self._transport.allgather_small(means.cpu().numpy()))
         model.inputs.follow(of_ranks.sum(0).to(means.device))
 
     def liveness(self) -> Liveness | None:
-        """Of the tables as they would be exported; None in FP32. Reads all of them, on the rank that calls it."""
+        """Counts what lives of the tables as they would be exported, read by the rank that calls it; None in FP32."""
         formula = self._model.table_formula
         if formula is None:
             return None
         model = self._model
         first_rows = None if model.seed is None else model.first_rows
-        return liveness(formula, model.tables, self._scales.for_evaluation(), first_rows)
+        return liveness(formula, model.groups, self._scales.for_evaluation(), first_rows)
 
-    def _all_sound(self, loaders: Sequence[Loader]) -> Iterator[tuple[Batch, Bags, int]]:
+    def _all_sound(self, loaders: Sequence[Loader]) -> Iterator[tuple[Batch, tuple[Bags, ...], int, float]]:
+        """Yields what `_sound` does of all batches, and the correction of their logits."""
         for loader in loaders:
+            correction = self._model.logit_correction(loader.keep_rate)
             for number in range(loader.num_batches):
-                yield from self._sound(loader, number)
+                for batch, bags, skipped in self._sound(loader, number):
+                    yield batch, bags, skipped, correction
 
-    def _sound(self, loader: Loader, number: int) -> Iterator[tuple[Batch, Bags, int]]:
+    def _sound(self, loader: Loader, number: int) -> Iterator[tuple[Batch, tuple[Bags, ...], int]]:
         """This process' shares of a global batch, their lookups, and how many rows of them were left out."""
         for share, batch in enumerate(loader.batches(number)):
             try:
@@ -109,10 +138,10 @@ class Evaluator:
                 rest = batch.only(sound)
                 yield rest, self._model.bags(rest), batch.size - rest.size
 
-    def _gathered(self, mine: ClickAccumulator) -> ClickAccumulator:
+    def _gathered(self, mine: ClickAccumulator, num_keys: int, weighted: bool) -> ClickAccumulator:
         if self._transport.size == 1:
             return mine
-        gathered = ClickAccumulator()
+        gathered = ClickAccumulator(num_keys=num_keys, weighted=weighted)
         if self._skips_bad:
             skipped = self._transport.allgather_small(np.array([mine.skipped_rows], dtype=np.int64))
             gathered.skipped_rows = int(skipped.sum())

@@ -1,14 +1,18 @@
-"""SGD (the paper's) and Adagrad (row-wise on the tables), each for tables and MLPs together."""
+"""SGD (the paper's) and Adagrad (row-wise on the tables), for tables and MLPs together, and their learning rate."""
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from dqrm_cpu.config import TrainConfig
+from dqrm_cpu.errors import ConfigError
 from dqrm_cpu.kernels.interface import Kernels, Tracker
-from dqrm_cpu.kernels.types import Bags, SparseGrad, Tables
+from dqrm_cpu.kernels.table_groups import TableGroups
+from dqrm_cpu.kernels.types import Bags, SparseGrad, UpdateRule
 from dqrm_cpu.model.dlrm import Dlrm
 
 _ADAGRAD_EPS = 1e-8
@@ -18,37 +22,60 @@ _SMALLEST_SCALE = 1e-8  # a learned scale that reached 0 would look as if it had
 class Optimizer(Protocol):
     """Changes the weights in place; `lr` comes from the schedule at each step."""
 
-    def update_tables(self, bags: Bags, grad_features: Tensor, lr: float, tracker: Tracker | None) -> None:
-        """One process: straight from the pooled gradient, never built as a sparse one."""
+    def update_tables(
+        self, bags: Sequence[Bags], grads: Sequence[Tensor], lr: float, trackers: Sequence[Tracker | None]
+    ) -> None:
+        """Updates the tables of one process, straight from the pooled gradients, never built as sparse ones.
 
-    def apply_tables(self, grad: SparseGrad, lr: float, tracker: Tracker | None) -> None:
-        """Several ranks: from the merged gradient."""
+        Of these and what goes with them there is one for each group of tables.
+        """
+
+    def apply_tables(self, grads: Sequence[SparseGrad], lr: float, trackers: Sequence[Tracker | None]) -> None:
+        """Updates the tables of several ranks from the merged gradients of each group."""
 
     def update_dense(self, grad: Tensor, lr: float) -> None:
-        """MLPs, from a flat gradient; may use `grad` as scratch."""
+        """Updates the MLPs from a flat gradient; may use `grad` as scratch."""
 
     def update_scales(self, grad: Tensor, lr: float) -> None:
-        """Learned scales of a quantizer, once training has them; may use `grad` as scratch."""
+        """Updates learned scales of a quantizer, once training has them; may use `grad` as scratch."""
 
     def state(self) -> Mapping[str, Tensor]:
-        """What a checkpoint must hold beside the weights."""
+        """Returns what a checkpoint must hold beside the weights."""
 
 
-class Sgd:
-    """w -= lr (g + weight_decay w)."""
+class _TableUpdates(ABC):
+    """Updates the tables group by group; subclasses say by which rule."""
+
+    def __init__(self, model: Dlrm) -> None:
+        self._kernels: Kernels = model.kernels
+        self._groups: TableGroups = model.groups
+
+    @abstractmethod
+    def _rule(self, lr: float, group: int) -> UpdateRule:
+        """Returns the rule that updates the rows of a group."""
+
+    def update_tables(
+        self, bags: Sequence[Bags], grads: Sequence[Tensor], lr: float, trackers: Sequence[Tracker | None]
+    ) -> None:
+        for number, (group, own, grad, tracker) in enumerate(zip(self._groups, bags, grads, trackers, strict=True)):
+            self._kernels.update_(group.tables, own, grad, self._rule(lr, number), tracker)
+
+    def apply_tables(self, grads: Sequence[SparseGrad], lr: float, trackers: Sequence[Tracker | None]) -> None:
+        for number, (group, grad, tracker) in enumerate(zip(self._groups, grads, trackers, strict=True)):
+            self._kernels.update_sparse_(group.tables, grad, self._rule(lr, number), tracker)
+
+
+class Sgd(_TableUpdates):
+    """The optimizer w -= lr (g + weight_decay w)."""
 
     def __init__(self, model: Dlrm, weight_decay: float) -> None:
-        self._kernels: Kernels = model.kernels
-        self._tables: Tables = model.tables
+        super().__init__(model)
         self._dense = model.dense
         self._scales = model.scales
         self._weight_decay = weight_decay
 
-    def update_tables(self, bags: Bags, grad_features: Tensor, lr: float, tracker: Tracker | None) -> None:
-        self._kernels.update_sgd_(self._tables, bags, grad_features, lr, self._weight_decay, tracker)
-
-    def apply_tables(self, grad: SparseGrad, lr: float, tracker: Tracker | None) -> None:
-        self._kernels.apply_sgd_(self._tables, grad, lr, self._weight_decay, tracker)
+    def _rule(self, lr: float, group: int) -> UpdateRule:
+        return UpdateRule(lr, self._weight_decay)
 
     def update_dense(self, grad: Tensor, lr: float) -> None:
         if self._weight_decay:
@@ -64,28 +91,20 @@ class Sgd:
         return {}
 
 
-class RowwiseAdagrad:
-    """One accumulator per table row (mean squared gradient), one per MLP parameter."""
+class RowwiseAdagrad(_TableUpdates):
+    """Adagrad with one accumulator per table row (mean squared gradient), and one per MLP parameter."""
 
     def __init__(self, model: Dlrm, weight_decay: float) -> None:
-        self._kernels: Kernels = model.kernels
-        self._tables: Tables = model.tables
+        super().__init__(model)
         self._dense = model.dense
         self._scales = model.scales
         self._weight_decay = weight_decay
-        self._rows = torch.zeros(model.tables.weight.shape[0], device=model.device)
+        self._rows = [torch.zeros(group.tables.weight.shape[0], device=model.device) for group in model.groups]
         self._dense_sum = torch.zeros_like(model.dense)
         self._scales_sum = torch.zeros_like(model.scales.flat)
 
-    def update_tables(self, bags: Bags, grad_features: Tensor, lr: float, tracker: Tracker | None) -> None:
-        self._kernels.update_rowwise_adagrad_(
-            self._tables, self._rows, bags, grad_features, lr, _ADAGRAD_EPS, self._weight_decay, tracker
-        )
-
-    def apply_tables(self, grad: SparseGrad, lr: float, tracker: Tracker | None) -> None:
-        self._kernels.apply_rowwise_adagrad_(
-            self._tables, self._rows, grad, lr, _ADAGRAD_EPS, self._weight_decay, tracker
-        )
+    def _rule(self, lr: float, group: int) -> UpdateRule:
+        return UpdateRule(lr, self._weight_decay, _ADAGRAD_EPS, self._rows[group])
 
     def update_dense(self, grad: Tensor, lr: float) -> None:
         if self._weight_decay:
@@ -103,11 +122,49 @@ class RowwiseAdagrad:
 
     def state(self) -> Mapping[str, Tensor]:
         of_scales = {"optimizer.scales": self._scales_sum} if self._scales_sum.numel() else {}
-        return {"optimizer.rows": self._rows, "optimizer.dense": self._dense_sum, **of_scales}
+        of_rows = dict(zip(self._groups.names("optimizer.rows"), self._rows, strict=True))
+        return {**of_rows, "optimizer.dense": self._dense_sum, **of_scales}
 
 
 def select_optimizer(config: TrainConfig, model: Dlrm) -> Optimizer:
-    """`sgd` or `rowwise-adagrad`, as the configuration names them."""
+    """Makes `sgd` or `rowwise-adagrad`, as the configuration names them."""
     if config.optimizer == "sgd":
         return Sgd(model, config.weight_decay)
     return RowwiseAdagrad(model, config.weight_decay)
+
+
+@dataclass(frozen=True)
+class LearningRate:
+    """The learning rate as a pure function of the step, so that a resumed run goes on with the rate it would have had.
+
+    Steps count from 1. With warmup_steps W: base / W at step 1, base from step W on. With decay_steps D > 0:
+    base ((E - step) / D)^2 from decay_start_step to E = decay_start_step + D, then the last rate above 0.
+    """
+
+    base: float
+    warmup_steps: int = 0
+    decay_start_step: int = 0
+    decay_steps: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.base < float("inf"):
+            raise ConfigError(f"the learning rate is {self.base}; give a finite rate above 0")
+        for name in ("warmup_steps", "decay_start_step", "decay_steps"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; give 0 or more")
+        if self.decay_steps and self.decay_start_step < self.warmup_steps:
+            raise ConfigError(
+                f"the learning rate would decay from step {self.decay_start_step} on, before its warm-up ends at step "
+                f"{self.warmup_steps}; raise decay_start_step or lower warmup_steps"
+            )
+
+    def at(self, step: int) -> float:
+        """Returns the rate for the step that counts as `step`, from 1."""
+        if step < 1:
+            raise ValueError(f"steps count from 1, not {step}")
+        if step < self.warmup_steps:
+            return self.base * (step / self.warmup_steps)
+        if not self.decay_steps or step < self.decay_start_step:
+            return self.base
+        left = max(self.decay_start_step + self.decay_steps - step, 1)
+        return self.base * min(left / self.decay_steps, 1.0) ** 2

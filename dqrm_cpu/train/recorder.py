@@ -1,20 +1,52 @@
 """What a run writes down of itself: rows of metrics.jsonl, of the steps since the row before and of evaluations."""
 
 import math
+import time
+from dataclasses import replace
 
-from dqrm_cpu.comm.exchange.sent_bytes import NOTHING_SENT, SentBytes
+from dqrm_cpu.base.memory import resident_bytes
+from dqrm_cpu.comm.exchange.settings import NOTHING_SENT, SentBytes
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.batch import Batch
-from dqrm_cpu.profile.memory import resident_bytes
-from dqrm_cpu.quant.clipping import clip_rates
-from dqrm_cpu.quant.liveness import Liveness
-from dqrm_cpu.train.metrics import ClickMetrics
-from dqrm_cpu.train.metrics_row import MetricsRow, Phase
+from dqrm_cpu.metrics.click import ClickMetrics
+from dqrm_cpu.quant.liveness import Liveness, clip_rates
+from dqrm_cpu.timing.phases import Phase
+from dqrm_cpu.timing.spans import Spans
+from dqrm_cpu.train.metrics_row import MetricsRow, RunPhase, StepTimes
 from dqrm_cpu.train.progress import Progress
 from dqrm_cpu.train.run_folder import RunLog
 from dqrm_cpu.train.session import Session
 from dqrm_cpu.train.state import RunState
-from dqrm_cpu.train.step_times import StepClock
+
+_PHASES = (
+    (Phase.COALESCE,),
+    (Phase.QUANTIZE_GRADIENTS,),
+    (Phase.WIRE,),
+    (Phase.WIRE_HIDDEN,),
+    (Phase.MERGE,),
+    (Phase.MLP_EXCHANGE,),
+    (Phase.EMBEDDING_UPDATE, Phase.DENSE_UPDATE),
+)
+
+
+class StepClock:
+    """Reads the spans of a run from time to time."""
+
+    def __init__(self, spans: Spans) -> None:
+        self._spans = spans
+        self._steps = 0
+        self._totals_ms = [0.0] * len(StepTimes._fields)
+
+    def since_last(self) -> StepTimes:
+        """Returns the times of the steps since the last call that the spans counted; NaN where there are none."""
+        summary = self._spans.summary()
+        steps = summary.step.count - self._steps
+        known = summary.phases
+        of_phases = [sum(known[phase].total_ms for phase in group if phase in known) for group in _PHASES]
+        totals_ms = [summary.step.total_ms, *of_phases]
+        spent_ms = [total - before for total, before in zip(totals_ms, self._totals_ms, strict=True)]
+        self._steps, self._totals_ms = summary.step.count, totals_ms
+        return StepTimes(*(spent / steps for spent in spent_ms)) if steps else StepTimes()
 
 
 class RunRecorder:
@@ -32,18 +64,18 @@ class RunRecorder:
 
     @property
     def epoch(self) -> int:
-        """Of the last step, from 1."""
+        """The epoch of the last step, from 1."""
         return max(self._state.step - 1, 0) // self._session.loaders.train.num_batches + 1
 
     def stepped(self, loss: float, sent: SentBytes) -> None:
-        """After every step."""
+        """Adds a step to the row that comes."""
         state = self._state
         state.window_loss += loss
         state.window_steps += 1
         state.window_sent = state.window_sent.plus(sent)
 
     def log_training(self, rate: float, batch: Batch | None) -> None:
-        """A row of the steps since the one before; `batch` is the last, None if it was skipped."""
+        """Writes a row of the steps since the one before; `batch` is the last, None if it was skipped."""
         state = self._state
         times, sent = self._clock.since_last(), state.window_sent
         absmax, rates = self._scales_of(batch) if batch is not None else ((), ())
@@ -69,22 +101,22 @@ class RunRecorder:
         state.window_loss, state.window_steps, state.window_sent = 0.0, 0, NOTHING_SENT
         self._write(row)
 
-    def log_metrics(self, phase: Phase, metrics: ClickMetrics, rate: float, alive: Liveness | None = None) -> None:
-        """A row of an evaluation."""
+    def log_metrics(self, phase: RunPhase, metrics: ClickMetrics, rate: float, alive: Liveness | None = None) -> None:
+        """Writes a row of an evaluation."""
         place = self._state.step, self.epoch, phase
         row = MetricsRow(*place, metrics.log_loss, math.nan, rate, metrics, alive, failed_saves=self.failed_saves)
         self._write(row)
 
     def _write(self, row: MetricsRow) -> None:
-        told = self._log.log(row)
-        if told is not None:
-            self._progress.warn(told)
+        warning = self._log.log(replace(row, logged_at=time.time()))
+        if warning is not None:
+            self._progress.warn(warning)
 
     def _scales_of(self, batch: Batch) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Per table: what the scale in use was found from, and the share of the values of `batch` beyond it."""
+        """Returns, per table, the max|W| that the scale in use was found from, and the share of `batch` beyond it."""
         model, scale = self._session.model, self._session.scales.state
         formula = model.table_formula
         if formula is None or not self._session.step.is_quantized_at(self._state.step - 1):
             return (), ()
-        rates = clip_rates(formula, model.tables, model.bags(batch), scale.step)
+        rates = clip_rates(formula, model.groups, model.bags(batch), scale.scale)
         return tuple(scale.absmax.tolist()), tuple(rates.tolist())

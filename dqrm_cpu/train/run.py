@@ -1,51 +1,80 @@
 """A training run from a configuration to its result: where it starts or resumes, what every rank agrees on."""
 
+import logging
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 import torch
 
+from dqrm_cpu.base.code_version import code_version
+from dqrm_cpu.base.decode import Json
 from dqrm_cpu.base.lock import FolderLock
+from dqrm_cpu.base.signals import StopRequest
 from dqrm_cpu.comm.coordination import on_first_rank, require_agreement
-from dqrm_cpu.comm.transport import Json, Transport
+from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config import Config
 from dqrm_cpu.config.recorded import MAY_CHANGE, config_to_record, differences, require_recorded
 from dqrm_cpu.data.source import DataSet, open_data
-from dqrm_cpu.data.store.identity import DataIdentity
+from dqrm_cpu.data.store.schema import DataIdentity
 from dqrm_cpu.errors import CheckpointError, ConfigError
 from dqrm_cpu.kernels.interface import Kernels
-from dqrm_cpu.profile.code import code_version
+from dqrm_cpu.train.beginning import begin_with_parent
 from dqrm_cpu.train.checkpoint import CheckpointStore, newest_config, read_state
-from dqrm_cpu.train.checkpoint_manifest import JSON
 from dqrm_cpu.train.checkpoint_shard import DamagedCheckpointError
-from dqrm_cpu.train.interrupt import StopRequest
-from dqrm_cpu.train.loop import Surroundings, TrainingLoop, total_steps
+from dqrm_cpu.train.loop import RunContext, TrainingLoop, total_steps
 from dqrm_cpu.train.progress import OnlyWarnings, Progress, open_progress
-from dqrm_cpu.train.result import Interrupted, Result
-from dqrm_cpu.train.run_folder import NoRunLog, RunFolder, RunLog, checkpoints_folder, holds_run
-from dqrm_cpu.train.session import Session, build_session, load_kernels, load_session, restore_scales
-from dqrm_cpu.train.state import RunState
+from dqrm_cpu.train.run_folder import RunFolder, RunLog, checkpoints_folder, holds_run, recorded_init_from
+from dqrm_cpu.train.session import Session, build_session, load_kernels, load_session
+from dqrm_cpu.train.state import Interrupted, Result, RunState
+
+_LOGGER = logging.getLogger(__name__)
 
 _LOCK_FILE = ".lock"
 
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What was asked for beside the configuration."""
+    """The parts of a request to train beside the configuration."""
 
     run_dir: Path
     resume: bool  # go on with the run in run_dir where there is one
-    environment: Mapping[str, JSON]
+    environment: Mapping[str, Json]
     stream: TextIO  # where progress goes; only rank 0 writes
     asked: frozenset[str] = frozenset()  # settings that somebody gave for this very call: a resumed run takes them
+    open_progress: Callable[[int, int, TextIO], Progress] = open_progress  # of the first step, the last one, and stream
+
+    def note(self, text: str) -> None:
+        """Tells what a run begins with."""
+        _LOGGER.info(text)
+        self.stream.write(f"{text}\n")
+
+    def warn(self, text: str) -> None:
+        """Tells what went wrong and does not end the run."""
+        _LOGGER.warning(text)
+        self.stream.write(f"warning: {text}\n")
+
+
+class SessionParts(NamedTuple):
+    """What a session is built from, beside the configuration and the transport."""
+
+    device: torch.device
+    kernels: Kernels
+    data: DataSet
 
 
 def train(config: Config, request: RunRequest, transport: Transport) -> Result | Interrupted:
-    """Runs or resumes; every rank calls it."""
+    """Runs or resumes a training run; every rank calls it."""
+    parts = open_parts(config, transport)
+    with on_first_rank(transport, lambda: hold_folder(request)) or nullcontext():
+        return _train_in_folder(config, request, transport, parts)
+
+
+def open_parts(config: Config, transport: Transport, **asked: Json) -> SessionParts:
+    """Loads the kernels and opens the data set, once every rank was given the same work and `asked` for the same."""
     device = torch.device(config.device)
     kernels = load_kernels(config, device)
     data = open_data(config)
@@ -55,13 +84,13 @@ def train(config: Config, request: RunRequest, transport: Transport) -> Result |
         "kernels": kernels.name,
         "data": data.fingerprint,
         "world": transport.size,
+        **asked,
     }
     require_agreement(transport, facts)
-    with on_first_rank(transport, lambda: _hold_folder(request)) or nullcontext():
-        return _train_in_folder(config, request, transport, device, kernels, data)
+    return SessionParts(device, kernels, data)
 
 
-def _hold_folder(request: RunRequest) -> FolderLock:
+def hold_folder(request: RunRequest) -> FolderLock:
     """Keeps every other command from training in the run folder until it is closed or this process ends."""
     folder = request.run_dir
     refusal = f"another dqrm-cpu train works in {folder}; wait until it has ended, or give another --run-dir"
@@ -74,40 +103,45 @@ def _hold_folder(request: RunRequest) -> FolderLock:
             "--run-dir"
         ) from error
     if not lock.held:
-        request.stream.write(
-            f"warning: the file system of {folder} has no locks: nothing keeps another command from training there\n"
-        )
+        request.warn(f"the file system of {folder} has no locks: nothing keeps another command from training there")
     return lock
 
 
 def _train_in_folder(
-    config: Config, request: RunRequest, transport: Transport, device: torch.device, kernels: Kernels, data: DataSet
+    config: Config, request: RunRequest, transport: Transport, parts: SessionParts
 ) -> Result | Interrupted:
-    resume = bool(transport.broadcast_json(request.resume and holds_run(request.run_dir)))
+    device, kernels, data = parts
+    resume = bool(transport.broadcast_json(_goes_on(config, request)))
     store = CheckpointStore(
         checkpoints_folder(request.run_dir), config.train.keep_checkpoints, config=config_to_record(config)
     )
     if resume:
         on_first_rank(transport, lambda: _require_same_run(config, request, store, data))
     # A new run's folder comes first: whatever is wrong with it is said before gigabytes are allocated.
-    new_log = NoRunLog() if resume else _open_log(config, request, transport, data.fingerprint, None)
+    new_log = RunLog() if resume else _open_log(config, request, transport, data.fingerprint, None)
     session = build_session(config, kernels, data, transport, device)
-    state = _resumed_state(session, store, transport, request) if resume else RunState()
+    state = _resumed_state(session, store, transport, request) if resume else None
+    if state is None:
+        state = _initial_state(session, config, data, transport, request)
     state.data, state.identity = data.fingerprint, str(data.identity or "")
     log = _open_log(config, request, transport, data.fingerprint, state) if resume else new_log
     total = total_steps(config, session.loaders.train.num_batches)
-    progress = _open_progress(request, transport, state.step, total)
+    progress = (
+        request.open_progress(state.step, total, request.stream)
+        if transport.rank == 0
+        else OnlyWarnings(transport.rank, request.stream)
+    )
     try:
         with StopRequest() as stop:
-            around = Surroundings(transport, store, request.run_dir, log, progress, stop)
-            return TrainingLoop(config, session, around, state).run()
+            context = RunContext(transport, store, request.run_dir, log, progress, stop)
+            return TrainingLoop(config, session, context, state).run()
     finally:
         progress.close()
         log.close()
 
 
 def _shared_settings(config: Config) -> dict[str, Json]:
-    """What ranks must have alike: all settings but the path of the data, whose fingerprint they compare."""
+    """Returns what ranks must have alike: all settings but the path of the data, whose fingerprint they compare."""
     settings: dict[str, Json] = tomllib.loads(config.to_toml())
     section = settings["data"]
     assert isinstance(section, dict)
@@ -118,24 +152,52 @@ def _shared_settings(config: Config) -> dict[str, Json]:
 def _open_log(
     config: Config, request: RunRequest, transport: Transport, fingerprint: str, state: RunState | None
 ) -> RunLog:
-    """Rank 0's run folder: a new one, or one to go on with from `state`."""
+    """Opens rank 0's run folder: a new one, or one to go on with from `state`."""
 
     def open_folder() -> RunFolder:
         arguments = config.to_toml(), {**request.environment, "data": fingerprint}
+        tensorboard, mlflow = config.train.tensorboard, config.train.mlflow
         if state is None:
-            return RunFolder.create(request.run_dir, *arguments, tensorboard=config.train.tensorboard)
+            return RunFolder.create(request.run_dir, *arguments, tensorboard=tensorboard, mlflow=mlflow)
         folder = RunFolder.reopen(
-            request.run_dir, state.step, *arguments, mark=state.log, tensorboard=config.train.tensorboard
+            request.run_dir, state.step, *arguments, mark=state.log, tensorboard=tensorboard, mlflow=mlflow
         )
         for warning in folder.warnings:
-            request.stream.write(f"warning: {warning}\n")
+            request.warn(warning)
         return folder
 
-    return on_first_rank(transport, open_folder) or NoRunLog()
+    return on_first_rank(transport, open_folder) or RunLog()
 
 
-def _resumed_state(session: Session, store: CheckpointStore, transport: Transport, request: RunRequest) -> RunState:
-    """Rank 0 finds the newest checkpoint that is whole; the others read the same one. None yet: from the start."""
+def _goes_on(config: Config, request: RunRequest) -> bool:
+    """Says whether the folder holds a run to go on with.
+
+    That is also one which was killed before the first checkpoint had all of the run that it was to begin with: the
+    same --init-from begins it again.
+    """
+    folder = request.run_dir
+    if not holds_run(folder):
+        return False
+    was_begun = bool(config.init_from) and recorded_init_from(folder) == config.init_from
+    return request.resume or (was_begun and not CheckpointStore(checkpoints_folder(folder), keep=1).paths())
+
+
+def _initial_state(
+    session: Session, config: Config, data: DataSet, transport: Transport, request: RunRequest
+) -> RunState:
+    """Gives a new run the weights of its parent, if it has one."""
+    if not config.init_from:
+        return RunState()
+    state, lines = begin_with_parent(session, config, data, transport, request.run_dir, request.stream)
+    for line in lines if transport.rank == 0 else ():
+        request.note(line)
+    return state
+
+
+def _resumed_state(
+    session: Session, store: CheckpointStore, transport: Transport, request: RunRequest
+) -> RunState | None:
+    """Loads the newest checkpoint that is whole, found by rank 0, on every rank; None where there is none."""
 
     def load_newest() -> tuple[str, RunState] | None:
         tensors = session.tensors()
@@ -143,42 +205,48 @@ def _resumed_state(session: Session, store: CheckpointStore, transport: Transpor
         if resumed is None:
             return None
         for warning in resumed.warnings:
-            request.stream.write(f"warning: {warning}\n")
+            request.warn(warning)
         state = RunState.from_dict(resumed.state)
         if state.step != resumed.step:
             raise CheckpointError(f"{resumed.path} holds step {state.step:,}; give it the name that it had")
-        restore_scales(session, tensors, state)
-        request.stream.write(f"resuming from {resumed.path}\n")
+        session.scales.restore(tensors, state.scale_refreshed_at)
+        request.note(f"resuming from {resumed.path}")
         return str(resumed.path), state
 
-    found = on_first_rank(transport, load_newest)
-    path = transport.broadcast_json(None if found is None else found[0])
+    loaded = on_first_rank(transport, load_newest)
+    path = transport.broadcast_json(None if loaded is None else loaded[0])
     if path is None:
-        return RunState()
-    return found[1] if found is not None else load_session(session, Path(str(path)))
+        return None
+    return loaded[1] if loaded is not None else load_session(session, Path(str(path)))
 
 
 def _require_same_run(config: Config, request: RunRequest, store: CheckpointStore, data: DataSet) -> None:
-    """What goes on must read the same rows and train by the same settings, but for those that somebody changes."""
+    """Requires the same rows, and the same settings but for those that may change or were given for this call."""
     _require_same_data(store, data)
     recorded = newest_config(checkpoints_folder(request.run_dir))
     if recorded is None:
         return
+    began, asked = recorded.values.get("init_from", ""), config.init_from
+    if asked != began and "init_from" in request.asked:
+        raise CheckpointError(
+            f"the run in {request.run_dir} began {f'with the weights of {began}' if began else 'with fresh weights'}: "
+            f"--init-from {asked} is for a new one; leave it out to go on, or give another --run-dir"
+        )
     changed = list(differences(recorded, config))
     allowed = MAY_CHANGE | request.asked
     require_recorded(recorded, [change for change in changed if change.key not in allowed])
     if changed:
-        request.stream.write(f"settings are not those of {recorded.path}: {'; '.join(map(str, changed))}\n")
+        request.note(f"settings are not those of {recorded.path}: {'; '.join(map(str, changed))}")
 
 
 def _require_same_data(store: CheckpointStore, data: DataSet) -> None:
-    """A resumed run that reads other rows would be neither the old run nor a new one."""
+    """Requires the data set of the run: with other rows it would be neither the old run nor a new one."""
     path = store.newest()
     if path is None:
         return
     try:
         state = read_state(path)
-    except DamagedCheckpointError:  # told where it is loaded, from an older one if there is one
+    except DamagedCheckpointError:  # reported where it is loaded, from an older one if there is one
         return
     trained_on = state.get("data")
     if trained_on and trained_on != data.fingerprint:
@@ -189,11 +257,3 @@ def _require_same_data(store: CheckpointStore, data: DataSet) -> None:
             f"now there is {data.fingerprint}; give the data set of the run with --data, or start a new run with "
             "another --run-dir"
         )
-
-
-def _open_progress(request: RunRequest, transport: Transport, step: int, total: int) -> Progress:
-    return (
-        open_progress(step, total, request.stream)
-        if transport.rank == 0
-        else OnlyWarnings(transport.rank, request.stream)
-    )

@@ -8,14 +8,17 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
-from dqrm_cpu.base.files import remove_leftovers, replace_file, unwritable
+import msgspec
+
+from dqrm_cpu.base.decode import Json, UnreadableError, decoded, read_json, read_toml
+from dqrm_cpu.base.files import remove_leftovers, replace_file, set_aside, unwritable
 from dqrm_cpu.errors import CheckpointError, ConfigError, DqrmError, TrainingError
-from dqrm_cpu.train.checkpoint_manifest import JSON, canonical
-from dqrm_cpu.train.metrics_log import Line, LogMark, MetricsLog, cut_log, damages, read_lines, read_log
+from dqrm_cpu.train.checkpoint_manifest import canonical
+from dqrm_cpu.train.metrics_log import Line, LogMark, MetricsLog, TensorboardLog, cut_log, damages, read_lines, read_log
 from dqrm_cpu.train.metrics_row import MetricsRow, strict_json
-from dqrm_cpu.train.tensorboard import TensorboardLog
+from dqrm_cpu.train.mlflow_log import MlflowLog
 
 _CONFIG, _ENVIRONMENT, _METRICS, _RESULT = "config.toml", "environment.json", "metrics.jsonl", "result.json"
 _INTERRUPTED = "interrupted.json"
@@ -23,70 +26,77 @@ _CHECKPOINTS, _TENSORBOARD = "checkpoints", "tensorboard"
 _OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 
-class RunLog(Protocol):
-    """What the training loop writes to; ranks other than the first hold a `NoRunLog`."""
+class _Begun(msgspec.Struct):
+    """Holds the field of config.toml that names the run to begin with."""
+
+    init_from: str = ""
+
+
+class RunLog:
+    """The log that the training loop writes to; by itself, as ranks other than the first hold it, it keeps nothing."""
 
     def log(self, row: MetricsRow) -> str | None:
-        """Appends a row; it is with the operating system when this returns, unless there is something to tell."""
+        """Appends a row; it is with the operating system when this returns, unless a warning does."""
+        return None
 
     def sync(self) -> LogMark | None:
         """Forces the rows to the disk and returns how many they are; before a checkpoint, which keeps that."""
+        return None
 
-    def write_result(self, result: Mapping[str, JSON]) -> None:
+    def write_result(self, result: Mapping[str, Json]) -> None:
         """Writes result.json, whole or not at all."""
 
     def write_interrupted(self, step: int, signal_name: str) -> None:
         """Marks the run as incomplete but saved: whoever started it may go on with it."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Closes the files."""
 
 
-class NoRunLog:
-    """Keeps nothing."""
+class LogCopy(Protocol):
+    """Takes the rows of metrics.jsonl for another program."""
 
     def log(self, row: MetricsRow) -> str | None:
-        return None
+        """Adds a row; returns a warning where that fails, once."""
 
-    def sync(self) -> LogMark | None:
-        return None
-
-    def write_result(self, result: Mapping[str, JSON]) -> None:
-        pass
-
-    def write_interrupted(self, step: int, signal_name: str) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
+    def close(self, finished: bool) -> None:
+        """Ends it, of a run that has `finished` or may go on."""
 
 
-class RunFolder:
+def _open_copies(path: Path, step: int, config_toml: str, tensorboard: bool, mlflow: bool) -> list[LogCopy]:
+    """Opens what the settings ask for; rows beyond `step` were logged before and come again."""
+    copies: list[LogCopy] = [TensorboardLog(path / _TENSORBOARD, step)] if tensorboard else []
+    return [*copies, MlflowLog(path, config_toml)] if mlflow else copies
+
+
+class RunFolder(RunLog):
     """A run's folder, opened by `create` or `reopen`; one process writes it."""
 
-    def __init__(
-        self, path: Path, mark: LogMark, tensorboard: TensorboardLog | None, warnings: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, path: Path, mark: LogMark, copies: Sequence[LogCopy] = (), warnings: Sequence[str] = ()) -> None:
         self.path = path
         self.warnings = tuple(warnings)
-        """What to tell of a log that was found damaged."""
+        """Warnings about a log that is damaged."""
         self._metrics = MetricsLog(path / _METRICS, mark)
-        self._tensorboard = tensorboard
+        self._copies = copies
 
     @classmethod
     def create(
-        cls, path: Path, config_toml: str, environment: Mapping[str, JSON], *, tensorboard: bool = False
+        cls,
+        path: Path,
+        config_toml: str,
+        environment: Mapping[str, Json],
+        *,
+        tensorboard: bool = False,
+        mlflow: bool = False,
     ) -> Self:
         """Starts a run; refuses a folder that holds one."""
-        if holds_run(path):
-            raise ConfigError(
-                f"{path} holds a run already; go on with it by --resume auto, or give another --run-dir for a new one"
-            )
+        refuse_run(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            log = TensorboardLog(path / _TENSORBOARD, 0) if tensorboard else None
-            _write_whole(path / _ENVIRONMENT, _dump(environment))
+            copies = _open_copies(path, 0, config_toml, tensorboard, mlflow)
+            write_document(path / _ENVIRONMENT, environment)
             _write_whole(path / _CONFIG, config_toml)
-            return cls(path, LogMark(), log)
+            return cls(path, LogMark(), copies)
         except OSError as error:
             raise _unusable(path, error) from error
 
@@ -96,12 +106,13 @@ class RunFolder:
         path: Path,
         step: int,
         config_toml: str,
-        environment: Mapping[str, JSON],
+        environment: Mapping[str, Json],
         *,
         mark: LogMark | None = None,
         tensorboard: bool = False,
+        mlflow: bool = False,
     ) -> Self:
-        """Goes on with a run of which `step` steps are done: later rows go, and so does what told of a finished run.
+        """Goes on with a run of which `step` steps are done: later rows go, and so do the files of a finished run.
 
         `mark` is what the checkpoint knows of the log; a log that is not so is mended, and `warnings` say how.
 
@@ -111,13 +122,13 @@ class RunFolder:
             raise ConfigError(f"{path} holds no run to resume; check --run-dir, or leave out --resume")
         try:
             remove_leftovers(path)
-            log = TensorboardLog(path / _TENSORBOARD, step) if tensorboard else None
+            copies = _open_copies(path, step, config_toml, tensorboard, mlflow)
             _replace_keeping(path / _ENVIRONMENT, _dump(environment), step)
             _replace_keeping(path / _CONFIG, config_toml, step)
-            found, warnings = cut_log(path / _METRICS, step, mark)
+            rows, warnings = cut_log(path / _METRICS, step, mark)
             for name in (_RESULT, _INTERRUPTED):
                 (path / name).unlink(missing_ok=True)
-            return cls(path, found, log, warnings)
+            return cls(path, rows, copies, warnings)
         except OSError as error:
             raise _unusable(path, error) from error
 
@@ -126,43 +137,79 @@ class RunFolder:
         return checkpoints_folder(self.path)
 
     def log(self, row: MetricsRow) -> str | None:
-        told = self._metrics.append((json.dumps(row.to_json(), allow_nan=False) + "\n").encode())
-        shown = self._tensorboard.log(row) if self._tensorboard else None
-        return told or shown
+        warning = self._metrics.append((json.dumps(row.to_json(), allow_nan=False) + "\n").encode())
+        shown = [copy.log(row) for copy in self._copies]
+        return warning or next((text for text in shown if text), None)
 
     def sync(self) -> LogMark | None:
         return self._metrics.sync()
 
-    def write_result(self, result: Mapping[str, JSON]) -> None:
+    def write_result(self, result: Mapping[str, Json]) -> None:
         self._metrics.sync()
         sealed = {**result, "crc32": result_checksum(json.loads(_dump(result)))}
-        _write_whole(self.path / _RESULT, _dump(sealed))
+        write_document(self.path / _RESULT, sealed)
 
     def write_interrupted(self, step: int, signal_name: str) -> None:
-        _write_whole(self.path / _INTERRUPTED, _dump({"step": step, "signal": signal_name}))
+        write_document(self.path / _INTERRUPTED, {"step": step, "signal": signal_name})
 
     def close(self) -> None:
         self._metrics.close()
-        if self._tensorboard:
-            self._tensorboard.close()
+        for copy in self._copies:
+            copy.close((self.path / _RESULT).exists())
 
 
 def holds_run(path: Path) -> bool:
+    """Says whether there is a run in the folder."""
     return any((path / name).exists() for name in (_CONFIG, _METRICS, _RESULT, _CHECKPOINTS))
 
 
-def result_checksum(result: Mapping[str, JSON]) -> int:
-    """CRC-32 of everything in result.json but the checksum itself; files of earlier versions have none."""
+def read_result(path: Path) -> dict[str, Json] | None:
+    """Reads result.json of the run at `path`; None before it has finished."""
+    file = path / _RESULT
+    try:
+        document: dict[str, Json] = decoded(read_json(file), dict[str, Any])
+        if document.get("crc32", result_checksum(document)) != result_checksum(document):
+            raise UnreadableError("does not match its own checksum")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnreadableError) as error:
+        raise CheckpointError(f"{file} cannot be read (it {error}); restore it") from error
+    return document
+
+
+def refuse_run(path: Path) -> None:
+    """Raises ConfigError where the folder holds a run, and a new one is to begin."""
+    if holds_run(path):
+        raise ConfigError(
+            f"{path} holds a run already; go on with it by --resume auto, or give another --run-dir for a new one"
+        )
+
+
+def write_document(path: Path, document: Mapping[str, Json]) -> None:
+    """Writes a JSON file of a run folder, whole or not at all."""
+    _write_whole(path, _dump(document))
+
+
+def recorded_init_from(path: Path) -> str:
+    """Reads which run the one at `path` was to begin with; empty where it was none, or the settings do not say."""
+    try:
+        return decoded(read_toml(path / _CONFIG), _Begun).init_from
+    except (OSError, UnreadableError):
+        return ""
+
+
+def result_checksum(result: Mapping[str, Json]) -> int:
+    """Computes the CRC-32 of everything in result.json but the checksum itself; files of earlier versions have none."""
     return zlib.crc32(canonical({key: value for key, value in result.items() if key != "crc32"}))
 
 
 def checkpoints_folder(path: Path) -> Path:
-    """Where the run at `path` keeps its checkpoints."""
+    """Returns the folder where the run at `path` keeps its checkpoints."""
     return path / _CHECKPOINTS
 
 
 def read_rows(path: Path) -> list[MetricsRow]:
-    """All rows of the run at `path`, also of one that is still being written; a line that is no row is an error."""
+    """Reads all rows of the run at `path`, also of one that is being written; a line that is no row is an error."""
     lines = _read_log(path)
     rows = [line.row for line in lines if line.row is not None]
     if len(rows) < len(lines):
@@ -171,7 +218,7 @@ def read_rows(path: Path) -> list[MetricsRow]:
 
 
 def read_sound_rows(path: Path, mark: LogMark | None) -> tuple[list[MetricsRow], list[str]]:
-    """The rows that can be read, and what is wrong with the others; `mark` is what a checkpoint knows of them."""
+    """Reads the rows that can be read, and tells what is wrong with others; `mark` is of a checkpoint."""
     lines = _read_log(path)
     return [line.row for line in lines if line.row is not None], damages(lines, mark)
 
@@ -184,18 +231,18 @@ def _replace_keeping(path: Path, text: str, step: int) -> None:
     if path.exists():
         if path.is_file() and path.read_bytes() == text.encode():
             return
-        path.rename(path.with_name(f"{path.stem}-until-step-{step:09d}{path.suffix}"))
+        set_aside(path, f"until-step-{step:09d}")
     _write_whole(path, text)
 
 
 def _unusable(path: Path, error: OSError) -> DqrmError:
-    """A mistake in --run-dir, or a disk that fails."""
+    """Returns the error for a mistake in --run-dir, or a disk that fails."""
     if error.errno in _OF_THE_DISK:
         return unwritable(path, error, TrainingError)
     return ConfigError(f"the run folder {path} cannot be written: {error}; give another --run-dir")
 
 
-def _dump(value: Mapping[str, JSON]) -> str:
+def _dump(value: Mapping[str, Json]) -> str:
     return json.dumps(strict_json(value), indent=2, allow_nan=False) + "\n"
 
 

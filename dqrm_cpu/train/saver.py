@@ -1,10 +1,11 @@
 """Saves a run, rank 0 for all, and follows --train.on-disk-full where the disk does not take it."""
 
+from dqrm_cpu.base.decode import Json
 from dqrm_cpu.comm.coordination import on_first_rank
-from dqrm_cpu.comm.transport import Json, Transport
+from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.errors import DqrmError
+from dqrm_cpu.metrics.click import ClickMetrics
 from dqrm_cpu.train.checkpoint import CheckpointStore
-from dqrm_cpu.train.metrics import ClickMetrics
 from dqrm_cpu.train.progress import Progress
 from dqrm_cpu.train.run_folder import RunLog
 from dqrm_cpu.train.session import Session
@@ -12,7 +13,7 @@ from dqrm_cpu.train.state import RunState
 
 
 class Saver:
-    """Every rank learns of a save that failed: all stop with the same error, or all go on without it."""
+    """Saves a run; every rank learns of a save that failed: all stop with the same error, or all go on without it."""
 
     def __init__(
         self,
@@ -72,13 +73,13 @@ class Saver:
         state.best_validation, state.best_step = metrics, state.step
 
     def leave_step(self, state: RunState) -> None:
-        """A best step that is not on the disk is gone with its weights: the one before is the best again."""
+        """Forgets a best step that is not on the disk: it is gone, and the one before is the best again."""
         if self._best_before is not None:
             state.best_validation, state.best_step = self._best_before
             self._best_before = None
 
     def on_disk(self) -> str:
-        """What a resumed run would find, in words."""
+        """Says in words what a resumed run would find."""
         try:
             newest = self._checkpoints.newest()
         except OSError as error:

@@ -1,7 +1,8 @@
 """The parts of a training run, built once from a configuration: model, scales, optimizer, step, evaluator, loaders."""
 
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,23 +12,28 @@ from torch import Tensor
 from dqrm_cpu.comm.exchange.settings import ExchangeSettings
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config import Config, QuantConfig
+from dqrm_cpu.data.batch import rank_shares
 from dqrm_cpu.data.loader import Loader
-from dqrm_cpu.data.shards import shards_of
-from dqrm_cpu.data.source import DataSet, Part
+from dqrm_cpu.data.source import DataSet, Part, open_data
+from dqrm_cpu.data.store.schema import DataIdentity
 from dqrm_cpu.errors import DeviceError
 from dqrm_cpu.kernels.interface import Kernels, KernelsUnavailableError
 from dqrm_cpu.kernels.select import select_kernels
 from dqrm_cpu.model.dlrm import Dlrm
-from dqrm_cpu.model.memory import DATA_CACHE_BYTES
+from dqrm_cpu.model.size import DATA_CACHE_BYTES
 from dqrm_cpu.quant.learned import LearnedTableScales
+from dqrm_cpu.quant.methods import learned_formula
 from dqrm_cpu.quant.scale import Scales, TableScales
-from dqrm_cpu.quant.select import learned_formula
-from dqrm_cpu.train.checkpoint import load_checkpoint
+from dqrm_cpu.train.checkpoint import read_state
+from dqrm_cpu.train.checkpoint_files import load_checkpoint
 from dqrm_cpu.train.checkpoint_manifest import read_manifest
 from dqrm_cpu.train.evaluator import Evaluator
 from dqrm_cpu.train.optimizers import Optimizer, select_optimizer
+from dqrm_cpu.train.same_ids import TrainedIds, require_same_ids
 from dqrm_cpu.train.state import RunState
 from dqrm_cpu.train.step import TrainingStep
+
+_LOGGER = logging.getLogger(__name__)
 
 _LEAST_TO_HIDE_BYTES = 2 << 20
 """Below, handing a message to its thread and back was measured to cost more than it hides."""
@@ -44,7 +50,7 @@ class Loaders:
 
 @dataclass(frozen=True)
 class Session:
-    """Everything that a loop drives and a checkpoint holds."""
+    """The model, the data and all else that a loop drives and a checkpoint holds."""
 
     model: Dlrm
     scales: Scales
@@ -54,7 +60,7 @@ class Session:
     loaders: Loaders
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint stores, by name; the tensors themselves, to be read (after `gather`) or filled."""
+        """Returns what a checkpoint stores, by name; the tensors themselves, to be read (after `gather`) or filled."""
         return {**self.model.weights(), **self.scales.tensors(), **self.optimizer.state(), **self.step.state()}
 
     def gather(self) -> None:
@@ -63,7 +69,7 @@ class Session:
 
 
 def load_kernels(config: Config, device: torch.device) -> Kernels:
-    """The implementation that the configuration names; fails before anything is allocated or written."""
+    """Loads the kernels that the configuration names; fails before anything is allocated or written."""
     try:
         return select_kernels(config.kernels, device)
     except KernelsUnavailableError as error:
@@ -74,63 +80,70 @@ def load_session(session: Session, path: Path) -> RunState:
     """Fills the session from the checkpoint at `path`; returns where that run stood."""
     tensors = session.tensors()
     state = RunState.from_dict(load_checkpoint(path, tensors))
-    restore_scales(session, tensors, state)
+    session.model.is_corrected = False
+    session.scales.restore(tensors, state.scale_refreshed_at)
     return state
 
 
 def load_weights(session: Session, path: Path) -> None:
-    """Only what a prediction needs, from a checkpoint of any method and optimizer.
+    """Loads only what a prediction needs, from a checkpoint of any method and optimizer.
 
     Scales that this session would learn and the checkpoint does not have stay where training would start them; those
     of activations are found from training rows. All ranks call it.
     """
-    stored, weights = read_manifest(path).tensors, session.model.weights()
-    into = {name: weights[name] for name in weights if name in stored or name not in ("scales", "activations")}
-    state = RunState.from_dict(load_checkpoint(path, into, allow_unused=True))
-    session.scales.tables_loaded(state.scale_refreshed_at)
-    if "activations" in weights and "activations" not in stored:
+    if not load_model_weights(session.model, session.scales, path):
         session.model.inputs.forget()
         session.evaluate.calibrate(session.loaders.train)
 
 
-def restore_scales(session: Session, tensors: Mapping[str, Tensor], state: RunState) -> None:
-    """After `tensors` (of `session.tensors()`) were filled from a checkpoint."""
-    session.scales.restore(tensors, state.scale_refreshed_at)
+def load_model_weights(model: Dlrm, scales: Scales, path: Path) -> bool:
+    """Loads the weights of a checkpoint; False where the scales that the model has for activations are not in it."""
+    stored, weights = read_manifest(path).tensors, model.weights()
+    into = {name: weights[name] for name in weights if name in stored or name not in ("scales", "activations")}
+    state = RunState.from_dict(load_checkpoint(path, into, allow_unused=True))
+    model.is_corrected = False
+    scales.tables_loaded(state.scale_refreshed_at)
+    return "activations" in stored or "activations" not in weights
 
 
 def open_scales(quant: QuantConfig, model: Dlrm) -> Scales:
-    """The tables' scales: parameters of the model where the method learns them, else found from max|W|."""
+    """Makes the tables' scales: parameters of the model where the method learns them, else found from max|W|."""
     learned = learned_formula(quant, quant.embedding_bits)
     if learned is not None:
-        return LearnedTableScales(learned, model.tables, model.scales)
-    return TableScales(quant, model.kernels, model.tables)
+        return LearnedTableScales(learned, model.groups, model.scales)
+    return TableScales(quant, model.kernels, model.groups)
 
 
 def quantized_from(quant: QuantConfig, batches_per_epoch: int) -> float:
-    """The first iteration that trains the quantized model."""
+    """Returns the first iteration that trains the quantized model."""
     return math.inf if quant.method == "ptq" else quant.pretrain_epochs * batches_per_epoch
 
 
 def build_session(
-    config: Config, kernels: Kernels, data: DataSet, transport: Transport, device: torch.device
+    config: Config, kernels: Kernels, data: DataSet, transport: Transport, device: torch.device, share: float = 1.0
 ) -> Session:
-    """Allocates and initializes the model; the same on every rank."""
-    shards = shards_of(transport.rank, transport.size, config.comm.simulated_ranks)
+    """Allocates and initializes the model; the same on every rank.
+
+    `share`: of the run that its schedules are for; shorter ones train in FP32 for as much shorter.
+    """
+    shares = rank_shares(transport.rank, transport.size, config.comm.simulated_ranks)
     model = Dlrm(config, kernels, device)
     model.initialize_(config.seed)
+    if config.init_from:
+        model.seed = None  # what the parent's rows began with cannot be drawn again
     scales = open_scales(config.quant, model)
     optimizer = select_optimizer(config.train, model)
     train = config.train
 
     def loader(part: Part, batch_size: int, name: str) -> Loader:
-        return Loader(part, batch_size, shards, device, DATA_CACHE_BYTES, part_name=name)
+        return Loader(part, batch_size, shares, device, DATA_CACHE_BYTES, part_name=name)
 
     def largest_share(batch_size: int) -> int:
-        return -(-batch_size // shards.total)
+        return -(-batch_size // shares.total)
 
     train_loader = loader(data.train, train.batch_size, "training")
     skips_bad = train.on_bad_batch == "skip"
-    first_quantized = quantized_from(config.quant, train_loader.num_batches)
+    first_quantized = share * quantized_from(config.quant, train_loader.num_batches)
     return Session(
         model,
         scales,
@@ -140,11 +153,12 @@ def build_session(
             scales,
             optimizer,
             transport,
-            len(shards.mine),
+            len(shares.mine),
             largest_share(train.batch_size),
             exchange_settings(config),
             first_quantized,
             skips_bad,
+            train_loader.is_weighted,
         ),
         Evaluator(model, scales, transport, largest_share(train.test_batch_size), skips_bad),
         Loaders(
@@ -155,14 +169,49 @@ def build_session(
     )
 
 
+def loaders_to_score(config: Config, parts: Sequence[str], transport: Transport, device: torch.device) -> list[Loader]:
+    """Opens parts of the data to be scored: training rows as they are stored, none left out."""
+    plain = open_data(replace(config, data=replace(config.data, reshuffle=False, sub_sample_rate=0.0)))
+    shares = rank_shares(transport.rank, transport.size, config.comm.simulated_ranks)
+    names = {part: "training" if part == "train" else part for part in parts}
+    return [
+        Loader(plain.part(part), config.train.test_batch_size, shares, device, part_name=name)
+        for part, name in names.items()
+    ]
+
+
+def trained_session(config: Config, checkpoint: Path, transport: Transport, warn: Callable[[str], object]) -> Session:
+    """Builds a session to predict with, with the weights of a checkpoint; every rank calls it.
+
+    DataError where an id of the data set stands for another category than in training; `warn` is told on rank 0 where
+    that cannot be checked.
+    """
+    data, device = open_data(config), torch.device(config.device)
+    warning = _require_same_vocabulary(checkpoint, data, config.data.source)
+    if warning and transport.rank == 0:
+        _LOGGER.warning(warning)
+        warn(warning)
+    session = build_session(config, load_kernels(config, device), data, transport, device)
+    load_weights(session, checkpoint)
+    return session
+
+
 def exchange_settings(config: Config) -> ExchangeSettings:
     """Returns what the gradients of a run look like between ranks."""
     settings = ExchangeSettings.of(config.comm, config.seed)
-    if settings.overlap == "auto" and _vector_bytes(config) < _LEAST_TO_HIDE_BYTES:
+    # Of the vectors that a batch looks up, one id per table.
+    vector_bytes = 4 * config.train.batch_size * sum(config.model.dims)
+    if settings.overlap == "auto" and vector_bytes < _LEAST_TO_HIDE_BYTES:
         return replace(settings, overlap="off")
     return settings
 
 
-def _vector_bytes(config: Config) -> int:
-    """Returns the bytes of the vectors that a batch looks up, one id per table."""
-    return 4 * config.train.batch_size * len(config.model.table_rows) * config.model.embedding_dim
+def _require_same_vocabulary(checkpoint: Path, data: DataSet, source: str) -> str | None:
+    """Refuses data in which an id stands for another category; returns a warning where that cannot be checked.
+
+    `source` is the setting data.source that `data` were opened from.
+    """
+    state = read_state(checkpoint)
+    identity = DataIdentity.from_text(str(state.get("identity", "")))
+    trained = TrainedIds(checkpoint, identity, str(state.get("data", "")))
+    return require_same_ids(trained, source, data.identity, data.fingerprint)

@@ -7,24 +7,25 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from dqrm_cpu.comm.exchange.gradient_exchange import GradientShape, open_exchange
-from dqrm_cpu.comm.exchange.sent_bytes import SentBytes
-from dqrm_cpu.comm.exchange.settings import ExchangeSettings
+from dqrm_cpu.comm.exchange.gradient_exchange import GradientShape, TableShape, open_exchange
+from dqrm_cpu.comm.exchange.settings import ExchangeSettings, SentBytes
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.data.batch import BadBatchError, Batch
 from dqrm_cpu.errors import TrainingError
+from dqrm_cpu.kernels.table_groups import TableGroups
 from dqrm_cpu.kernels.types import Bags, SparseGrad
 from dqrm_cpu.model.activations import Mode
-from dqrm_cpu.model.dlrm import DenseGradients, Dlrm
+from dqrm_cpu.model.dlrm import Dlrm
+from dqrm_cpu.model.workspace import DenseGradients
 from dqrm_cpu.quant.scale import Scales
 from dqrm_cpu.train.optimizers import Optimizer
 
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """The same on every rank, but for `faults`."""
+    """The outcome of a step: the same on every rank, but for `faults`."""
 
-    loss: float  # mean over the global batch; NaN of a batch that was skipped
+    loss: float  # mean over the global batch, by weights where it has any; NaN of a batch that was skipped
     stop_requested: bool  # on any rank
     bad_ranks: tuple[int, ...] = ()  # real or simulated, whose shares were not sound: the batch was skipped
     faults: tuple[BadBatchError, ...] = ()  # of this process' shares
@@ -36,13 +37,15 @@ class StepOutcome:
 
 
 _EXACT_EXCHANGE = ExchangeSettings()
+_LEAST_WEIGHT = 1e-30  # of a global batch: below, one over it has no place in FP32
 
 
 class TrainingStep:
-    """Runs steps on preallocated buffers. `micro_batch` is the largest share of a global batch.
+    """The training step on preallocated buffers. `micro_batch` is the largest share of a global batch.
 
     Iterations before `quantized_from` train in FP32. A batch that is not sound raises BadBatchError before anything
-    changes, or is left out by every rank where `skips_bad` says so.
+    changes, or is left out by every rank where `skips_bad` says so. `weighted`: batches have weights, and the loss is
+    sum(weight * loss) / sum(weight) over the global batch.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class TrainingStep:
         exchange: ExchangeSettings = _EXACT_EXCHANGE,
         quantized_from: float = 0,
         skips_bad: bool = False,
+        weighted: bool = False,
     ) -> None:
         self._model = model
         self._spans = model.spans
@@ -63,8 +67,8 @@ class TrainingStep:
         self._optimizer = optimizer
         self._quantized_from = quantized_from
         self._transport = transport
-        self._skips_bad = skips_bad
-        shape = GradientShape(model.tables.row_offset, model.tables.dim, model.shapes.num_parameters, model.device)
+        self._skips_bad, self._weighted = skips_bad, weighted
+        shape = GradientShape(_table_shapes(model.groups), model.shapes.num_parameters, model.device)
         merge = model.kernels.merge_sparse
         self._exchange = open_exchange(exchange, transport, num_shares, shape, merge, self._spans)
         self._workspace = model.workspace(micro_batch)
@@ -78,7 +82,7 @@ class TrainingStep:
         return self._exchange.sent
 
     def is_quantized_at(self, iteration: int) -> bool:
-        """Whether the model is quantized in this iteration, not only when it is scored."""
+        """Says whether the model is quantized in this iteration, not only when it is scored."""
         return self._model.table_formula is not None and iteration >= self._quantized_from
 
     def gather_state(self) -> None:
@@ -86,7 +90,7 @@ class TrainingStep:
         self._exchange.gather_state()
 
     def state(self) -> dict[str, Tensor]:
-        """What the step remembers from one call to the next, as a checkpoint holds it."""
+        """Returns what the step remembers from one call to the next, as a checkpoint holds it."""
         return self._exchange.state()
 
     def __call__(
@@ -98,19 +102,21 @@ class TrainingStep:
             bad_ranks, stop_anywhere = self._agreed(faults, stop_requested)
             if bad_ranks:
                 return StepOutcome(math.nan, stop_anywhere, bad_ranks, faults)
+        with self._spans.loss:
+            loss_share = self._loss_share(shares, global_batch)
         quantized = iteration >= self._quantized_from
         with self._spans.scale:
-            step = self._scale(iteration) if quantized else self._scales.state.step
+            scale = self._scale(iteration) if quantized else self._scales.state.scale
         self._model.quantize_weights(quantized, iteration)
         self._model.inputs.mode = Mode.BY_BATCH if quantized else Mode.WATCHED
         for gradients in self._gradients:
             gradients.stop_requested.fill_(stop_requested)
         if self._alone and self._model.straight_through:
-            return self._step_alone(shares[0], bags[0], global_batch, step, lr)
-        return self._step_together(shares, bags, global_batch, step, lr)
+            return self._step_alone(shares[0], bags[0], global_batch, loss_share, scale, lr)
+        return self._step_together(shares, bags, global_batch, loss_share, scale, lr)
 
-    def _checked(self, shares: Sequence[Batch]) -> tuple[list[Bags], tuple[BadBatchError, ...]]:
-        """The lookups of each share that is sound, and what is wrong with the others where bad batches are skipped."""
+    def _checked(self, shares: Sequence[Batch]) -> tuple[list[tuple[Bags, ...]], tuple[BadBatchError, ...]]:
+        """Returns the lookups of each sound share, and what is wrong with the others where bad batches are skipped."""
         bags, faults = [], []
         for number, batch in enumerate(shares):
             try:
@@ -123,68 +129,107 @@ class TrainingStep:
         return bags, tuple(faults)
 
     def _agreed(self, faults: Sequence[BadBatchError], stop_requested: bool) -> tuple[tuple[int, ...], bool]:
-        """The ranks whose shares are not sound, and whether any rank is to stop; a small message of its own.
+        """Agrees on the ranks whose shares are not sound, and whether any rank is to stop; a small message of its own.
 
         Before the backward: nothing that an exchange remembers may see a batch that is left out.
         """
         if self._transport.size == 1:
             return tuple(error.share for error in faults), stop_requested
-        said = self._transport.allgather_small(np.array([bool(faults), stop_requested], dtype=np.int32))
-        return tuple(np.flatnonzero(said[:, 0]).tolist()), bool(said[:, 1].any())
+        flags = self._transport.allgather_small(np.array([bool(faults), stop_requested], dtype=np.int32))
+        return tuple(np.flatnonzero(flags[:, 0]).tolist()), bool(flags[:, 1].any())
+
+    def _loss_share(self, shares: Sequence[Batch], global_batch: int) -> float:
+        """Returns what an example of weight 1 contributes to the mean loss; a small message where there are weights.
+
+        The sums of all shares are added in the order of the ranks, real or simulated. Without any weight it is 0.
+        """
+        if not self._weighted:
+            return 1 / global_batch
+        mine = [
+            0.0 if batch.weight is None else float(batch.weight.cpu().numpy().sum(dtype=np.float64)) for batch in shares
+        ]
+        total = sum(self._transport.allgather_small(np.array(mine)).ravel().tolist())
+        return 1 / total if total > _LEAST_WEIGHT else 0.0
 
     def _scale(self, iteration: int) -> Tensor:
         self._model.begin_learning_scales()
         return self._scales.for_training(iteration)
 
-    def _step_alone(self, batch: Batch, bags: Bags, global_batch: int, step: Tensor, lr: float) -> StepOutcome:
+    def _step_alone(
+        self, batch: Batch, bags: Sequence[Bags], global_batch: int, loss_share: float, scale: Tensor, lr: float
+    ) -> StepOutcome:
         gradients, spans = self._gradients[0], self._spans
-        self._forward_backward_top(batch, bags, global_batch, step, gradients)
+        self._forward_backward_top(batch, bags, global_batch, loss_share, scale, gradients)
         self._backward_bottom(batch, gradients)
-        outcome = _outcome(gradients)
+        with spans.loss:
+            outcome = _outcome(gradients)
         self._model.inputs.follow(gradients.input_maxima)
-        grad_features = self._workspace.first(batch.size).grad_features
+        grad_pooled = self._workspace.first(batch.size).grad_pooled
         with spans.embedding_update:
-            self._optimizer.update_tables(bags, grad_features, lr, self._scales.tracker)
+            self._optimizer.update_tables(bags, grad_pooled, lr, self._scales.trackers)
         with spans.dense_update:
             self._optimizer.update_dense(gradients.parameters, lr)
         return outcome
 
     def _step_together(
-        self, shares: Sequence[Batch], bags: Sequence[Bags], global_batch: int, step: Tensor, lr: float
+        self,
+        shares: Sequence[Batch],
+        bags: Sequence[tuple[Bags, ...]],
+        global_batch: int,
+        loss_share: float,
+        scale: Tensor,
+        lr: float,
     ) -> StepOutcome:
         total, spans = self._gradients[0], self._spans
-        sparse: list[SparseGrad] = []
+        sparse: list[list[SparseGrad]] = []
         for batch, looked_up, gradients in zip(shares, bags, self._gradients, strict=True):
-            sparse.append(self._table_gradient(batch, looked_up, global_batch, step, gradients))
+            sparse.append(self._table_gradients(batch, looked_up, global_batch, loss_share, scale, gradients))
             if len(sparse) == len(shares):
                 # The tables' gradients are complete: they travel while the rest of the backward runs.
-                finish = self._exchange.tables.begin(sparse)
+                finish = self._exchange.begin_tables(sparse)
             self._backward_bottom(batch, gradients)
         with spans.mlp_exchange:
             self._exchange.mlp.sum_([gradients.flat for gradients in self._gradients])
         merged = finish()
-        outcome = _outcome(total)
+        with spans.loss:
+            outcome = _outcome(total)
         self._model.inputs.follow(total.input_maxima)
         with spans.embedding_update:
-            self._optimizer.apply_tables(merged, lr, self._scales.tracker)
+            self._optimizer.apply_tables(merged, lr, self._scales.trackers)
         with spans.dense_update:
             self._optimizer.update_dense(total.parameters, lr)
             self._optimizer.update_scales(total.scales.flat, lr)
         return outcome
 
-    def _table_gradient(
-        self, batch: Batch, bags: Bags, global_batch: int, step: Tensor, gradients: DenseGradients
-    ) -> SparseGrad:
-        """Of one share; leaves what the bottom MLP's backward needs in the workspace."""
+    def _table_gradients(
+        self,
+        batch: Batch,
+        bags: Sequence[Bags],
+        global_batch: int,
+        loss_share: float,
+        scale: Tensor,
+        gradients: DenseGradients,
+    ) -> list[SparseGrad]:
+        """Computes the table gradients of one share; leaves what the bottom MLP's backward needs in the workspace."""
         model = self._model
-        self._forward_backward_top(batch, bags, global_batch, step, gradients)
+        self._forward_backward_top(batch, bags, global_batch, loss_share, scale, gradients)
         with self._spans.coalesce:
-            of_rows = model.kernels.coalesce(model.tables, bags, self._workspace.first(batch.size).grad_features)
-            model.backward_tables_(of_rows, step, gradients)
+            pooled = self._workspace.first(batch.size).grad_pooled
+            of_rows = [
+                model.kernels.coalesce(group.tables, own, grad)
+                for group, own, grad in zip(model.groups, bags, pooled, strict=True)
+            ]
+            model.backward_tables_(of_rows, scale, gradients)
         return of_rows
 
     def _forward_backward_top(
-        self, batch: Batch, bags: Bags, global_batch: int, step: Tensor, gradients: DenseGradients
+        self,
+        batch: Batch,
+        bags: Sequence[Bags],
+        global_batch: int,
+        loss_share: float,
+        scale: Tensor,
+        gradients: DenseGradients,
     ) -> None:
         """Gradients of this share's part of the global mean loss; leaves those of the features in the workspace."""
         if batch.size == 0:
@@ -194,16 +239,23 @@ class TrainingStep:
             gradients.loss.zero_()
             return
         workspace = self._workspace.first(batch.size)
-        logits = self._model.forward(batch, bags, step, workspace)
+        logits = self._model.forward(batch, bags, scale, workspace)
         with self._spans.loss:
             grad_logits = workspace.grad_logits
-            self._model.kernels.click_loss(logits, batch.label, 1 / global_batch, gradients.loss, grad_logits)
+            self._model.kernels.click_loss(logits, batch.label, loss_share, gradients.loss, grad_logits, batch.weight)
         self._model.inputs.write_seen(batch.size / global_batch, gradients.input_maxima)
         self._model.backward_top(grad_logits, workspace, gradients)
 
     def _backward_bottom(self, batch: Batch, gradients: DenseGradients) -> None:
         if batch.size:
             self._model.backward_bottom(self._workspace.first(batch.size), gradients)
+
+
+def _table_shapes(groups: TableGroups) -> tuple[TableShape, ...]:
+    several = len(groups) > 1
+    return tuple(
+        TableShape(group.tables.row_offset, group.tables.dim, group.numbers if several else ()) for group in groups
+    )
 
 
 def _outcome(gradients: DenseGradients) -> StepOutcome:
@@ -217,7 +269,7 @@ def _outcome(gradients: DenseGradients) -> StepOutcome:
 
 
 def _diverged(what: str) -> TrainingError:
-    """The batch is not to blame: it was checked."""
+    """Returns the error of a loss that is not finite; the batch is not to blame: it was checked."""
     error = TrainingError(
         f"{what}, of a batch that is sound: training has diverged; go back to an earlier checkpoint with a lower "
         "--train.learning-rate or some --train.warmup-steps"

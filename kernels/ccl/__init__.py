@@ -10,7 +10,7 @@ SHIM_SOURCE = Path(__file__).with_name("shim.cpp")
 
 
 class OneCclFiles(NamedTuple):
-    """Of one environment; a newer wheel has the same library for GPUs only, which is not looked for."""
+    """Paths of oneCCL in one environment; a newer wheel has the same library for GPUs only, which is not looked for."""
 
     library: Path
     headers: Path
@@ -21,10 +21,10 @@ class OneCclFiles(NamedTuple):
 
 
 def oneccl_files(prefix: Path = Path(sys.prefix)) -> OneCclFiles:
-    """Where they are, or would be."""
+    """Returns where oneCCL's files are in an environment, or would be."""
     return OneCclFiles(prefix / "lib" / "ccl" / "cpu" / "lib" / "libccl.so", prefix / "include")
 
 
 def find_compiler(environ: Mapping[str, str]) -> str | None:
-    """The C++ compiler: CXX where it is set, else g++ on PATH."""
+    """Returns the C++ compiler: CXX where it is set, else g++ on PATH."""
     return shutil.which(environ.get("CXX") or "g++", path=environ.get("PATH"))

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from dqrm_cpu.base.files import open_regular, read_regular, remove_leftovers, replace_file, replacing
+from dqrm_cpu.base.files import (
+    making_folder,
+    open_regular,
+    read_regular,
+    remove_leftovers,
+    replace_file,
+    replacing,
+    set_aside,
+)
 from dqrm_cpu.errors import DataError
 
 
@@ -21,8 +29,8 @@ def test_a_file_is_replaced_whole_and_nothing_else_is_left(tmp_path: Path) -> No
 def test_a_failure_while_writing_leaves_the_old_file_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(b"old")
-    told = r"a\.json cannot be written \(No space left on device\); free some space"
-    with pytest.raises(DataError, match=told), replacing(path, DataError) as file:
+    message = r"a\.json cannot be written \(No space left on device\); free some space"
+    with pytest.raises(DataError, match=message), replacing(path, DataError) as file:
         file.write(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert path.read_bytes() == b"old"
@@ -39,8 +47,42 @@ def test_a_link_under_the_temporary_name_is_not_followed(tmp_path: Path) -> None
     assert not (tmp_path / "a").is_symlink()
 
 
+def test_a_disk_that_cannot_sync_folders_takes_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsync = os.fsync
+
+    def only_files(descriptor: int) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").readlink() == tmp_path:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", only_files)
+    replace_file(tmp_path / "a", [b"new"], DataError)
+    with making_folder(tmp_path / "b"):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
+    with making_folder(tmp_path / "a") as folder:
+        (folder / "file").write_bytes(b"whole")
+        assert not (tmp_path / "a").exists()
+    assert (tmp_path / "a" / "file").read_bytes() == b"whole"
+    with pytest.raises(KeyboardInterrupt), making_folder(tmp_path / "b") as folder:
+        (folder / "file").write_bytes(b"half")
+        raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_file_that_is_set_aside_says_why_before_its_suffix(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b"old")
+    set_aside(tmp_path / "a.json", "until-step-3")
+    assert (tmp_path / "a-until-step-3.json").read_bytes() == b"old"
+
+
 def test_what_a_killed_process_was_writing_is_swept_up(tmp_path: Path) -> None:
     (tmp_path / ".writing-a.123").write_bytes(b"half")
+    (tmp_path / ".writing-b").mkdir()
+    (tmp_path / ".removing-b" / "inner").mkdir(parents=True)
     (tmp_path / "a").write_bytes(b"whole")
     remove_leftovers(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from dqrm_cpu.base.npy import map_npy
 
 @pytest.mark.parametrize("shape", [(7,), (3, 4), (0,), (0, 5), ()])
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_numbers_come_back(shape: tuple[int, ...], order: str, tmp_path: Path) -> None:
+def test_numbers_come_back(shape: tuple[int, ...], order: Literal["C", "F"], tmp_path: Path) -> None:
     values = np.asarray(np.arange(np.prod(shape)).reshape(shape), order=order, dtype="<i4")
     np.save(tmp_path / "a.npy", values)
     found = map_npy(tmp_path / "a.npy")
@@ -25,7 +26,7 @@ def file_of(header: bytes, content: bytes = b"") -> bytes:
     return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + content
 
 
-def said(descr: str, shape: str) -> bytes:
+def header_text(descr: str, shape: str) -> bytes:
     return f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
 
 
@@ -33,19 +34,21 @@ HOSTILE = {
     "empty": b"",
     "another file": b"PK\x03\x04 and so on",
     "a version of the future": b"\x93NUMPY\x09\x00" + bytes(100),
-    "cut in the header": file_of(said("'<f4'", "(2,)"))[:30],
-    "cut in the values": file_of(said("'<f4'", "(2,)"), bytes(7)),
-    "values beyond the shape": file_of(said("'<f4'", "(2,)"), bytes(9)),
-    "4 TiB": file_of(said("'<f4'", "(1099511627776,)"), bytes(64)),
-    "a shape that overflows": file_of(said("'<f4'", f"({2**40}, {2**40}, {2**40})")),
-    "a negative shape": file_of(said("'<f4'", "(-1,)")),
-    "a shape of truths": file_of(said("'<f4'", "(True,)"), bytes(4)),
-    "no shape": file_of(said("'<f4'", "'x'")),
-    "objects": file_of(said("'|O'", "(1,)"), bytes(8)),
-    "records": file_of(said("[('a', '<f4')]", "(1,)"), bytes(4)),
-    "text": file_of(said("'<U4'", "(1,)"), bytes(16)),
-    "an unknown type": file_of(said("'<q99'", "(1,)"), bytes(16)),
-    "numbers of 6,000 digits": file_of(said("'<f4'", f"({'9' * 6000},)")),
+    "cut in the header": file_of(header_text("'<f4'", "(2,)"))[:30],
+    "cut in the values": file_of(header_text("'<f4'", "(2,)"), bytes(7)),
+    "values beyond the shape": file_of(header_text("'<f4'", "(2,)"), bytes(9)),
+    "4 TiB": file_of(header_text("'<f4'", "(1099511627776,)"), bytes(64)),
+    "a shape that overflows": file_of(header_text("'<f4'", f"({2**40}, {2**40}, {2**40})")),
+    "a negative shape": file_of(header_text("'<f4'", "(-1,)")),
+    "a shape of truths": file_of(header_text("'<f4'", "(True,)"), bytes(4)),
+    "no shape": file_of(header_text("'<f4'", "'x'")),
+    "objects": file_of(header_text("'|O'", "(1,)"), bytes(8)),
+    "records": file_of(header_text("[('a', '<f4')]", "(1,)"), bytes(4)),
+    "text": file_of(header_text("'<U4'", "(1,)"), bytes(16)),
+    "an unknown type": file_of(header_text("'<q99'", "(1,)"), bytes(16)),
+    "a type that NumPy takes for code": file_of(header_text("',f4'", "(1,)"), bytes(4)),
+    "two types": file_of(header_text("'<f4,<f4'", "(1,)"), bytes(8)),
+    "numbers of 6,000 digits": file_of(header_text("'<f4'", f"({'9' * 6000},)")),
     "deep nesting": file_of(b"(" * 5000),
     "deep signs": file_of(b"-" * 9000 + b"1"),
     "code": file_of(b"__import__('os').abort()"),

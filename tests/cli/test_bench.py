@@ -3,14 +3,15 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from dqrm_cpu.bench import fbgemm
-from dqrm_cpu.bench.contestant import AbsentError
-from dqrm_cpu.bench.fbgemm import require_fbgemm
 from dqrm_cpu.cli.main import main
+from dqrm_cpu.lab.bench.harness.contestant import AbsentError
+from dqrm_cpu.lab.bench.step import fbgemm
+from dqrm_cpu.lab.bench.step.fbgemm import load_fbgemm
 
 
 @pytest.fixture(autouse=True)
@@ -20,11 +21,12 @@ def same_threads_afterwards() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def bench(tmp_path: Path, *arguments: str) -> dict:
+def bench(tmp_path: Path, *arguments: str) -> dict[str, Any]:
     path = tmp_path / "figures.json"
     options = ("--quick", "--rounds", "1", "--cases", "kaggle_128", "--json", str(path))
     assert main(["bench", *arguments, *options]) == 0
-    return json.loads(path.read_text())
+    document: dict[str, Any] = json.loads(path.read_text())
+    return document
 
 
 def test_step_writes_what_stands_against_what(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,4 +65,4 @@ def test_json_without_its_folder_fails_before_the_work(tmp_path: Path, capsys: p
 def test_a_missing_library_announces_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fbgemm, "PACKAGE", "fbgemm-that-nobody-installed")
     with pytest.raises(AbsentError, match=r"not installed; pip install 'dqrm-cpu\[bench\]'"):
-        require_fbgemm()
+        load_fbgemm()

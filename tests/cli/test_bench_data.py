@@ -22,9 +22,9 @@ def test_figures_of_a_run_say_who_read_what_in_how_much_memory(
     assert case["groups"]["loader"]["contestants"]["loader"]["rows"] == 20_000 - 20_000 // 7
     floor = document["ratios"]["prepare_over_floor"]["rows_1m"]["gzip"]
     assert floor["ratio"] == pytest.approx(floor["numerator"]["median_s"] / floor["denominator"]["median_s"])
-    said = capsys.readouterr().out
-    assert "ours_gzip " in said
-    assert "polars_gzip " in said
+    output = capsys.readouterr().out
+    assert "ours_gzip " in output
+    assert "polars_gzip " in output
 
 
 def test_a_case_of_another_benchmark_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from dqrm_cpu.bench.exchange import MLP_FORMS, PER_TABLE, STEP_WIRES
 from dqrm_cpu.cli.main import main
 from dqrm_cpu.config.schema import WIRES
+from dqrm_cpu.lab.bench.exchange.exchange_benchmark import MLP_FORMS, PER_TABLE, STEP_WIRES
 
 TRANSPORTS = ("mpi", "gloo")
 
@@ -37,13 +37,13 @@ def test_one_command_measures_every_wire_over_every_transport(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["bench", "exchange", "--cases", "rows_1m"], "there are terabyte_d64, terabyte_d16"),
         (["bench", "exchange", "--transports", "pigeon"], "there are oneccl, mpi, gloo"),
         (["bench", "step", "--transports", "mpi"], "bench step has no ranks"),
     ],
 )
-def test_what_is_not_there_is_refused(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_not_there_is_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

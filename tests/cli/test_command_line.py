@@ -89,7 +89,6 @@ def test_a_closed_pipe_ends_quietly() -> None:
 USAGE_ERRORS = [
     (["doctr"], f"unknown command doctr; nearest is doctor; there are {', '.join(COMMANDS)}"),
     (["zzz"], f"unknown command zzz; there are {', '.join(COMMANDS)}"),
-    ([], f"which command? {', '.join(COMMANDS)}; dqrm-cpu --help says what they do"),
     (
         ["doctor", "--quant.scale-perod", "200"],
         "--quant.scale-perod 200: unknown option; nearest is --quant.scale-period (integer, 1 or more)",
@@ -136,7 +135,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     shown = [
-        line.split()[0] for line in capsys.readouterr().out.partition("commands:\n")[2].splitlines() if line[:1] == " "
+        line.split()[0]
+        for line in capsys.readouterr().out.partition("commands:\n")[2].partition("\n\n")[0].splitlines()
     ]
     assert tuple(shown) == COMMANDS
 
@@ -156,3 +156,25 @@ def test_commands_offer_what_the_frame_calls(command: str) -> None:
     module = __import__(f"dqrm_cpu.cli.{command}", fromlist=["run"])
     assert isinstance(module.add_parser, types.FunctionType)
     assert isinstance(module.run, types.FunctionType)
+
+
+@pytest.mark.parametrize(
+    ("asked", "same"),
+    [
+        ([], ["--help"]),
+        (["help"], ["--help"]),
+        (["help", "train"], ["train", "--help"]),
+        (["help", "train", "quant"], ["train", "--help", "quant"]),
+        (["help", "data", "show"], ["data", "show", "--help"]),
+    ],
+)
+def test_help_is_a_command_too(asked: list[str], same: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(asked) == 0
+    shown = capsys.readouterr().out
+    assert main(same) == 0
+    assert shown == capsys.readouterr().out
+
+
+def test_help_on_a_command_that_is_misspelt(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["help", "trian"]) == 2
+    assert "unknown command trian; nearest is train" in capsys.readouterr().err

@@ -3,13 +3,14 @@
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from dqrm_cpu.cli import compress
 from dqrm_cpu.cli.main import main
-from dqrm_cpu.comm.transports.single import SingleTransport
+from dqrm_cpu.comm.transport import SingleTransport
 from dqrm_cpu.config import Config
 from dqrm_cpu.export.read import read_packed
 from dqrm_cpu.train.checkpoint import find_checkpoint, read_state
@@ -81,9 +82,9 @@ def test_verify_says_what_a_file_holds(capsys: pytest.CaptureFixture[str]) -> No
     assert found["rows"] == 543
     assert 0 < found["stored_rows"] <= 543
     assert main(["compress", "--verify", "runs/int4/packed/dense.safetensors"]) == 0
-    said = capsys.readouterr()
-    assert "1 checksum checked" in said.out
-    assert said.err == ""
+    output = capsys.readouterr()
+    assert "1 checksum checked" in output.out
+    assert output.err == ""
 
 
 def test_verify_fails_where_a_byte_is_not_as_it_was_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,12 +92,30 @@ def test_verify_fails_where_a_byte_is_not_as_it_was_written(tmp_path: Path, caps
     content[-100] ^= 1
     (tmp_path / "damaged").write_bytes(content)
     assert main(["compress", "--verify", str(tmp_path / "damaged")]) != 0
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert len(said.err.splitlines()) == 1
-    assert "is damaged" in said.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert len(output.err.splitlines()) == 1
+    assert "is damaged" in output.err
 
 
 def test_without_a_run_it_asks_for_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compress"]) == 2
     assert "which run?" in capsys.readouterr().err
+
+
+def test_a_folder_without_a_run_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compress", "runs/nowhere"]) == 2
+    assert (
+        "runs/nowhere holds no run, it is not there; give a folder that dqrm-cpu train wrote" in capsys.readouterr().err
+    )
+
+
+def test_a_run_whose_settings_file_is_lost_is_compressed_by_its_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lost = shutil.copytree("runs/fp32", tmp_path / "lost")
+    (lost / "config.toml").unlink()
+    assert main(["compress", str(lost)]) == 0
+    said = capsys.readouterr()
+    assert "ptq-4-dense.safetensors" in said.out
+    assert "the settings that" in said.err

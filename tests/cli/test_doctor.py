@@ -1,13 +1,13 @@
 """The doctor's report: table, JSON and exit status."""
 
-import argparse
 import json
 
 import pytest
 
 from dqrm_cpu.cli.doctor import format_findings
 from dqrm_cpu.cli.main import main
-from dqrm_cpu.doctor import examine
+from dqrm_cpu.config import Config
+from dqrm_cpu.doctor import machine
 from dqrm_cpu.doctor.finding import Finding, Verdict
 
 OK = Finding("isa", Verdict.OK, "avx2")
@@ -30,12 +30,12 @@ def test_real_machine_is_examined(capsys: pytest.CaptureFixture[str]) -> None:
 def test_only_a_failed_check_sets_the_status(
     findings: list[Finding], status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(examine, "examine", lambda _: findings)
+    monkeypatch.setattr(machine, "examine", lambda _: findings)
     assert main(["doctor"]) == status
 
 
 def test_json_is_a_list_of_findings(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(examine, "examine", lambda _: [WARNING])
+    monkeypatch.setattr(machine, "examine", lambda _: [WARNING])
     main(["doctor", "--json"])
     assert json.loads(capsys.readouterr().out) == [
         {"check": "huge pages", "verdict": "warning", "found": "off", "mend": "echo madvise | sudo tee FILE"}
@@ -43,10 +43,15 @@ def test_json_is_a_list_of_findings(capsys: pytest.CaptureFixture[str], monkeypa
 
 
 def test_options_of_the_run_reach_the_checks(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = argparse.Namespace()
-    monkeypatch.setattr(examine, "examine", lambda config: setattr(seen, "config", config) or [OK])
+    seen: list[Config] = []
+
+    def looked_at(config: Config) -> list[Finding]:
+        seen.append(config)
+        return [OK]
+
+    monkeypatch.setattr(machine, "examine", looked_at)
     main(["doctor", "--preset", "kaggle", "--train.threads", "3"])
-    assert (seen.config.preset, seen.config.train.threads) == ("kaggle", 3)
+    assert [(config.preset, config.train.threads) for config in seen] == [("kaggle", 3)]
 
 
 def test_table_is_aligned() -> None:

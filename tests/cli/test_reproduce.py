@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dqrm_cpu.cli.main import main
-from dqrm_cpu.experiments.catalogue import EXPERIMENTS
+from dqrm_cpu.lab.reproduce.experiments.catalogue import EXPERIMENTS
 
 
 def test_the_list_names_every_experiment_with_its_time(capsys: pytest.CaptureFixture[str]) -> None:
@@ -17,7 +17,7 @@ def test_the_list_names_every_experiment_with_its_time(capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["tabel3a"], "nearest is table3a"),
         ([], "which experiment?"),
@@ -26,9 +26,9 @@ def test_the_list_names_every_experiment_with_its_time(capsys: pytest.CaptureFix
         (["table3a", "--data", "nowhere"], "nowhere: there is no such folder"),
     ],
 )
-def test_mistakes_are_told(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_told(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reproduce", *arguments]) != 0
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_help_teaches_by_examples(capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,9 +60,9 @@ def test_a_table_leaves_markdown_numbers_plots_and_a_page(tmp_path: Path, capsys
     assert "0.8040" in (out / "results.md").read_text()
     tags = Tags()
     tags.feed((out / "index.html").read_text())
-    assert tags.count["table"] == 1
     assert tags.count["figure"] == 3
-    assert "script" not in tags.count
+    assert tags.count["table"] == 1 + 3, "one, and each chart's in figures"
+    assert tags.count["script"] == 2 + 3, "the library and ours, and each chart's data"
 
     capsys.readouterr()
     assert main(command) == 0

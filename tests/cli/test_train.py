@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from launching import clean_environ, run_world
+from commands import dqrm_cpu
+from launching import World, clean_environ, run_world
+from several_commands import several_commands
 
 SMALL = [
     *("--data.train-rows", "3000", "--data.validation-rows", "1000", "--data.test-rows", "1000"),
@@ -21,11 +23,7 @@ SMALL = [
     *("--model.top-mlp", "11,1", "--train.epochs", "1", "--train.batch-size", "50", "--train.log-every", "1"),
 ]
 COMMAND = [sys.executable, "-m", "dqrm_cpu"]
-
-
-def dqrm(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [*COMMAND, *map(str, arguments)]
-    return subprocess.run(command, env=clean_environ(environment), capture_output=True, text=True, timeout=120)
+METHODS = ("none", "dqrm")
 
 
 def losses(folder: Path) -> list[float]:
@@ -36,7 +34,8 @@ def losses(folder: Path) -> list[float]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("one") / "run"
-    done = dqrm("train", *SMALL, "--run-dir", folder)
+    command = [*COMMAND, "train", *SMALL, "--run-dir", str(folder)]
+    done = subprocess.run(command, env=clean_environ(), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     for word in ("AUC", "accuracy", "log loss", "FP32", "INT4", "ms", str(folder)):
         assert word in done.stdout
@@ -60,7 +59,7 @@ def test_the_run_folder_is_complete(finished: Path) -> None:
 
 def test_the_saved_settings_repeat_the_run(finished: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
-    done = dqrm("train", "--config", finished / "config.toml", "--run-dir", again)
+    done = dqrm_cpu("train", "--config", finished / "config.toml", "--run-dir", again)
     assert done.returncode == 0, done.stderr
     assert losses(again) == losses(finished)
 
@@ -68,7 +67,7 @@ def test_the_saved_settings_repeat_the_run(finished: Path, tmp_path: Path) -> No
 def test_evaluate_repeats_what_training_reported(finished: Path) -> None:
     result = json.loads((finished / "result.json").read_text())
     for part, which in (("test", "best"), ("test", "last"), ("validation", "best")):
-        done = dqrm("evaluate", "--run-dir", finished, "--part", part, "--checkpoint", which, "--json")
+        done = dqrm_cpu("evaluate", "--run-dir", finished, "--part", part, "--checkpoint", which, "--json")
         found = json.loads(done.stdout)
         assert {name: found[name] for name in result[part][which]} == result[part][which]
 
@@ -76,13 +75,13 @@ def test_evaluate_repeats_what_training_reported(finished: Path) -> None:
 def test_evaluate_uses_the_quantization_asked_for(finished: Path) -> None:
     found = {}
     for method in ("none", "dqrm"):
-        done = dqrm("evaluate", "--run-dir", finished, "--quant.method", method, "--json")
+        done = dqrm_cpu("evaluate", "--run-dir", finished, "--quant.method", method, "--json")
         found[method] = json.loads(done.stdout)["log_loss"]
     assert found["none"] != found["dqrm"]
 
 
 def test_a_second_run_does_not_overwrite_the_first(finished: Path) -> None:
-    done = dqrm("train", *SMALL, "--run-dir", finished)
+    done = dqrm_cpu("train", *SMALL, "--run-dir", finished)
     assert done.returncode != 0
     assert "--resume auto" in done.stderr
     assert "Traceback" not in done.stderr
@@ -92,14 +91,14 @@ def test_what_is_not_there_is_said(finished: Path, tmp_path: Path) -> None:
     for arguments, words in (
         (("evaluate", "--run-dir", finished, "--checkpoint", "step-7"), "step-7"),
         (("evaluate", "--run-dir", tmp_path / "nothing"), "nothing"),
-        (("evaluate",), "--run-dir"),
+        (("evaluate",), "dqrm-cpu evaluate RUN"),
         (("train", "--data", tmp_path / "criteo"), "criteo"),
         (("train", "--quant.scale-perod", "200"), "scale-period"),
         (("train", "--device", "cuda"), "GPU"),
         (("train", *SMALL, "--kernels", "ipex", "--run-dir", tmp_path / "ipex"), "make test-ipex"),
         (("train", "--model.table-rows", "2000000000", "--run-dir", tmp_path / "big"), "GB"),
     ):
-        done = dqrm(*arguments)
+        done = dqrm_cpu(*arguments)
         assert done.returncode in (1, 2), arguments
         assert words in done.stderr, (arguments, done.stderr)
         assert "Traceback" not in done.stderr
@@ -108,14 +107,21 @@ def test_what_is_not_there_is_said(finished: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "ipex").exists()
 
 
-@pytest.mark.mpi
-@pytest.mark.parametrize("transport", ["mpi", "gloo"])
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_ranks_train_the_model_of_one(transport: str, ranks: int, finished: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def worlds_of_two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[World, Path]]:
+    """What two ranks wrote over each transport, and where the run of each method is."""
+    worlds = {}
+    for transport in ("mpi", "gloo"):
+        folder = tmp_path_factory.mktemp(transport)
+        common = ["train", *SMALL, "--comm.transport", transport, "--run-dir"]
+        runs = [[*common, str(folder / method), "--quant.method", method] for method in METHODS]
+        worlds[transport] = run_world(transport, several_commands(*runs), 2, timeout_s=280).check(), folder
+    return worlds
+
+
+def assert_trained_as_one(world: World, folder: Path, finished: Path) -> None:
     """FP32 sums in another order: equal to rounding, which INT4 codes may amplify a little."""
-    folder = tmp_path / "run"
-    arguments = ["-m", "dqrm_cpu", "train", *SMALL, "--run-dir", folder, "--comm.transport", transport]
-    world = run_world(transport, arguments, ranks, timeout_s=280).check()
+    ranks = len(world.ranks)
     assert "AUC" in world.ranks[0].stdout
     assert [rank.stdout + rank.stderr for rank in world.ranks[1:]] == [""] * (ranks - 1)
     result = json.loads((folder / "result.json").read_text())
@@ -126,14 +132,29 @@ def test_ranks_train_the_model_of_one(transport: str, ranks: int, finished: Path
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("method", ["none", "dqrm"])
-def test_transports_and_simulated_ranks_agree_to_the_bit(method: str, tmp_path: Path) -> None:
-    arguments = ["-m", "dqrm_cpu", "train", *SMALL, "--quant.method", method, "--run-dir"]
-    for transport in ("mpi", "gloo"):
-        run_world(transport, [*arguments, tmp_path / transport, "--comm.transport", transport], 2).check()
-    done = dqrm(*arguments[2:], tmp_path / "simulated", "--comm.simulated-ranks", 2, "--train.threads", 1)
-    assert done.returncode == 0, done.stderr
-    assert losses(tmp_path / "mpi") == losses(tmp_path / "gloo") == losses(tmp_path / "simulated")
+@pytest.mark.parametrize("transport", ["mpi", "gloo"])
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_train_the_model_of_one(
+    transport: str, ranks: int, finished: Path, worlds_of_two: dict[str, tuple[World, Path]], tmp_path: Path
+) -> None:
+    if ranks == 2:
+        world, folder = worlds_of_two[transport]
+        assert_trained_as_one(world, folder / "dqrm", finished)
+        return
+    folder = tmp_path / "run"
+    arguments = ["-m", "dqrm_cpu", "train", *SMALL, "--run-dir", folder, "--comm.transport", transport]
+    assert_trained_as_one(run_world(transport, arguments, ranks, timeout_s=280).check(), folder, finished)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("method", METHODS)
+def test_transports_and_simulated_ranks_agree_to_the_bit(
+    method: str, worlds_of_two: dict[str, tuple[World, Path]], tmp_path: Path
+) -> None:
+    simulated = ("--run-dir", tmp_path / "run", "--comm.simulated-ranks", 2, "--train.threads", 1)
+    assert dqrm_cpu("train", *SMALL, "--quant.method", method, *simulated).returncode == 0
+    runs = [folder / method for _, folder in worlds_of_two.values()]
+    assert [losses(run) for run in runs] == [losses(tmp_path / "run")] * 2
 
 
 @pytest.mark.mpi
@@ -187,7 +208,7 @@ def test_a_signal_saves_and_says_how_to_resume(number: int, status: int, tmp_pat
     _, errors = process.communicate(timeout=60)
     assert process.returncode == status, errors
     assert f"dqrm-cpu train --run-dir {tmp_path / 'run'} --resume auto" in errors
-    resumed = dqrm("train", "--run-dir", tmp_path / "run", "--resume", "auto", "--train.epochs", "1")
+    resumed = dqrm_cpu("train", "--run-dir", tmp_path / "run", "--resume", "auto", "--train.epochs", "1")
     assert resumed.returncode == 0, resumed.stderr
     assert "resuming from" in resumed.stderr
 

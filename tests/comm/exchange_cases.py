@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from comm_oracle import DIM, NUM_TABLES, TABLE_ROWS, sparse_input
-from dqrm_cpu.comm.exchange.gradient_exchange import GradientExchange, GradientShape, open_exchange
+from dqrm_cpu.comm.exchange.gradient_exchange import GradientExchange, GradientShape, TableShape, open_exchange
 from dqrm_cpu.comm.exchange.settings import ExchangeSettings
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config.schema import WIRES
@@ -36,15 +36,15 @@ def flat(rank: int, step: int) -> Tensor:
 
 def run_steps(case: str, transport: Transport, ranks: Sequence[int]) -> tuple[dict[str, np.ndarray], GradientExchange]:
     """What comes out of every step for the ranks of this process, and the state after the last. Rank 0 starts empty."""
-    shape = GradientShape(torch.arange(NUM_TABLES + 1) * TABLE_ROWS, DIM, NUM_PARAMETERS)
+    shape = GradientShape((TableShape(torch.arange(NUM_TABLES + 1) * TABLE_ROWS, DIM),), NUM_PARAMETERS)
     merge = select_kernels("numba", torch.device("cpu")).merge_sparse
     # Off: the test counts bytes, also those by which ranks agree on an overlap.
     made = open_exchange(replace(CASES[case], overlap="off"), transport, len(ranks), shape, merge)
     found: dict[str, np.ndarray] = {}
     for step in range(STEPS):
-        transport.step = step + 1
+        transport.progress.step = step + 1
         local = [sparse_input(rank + 10 * step, empty=rank == 0 and step == 0) for rank in ranks]
-        tables = made.tables.begin(local)()
+        tables = made.tables[0].begin(local)()
         flats = [flat(rank, step) for rank in ranks]
         made.mlp.sum_(flats)
         found |= {f"{step}.{part}": tensor.numpy() for part, tensor in tables._asdict().items()}

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,8 @@ def main(name: str, folder: Path) -> None:
             gathered = sum(tensor[0].nbytes for tensor in made.state().values()) * (transport.size - 1)
             found["sent"] = np.array(made.sent)
             found["counted"] = np.array(transport.bytes_sent - before - gathered)
-            np.savez(folder / f"{case}.{transport.rank}.npz", **found)
+            arrays: dict[str, Any] = found
+            np.savez(folder / f"{case}.{transport.rank}.npz", **arrays)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ import time
 
 from numba.core.compiler_lock import global_compiler_lock
 
+from dqrm_cpu.base.decode import Json
 from dqrm_cpu.comm.coordination import require_agreement
+from dqrm_cpu.comm.transports.process_transport import ProcessTransport
 from dqrm_cpu.comm.transports.selection import open_transport
 from dqrm_cpu.errors import CommError, DataError
 
@@ -17,9 +19,10 @@ def main(name: str, mode: str) -> None:
         transport.barrier()
         if mode in ("stop", "compile"):
             # Only from here on: many worlds start at once, and that may take longer.
+            assert isinstance(transport, ProcessTransport)
             transport._watchdog._timeout_s = 3
         if mode == "disagree":
-            document = {"world": transport.size, "train": {"lr": 0.1 * (1 + transport.rank)}}
+            document: dict[str, Json] = {"world": transport.size, "train": {"lr": 0.1 * (1 + transport.rank)}}
             try:
                 require_agreement(transport, document)
             except CommError as error:

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from dqrm_cpu.comm.transports.selection import open_transport
 
 
 def main(name: str, folder: Path) -> None:
-    found: dict[str, np.ndarray] = {}
+    found: dict[str, Any] = {}
     with open_transport(name, timeout_s=30) as transport:
         rank, size = transport.rank, transport.size
         for dtype in ("float32", "float64"):

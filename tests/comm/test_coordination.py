@@ -1,13 +1,15 @@
 """How a disagreement reads; that it is raised on real ranks is in test_failures."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from dqrm_cpu.comm.coordination import format_ranks, require_agreement, require_one_folder
-from dqrm_cpu.comm.transports.single import SingleTransport
+from dqrm_cpu.comm.transport import SingleTransport
 from dqrm_cpu.errors import CommError
 
 
@@ -18,7 +20,7 @@ class Gathering(SingleTransport):
         super().__init__()
         self._documents = documents
 
-    def allgatherv(self, payload: np.ndarray) -> list[np.ndarray]:
+    def allgatherv(self, payload: NDArray[np.uint8], lengths: Sequence[int] | None = None) -> list[NDArray[np.uint8]]:
         return [np.frombuffer(json.dumps(d, sort_keys=True).encode(), np.uint8) for d in self._documents]
 
 

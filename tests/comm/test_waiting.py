@@ -7,44 +7,53 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqrm_cpu.comm.buffers import ALIGNMENT_BYTES, Buffers
 from dqrm_cpu.comm.heartbeat.watchdog import Watchdog
-from dqrm_cpu.comm.transports.single import SingleTransport
+from dqrm_cpu.comm.transport import ALIGNMENT_BYTES, Buffers, SingleTransport
 from dqrm_cpu.errors import CommError, DataError
 
 
 def test_the_watchdog_says_what_was_waited_for() -> None:
-    told: list[str] = []
+    reasons: list[str] = []
     barked = threading.Event()
-    watchdog = Watchdog(0.05, lambda what: (told.append(what), barked.set())[0])
+
+    def bark(what: str) -> None:
+        reasons.append(what)
+        barked.set()
+
+    watchdog = Watchdog(0.05, bark)
     with watchdog.waiting_for("a barrier"):
         assert barked.wait(30)
     watchdog.stop()
-    assert told == ["a barrier"]
+    assert reasons == ["a barrier"]
 
 
 def test_the_watchdog_is_silent_while_nobody_waits() -> None:
-    told: list[str] = []
-    watchdog = Watchdog(0.02, told.append)
+    reasons: list[str] = []
+    watchdog = Watchdog(0.02, reasons.append)
     with watchdog.waiting_for("nothing"):
         pass
     # Longer than the timeout, outside of any wait.
     threading.Event().wait(0.1)
     watchdog.stop()
-    assert told == []
+    assert reasons == []
 
 
 def test_no_time_passes_while_the_watchdog_is_paused() -> None:
-    told: list[str] = []
+    reasons: list[str] = []
     barked, compiling = threading.Event(), threading.Event()
     compiling.set()
-    watchdog = Watchdog(0.05, lambda what: (told.append(what), barked.set())[0], compiling.is_set)
+
+    def bark(what: str) -> None:
+        reasons.append(what)
+        barked.set()
+
+    watchdog = Watchdog(0.05, bark, compiling.is_set)
     with watchdog.waiting_for("a barrier"):
         assert not barked.wait(0.3)
         compiling.clear()
         assert barked.wait(30)
     watchdog.stop()
-    assert told == ["a barrier"]
+    assert reasons == ["a barrier"]
 
 
 @given(sizes=st.lists(st.integers(0, 1000), min_size=1, max_size=10))
@@ -64,7 +73,7 @@ def test_a_buffer_that_is_large_enough_is_used_again() -> None:
 
 
 class Recording(SingleTransport):
-    """Of two ranks, as far as the end of its block goes."""
+    """A transport of two ranks, as far as the end of its block goes."""
 
     def __init__(self) -> None:
         super().__init__()

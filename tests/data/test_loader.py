@@ -5,9 +5,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from dqrm_cpu.data.batch import Batch
+from dqrm_cpu.data.batch import Batch, rank_shares, share_bounds
 from dqrm_cpu.data.loader import Loader
-from dqrm_cpu.data.shards import shard_bounds, shards_of
 from dqrm_cpu.data.source import Part
 from tiny import CPU
 
@@ -26,7 +25,7 @@ class CountingSource:
 
 
 def loader(num_rows: int, batch_size: int, rank: int = 0, size: int = 1, simulated: int = 1, cache: int = 0) -> Loader:
-    return Loader(Part(CountingSource(), 100, num_rows), batch_size, shards_of(rank, size, simulated), CPU, cache)
+    return Loader(Part(CountingSource(), 100, num_rows), batch_size, rank_shares(rank, size, simulated), CPU, cache)
 
 
 def row_numbers(batch: Batch) -> list[int]:
@@ -51,7 +50,7 @@ def test_simulated_ranks_have_the_shares_of_real_ones() -> None:
 
 def test_a_part_that_fits_is_read_once() -> None:
     source = CountingSource()
-    kept = Loader(Part(source, 0, 50), 8, shards_of(0, 1, 1), CPU, cache_bytes=50 * 4 * 4)
+    kept = Loader(Part(source, 0, 50), 8, rank_shares(0, 1, 1), CPU, cache_bytes=50 * 4 * 4)
     source.reads.clear()
     for _ in range(2):
         for number in range(kept.num_batches):
@@ -61,7 +60,7 @@ def test_a_part_that_fits_is_read_once() -> None:
 
 def test_a_part_that_does_not_fit_is_read_again() -> None:
     source = CountingSource()
-    streamed = Loader(Part(source, 0, 50), 8, shards_of(0, 1, 1), CPU, cache_bytes=50 * 4 * 4 - 1)
+    streamed = Loader(Part(source, 0, 50), 8, rank_shares(0, 1, 1), CPU, cache_bytes=50 * 4 * 4 - 1)
     source.reads.clear()
     streamed.batches(0)
     streamed.batches(0)
@@ -69,9 +68,9 @@ def test_a_part_that_does_not_fit_is_read_again() -> None:
 
 
 @pytest.mark.parametrize("total", [0, 1, 7, 100, 2**40])
-@pytest.mark.parametrize("shards", [1, 2, 3, 7, 64])
-def test_shares_are_balanced_and_cover(total: int, shards: int) -> None:
-    bounds = [shard_bounds(total, shard, shards) for shard in range(shards)]
+@pytest.mark.parametrize("num_shares", [1, 2, 3, 7, 64])
+def test_shares_are_balanced_and_cover(total: int, num_shares: int) -> None:
+    bounds = [share_bounds(total, share, num_shares) for share in range(num_shares)]
     assert bounds[0][0] == 0
     assert bounds[-1][1] == total
     assert all(left[1] == right[0] for left, right in pairwise(bounds))

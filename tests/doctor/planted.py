@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from dqrm_cpu.profile.hardware import Cache, Fingerprint, NumaNode, Package
+from dqrm_cpu.base.hardware import Cache, Fingerprint, NumaNode, Package
 
 GB = 10**9
 

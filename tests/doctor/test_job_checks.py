@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from dqrm_cpu.base.hardware import fingerprint
 from dqrm_cpu.comm.transports.selection import open_transport
 from dqrm_cpu.doctor import job_checks
 from dqrm_cpu.doctor.finding import Verdict
 from dqrm_cpu.doctor.job_facts import JobFacts, LinkFacts, RankFacts, read_job
-from dqrm_cpu.profile.hardware import fingerprint
 from launching import run_mpi
 from planted import GB
 

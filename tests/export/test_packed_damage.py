@@ -12,22 +12,13 @@ import pytest
 import torch
 from safetensors.numpy import load, load_file, save_file
 
+from dqrm_cpu.base.tensor_header import HEADER_CHECKSUM, MOST_HEADER_BYTES, NO_CHECKSUM, header_checksum
 from dqrm_cpu.config import Config
 from dqrm_cpu.errors import CheckpointError
-from dqrm_cpu.export import container
-from dqrm_cpu.export.container import PackedFile
 from dqrm_cpu.export.read import load_packed, read_packed, require_same_tables, verify_packed
-from dqrm_cpu.export.rowwise import write_rowwise
-from dqrm_cpu.export.stream import (
-    HEADER_CHECKSUM,
-    NO_CHECKSUM,
-    STRETCH_BYTES,
-    Checksums,
-    header_checksum,
-    whole,
-    write_tensors,
-)
-from dqrm_cpu.export.write import write_model
+from dqrm_cpu.export.safetensors_reader import PackedFile
+from dqrm_cpu.export.safetensors_writer import STRETCH_BYTES, Checksums, whole, write_tensors
+from dqrm_cpu.export.write import write_model, write_rowwise
 from dqrm_cpu.kernels.select import select_kernels
 from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.train.session import open_scales
@@ -61,7 +52,7 @@ def written(folder: Path, layout: str, config: Config = CONFIG) -> Path:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """By layout: the content of a good file."""
+    """Returns the content of a good file by layout."""
     folder = tmp_path_factory.mktemp("good")
     return {layout: written(folder, layout).read_bytes() for layout in LAYOUTS}
 
@@ -162,7 +153,7 @@ def test_nothing_of_a_damaged_file_is_loaded_in_silence(files: dict[str, bytes],
 
 
 def old_format(content: bytes, path: Path) -> None:
-    """As files were written before they had checksums."""
+    """Writes files as they were before they had checksums."""
     stored = header_of(content)["__metadata__"]
     save_file(load(content), path, {key: stored[key] for key in ("layout", "config")} | {"format": "1"})
 
@@ -272,7 +263,7 @@ def test_a_tensor_more_or_less_is_refused(files: dict[str, bytes], tmp_path: Pat
         read_packed(path)
 
 
-@pytest.mark.parametrize("length", [2**63, 2**40, container._MOST_HEADER_BYTES + 1])
+@pytest.mark.parametrize("length", [2**63, 2**40, MOST_HEADER_BYTES + 1])
 def test_a_header_of_any_length_costs_nothing(length: int, tmp_path: Path) -> None:
     path = tmp_path / "file"
     with path.open("wb") as file:
@@ -356,7 +347,7 @@ def test_a_sparse_table_must_agree_with_itself(files: dict[str, bytes], tmp_path
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "difference"),
     [
         (tiny_config(model={"embedding_dim": 8, "bottom_mlp": (9, 8)}, quant={"activation_bits": 8}), "rows of tables"),
         (tiny_config(model={"table_rows": (40, 3, 1100)}, quant={"activation_bits": 8}), "values of a row"),
@@ -370,11 +361,11 @@ def test_a_sparse_table_must_agree_with_itself(files: dict[str, bytes], tmp_path
     ],
 )
 def test_a_file_of_another_model_is_not_loaded(
-    other: Config, said: str, files: dict[str, bytes], tmp_path: Path
+    other: Config, difference: str, files: dict[str, bytes], tmp_path: Path
 ) -> None:
     path = tmp_path / "file"
     path.write_bytes(files["dense"])
-    with pytest.raises(CheckpointError, match=f"is of another model: its {said}"):
+    with pytest.raises(CheckpointError, match=f"is of another model: its {difference}"):
         load_packed(path, model_of(other), other.quant)
 
 

@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 
-from dqrm_cpu.data.prepare.rows import count_lines
+from dqrm_cpu.data.prepare.parse.parser import count_lines
 
 _SECONDS = 60.0
 

@@ -60,7 +60,8 @@ class Worker:
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
         if answer:
-            return json.loads(answer)
+            found: Answer = json.loads(answer)
+            return found
         self._start()
         detail = "the worker ended"
         return {"row": row, "case": number, "outcome": "crash", "what": detail, "detail": detail, "seconds": 0.0}
@@ -89,7 +90,7 @@ def plan(
 
 
 def run(
-    cases: Sequence[tuple[str, int]], workers: Sequence[Worker], told: bool, minutes: float | None = None
+    cases: Sequence[tuple[str, int]], workers: Sequence[Worker], verbose: bool, minutes: float | None = None
 ) -> list[Answer]:
     """The answers of all cases, tried by all workers at once; none is begun after so many minutes."""
     deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
@@ -105,7 +106,7 @@ def run(
             except queue.Empty:
                 return
             answers.append(worker.case(name, number))
-            _tell(answers[-1], len(answers), len(cases), told)
+            _print_answer(answers[-1], len(answers), len(cases), verbose)
 
     threads = [threading.Thread(target=work, args=[worker]) for worker in workers]
     for thread in threads:
@@ -115,8 +116,8 @@ def run(
     return answers
 
 
-def _tell(answer: Answer, done: int, total: int, told: bool) -> None:
-    if told or answer["outcome"] in DEFECTS:
+def _print_answer(answer: Answer, done: int, total: int, verbose: bool) -> None:
+    if verbose or answer["outcome"] in DEFECTS:
         print(f"{answer['row']} --case {answer['case']}: {answer['outcome']}: {answer['what']}", file=sys.stderr)
         if answer["detail"]:
             print("    " + answer["detail"].strip().replace("\n", "\n    "), file=sys.stderr)
@@ -126,8 +127,8 @@ def _tell(answer: Answer, done: int, total: int, told: bool) -> None:
 
 def summary(answers: Sequence[Answer], seed: int, seconds: float) -> Answer:
     """The document of results: counts by row, every defect, where and when."""
-    from dqrm_cpu.profile.code import code_version
-    from dqrm_cpu.profile.hardware import fingerprint
+    from dqrm_cpu.base.code_version import code_version
+    from dqrm_cpu.base.hardware import fingerprint
 
     rows = {}
     for row in ROWS:

@@ -30,11 +30,11 @@ from typing import Any
 _HERE = Path(__file__).parent
 sys.path[:0] = [str(_HERE), str(_HERE.parent), str(_HERE.parent.parent)]
 
-from dqrm_cpu.profile.hardware import fingerprint  # noqa: E402
+from case_files import run_result  # noqa: E402
+from dqrm_cpu.base.hardware import fingerprint  # noqa: E402
 from growth import Sample, growth, sample, too_much  # noqa: E402
 from injection import CHANGES, Fault, compile_library  # noqa: E402
 from launching import clean_environ, has_mpi  # noqa: E402
-from material import run_result  # noqa: E402
 from outcomes import DEFECTS, REFUSED, Done  # noqa: E402
 from real_ranks import RealRanks  # noqa: E402
 
@@ -57,7 +57,7 @@ EVENTS = ("kill one", "kill all", "stop one", PAUSE, "TERM one", "TERM all", *DI
 
 
 def calm_arguments(run: Path, ranks: int, steps: int) -> list[str]:
-    """Of the run that nothing happens to, trained by one process."""
+    """Returns the arguments of the run that nothing happens to, trained by one process."""
     simulated = ["--comm.transport", "sim", "--comm.simulated-ranks", ranks]
     return [*map(str, ["train", "--run-dir", run, *_MODEL, "--train.max-steps", steps, *simulated])]
 
@@ -87,7 +87,7 @@ def _packed_result(path: Path) -> object:
 
 
 def steps_done(run: Path) -> int:
-    """Of the newest checkpoint."""
+    """Returns the steps of the newest checkpoint."""
     names = [path.name for path in (run / "checkpoints").glob("step-*")] if (run / "checkpoints").is_dir() else []
     return max((int(name.split("-")[1].split(".")[0]) for name in names), default=0)
 
@@ -196,15 +196,17 @@ class Chaos:
 
     def _judge(self, event: str, ends: Sequence[Done]) -> None:
         """An error that all ranks agree on is told by one of them, the others end without a word."""
-        told = any(done.outcome == REFUSED for done in ends)
+        refused = any(done.outcome == REFUSED for done in ends)
         for rank, done in enumerate(ends):
-            silent = told and done.status in (1, 2) and "Traceback" not in done.err
+            silent = refused and done.status in (1, 2) and "Traceback" not in done.err
             bad = done.killed or (done.outcome in DEFECTS and not silent)
             if event in (NOTHING, PAUSE):
                 bad = done.status != 0
-            # A rank that is about to end no longer catches SIGTERM.
-            expected = signal.SIGTERM if event.startswith("TERM") else signal.SIGKILL
-            may_die = event not in (NOTHING, PAUSE, *DISKS) and done.killed and done.status == 128 + expected
+            # A rank that is about to end no longer catches SIGTERM. mpirun itself dies of SIGPIPE where it writes to
+            # its ranks just as all of them are killed.
+            expected = {signal.SIGTERM if event.startswith("TERM") else signal.SIGKILL}
+            expected |= {signal.SIGPIPE} if event == "kill all" and self._transport != "gloo" else set()
+            may_die = event not in (NOTHING, PAUSE, *DISKS) and done.killed and done.status - 128 in expected
             if done.timed_out or (bad and not may_die):
                 outcome = "hang" if done.timed_out else done.outcome or "killed"
                 self._wrong(f"{event}: rank {rank}: {outcome}, status {done.status}\n{done.err[-2000:]}")

@@ -100,7 +100,7 @@ def forge_json(path: Path, random_: random.Random) -> None:
 
 def forge_safetensors(path: Path, random_: random.Random) -> None:
     """A header of another structure or length; of a packed file with the checksum that fits it."""
-    from dqrm_cpu.export.stream import HEADER_CHECKSUM, NO_CHECKSUM, header_checksum, with_header_checksum
+    from dqrm_cpu.base.tensor_header import HEADER_CHECKSUM, NO_CHECKSUM, header_checksum, with_header_checksum
 
     content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
@@ -193,8 +193,8 @@ def _seal(path: Path, content: np.ndarray, header_bytes: int) -> None:
 
     fixed = content[: HEADER.itemsize].view(HEADER)
     fixed["header_crc32"] = 0
-    said = int(fixed["header_bytes"][0])
-    fixed["header_crc32"] = zlib.crc32(content[: said if said <= content.size else header_bytes].tobytes())
+    num_bytes = int(fixed["header_bytes"][0])
+    fixed["header_crc32"] = zlib.crc32(content[: num_bytes if num_bytes <= content.size else header_bytes].tobytes())
     path.write_bytes(content.tobytes())
     manifest = path.parent / "manifest.json"
     document = json.loads(manifest.read_bytes())
@@ -287,7 +287,7 @@ def forge_lines(path: Path, random_: random.Random) -> None:
 
 def poison_packed(path: Path, random_: random.Random) -> str:
     """Puts NaN or an infinity into a float tensor of a packed file and makes its checksums anew; the tensor's name."""
-    from dqrm_cpu.export.stream import (
+    from dqrm_cpu.base.tensor_header import (
         CHECKSUM_STRETCH,
         CHECKSUMS,
         HEADER_CHECKSUM,
@@ -300,7 +300,7 @@ def poison_packed(path: Path, random_: random.Random) -> str:
     length = int.from_bytes(content[:8], "little")
     header, data = json.loads(content[8 : 8 + length]), bytearray(content[8 + length :])
     floats = [name for name, entry in header.items() if entry.get("dtype") == "F32"]
-    name = random_.choice(floats)
+    name: str = random_.choice(floats)
     begin, end = header[name]["data_offsets"]
     at = begin + 4 * random_.randrange((end - begin) // 4)
     data[at : at + 4] = np.float32(random_.choice((np.nan, np.inf, -np.inf))).tobytes()

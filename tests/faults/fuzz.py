@@ -101,7 +101,8 @@ def checkpoint(folder: Path) -> Fuzzed:
     import torch
 
     import forge
-    from dqrm_cpu.train.checkpoint import CheckpointStore, load_checkpoint
+    from dqrm_cpu.train.checkpoint import CheckpointStore
+    from dqrm_cpu.train.checkpoint_files import load_checkpoint
 
     tensors = {"tables": torch.ones(6, 2), "mlps": torch.zeros(5)}
     path = CheckpointStore(folder, 1).save(3, tensors, {"step": 3}, best=True)
@@ -129,9 +130,9 @@ def packed(folder: Path) -> Fuzzed:
     """A packed model; the checksum of its header is made to fit."""
     import torch
 
-    from dqrm_cpu.export.pack import pack_model
+    from dqrm_cpu.base.tensor_header import NO_CHECKSUM, header_checksum, with_header_checksum
     from dqrm_cpu.export.read import load_packed
-    from dqrm_cpu.export.stream import NO_CHECKSUM, header_checksum, with_header_checksum
+    from dqrm_cpu.export.write import pack_model
     from dqrm_cpu.model.dlrm import Dlrm
     from dqrm_cpu.train.session import load_kernels, open_scales
     from tiny import tiny_config

@@ -29,7 +29,7 @@ class Fault:
     sticky: bool = False
 
     def environment(self, library: Path) -> dict[str, str]:
-        """For a process of its own."""
+        """Returns the environment of a process of its own."""
         return {
             "LD_PRELOAD": str(library),
             "FAULT_FOLDER": str(self.folder),

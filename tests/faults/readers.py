@@ -33,17 +33,17 @@ def load_modules() -> None:
     import dqrm_cpu.cli.evaluate
     import dqrm_cpu.cli.prepare
     import dqrm_cpu.cli.train
-    import dqrm_cpu.data.prepare.run
-    import dqrm_cpu.data.store.part
+    import dqrm_cpu.data.prepare.preparation
+    import dqrm_cpu.data.store.stored_rows
     import dqrm_cpu.export.read
     import dqrm_cpu.report.build
     import dqrm_cpu.train.run  # noqa: F401
 
 
 def data_set(folder: Path) -> str:
-    """Every row of every part, and the manifest."""
+    """Reads every row of every part, and the manifest."""
     from dqrm_cpu.data.store.manifest import PART_NAMES, read_manifest
-    from dqrm_cpu.data.store.part import StoredRows
+    from dqrm_cpu.data.store.stored_rows import StoredRows
 
     manifest = read_manifest(folder)
     parts: list[Any] = [asdict(manifest)]
@@ -60,7 +60,7 @@ def usable_rows(folder: Path) -> str:
     Labels and dense values are checked where they enter a model.
     """
     from dqrm_cpu.data.store.manifest import PART_NAMES, read_manifest
-    from dqrm_cpu.data.store.part import StoredRows
+    from dqrm_cpu.data.store.stored_rows import StoredRows
 
     manifest = read_manifest(folder)
     for part in PART_NAMES:
@@ -78,7 +78,7 @@ def usable_rows(folder: Path) -> str:
 
 def vocabulary(folder: Path) -> str:
     """Its keys, names and settings."""
-    from dqrm_cpu.data.prepare.vocabulary_files import load_vocabulary
+    from dqrm_cpu.data.prepare.vocabulary.saved_vocabulary import load_vocabulary
 
     saved = load_vocabulary(folder)
     return digest_of([saved.names, saved.max_ind_range, *saved.keys])
@@ -86,7 +86,7 @@ def vocabulary(folder: Path) -> str:
 
 def checkpoint(folder: Path, shapes: dict[str, tuple[str, list[int]]]) -> str:
     """Tensors of a model whose names, types and shapes are known, and the state."""
-    from dqrm_cpu.train.checkpoint import load_checkpoint
+    from dqrm_cpu.train.checkpoint_files import load_checkpoint
     from dqrm_cpu.train.state import RunState
 
     into = {name: torch.zeros(shape, dtype=getattr(torch, dtype)) for name, (dtype, shape) in shapes.items()}

@@ -64,7 +64,7 @@ class RealRanks:
         return any(process.poll() is None for process in self._processes)
 
     def pids(self) -> dict[int, int]:
-        """Of the ranks that live, by rank."""
+        """Returns the process ids of the ranks that live, by rank."""
         if self._under_mpirun and len(self._known) < self._ranks and self.running:
             self._known.update(_ranks_below(self._processes[0].pid))
         return {rank: pid for rank, pid in self._known.items() if alive(pid)}
@@ -79,11 +79,11 @@ class RealRanks:
                 os.kill(pid, signal.SIGKILL)
         texts = [errors.read_text(errors="replace") for errors in self._errors]
         if self._under_mpirun:
-            (code, late), told = found[0], self._launcher.read_text(errors="replace")
+            (code, late), output = found[0], self._launcher.read_text(errors="replace")
             # Its status says nothing of signals (255 for each), its words do.
-            signals = {int(number) for number in _KILLED_BY.findall(told)}
+            signals = {int(number) for number in _KILLED_BY.findall(output)}
             code = -max(signals - {signal.SIGKILL} or signals) if signals else code
-            found, texts = [(code, late or bool(left))], ["\n".join([*texts, told])]
+            found, texts = [(code, late or bool(left))], ["\n".join([*texts, output])]
         return [
             Done(code if code >= 0 else 128 - code, code < 0, "", text, late)
             for (code, late), text in zip(found, texts, strict=True)

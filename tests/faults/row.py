@@ -4,8 +4,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lab import Lab
-from material import Material
+from case_files import CaseFiles
+from forked_commands import Lab
 from outcomes import Verdict
 
 
@@ -23,7 +23,7 @@ class Row:
     how: str
     share: int
     run: Callable[[Lab, random.Random, int], Verdict]
-    size: Callable[[Material], int]
+    size: Callable[[CaseFiles], int]
     sample: int = 1
 
 
@@ -39,6 +39,6 @@ def shuffled(size: int, number: int) -> int:
     return order[number % size]
 
 
-def nominal(share: int) -> Callable[[Material], int]:
+def nominal(share: int) -> Callable[[CaseFiles], int]:
     """The size of a row whose cases are drawn rather than enumerated."""
-    return lambda material: share
+    return lambda case_files: share

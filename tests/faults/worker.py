@@ -2,7 +2,7 @@
 
     worker.py ROOT NUMBER SEED
 
-It is started with the fault library preloaded and everything told to use one thread.
+It is started with the fault library preloaded and everything set to use one thread.
 """
 
 import json
@@ -11,8 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-from lab import Lab
-from material import Material
+from case_files import CaseFiles
+from forked_commands import Lab
 from outcomes import HANG, TRACEBACK, Verdict
 from row import Row, chance
 
@@ -27,7 +27,7 @@ def environment(library: Path) -> dict[str, str]:
     return {**os.environ, **one, "LD_PRELOAD": str(library), "PYTHONPATH": path}
 
 
-def warm(lab: Lab, material: Material, *names: str) -> None:
+def warm(lab: Lab, case_files: CaseFiles, *names: str) -> None:
     """Loads the kernels of these commands by running them in this very process, which stays single-threaded."""
     import torch
 
@@ -36,7 +36,7 @@ def warm(lab: Lab, material: Material, *names: str) -> None:
     torch.set_num_threads(1)
     folder = lab.fresh()
     for name in names:
-        status = main([str(argument) for argument in material.commands(folder)[name]])
+        status = main([str(argument) for argument in case_files.commands(folder)[name]])
         assert status == 0, (name, status)
     deadline = time.monotonic() + 10  # the last threads of a preparation are still ending
     while len(list(_TASKS.iterdir())) > 1 and time.monotonic() < deadline:
@@ -71,12 +71,12 @@ def serve(root: Path, number: int, seed: int) -> None:
     os.dup2(os.open(root / f"worker-{number}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
     os.dup2(1, 2)
     lab = Lab(root, number)
-    material = Material(lab.material)
-    material.write_raw()
-    warm(lab, material, "prepare")
-    material.build(lab)
-    warm(lab, material, "train", "export")
-    print(json.dumps({row.name: row.size(material) for row in ROWS}), file=answers, flush=True)
+    case_files = CaseFiles(lab.case_files)
+    case_files.write_raw()
+    warm(lab, case_files, "prepare")
+    case_files.build(lab)
+    warm(lab, case_files, "train", "export")
+    print(json.dumps({row.name: row.size(case_files) for row in ROWS}), file=answers, flush=True)
     for line in sys.stdin:
         name, case = line.split()
         print(json.dumps(try_case(lab, rows[name], seed, int(case))), file=answers, flush=True)

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from dqrm_cpu.base.tensor_header import HEADER_CHECKSUM, NO_CHECKSUM, header_checksum, with_header_checksum
 from dqrm_cpu.cli.main import main
-from dqrm_cpu.comm.transports.single import SingleTransport
+from dqrm_cpu.comm.transport import SingleTransport
 from dqrm_cpu.data.source import open_data
 from dqrm_cpu.export.read import load_packed, read_packed
-from dqrm_cpu.export.stream import HEADER_CHECKSUM, NO_CHECKSUM, header_checksum, with_header_checksum
 from dqrm_cpu.train.checkpoint_manifest import canonical
 from dqrm_cpu.train.session import build_session, load_kernels
 from tiny import CPU
@@ -52,9 +52,9 @@ def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def printed(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
     """The JSON that a command prints, which must succeed without a warning."""
     status = main([*map(str, arguments), "--json"])
-    said = capsys.readouterr()
-    assert (status, said.err) == (0, "")
-    return json.loads(said.out)
+    output = capsys.readouterr()
+    assert (status, output.err) == (0, "")
+    return json.loads(output.out)
 
 
 def require_scores(found: Mapping[str, float], expected: Mapping[str, float], within: float = CLOSE) -> None:
@@ -231,8 +231,8 @@ def test_a_newer_vocabulary_is_refused_by_name_and_number(tmp_path: Path, capsys
     require_refusal(capsys.readouterr().err, path)
 
 
-def require_refusal(said: str, path: Path) -> None:
-    assert len(said.splitlines()) == 1
-    assert path.name in said
-    assert "format 7" in said
-    assert "damaged" not in said
+def require_refusal(message: str, path: Path) -> None:
+    assert len(message.splitlines()) == 1
+    assert path.name in message
+    assert "format 7" in message
+    assert "damaged" not in message

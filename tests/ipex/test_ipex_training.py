@@ -15,7 +15,7 @@ SETTINGS = (
 
 
 def log_losses(kernels: str, method: str, bag_size: int, folder: Path) -> list[float]:
-    """Of every evaluation, in order."""
+    """Returns the log loss of every evaluation, in order."""
     run_dir = folder / kernels
     wanted = ("--kernels", kernels, "--quant.method", method, "--data.max-bag-size", str(bag_size))
     assert main(["train", "--run-dir", str(run_dir), *wanted, *SETTINGS]) == 0

@@ -6,12 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_cases import CASES, CPU, Case, copy_tables, make_case, make_tables
 
-from dqrm_cpu.kernels.interface import Kernels, Tracker
-from dqrm_cpu.kernels.ipex_impl import fused_sgd_, load_ipex, piece_width
-from dqrm_cpu.kernels.numba_impl.kernels import ForeignTrackerError
+from dqrm_cpu.kernels.interface import ForeignTrackerError, Kernels, Tracker
+from dqrm_cpu.kernels.ipex_kernels import fused_sgd_, load_ipex, piece_width
 from dqrm_cpu.kernels.reference import ReferenceKernels, ScanTracker
 from dqrm_cpu.kernels.select import select_kernels
-from dqrm_cpu.kernels.types import Bags, SparseGrad, Tables
+from dqrm_cpu.kernels.types import Bags, SparseGrad, Tables, UpdateRule
 
 EXAMPLES = settings(max_examples=25)
 ORACLE = ReferenceKernels()
@@ -31,8 +30,8 @@ def kernels() -> Kernels:
 
 def assert_updates_agree(kernels: Kernels, case: Case, weight_decay: float) -> None:
     actual, expected = copy_tables(case.tables), copy_tables(case.tables)
-    kernels.update_sgd_(actual, case.bags, case.grad_features, 0.1, weight_decay, None)
-    ORACLE.update_sgd_(expected, case.bags, case.grad_features, 0.1, weight_decay, None)
+    kernels.update_(actual, case.bags, case.grad_features, UpdateRule(0.1, weight_decay), None)
+    ORACLE.update_(expected, case.bags, case.grad_features, UpdateRule(0.1, weight_decay), None)
     # Gradients are summed in the same order; IPEX may then fuse a product and a difference of numbers below 16.
     torch.testing.assert_close(actual.weight, expected.weight, rtol=0, atol=2 * 16 * 2**-24)
 
@@ -57,9 +56,9 @@ def test_sgd_of_random_shapes(kernels: Kernels, case: Case, weight_decay: float)
 @given(case=CASES, weight_decay=st.sampled_from([0.0, 0.01]))
 def test_coalesced_gradient_gives_the_same_bits(kernels: Kernels, case: Case, weight_decay: float) -> None:
     fused, applied = copy_tables(case.tables), copy_tables(case.tables)
-    kernels.update_sgd_(fused, case.bags, case.grad_features, 0.1, weight_decay, None)
+    kernels.update_(fused, case.bags, case.grad_features, UpdateRule(0.1, weight_decay), None)
     grad = kernels.coalesce(case.tables, case.bags, case.grad_features)
-    kernels.apply_sgd_(applied, grad, 0.1, weight_decay, None)
+    kernels.update_sparse_(applied, grad, UpdateRule(0.1, weight_decay), None)
     assert torch.equal(fused.weight, applied.weight)
 
 
@@ -69,9 +68,9 @@ def run_tracked(kernels: Kernels, case: Case, tracker: Tracker, lrs: list[float]
     for lr in lrs:
         if coalesced:
             grad = kernels.coalesce(case.tables, case.bags, case.grad_features)
-            kernels.apply_sgd_(case.tables, grad, lr, 0.5, tracker)
+            kernels.update_sparse_(case.tables, grad, UpdateRule(lr, 0.5), tracker)
         else:
-            kernels.update_sgd_(case.tables, case.bags, case.grad_features, lr, 0.5, tracker)
+            kernels.update_(case.tables, case.bags, case.grad_features, UpdateRule(lr, 0.5), tracker)
         exact.append(torch.equal(tracker.absmax(), ORACLE.scan_absmax(case.tables)))
     return exact
 
@@ -95,7 +94,7 @@ def test_foreign_tracker_is_refused(kernels: Kernels) -> None:
     case = make_case([5], 16, 3, False, False, 0)
     before = case.tables.weight.clone()
     with pytest.raises(ForeignTrackerError, match="make_tracker"):
-        kernels.update_sgd_(case.tables, case.bags, case.grad_features, 0.1, 0.0, ScanTracker(case.tables))
+        kernels.update_(case.tables, case.bags, case.grad_features, UpdateRule(0.1, 0.0), ScanTracker(case.tables))
     assert torch.equal(case.tables.weight, before)
 
 
@@ -104,8 +103,8 @@ def test_foreign_tracker_is_refused(kernels: Kernels) -> None:
 def test_rowwise_adagrad_is_row_wise(kernels: Kernels, case: Case) -> None:
     actual, expected = copy_tables(case.tables), copy_tables(case.tables)
     sums = [torch.zeros(case.tables.weight.shape[0]) for _ in range(2)]
-    kernels.update_rowwise_adagrad_(actual, sums[0], case.bags, case.grad_features, 0.1, 1e-8, 0.01, None)
-    ORACLE.update_rowwise_adagrad_(expected, sums[1], case.bags, case.grad_features, 0.1, 1e-8, 0.01, None)
+    kernels.update_(actual, case.bags, case.grad_features, UpdateRule(0.1, 0.01, 1e-8, sums[0]), None)
+    ORACLE.update_(expected, case.bags, case.grad_features, UpdateRule(0.1, 0.01, 1e-8, sums[1]), None)
     torch.testing.assert_close(sums[0], sums[1], rtol=1e-5, atol=0)
     torch.testing.assert_close(actual.weight, expected.weight, rtol=1e-5, atol=1e-6)
 
@@ -133,5 +132,5 @@ def test_operator_repeats_the_first_register_of_a_wide_gradient(registers: int) 
 def test_empty_batch_changes_nothing(kernels: Kernels) -> None:
     tables = make_tables([4, 2], 32, torch.Generator().manual_seed(0))
     before, bags = tables.weight.clone(), Bags(torch.zeros(0, dtype=torch.int32), torch.zeros(7, dtype=torch.int64))
-    kernels.update_sgd_(tables, bags, torch.ones(3, 3, 32), 0.1, 0.5, kernels.make_tracker(tables))
+    kernels.update_(tables, bags, torch.ones(3, 3, 32), UpdateRule(0.1, 0.5), kernels.make_tracker(tables))
     assert torch.equal(tables.weight, before)

@@ -21,7 +21,7 @@ def implementation(name: str) -> Kernels:
 class Case(NamedTuple):
     tables: Tables
     bags: Bags
-    step: Tensor
+    scale: Tensor
     grad_features: Tensor
 
     @property
@@ -54,8 +54,8 @@ def make_case(rows: list[int], dim: int, batch: int, multi_hot: bool, mean: bool
     generator = torch.Generator().manual_seed(seed)
     tables = make_tables(rows, dim, generator)
     bags = make_bags(rows, batch, multi_hot, mean, generator)
-    step = torch.rand(len(rows), generator=generator) + 0.01
-    return Case(tables, bags, step, torch.randn(batch, 1 + len(rows), dim, generator=generator))
+    scale = torch.rand(len(rows), generator=generator) + 0.01
+    return Case(tables, bags, scale, torch.randn(batch, 1 + len(rows), dim, generator=generator))
 
 
 def copy_tables(tables: Tables) -> Tables:

@@ -9,8 +9,9 @@ from kernel_cases import BITS, CASES, DIMS, IMPLEMENTATIONS, Case, copy_tables, 
 from numba import njit
 
 from dqrm_cpu.kernels.interface import Kernels
-from dqrm_cpu.kernels.numba_impl import bfloat, vector
+from dqrm_cpu.kernels.jit import simd
 from dqrm_cpu.kernels.reference import ReferenceKernels
+from dqrm_cpu.kernels.types import UpdateRule
 
 EXAMPLES = settings(max_examples=25)
 ORACLE = ReferenceKernels()
@@ -23,14 +24,14 @@ def kernels(request: pytest.FixtureRequest) -> Kernels:
 
 @njit
 def _rounded(source, target, count):  # type: ignore[no-untyped-def]
-    for k in range(0, count, vector.LANES):
-        bfloat.store_bf16(target, k, vector.load_part(source, k, count - k), count - k)
+    for k in range(0, count, simd.LANES):
+        simd.store_bf16(target, k, simd.load_part(source, k, count - k), count - k)
 
 
 @njit
 def _widened(source, target, count):  # type: ignore[no-untyped-def]
-    for k in range(0, count, vector.LANES):
-        vector.store_part(target, k, bfloat.load_bf16(source, k, count - k), count - k)
+    for k in range(0, count, simd.LANES):
+        simd.store_part(target, k, simd.load_bf16(source, k, count - k), count - k)
 
 
 @given(words=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=40))
@@ -56,8 +57,8 @@ def test_widening_is_exact(words: list[int]) -> None:
 def test_gather_rounds_once(kernels: Kernels, case: Case, bits: int) -> None:
     expected = torch.zeros_like(case.grad_features)
     actual = torch.zeros_like(expected, dtype=torch.bfloat16)
-    kernels.gather_quantize_pool(case.tables, case.bags, case.step, bits, actual)
-    ORACLE.gather_quantize_pool(case.tables, case.bags, case.step, bits, expected)
+    kernels.gather_quantize_pool(case.tables, case.bags, case.scale, bits, actual)
+    ORACLE.gather_quantize_pool(case.tables, case.bags, case.scale, bits, expected)
     assert torch.equal(actual, expected.bfloat16())
 
 
@@ -69,8 +70,8 @@ def test_gradients_are_widened_exactly(kernels: Kernels, case: Case) -> None:
     expected_grad = ORACLE.coalesce(case.tables, case.bags, lower.float())
     assert torch.equal(grad.values, expected_grad.values)
     actual, expected = copy_tables(case.tables), copy_tables(case.tables)
-    kernels.update_sgd_(actual, case.bags, lower, 0.1, 0.01, None)
-    ORACLE.update_sgd_(expected, case.bags, lower.float(), 0.1, 0.01, None)
+    kernels.update_(actual, case.bags, lower, UpdateRule(0.1, 0.01), None)
+    ORACLE.update_(expected, case.bags, lower.float(), UpdateRule(0.1, 0.01), None)
     assert torch.equal(actual.weight, expected.weight)
 
 

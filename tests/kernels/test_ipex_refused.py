@@ -5,13 +5,13 @@ import sys
 import pytest
 import torch
 
-from dqrm_cpu.kernels import ipex_impl
-from dqrm_cpu.kernels.ipex_impl import IpexUnavailableError, piece_width, register_floats, require_ipex
+from dqrm_cpu.kernels import ipex_kernels
+from dqrm_cpu.kernels.ipex_kernels import IpexUnavailableError, piece_width, register_floats, require_ipex
 from dqrm_cpu.kernels.select import select_kernels
 
 
 def test_refused_where_ipex_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ipex_impl, "installed_version", lambda package: None)
+    monkeypatch.setattr(ipex_kernels, "installed_version", lambda package: None)
     loaded = set(sys.modules)
     with pytest.raises(IpexUnavailableError, match=r"which is not installed: `make test-ipex` makes \.venv-ipex"):
         select_kernels("ipex", torch.device("cpu"))
@@ -37,8 +37,8 @@ def test_accepted_with_its_own_torch(torch_version: str) -> None:
 
 
 def test_absence_is_seen_in_the_metadata() -> None:
-    assert ipex_impl.installed_version("no-such-package-at-all") is None
-    assert ipex_impl.installed_version("pytest") == pytest.__version__
+    assert ipex_kernels.installed_version("no-such-package-at-all") is None
+    assert ipex_kernels.installed_version("pytest") == pytest.__version__
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from kernel_cases import BITS, CASES, DIMS, IMPLEMENTATIONS, Case, copy_tables, 
 
 from dqrm_cpu.kernels.interface import Kernels
 from dqrm_cpu.kernels.reference import ReferenceKernels
-from dqrm_cpu.kernels.types import SparseGrad, Tables
+from dqrm_cpu.kernels.types import SparseGrad, Tables, UpdateRule
 
 EXAMPLES = settings(max_examples=25)
 ORACLE = ReferenceKernels()
@@ -33,8 +33,8 @@ def assert_same_grad(actual: SparseGrad, expected: SparseGrad) -> None:
 def test_gather_is_bit_exact(kernels: Kernels, case: Case, bits: int) -> None:
     shape = case.grad_features.shape
     actual, expected = torch.full(shape, 7.0), torch.full(shape, 7.0)
-    kernels.gather_quantize_pool(case.tables, case.bags, case.step, bits, actual)
-    ORACLE.gather_quantize_pool(case.tables, case.bags, case.step, bits, expected)
+    kernels.gather_quantize_pool(case.tables, case.bags, case.scale, bits, actual)
+    ORACLE.gather_quantize_pool(case.tables, case.bags, case.scale, bits, expected)
     assert torch.equal(actual, expected)
 
 
@@ -42,7 +42,7 @@ def test_gather_is_bit_exact(kernels: Kernels, case: Case, bits: int) -> None:
 @given(case=CASES, key=st.integers(0, 2**64 - 1))
 def test_stochastic_rounding_is_bit_exact(kernels: Kernels, case: Case, key: int) -> None:
     rows = torch.cat([torch.arange(n, dtype=torch.int32) for n in case.tables.row_offset.diff().tolist()])
-    arguments = (case.tables.weight, rows, case.tables.row_offset, case.step, key)
+    arguments = (case.tables.weight, rows, case.tables.row_offset, case.scale, key)
     assert torch.equal(kernels.round_stochastic(*arguments), ORACLE.round_stochastic(*arguments))
 
 
@@ -66,10 +66,10 @@ def test_merge_is_bit_exact(kernels: Kernels, case: Case, others: list[int]) -> 
 @given(case=CASES, weight_decay=st.sampled_from([0.0, 0.01]))
 def test_sgd_is_bit_exact(kernels: Kernels, case: Case, weight_decay: float) -> None:
     fused, applied, expected = (copy_tables(case.tables) for _ in range(3))
-    kernels.update_sgd_(fused, case.bags, case.grad_features, 0.1, weight_decay, None)
+    kernels.update_(fused, case.bags, case.grad_features, UpdateRule(0.1, weight_decay), None)
     grad = kernels.coalesce(case.tables, case.bags, case.grad_features)
-    kernels.apply_sgd_(applied, grad, 0.1, weight_decay, None)
-    ORACLE.update_sgd_(expected, case.bags, case.grad_features, 0.1, weight_decay, None)
+    kernels.update_sparse_(applied, grad, UpdateRule(0.1, weight_decay), None)
+    ORACLE.update_(expected, case.bags, case.grad_features, UpdateRule(0.1, weight_decay), None)
     assert torch.equal(fused.weight, expected.weight)
     assert torch.equal(applied.weight, expected.weight)
 
@@ -80,10 +80,10 @@ def test_rowwise_adagrad_fused_equals_applied_and_oracle(kernels: Kernels, case:
     fused, applied, expected = (copy_tables(case.tables) for _ in range(3))
     start = torch.arange(case.tables.weight.shape[0], dtype=torch.float32) % 3
     sums = [start.clone() for _ in range(3)]
-    kernels.update_rowwise_adagrad_(fused, sums[0], case.bags, case.grad_features, 0.1, 1e-8, weight_decay, None)
+    kernels.update_(fused, case.bags, case.grad_features, UpdateRule(0.1, weight_decay, 1e-8, sums[0]), None)
     grad = kernels.coalesce(case.tables, case.bags, case.grad_features)
-    kernels.apply_rowwise_adagrad_(applied, sums[1], grad, 0.1, 1e-8, weight_decay, None)
-    ORACLE.update_rowwise_adagrad_(expected, sums[2], case.bags, case.grad_features, 0.1, 1e-8, weight_decay, None)
+    kernels.update_sparse_(applied, grad, UpdateRule(0.1, weight_decay, 1e-8, sums[1]), None)
+    ORACLE.update_(expected, case.bags, case.grad_features, UpdateRule(0.1, weight_decay, 1e-8, sums[2]), None)
     assert torch.equal(fused.weight, applied.weight)
     assert torch.equal(sums[0], sums[1])
     # Only the mean of the squares is summed in another order.
@@ -132,17 +132,17 @@ def test_scan_sees_nan(kernels: Kernels) -> None:
 )
 def test_steps_are_bit_exact(kernels: Kernels, absmax: list[float], bits: int) -> None:
     actual, expected = torch.full((len(absmax),), 7.0), torch.full((len(absmax),), 7.0)
-    finite = kernels.uniform_steps(torch.tensor(absmax), bits, actual)
-    assert finite == ORACLE.uniform_steps(torch.tensor(absmax), bits, expected)
+    finite = kernels.uniform_scales(torch.tensor(absmax), bits, actual)
+    assert finite == ORACLE.uniform_scales(torch.tensor(absmax), bits, expected)
     torch.testing.assert_close(actual, expected, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_steps_tell_what_is_not_finite(kernels: Kernels, bad: float) -> None:
-    step = torch.empty(3)
-    assert kernels.uniform_steps(torch.tensor([7.0, 0.0, 1e30]), 4, step)
-    assert step.tolist()[:2] == [1.0, torch.tensor(1e-8).item()]
-    assert not kernels.uniform_steps(torch.tensor([7.0, bad, 1e30]), 4, step)
+    scale = torch.empty(3)
+    assert kernels.uniform_scales(torch.tensor([7.0, 0.0, 1e30]), 4, scale)
+    assert scale.tolist()[:2] == [1.0, torch.tensor(1e-8).item()]
+    assert not kernels.uniform_scales(torch.tensor([7.0, bad, 1e30]), 4, scale)
 
 
 @EXAMPLES
@@ -163,10 +163,10 @@ def test_initial_values(kernels: Kernels, case: Case, seed: int) -> None:
 
 
 @EXAMPLES
-@given(case=CASES, bits=st.integers(2, 16), step=st.sampled_from([1e-8, 0.02, 0.3, 1.0]))
-def test_codes_are_exact(kernels: Kernels, case: Case, bits: int, step: float) -> None:
-    actual = kernels.quantize_rows(case.tables.weight, step, bits)
-    expected = ORACLE.quantize_rows(case.tables.weight, step, bits)
+@given(case=CASES, bits=st.integers(2, 16), scale=st.sampled_from([1e-8, 0.02, 0.3, 1.0]))
+def test_codes_are_exact(kernels: Kernels, case: Case, bits: int, scale: float) -> None:
+    actual = kernels.quantize_rows(case.tables.weight, scale, bits)
+    expected = ORACLE.quantize_rows(case.tables.weight, scale, bits)
     assert actual.dtype == expected.dtype
     assert torch.equal(actual, expected)
 

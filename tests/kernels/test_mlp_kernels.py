@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_cases import BITS, IMPLEMENTATIONS, implementation
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from dqrm_cpu.kernels.interface import TILE, Kernels
 from dqrm_cpu.kernels.reference import ReferenceKernels
@@ -115,6 +116,44 @@ def test_loss_and_its_gradient(kernels: Kernels, logits: list[float], repeats: i
     of_logits = 4 * 2**-24 * x.abs().max().item() if kernels.name == "torch" else 0
     torch.testing.assert_close(loss, expected, rtol=2e-6, atol=of_logits)
     torch.testing.assert_close(grad, expected_grad, rtol=0, atol=4 * 2**-24 / x.numel())
+
+
+@EXAMPLES
+@given(
+    logits=st.lists(st.floats(-200, 200, width=32), min_size=1, max_size=40),
+    repeats=st.sampled_from([1, 13, 40]),
+    seed=st.integers(0, 2**31),
+)
+def test_weights_multiply_each_sample(kernels: Kernels, logits: list[float], repeats: int, seed: int) -> None:
+    """Against the oracle, and against autograd of the plain formula in FP64."""
+    x, generator = torch.tensor(logits).repeat(repeats), torch.Generator().manual_seed(seed)
+    labels = torch.rand(x.numel(), generator=generator).round()
+    weights = torch.rand(x.numel(), generator=generator) * 4 * torch.rand(x.numel(), generator=generator).round()
+    share = 1 / max(float(weights.sum()), 1.0)
+    found = []
+    for each in (kernels, ORACLE):
+        loss, grad = torch.empty(2)[1], torch.full_like(x, 7.0)
+        each.click_loss(x, labels, share, loss, grad, weights)
+        found.append((loss, grad))
+    free = x.double().requires_grad_()
+    of_samples = binary_cross_entropy_with_logits(free, labels.double(), reduction="none")
+    expected = (of_samples * weights.double()).sum() * share
+    (expected_grad,) = torch.autograd.grad(expected, free)
+    of_logits = 4 * 2**-24 * x.abs().max().item() if kernels.name == "torch" else 0
+    for loss, grad in found:
+        torch.testing.assert_close(loss.double(), expected.detach(), rtol=4e-6, atol=4 * of_logits)
+        torch.testing.assert_close(grad.double(), expected_grad, rtol=0, atol=16 * 2**-24 * share)
+
+
+def test_weights_of_one_change_no_bit(kernels: Kernels) -> None:
+    generator = torch.Generator().manual_seed(5)
+    x, labels = 3 * torch.randn(2000, generator=generator), torch.rand(2000, generator=generator).round()
+    results = []
+    for weights in (None, torch.ones(2000)):
+        loss, grad = torch.empty(()), torch.empty(2000)
+        kernels.click_loss(x, labels, 1 / 2000, loss, grad, weights)
+        results.append((loss.item(), grad.tolist()))
+    assert results[0] == results[1]
 
 
 def test_a_logit_that_is_not_a_number_shows_in_the_loss(kernels: Kernels) -> None:

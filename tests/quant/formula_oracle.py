@@ -7,9 +7,9 @@ def round_half_even(x: float) -> float:
     return float(round(x))
 
 
-def uniform(w: float, step: float, bits: int) -> float:
-    code = min(max(round_half_even(w / step), -(2 ** (bits - 1))), 2 ** (bits - 1) - 1)
-    return code * step
+def uniform(w: float, scale: float, bits: int) -> float:
+    code: float = min(max(round_half_even(w / scale), -(2 ** (bits - 1))), 2 ** (bits - 1) - 1)
+    return code * scale
 
 
 def lsq(w: float, s: float, bits: int) -> tuple[float, float, float]:

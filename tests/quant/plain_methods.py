@@ -19,27 +19,31 @@ def lsq(w: Tensor, s: Tensor, bits: int, num_weights: int) -> Tensor:
     limit = 2 ** (bits - 1)
     factor = 1 / math.sqrt(num_weights * (limit - 1))
     slowed = (s - s * factor).detach() + s * factor  # the value of s, its gradient times the factor
-    return rounded((w / slowed).clamp(-limit, limit - 1)) * slowed
+    codes: Tensor = (w / slowed).clamp(-limit, limit - 1)
+    return rounded(codes) * slowed
 
 
 def pact(w: Tensor, a: Tensor, bits: int) -> Tensor:
-    step = a / (2 ** (bits - 1) - 1)
+    scale = a / (2 ** (bits - 1) - 1)
     clipped = torch.minimum(torch.maximum(w, -a), a)
-    return clipped + ((clipped / step).round() * step - clipped).detach()
+    lost: Tensor = (clipped / scale).round() * scale - clipped
+    return clipped + lost.detach()
 
 
 def dorefa(w: Tensor, largest: Tensor, bits: int) -> Tensor:
     n = 2**bits - 1
-    return 2 * rounded(n * (torch.tanh(w) / (2 * torch.tanh(largest)) + 0.5)) / n - 1
+    values: Tensor = 2 * rounded(n * (torch.tanh(w) / (2 * torch.tanh(largest)) + 0.5)) / n - 1
+    return values
 
 
-def masked(w: Tensor, step: Tensor, bits: int) -> Tensor:
+def masked(w: Tensor, scale: Tensor, bits: int) -> Tensor:
     """Uniform, and no gradient for what is saturated."""
     limit = 2 ** (bits - 1)
-    codes = (w / step).round()
+    codes = (w / scale).round()
     inside = (codes >= -limit) & (codes <= limit - 1)
     passed = torch.where(inside, w, w.detach())
-    return passed + (codes.clamp(-limit, limit - 1) * step - passed).detach()
+    lost: Tensor = codes.clamp(-limit, limit - 1) * scale - passed
+    return passed + lost.detach()
 
 
 class PlainMethods(PlainDlrm):
@@ -50,7 +54,9 @@ class PlainMethods(PlainDlrm):
         learned = model.scales
         self.table_scales = nn.ParameterList(nn.Parameter(scale.clone()) for scale in learned.tables)
         self.layer_scales = nn.ParameterList(nn.Parameter(scale.clone()) for scale in learned.matrices)
-        self._position = {id(layer): i for i, layer in enumerate([*self.bottom, *self.top])}
+        self._position = {
+            id(layer): i for i, layer in enumerate([*self.bottom, *self.projections, *self.cross, *self.top])
+        }
 
     def keep_scales_positive(self) -> None:
         """After each update: a learned scale that would pass 0 stays at the smallest one there is."""
@@ -68,8 +74,8 @@ class PlainMethods(PlainDlrm):
                 return pact(rows, self.table_scales[t], quant.embedding_bits)
             case "dorefa":
                 return dorefa(rows, largest, quant.embedding_bits)
-        step = largest / (2 ** (quant.embedding_bits - 1) - 1) * quant.step_width[0]
-        return masked(rows, step, quant.embedding_bits)
+        scale = largest / (2 ** (quant.embedding_bits - 1) - 1) * quant.step_width[0]
+        return masked(rows, scale, quant.embedding_bits)
 
     def quantized_weight(self, layer: nn.Linear) -> Tensor:
         quant, w = self.config.quant, layer.weight

@@ -11,8 +11,9 @@ from tiny import CPU, tiny_config
 
 def oracle(bias: np.ndarray, bits: int) -> np.ndarray:
     limit = 2 ** (bits - 1)
-    step = np.abs(bias).max() / (limit - 1)
-    return np.clip(np.rint(bias / step), -limit, limit - 1) * step
+    scale = np.abs(bias).max() / (limit - 1)
+    values: np.ndarray = np.clip(np.rint(bias / scale), -limit, limit - 1) * scale
+    return values
 
 
 @pytest.mark.parametrize("quant", [{"method": "dqrm"}, {"method": "lsq"}, {"method": "hawq", "mlp_bits": 32}])

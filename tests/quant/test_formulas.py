@@ -1,16 +1,15 @@
 """Every method's values and gradients against its published formula, one weight at a time."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from formula_oracle import dorefa, lsq, pact, uniform
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqrm_cpu.quant.dorefa import DoReFa
 from dqrm_cpu.quant.formula import Formula
-from dqrm_cpu.quant.lsq import Lsq
-from dqrm_cpu.quant.pact import Pact
-from dqrm_cpu.quant.uniform import Uniform
+from dqrm_cpu.quant.methods import DoReFa, Lsq, Pact, Uniform
 
 BITS = st.sampled_from([2, 3, 4, 8, 16])
 SEEDS = st.integers(0, 2**31)
@@ -99,13 +98,13 @@ def test_dorefa(bits: int, seed: int) -> None:
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8, 16])
 @pytest.mark.parametrize("kind", [Uniform, Lsq, Pact, DoReFa])
-def test_stored_codes_mean_the_values(kind: type[Formula], bits: int) -> None:
-    """code * step + offset, codes in b bits, two's complement."""
+def test_stored_codes_mean_the_values(kind: Callable[[int], Formula], bits: int) -> None:
+    """code * scale + offset, codes in b bits, two's complement."""
     formula = kind(bits)
     w, scale = torch.randn(3, 50), torch.tensor([[0.2], [0.9], [2.5]])
     codes, grid = formula.codes(w, scale), formula.grid(scale)
     assert torch.equal(codes, codes.round())
     assert codes.min() >= -(2 ** (bits - 1))
     assert codes.max() <= 2 ** (bits - 1) - 1
-    found = codes * grid.step + (0 if grid.offset is None else grid.offset)
+    found = codes * grid.scale + (0 if grid.offset is None else grid.offset)
     torch.testing.assert_close(found, formula.values(w, scale), rtol=1e-6, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Gradients of LSQ's step and PACT's clip: by finite differences, and with the published factor."""
+"""Gradients of LSQ's scale and PACT's clip: by finite differences, and with the published factor."""
 
 import math
 
@@ -6,25 +6,25 @@ import pytest
 import torch
 from formula_oracle import lsq, pact
 
+from dqrm_cpu.kernels.table_groups import one_group
 from dqrm_cpu.kernels.types import SparseGrad, Tables
 from dqrm_cpu.quant.learned import initial_table_scales, matrix_scale_gradient, table_scale_gradient
-from dqrm_cpu.quant.lsq import Lsq
-from dqrm_cpu.quant.pact import Pact
+from dqrm_cpu.quant.methods import Lsq, Pact
 
 EPS = 1e-4
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
-def test_the_step_of_lsq_with_its_roundings_held_still(bits: int) -> None:
+def test_the_scale_of_lsq_with_its_roundings_held_still(bits: int) -> None:
     """Straight through the rounding, value = (w/s + (round - w/s held still)) s inside: its slope by differences."""
     s, limit = 0.37, 2 ** (bits - 1)
     for w in (0.1, -0.26, 0.8 * limit * s, 3.0 * limit * s, -3.0 * limit * s):
         held = round(w / s) - w / s
 
-        def surrogate(step: float, w: float = w, held: float = held) -> float:
-            clamped = min(max(w / step, -limit), limit - 1)
-            inside = -limit < w / step < limit - 1
-            return (clamped + (held if inside else 0.0)) * step
+        def surrogate(scale: float, w: float = w, held: float = held) -> float:
+            clamped: float = min(max(w / scale, -limit), limit - 1)
+            inside = -limit < w / scale < limit - 1
+            return (clamped + (held if inside else 0.0)) * scale
 
         numeric = (surrogate(s + EPS) - surrogate(s - EPS)) / (2 * EPS)
         assert lsq(w, s, bits)[2] == pytest.approx(numeric, abs=1e-6)
@@ -54,7 +54,7 @@ def sparse_case() -> tuple[Tables, SparseGrad, torch.Tensor]:
     return tables, SparseGrad(torch.tensor([0, 2, 2, 5]), rows, values), torch.randn(5, 3, generator=generator)
 
 
-def test_the_gradient_of_a_tables_step_counts_all_of_its_weights() -> None:
+def test_the_gradient_of_a_tables_scale_counts_all_of_its_weights() -> None:
     """The published factor is 1 / sqrt(N Qp), N the weights of the whole table, not those of the batch."""
     tables, grad, of_scale = sparse_case()
     found = table_scale_gradient(Lsq(4), tables, grad, of_scale)
@@ -64,7 +64,7 @@ def test_the_gradient_of_a_tables_step_counts_all_of_its_weights() -> None:
     torch.testing.assert_close(plain, torch.stack((of_scale[:2].sum(), torch.tensor(0.0), of_scale[2:].sum())))
 
 
-def test_the_gradient_of_a_matrix_step() -> None:
+def test_the_gradient_of_a_matrix_scale() -> None:
     of_scale = torch.randn(4, 5)
     by_row = matrix_scale_gradient(Lsq(4), of_scale, torch.ones(4, 1))
     torch.testing.assert_close(by_row, of_scale.sum(1, keepdim=True) / math.sqrt(5 * 7))
@@ -75,7 +75,8 @@ def test_the_gradient_of_a_matrix_step() -> None:
 def test_where_learning_starts() -> None:
     tables, _, _ = sparse_case()
     parts = [tables.weight[:5], tables.weight[5:9], tables.weight[9:]]
+    groups = one_group(tables)
     torch.testing.assert_close(
-        initial_table_scales(Lsq(4), tables), torch.stack([2 * part.abs().mean() / math.sqrt(7) for part in parts])
+        initial_table_scales(Lsq(4), groups), torch.stack([2 * part.abs().mean() / math.sqrt(7) for part in parts])
     )
-    torch.testing.assert_close(initial_table_scales(Pact(4), tables), torch.stack([part.abs().max() for part in parts]))
+    torch.testing.assert_close(initial_table_scales(Pact(4), groups), torch.stack([part.abs().max() for part in parts]))

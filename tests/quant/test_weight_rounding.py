@@ -3,6 +3,7 @@
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,18 +11,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dqrm_cpu.comm.transports.single import SingleTransport
+from dqrm_cpu.comm.transport import SingleTransport
 from dqrm_cpu.config import Config, QuantConfig
 from dqrm_cpu.data.source import open_data
 from dqrm_cpu.kernels.interface import Kernels
 from dqrm_cpu.kernels.reference import splitmix
 from dqrm_cpu.kernels.select import select_kernels
 from dqrm_cpu.kernels.types import Bags, Tables
-from dqrm_cpu.quant.rounding import Rounding, RoundingKey, stochastic_matrix
+from dqrm_cpu.quant.rounding import RoundingKey, WeightRounding, stochastic_matrix
 from dqrm_cpu.quant.tables import TableQuantizer
-from dqrm_cpu.train.result import Result
 from dqrm_cpu.train.run import RunRequest, train
 from dqrm_cpu.train.session import Session, build_session, load_kernels
+from dqrm_cpu.train.state import Result
 from tiny import CPU, tiny_config
 
 
@@ -30,10 +31,10 @@ def kernels(request: pytest.FixtureRequest) -> Kernels:
     return select_kernels(request.param, CPU)
 
 
-def oracle(w: np.float32, step: np.float32, bits: int, row_key: int, column: int) -> float:
-    below = np.floor(w / step)
-    code = below + (np.float32((splitmix(row_key, column) >> 40) / 2**24) < w / step - below)
-    return float(np.float32(np.clip(code, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)) * step)
+def oracle(w: np.float32, scale: np.float32, bits: int, row_key: int, column: int) -> float:
+    below = np.floor(w / scale)
+    code = below + (np.float32((splitmix(row_key, column) >> 40) / 2**24) < w / scale - below)
+    return float(np.float32(np.clip(code, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)) * scale)
 
 
 @settings(max_examples=15)
@@ -42,39 +43,41 @@ def test_lookups_are_those_of_the_formula(kernels: Kernels, bits: int, seed: int
     """Steps small enough for weights beyond the codes, ids that come twice, in bags with an empty one."""
     generator = torch.Generator().manual_seed(seed)
     tables = Tables(torch.randn(9, 3, generator=generator), torch.tensor([0, 4, 9]))
-    step = torch.rand(2, generator=generator) * 2 ** (1 - bits) + 0.01
+    scale = torch.rand(2, generator=generator) * 2 ** (1 - bits) + 0.01
     ids = torch.tensor([[3, 0, 3, 1], [4, 4, 0, 2]], dtype=torch.int32)
     bags = Bags(ids.view(-1), torch.tensor([0, 2, 2, 4, 4, 5, 8]), mean=False) if multi_hot else Bags(ids, None)
     batch = 3 if multi_hot else 4
     key, out = RoundingKey(seed), torch.zeros(batch, 3, 3)
-    TableQuantizer(QuantConfig(embedding_bits=bits), kernels).look_up(tables, bags, step, out, True, key)
+    TableQuantizer(QuantConfig(embedding_bits=bits), kernels).look_up(tables, bags, scale, out, True, key)
     offsets = [0, 2, 2, 4, 4, 5, 8] if multi_hot else list(range(9))
     for t, b in np.ndindex(2, batch):
         expected = [0.0] * 3
         for row in ids.view(-1)[offsets[t * batch + b] : offsets[t * batch + b + 1]].tolist():
             weights, row_key = tables.weight[4 * t + row].numpy(), splitmix(splitmix(seed, t), row)
             for column in range(3):
-                expected[column] += oracle(weights[column], step[t].numpy(), bits, row_key, column)
+                weight, of_table = np.float32(weights[column]), np.float32(scale.numpy()[t])
+                expected[column] += oracle(weight, of_table, bits, row_key, column)
         torch.testing.assert_close(out[b, 1 + t], torch.tensor(expected), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("num_steps", [1, 5])
-def test_matrices_are_those_of_the_formula(kernels: Kernels, num_steps: int) -> None:
-    weight, step = torch.randn(5, 7), torch.rand(num_steps) * 0.2 + 0.05
-    found = stochastic_matrix(kernels, weight, step, 4, RoundingKey(11))
+@pytest.mark.parametrize("num_scales", [1, 5])
+def test_matrices_are_those_of_the_formula(kernels: Kernels, num_scales: int) -> None:
+    weight, scale = torch.randn(5, 7), torch.rand(num_scales) * 0.2 + 0.05
+    found = stochastic_matrix(kernels, weight, scale, 4, RoundingKey(11))
     for row, column in np.ndindex(5, 7):
-        table, in_table = (0, row) if num_steps == 1 else (row, 0)
+        table, in_table = (0, row) if num_scales == 1 else (row, 0)
         row_key = splitmix(splitmix(11, table), in_table)
-        expected = oracle(weight[row, column].numpy(), step[table].numpy(), 4, row_key, column)
+        of_cell, of_table = np.float32(weight.numpy()[row, column]), np.float32(scale.numpy()[table])
+        expected = oracle(of_cell, of_table, 4, row_key, column)
         assert found[row, column].item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_mean_is_the_weight(kernels: Kernels) -> None:
-    """Also of a weight under half a step, which is 0 when it is rounded to the nearest."""
+    """Also of a weight under half of the scale, which is 0 when it is rounded to the nearest."""
     weight, throws = torch.tensor([[0.3, -0.2, 1.7, -2.5]]), 4000
     total = torch.zeros(1, 4, dtype=torch.float64)
     for iteration in range(throws):
-        key = Rounding(3, tables=True, mlps=False).keys(iteration).tables
+        key = WeightRounding(3, tables=True, mlps=False).keys(iteration).tables
         assert key is not None
         total += stochastic_matrix(kernels, weight, torch.ones(1), 4, key)
     part = weight - weight.floor()
@@ -82,14 +85,14 @@ def test_the_mean_is_the_weight(kernels: Kernels) -> None:
 
 
 def test_every_run_iteration_and_part_has_its_own_chances() -> None:
-    rounding = [Rounding(seed, tables=True, mlps=True) for seed in (1, 2)]
+    rounding = [WeightRounding(seed, tables=True, mlps=True) for seed in (1, 2)]
     keys = [key for r in rounding for iteration in (0, 1) for key in r.keys(iteration)]
-    assert len(set(keys)) == 12
-    assert Rounding(1, tables=False, mlps=True).keys(0) == (None, *rounding[0].keys(0)[1:])
-    assert Rounding(1, tables=True, mlps=False).keys(0) == (rounding[0].keys(0).tables, None, None)
+    assert len(set(keys)) == 20
+    assert WeightRounding(1, tables=False, mlps=True).keys(0) == (None, *rounding[0].keys(0)[1:])
+    assert WeightRounding(1, tables=True, mlps=False).keys(0) == (rounding[0].keys(0).tables, None, None, None, None)
 
 
-STOCHASTIC = {"rounding": "stochastic", "mlp_rounding": "stochastic"}
+STOCHASTIC: dict[str, Any] = {"rounding": "stochastic", "mlp_rounding": "stochastic"}
 
 
 def session_of(config: Config) -> Session:

@@ -10,15 +10,15 @@ import pytest
 
 from dqrm_cpu.config import Config, preset_config
 from dqrm_cpu.config.load import load_config
-from dqrm_cpu.config.schema import ENTRIES, flatten
+from dqrm_cpu.config.schema import SETTINGS, flatten
 from dqrm_cpu.config.setting import value_text
-from dqrm_cpu.profile.durations import Summary
-from dqrm_cpu.profile.phases import Phase
-from dqrm_cpu.profile.span_file import RankSpans
-from dqrm_cpu.profile.spans import SpanSummary
+from dqrm_cpu.metrics.click import ClickMetrics
 from dqrm_cpu.report.advice import warnings_of
 from dqrm_cpu.report.run_files import RunFiles
-from dqrm_cpu.train.metrics import ClickMetrics
+from dqrm_cpu.timing.durations import Summary
+from dqrm_cpu.timing.phases import Phase
+from dqrm_cpu.timing.span_file import RankSpans
+from dqrm_cpu.timing.spans import SpanSummary
 from dqrm_cpu.train.metrics_row import MetricsRow
 
 STEPS = 100
@@ -44,9 +44,9 @@ def run_files(
     return RunFiles("a", Path("a"), config or preset_config("demo"), rows, ranks, environment or {}, ended)
 
 
-def evaluated(step: int, auc: float) -> MetricsRow:
-    metrics = ClickMetrics(auc, 0.8, 0.4, 0.9, 1.0, 100)
-    return MetricsRow(step, 1, "validation", 0.4, 1.0, 0.1, metrics)
+def evaluated(step: int, auc: float, log_loss: float = 0.4) -> MetricsRow:
+    metrics = ClickMetrics(auc, 0.8, log_loss, 0.9, 1.0, 100)
+    return MetricsRow(step, 1, "validation", log_loss, 1.0, 0.1, metrics)
 
 
 def scanning(config: Config) -> Config:
@@ -64,7 +64,7 @@ def test_a_run_without_fault_has_no_warning() -> None:
 
 
 @pytest.mark.parametrize(
-    ("run", "said"),
+    ("run", "words_shown"),
     [
         (run_files(spans(scale=4.1), config=scanning(preset_config("demo"))), ["41%", "--quant.scale-finder track"]),
         (run_files(spans(scale=4.1)), ["41%", "--quant.scale-period"]),
@@ -88,10 +88,10 @@ def test_a_run_without_fault_has_no_warning() -> None:
         (run_files(), ["no spans were recorded"]),
     ],
 )
-def test_each_fault_has_its_mend(run: RunFiles, said: list[str]) -> None:
+def test_each_fault_has_its_mend(run: RunFiles, words_shown: list[str]) -> None:
     (warning,) = warnings_of(run)
     assert warning.startswith("a: ")
-    for words in said:
+    for words in words_shown:
         assert words in warning
 
 
@@ -139,6 +139,10 @@ def test_nobody_is_told_to_set_what_is_set() -> None:
     assert "the best checkpoint is kept." in warning
     (warning,) = warnings_of(run_files(spans(), rows=fallen[:2]))  # two evaluations of patience would save nothing
     assert "the best checkpoint is kept." in warning
+    probable = replace(patient, train=replace(patient.train, best_by="log-loss"))
+    risen = tuple(evaluated(step, auc, loss) for step, auc, loss in ((10, 0.7, 0.40), (20, 0.8, 0.45)))
+    (warning,) = warnings_of(run_files(spans(), rows=risen, config=probable))
+    assert "validation log loss rose by 0.0500 after step 10: the best checkpoint is kept." in warning
     coded = replace(patient, comm=replace(patient.comm, wire="int8", mlp_gradients="int8"))
     (warning,) = warnings_of(run_files(spans(wire=4.0), spans(1, wire=4.0), config=coded))
     assert "try a larger --train.batch-size." in warning
@@ -166,7 +170,7 @@ def test_options_of_an_advice_are_accepted(method: str) -> None:
     options = [pair for text in found for pair in OPTION.findall(text) if pair[1] not in ("costs",)]
     assert ("--comm.wire", "int8") in options
     base = {key: value_text(value) for key, value in flatten(config).items() if key != "preset"}
-    known = {entry.option: key for key, entry in ENTRIES.items()}
+    known = {entry.option: key for key, entry in SETTINGS.items()}
     load_config("demo", None, base | {known[option]: value for option, value in options})
 
 

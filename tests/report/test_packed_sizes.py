@@ -55,8 +55,8 @@ def test_rows_that_training_updated_are_told_from_the_others() -> None:
     ids=["all updated", "none updated"],
 )
 def test_a_share_of_no_rows_is_no_number(rows: Mapping[str, int], zero_of_these: str, zero_of_others: str) -> None:
-    told = dict(zip(*cells_of({**PACKED, "rows": rows}), strict=True))
-    assert (told["zero of these"], told["zero of the others"]) == (zero_of_these, zero_of_others)
+    shown = dict(zip(*cells_of({**PACKED, "rows": rows}), strict=True))
+    assert (shown["zero of these"], shown["zero of the others"]) == (zero_of_these, zero_of_others)
 
 
 def test_files_without_a_sparse_layout_have_no_ratio() -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs import Jobs, dqrm_cpu, train_undisturbed
-from local_cluster import LocalCluster, why_not
+from slurm.jobs import Jobs, dqrm_cpu, train_undisturbed
+from slurm.local_cluster import LocalCluster, why_not
 
 
 @pytest.fixture(scope="session")

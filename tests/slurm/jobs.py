@@ -7,12 +7,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file
 
 from launching import clean_environ
-from local_cluster import LocalCluster
+from slurm.local_cluster import LocalCluster
 
 ROOT = Path(__file__).parents[2]
 STEPS = 240
@@ -52,7 +53,7 @@ class Jobs:
 
     @property
     def run_dir(self) -> Path:
-        """Of `train`."""
+        """Returns the run folder of `train`."""
         return self._folder / "run"
 
     def state(self, job: str, field: str = "JobState") -> str:
@@ -99,7 +100,7 @@ class Jobs:
                 self.wait_for_state(job, "CANCELLED", "COMPLETED", "FAILED")
 
 
-def metrics(run_dir: Path) -> list[dict[str, float | str]]:
+def metrics(run_dir: Path) -> list[dict[str, Any]]:
     """Whole rows of metrics.jsonl, also of a run that is under way."""
     path = run_dir / "metrics.jsonl"
     lines = path.read_text().split("\n")[:-1] if path.exists() else []

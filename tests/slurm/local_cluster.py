@@ -41,10 +41,10 @@ CLAIMED = Hardware("CPUs=112 RealMemory=512000", gpus=1, task_plugin="task/none"
 
 def real_hardware() -> Hardware:
     """What this machine has: Slurm can then bind processes to its CPUs."""
-    told = subprocess.run(
+    done = subprocess.run(
         ["slurmd", "-C"], env={**os.environ, "PATH": _PATH}, capture_output=True, text=True, check=True
     )
-    _, description = told.stdout.splitlines()[0].split(maxsplit=1)
+    _, description = done.stdout.splitlines()[0].split(maxsplit=1)
     return Hardware(description, gpus=0, task_plugin="task/affinity")
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs import MANNER, Jobs, assert_same_end, dqrm_cpu, losses, train_undisturbed
-from local_cluster import LocalCluster
+from slurm.jobs import MANNER, Jobs, assert_same_end, dqrm_cpu, losses, train_undisturbed
+from slurm.local_cluster import LocalCluster
 
 pytestmark = [pytest.mark.long, pytest.mark.mpi, pytest.mark.slurm, pytest.mark.timeout(300)]
 

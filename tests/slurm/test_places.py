@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from jobs import Jobs
-from local_cluster import LocalCluster, real_hardware, why_not
+from slurm.jobs import Jobs
+from slurm.local_cluster import LocalCluster, real_hardware, why_not
 
 LOOK = Path(__file__).with_name("look.sh")
 PINS = ("auto", "core", "socket", "numa", "none")
@@ -133,6 +133,6 @@ def whole(affinity: frozenset[int], pin: str) -> frozenset[int]:
 
 
 def numbers(text: str) -> frozenset[int]:
-    """Of a list such as 0-3,8."""
+    """Returns the numbers in a list such as 0-3,8."""
     ends = [part.split("-") for part in text.strip().split(",") if part]
     return frozenset(cpu for part in ends for cpu in range(int(part[0]), int(part[-1]) + 1))

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs import ROOT, SETTINGS, Jobs, dqrm_cpu, losses, train_undisturbed
-from local_cluster import LocalCluster
+from slurm.jobs import ROOT, SETTINGS, Jobs, dqrm_cpu, losses, train_undisturbed
+from slurm.local_cluster import LocalCluster
 
 SCRIPTS = sorted((ROOT / "scripts" / "slurm").glob("*.sh"))
 JOB_SCRIPTS = [path for path in SCRIPTS if path.name != "functions.sh"]

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from dqrm_cpu.train.checkpoint import CheckpointStore, load_checkpoint
+from dqrm_cpu.train.checkpoint import CheckpointStore
+from dqrm_cpu.train.checkpoint_files import load_checkpoint
 
 _EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree", "os.listdir", "os.scandir")
 _NUM_ROWS = 64

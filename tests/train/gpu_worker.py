@@ -5,8 +5,9 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from dqrm_cpu.cli.ranks import opened_transport
+from dqrm_cpu.api.ranks import opened_transport
 from dqrm_cpu.config import Config
 from dqrm_cpu.train.run import RunRequest, train
 from pretend_gpu import install
@@ -14,7 +15,7 @@ from tiny import tiny_config
 
 RANKS = 2
 
-CASES: dict[str, Mapping[str, Mapping[str, object]]] = {
+CASES: dict[str, Mapping[str, Mapping[str, Any]]] = {
     "sparse": {"comm": {"overlap": "auto"}},
     "dense": {"comm": {"wire": "dense"}, "quant": {"method": "none"}, "data": {"max_bag_size": 3}},
     "int8": {

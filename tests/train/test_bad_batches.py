@@ -6,21 +6,21 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 
-from dqrm_cpu.comm.transports.single import SingleTransport
+from dqrm_cpu.comm.transport import SingleTransport
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.batch import Batch
 from dqrm_cpu.data.source import DataSet, Part, RowSource, open_data
 from dqrm_cpu.errors import DataError, TrainingError
 from dqrm_cpu.train import run as run_module
 from dqrm_cpu.train.loop import TrainingLoop
-from dqrm_cpu.train.result import Result
 from dqrm_cpu.train.run import RunRequest, train
+from dqrm_cpu.train.state import Result
 from tiny import tiny_config
 
 Change = Callable[[Batch, int], None]
@@ -74,14 +74,15 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> Spoil:
             data = open_data(config)
             whole: Part = getattr(data, part)
             moved = {whole.first + row: change for row, change in changes.items()}
-            return replace(data, **{part: replace(whole, source=Spoiled(whole.source, moved))})
+            spoiled: dict[str, Any] = {part: replace(whole, source=Spoiled(whole.source, moved))}
+            return replace(data, **spoiled)
 
         monkeypatch.setattr(run_module, "open_data", open_spoiled)
 
     return spoil_part
 
 
-def config_of(policy: str = "stop", ranks: int = 1, **settings: object) -> Config:
+def config_of(policy: str = "stop", ranks: int = 1, **settings: Any) -> Config:
     comm = settings.pop("comm", {})
     quant, data = settings.pop("quant", {}), {"train_rows": BATCH * STEPS, **settings.pop("data", {})}
     config = tiny_config(
@@ -102,7 +103,7 @@ def losses(folder: Path) -> dict[int, float | None]:
     return {row["step"]: row["loss"] for row in rows if row["phase"] == "train"}
 
 
-WRONG = {
+WRONG: dict[Change, str] = {
     nan_in_dense: "I5 is nan",
     infinite: "I13 is -inf",
     label_of_seven: r"label is 7\.0, not 0 or 1",
@@ -129,7 +130,7 @@ def test_the_step_that_would_train_on_it_says_where_it_is(
             assert kept["label"].shape == (BATCH,)
 
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "fp32": {"quant": {"method": "none"}},
     "int4": {},
     "adagrad": {"optimizer": "rowwise-adagrad"},
@@ -149,7 +150,7 @@ def test_no_way_of_training_passes_over_a_nan(name: str, spoil: Spoil, tmp_path:
 
 
 FEEDBACK = {"wire": "int8", "mlp_gradients": "int8", "error_feedback": "all", "rounding": "stochastic"}
-REMEMBERING = {
+REMEMBERING: dict[str, dict[str, Any]] = {
     "alone": {},
     "ranks": {"ranks": 3, "comm": FEEDBACK},
     "activations": {"quant": {"activation_bits": 8, "scale_period": 9}},
@@ -178,10 +179,10 @@ def test_a_skipped_step_changes_nothing_and_resuming_is_exact(
 ) -> None:
     spoil({FIRST: nan_in_dense})
     settings = {"checkpoint_every": BAD_STEP, **REMEMBERING[name]}
-    whole, said = run(config_of("skip", max_steps=14, **settings), tmp_path / "whole")
+    whole, output = run(config_of("skip", max_steps=14, **settings), tmp_path / "whole")
     assert (whole.steps, whole.skipped_batches) == (14, 1)
-    assert "skipped on all ranks: row 5 of the batch" in said or "ranks" in settings
-    assert said.count("warning: ") == 1
+    assert "skipped on all ranks: row 5 of the batch" in output or "ranks" in settings
+    assert output.count("warning: ") == 1
     assert losses(tmp_path / "whole")[BAD_STEP] is None
     run(config_of("skip", max_steps=BAD_STEP - 1, **settings), tmp_path / "before")
     run(config_of("skip", max_steps=BAD_STEP, **settings), tmp_path / "cut")
@@ -195,9 +196,9 @@ def test_a_skipped_step_changes_nothing_and_resuming_is_exact(
 
 def test_few_warnings_few_files_and_all_counted(spoil: Spoil, tmp_path: Path) -> None:
     spoil({BATCH * step: nan_in_dense for step in range(13)})
-    result, said = run(config_of("skip"), tmp_path / "run")
+    result, output = run(config_of("skip"), tmp_path / "run")
     assert result.skipped_batches == 13
-    assert said.count("warning: ") == 5
+    assert output.count("warning: ") == 5
     assert len(list((tmp_path / "run" / "bad-batches").iterdir())) == 10
     assert json.loads((tmp_path / "run" / "result.json").read_text())["skipped_batches"] == 13
 
@@ -207,16 +208,16 @@ def test_an_evaluation_stops_or_leaves_out_the_row(change: Change, spoil: Spoil,
     spoil({7: change}, "validation")
     with pytest.raises(DataError, match="row 7 of the validation rows"):
         run(config_of(max_steps=1), tmp_path / "stopped")
-    result, said = run(config_of("skip", max_steps=1), tmp_path / "run")
+    result, output = run(config_of("skip", max_steps=1), tmp_path / "run")
     assert (result.validation.last.examples, result.validation.last.skipped_rows) == (499, 1)
-    assert "1 validation rows are not sound" in said
+    assert "1 validation rows are not sound" in output
 
 
 def test_a_row_left_out_of_the_test_metrics_is_told(spoil: Spoil, tmp_path: Path) -> None:
     spoil({7: nan_in_dense}, "test")
-    result, said = run(config_of("skip", max_steps=1), tmp_path / "run")
+    result, output = run(config_of("skip", max_steps=1), tmp_path / "run")
     assert result.test.last.skipped_rows == 1
-    assert "1 test rows are not sound" in said
+    assert "1 test rows are not sound" in output
 
 
 def test_numbers_that_overflow_are_found_at_their_step_and_the_batch_is_not_blamed(
@@ -237,9 +238,9 @@ def test_without_an_auc_the_best_is_chosen_by_log_loss(label: float, why: str, s
         batch.label.fill_(label)
 
     spoil({0: all_alike, 200: all_alike, 400: all_alike}, "validation")
-    result, said = run(config_of(evaluate_every=4, learning_rate=0.5), tmp_path / "run")
+    result, output = run(config_of(evaluate_every=4, learning_rate=0.5), tmp_path / "run")
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     by_step = {row["step"]: row["log_loss"] for row in rows if row["phase"] == "validation"}
     assert result.best_step == min(by_step, key=lambda step: by_step[step])
-    assert said.count(f"the validation rows have {why}: AUC is undefined") == 1
-    assert "nan" not in said
+    assert output.count(f"the validation rows have {why}: AUC is undefined") == 1
+    assert "nan" not in output

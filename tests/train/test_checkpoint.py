@@ -9,6 +9,7 @@ import sys
 import zlib
 from collections import namedtuple
 from pathlib import Path
+from random import Random
 from tempfile import TemporaryDirectory
 
 import pytest
@@ -17,10 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from dqrm_cpu.base.decode import Json
 from dqrm_cpu.errors import CheckpointError, ConfigError
 from dqrm_cpu.train import checkpoint as checkpoint_module
-from dqrm_cpu.train.checkpoint import CheckpointStore, find_checkpoint, load_checkpoint, read_state
-from dqrm_cpu.train.checkpoint_manifest import Manifest, read_manifest
+from dqrm_cpu.train.checkpoint import CheckpointStore, find_checkpoint, read_state
+from dqrm_cpu.train.checkpoint_files import load_checkpoint
+from dqrm_cpu.train.checkpoint_manifest import CheckpointManifest, read_manifest
 from dqrm_cpu.train.checkpoint_shard import DamagedCheckpointError
 
 _DTYPES = st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.int8, torch.int64, torch.bool])
@@ -62,7 +65,7 @@ def _flip_a_bit(path: Path, position: float) -> None:
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.tuples(_SHAPES, _DTYPES), max_size=5), st.integers(1, 400), st.randoms(use_true_random=False))
 def test_any_tensors_come_back_whatever_the_shard_size(
-    described: list[tuple[tuple[int, ...], torch.dtype]], shard_bytes: int, random
+    described: list[tuple[tuple[int, ...], torch.dtype]], shard_bytes: int, random: Random
 ) -> None:
     tensors = {
         f"tensor.{number}": torch.tensor([random.random() * 4 for _ in range(math.prod(shape))])
@@ -111,7 +114,13 @@ def test_views_and_transposed_tensors_are_stored_by_value(tmp_path: Path) -> Non
 
 
 def test_the_state_comes_back_exactly_and_without_the_tensors(tmp_path: Path) -> None:
-    state = {"loss": 0.1 + 0.2, "best": None, "list": [1, {"deep": "ü"}], "infinite": -math.inf, "large": 2**80}
+    state: dict[str, Json] = {
+        "loss": 0.1 + 0.2,
+        "best": None,
+        "list": [1, {"deep": "ü"}],
+        "infinite": -math.inf,
+        "large": 2**80,
+    }
     path = _store(tmp_path).save(12, _tensors(), state, best=True)
     for shard in path.glob("*.safetensors"):
         shard.unlink()
@@ -189,7 +198,7 @@ def test_files_cut_short_or_gone_are_found(tmp_path: Path, name: str, damage: st
     if damage != "remove":
         victim.write_bytes(content[:-9] if damage == "truncate" else content + b"{}")
     with pytest.raises(DamagedCheckpointError, match=name):
-        store.load(victim.parent, _blank(_tensors()))
+        load_checkpoint(victim.parent, _blank(_tensors()))
     resumed = store.load_newest(_blank(_tensors()))
     assert resumed is not None
     assert (resumed.step, resumed.path.name, len(resumed.warnings)) == (1, "step-000000001", 1)
@@ -221,7 +230,7 @@ def test_without_checkpoints_there_is_nothing_to_resume(tmp_path: Path) -> None:
     assert store.newest() is None
     assert store.best() is None
     with pytest.raises(CheckpointError, match="no checkpoint at"):
-        store.load(tmp_path / "step-000000001", _tensors())
+        load_checkpoint(tmp_path / "step-000000001", _tensors())
 
 
 @given(
@@ -233,10 +242,10 @@ def test_the_newest_and_the_best_are_kept(saves: list[tuple[int, bool]], keep: i
     saves = sorted(saves)
     with TemporaryDirectory() as folder:
         store = CheckpointStore(Path(folder), keep)
-        for step, best in saves:
-            store.save(step, {"a": torch.ones(1)}, {}, best)
+        for step, is_best in saves:
+            store.save(step, {"a": torch.ones(1)}, {}, is_best)
         newest = [step for step, _ in saves][-keep:]
-        best = [step for step, best in saves if best][-1:]
+        best = [step for step, is_best in saves if is_best][-1:]
         assert _names(store) == [f"step-{step:09d}" for step in sorted({*newest, *best})]
         assert store.newest() == Path(folder) / f"step-{saves[-1][0]:09d}"
         assert store.best() == (Path(folder) / f"step-{best[0]:09d}" if best else None)
@@ -308,7 +317,7 @@ def test_the_best_one_is_kept_while_the_disk_cannot_read_it(tmp_path: Path, monk
     store = _store(tmp_path, keep=1)
     _save(store, 1, 2, best=1)
 
-    def unreadable(folder: Path) -> Manifest:
+    def unreadable(folder: Path) -> CheckpointManifest:
         if folder.name == "step-000000001":
             raise DamagedCheckpointError("Input/output error")
         return read_manifest(folder)

@@ -3,15 +3,16 @@
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from dqrm_cpu.comm.transports.single import SingleTransport
+from dqrm_cpu.comm.transport import SingleTransport
 from dqrm_cpu.config import Config
-from dqrm_cpu.train.result import Result
 from dqrm_cpu.train.run import RunRequest, train
 from dqrm_cpu.train.run_folder import read_rows
+from dqrm_cpu.train.state import Result
 from launching import run_gloo
 from tiny import tiny_config
 
@@ -60,7 +61,7 @@ def test_a_gpu_run_resumes_and_its_checkpoint_loads_on_the_cpu(tmp_path: Path) -
 @pytest.mark.parametrize("comm", [{}, {"wire": "dense"}, ROUNDED])
 @pytest.mark.parametrize("method", ["dqrm", "lsq"])
 @pytest.mark.parametrize("ranks", [1, 3])
-def test_simulated_ranks_train_as_on_the_cpu(ranks: int, method: str, comm: dict[str, str], tmp_path: Path) -> None:
+def test_simulated_ranks_train_as_on_the_cpu(ranks: int, method: str, comm: dict[str, Any], tmp_path: Path) -> None:
     config = tiny_config(quant={"method": method}, train={"log_every": 1, "max_steps": 30})
     config = replace(config, comm=replace(config.comm, simulated_ranks=ranks, **comm))
     for device in ("cpu", "cuda"):

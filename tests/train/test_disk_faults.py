@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from dqrm_cpu.comm.transports.single import SingleTransport
+from dqrm_cpu.comm.transport import SingleTransport
 from dqrm_cpu.config import Config
 from dqrm_cpu.errors import CheckpointError, DqrmError, TrainingError
 from dqrm_cpu.train import loop as loop_module
 from dqrm_cpu.train.checkpoint import CheckpointStore, read_state
-from dqrm_cpu.train.result import Result
 from dqrm_cpu.train.run import RunRequest, train
 from dqrm_cpu.train.run_folder import checkpoints_folder, read_rows
+from dqrm_cpu.train.state import Result
 from failing_disk import FailingDisk
 from launching import run_world
 from tiny import tiny_config
@@ -103,10 +103,10 @@ def test_training_goes_on_without_saving_and_says_so(
     folder = tmp_path / "run"
     settings = config(on_disk_full="continue-without-saving", log_every=1)
     refusing(monkeypatch, (4, 6))
-    _, said = run(settings, folder)
-    assert said.count("is not saved") == 2
-    assert "warning: step 4 is not saved: No space left on device" in said.replace(f"{folder}", "RUN")
-    assert "there is no checkpoint on the disk; the next checkpoint is tried again" in said
+    _, stderr = run(settings, folder)
+    assert stderr.count("is not saved") == 2
+    assert "warning: step 4 is not saved: No space left on device" in stderr.replace(f"{folder}", "RUN")
+    assert "there is no checkpoint on the disk; the next checkpoint is tried again" in stderr
     failed = {row.step: row.failed_saves for row in read_rows(folder) if row.phase == "train"}
     assert [failed[step] for step in (4, 5, 7, 8, 9)] == [0, 1, 2, 2, 0]
     assert left_by(folder)[0] == undisturbed[0][0]
@@ -163,9 +163,9 @@ def test_all_ranks_learn_of_a_save_that_failed(tmp_path: Path) -> None:
     assert not world.timed_out
     assert [rank.returncode for rank in world.ranks] == [1, 1]
     assert "Traceback" not in world.ranks[0].stderr + world.ranks[1].stderr
-    told = world.ranks[0].stderr
-    assert told.count("warning: step 4 is not saved") == 1
-    assert "training is complete, but not on the disk: the weights of step 8; there is no checkpoint" in told
+    output = world.ranks[0].stderr
+    assert output.count("warning: step 4 is not saved") == 1
+    assert "training is complete, but not on the disk: the weights of step 8; there is no checkpoint" in output
     assert world.ranks[1].stderr == ""
     assert (tmp_path / "run" / "result.json").exists()
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from dqrm_cpu.comm.transports.single import SingleTransport
+from dqrm_cpu.comm.transport import SingleTransport
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.source import open_data
 from dqrm_cpu.errors import TrainingError
-from dqrm_cpu.train.metrics import ClickAccumulator
+from dqrm_cpu.metrics.click import ClickAccumulator
 from dqrm_cpu.train.session import Session, build_session, load_kernels
 from plain_dlrm import PlainDlrm
 from tiny import CPU, tiny_config
@@ -21,7 +21,8 @@ def test_metrics_are_those_of_the_plain_model() -> None:
     config = tiny_config()
     session = session_of(config)
     session.model.tables.weight.mul_(20)
-    session.scales.tracker.rebuild(session.model.tables)
+    assert session.scales.trackers[0] is not None
+    session.scales.trackers[0].rebuild(session.model.tables)
     plain, expected = PlainDlrm(config, session.model), ClickAccumulator()
     for number in range(session.loaders.test.num_batches):
         batch = session.loaders.test.batches(number)[0]
@@ -43,6 +44,7 @@ def test_evaluation_leaves_the_scale_in_use_alone() -> None:
     session = session_of(tiny_config(quant={"scale_period": 50}))
     in_use = session.scales.for_training(0)
     session.model.tables.weight.mul_(2)
-    session.scales.tracker.rebuild(session.model.tables)
+    assert session.scales.trackers[0] is not None
+    session.scales.trackers[0].rebuild(session.model.tables)
     session.evaluate(session.loaders.validation)
     assert torch.equal(session.scales.for_training(1), in_use)

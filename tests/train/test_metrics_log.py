@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dqrm_cpu.errors import TrainingError
@@ -120,9 +120,9 @@ def test_a_line_that_cannot_be_read_is_told_and_the_file_is_kept_as_it_was(tmp_p
     mark = written(path, *STEPS)
     damaged = path.read_bytes().replace(b'"step": 25', b'"step": \xff5')
     path.write_bytes(damaged)
-    found, told = cut_log(path, 60, mark)
-    assert "line 5, after step 20, is no JSON" in told[0]
-    assert "metrics-damaged-until-step-000000060.jsonl" in told[0]
+    found, warnings = cut_log(path, 60, mark)
+    assert "line 5, after step 20, is no JSON" in warnings[0]
+    assert "metrics-damaged-until-step-000000060.jsonl" in warnings[0]
     assert (tmp_path / "metrics-damaged-until-step-000000060.jsonl").read_bytes() == damaged
     assert steps_in(path) == [step for step in STEPS if step != 25]
     assert found.rows == len(STEPS) - 1
@@ -132,24 +132,24 @@ def test_a_log_cut_short_is_told(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     mark = written(path, *STEPS)
     path.write_bytes(b"".join(map(line, (5, 10, 15))))
-    _, told = cut_log(path, 60, mark)
-    assert "it had 12 rows at the last checkpoint and has 3, to step 15" in told[0]
+    _, warnings = cut_log(path, 60, mark)
+    assert "it had 12 rows at the last checkpoint and has 3, to step 15" in warnings[0]
 
 
 def test_another_number_in_a_good_row_is_told(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     mark = written(path, *STEPS)
     path.write_bytes(path.read_bytes().replace(b"0.5", b"0.7", 1))
-    _, told = cut_log(path, 60, mark)
-    assert "a number in one of its first 12 rows is not the one that was written" in told[0]
+    _, warnings = cut_log(path, 60, mark)
+    assert "a number in one of its first 12 rows is not the one that was written" in warnings[0]
 
 
 def test_a_checkpoint_of_an_earlier_version_knows_no_mark(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     written(path, *STEPS)
     assert LogMark.of_state({"step": 60}) is None
-    _, told = cut_log(path, 30, None)
-    assert told == []
+    _, warnings = cut_log(path, 30, None)
+    assert warnings == []
     assert steps_in(path) == list(range(5, 35, 5))
 
 
@@ -160,7 +160,10 @@ def whole() -> Iterator[bytes]:
 
 @settings(deadline=None, max_examples=150)
 @given(st.integers(0, 10**6), st.integers(0, 7) | st.none())
-def test_any_flipped_bit_and_any_truncation_is_told_and_never_stops_a_run(whole: bytes, place: int, bit: int) -> None:
+@example(len(b"".join(map(line, STEPS))) - 1, None)
+def test_any_flipped_bit_and_any_truncation_is_told_and_never_stops_a_run(
+    whole: bytes, place: int, bit: int | None
+) -> None:
     at = place % len(whole)
     content = bytearray(whole)
     if bit is None:
@@ -172,8 +175,8 @@ def test_any_flipped_bit_and_any_truncation_is_told_and_never_stops_a_run(whole:
         mark = written(path, *STEPS)
         path.write_bytes(content)
         assert damages(list(read_lines(bytes(content))), mark)
-        found, told = cut_log(path, 60, mark)
-        assert told
+        found, warnings = cut_log(path, 60, mark)
+        assert warnings
         assert (Path(folder) / "metrics-damaged-until-step-000000060.jsonl").read_bytes() == content
         assert set(steps_in(path)) - set(STEPS) == set() or bit is not None
         log = MetricsLog(path, found)

@@ -37,22 +37,33 @@ def mpirun(tmp_path: Path) -> Path:
 def test_an_interrupted_mpirun_ends_with_a_checkpoint(mpirun: Path, tmp_path: Path) -> None:
     """Only the process that was started is signalled, as by `kill`; Ctrl-C reaches Hydra besides."""
     run_dir, log = tmp_path / "run", tmp_path / "run" / "metrics.jsonl"
-    command = [mpirun, "-n", "2", sys.executable, "-m", "dqrm_cpu", "train", "--run-dir", run_dir, *TRAIN]
-    with (tmp_path / "said").open("wb") as said:
+    command: list[str | Path] = [
+        mpirun,
+        "-n",
+        "2",
+        sys.executable,
+        "-m",
+        "dqrm_cpu",
+        "train",
+        "--run-dir",
+        run_dir,
+        *TRAIN,
+    ]
+    with (tmp_path / "output").open("wb") as output:
         process = subprocess.Popen(
-            command, env=clean_environ(), stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
+            command, env=clean_environ(), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
     try:
         end = time.monotonic() + PATIENCE_S
         while not (log.exists() and log.read_text().count("\n") > 3):
-            assert process.poll() is None, (tmp_path / "said").read_text()
+            assert process.poll() is None, (tmp_path / "output").read_text()
             assert time.monotonic() < end
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        assert process.wait(PATIENCE_S) == 128 + signal.SIGINT, (tmp_path / "said").read_text()
+        assert process.wait(PATIENCE_S) == 128 + signal.SIGINT, (tmp_path / "output").read_text()
     finally:
         end_group(process)
     interrupted = json.loads((run_dir / "interrupted.json").read_text())
     assert interrupted["signal"] == "SIGINT"
     assert (run_dir / "checkpoints" / f"step-{interrupted['step']:09d}").is_dir()
-    assert "everything is saved" in (tmp_path / "said").read_text()
+    assert "everything is saved" in (tmp_path / "output").read_text()

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from dqrm_cpu.train.progress import BarProgress, LineProgress, NoProgress, open_progress
+from dqrm_cpu.train.progress import BarProgress, LineProgress, Progress, open_progress
 
 
 class Clock:
@@ -66,6 +66,32 @@ def test_speed_follows_a_change() -> None:
     assert re.findall(r"(\S+) steps/s", stream.getvalue()) == ["1", "1.9"]
 
 
+def test_the_first_step_compiles_and_is_no_part_of_the_eta() -> None:
+    clock, stream = Clock(), io.StringIO()
+    progress = LineProgress(0, 110, stream, 10.0, clock)
+    _steps(progress, clock, 0, 1, 25.0)
+    assert stream.getvalue() == ""
+    _steps(progress, clock, 1, 12, 1.0)  # a line 10 s later, at step 11, when 99 are left
+    assert stream.getvalue() == "step 11/110 (10.0%)  loss 0.0909  1 steps/s  ETA 0:01:39\n"
+
+
+def test_the_bar_counts_from_the_first_step() -> None:
+    clock, stream = Clock(), Terminal()
+    progress = BarProgress(3, 110, stream, 10.0, clock)
+    _steps(progress, clock, 3, 4, 25.0)
+    assert progress._bar.initial == progress._bar.n == 4
+    progress.close()
+    assert "4/110" in stream.getvalue()
+
+
+def test_a_run_of_one_step_has_no_speed() -> None:
+    clock, stream = Clock(), io.StringIO()
+    progress = LineProgress(0, 1, stream, 10.0, clock)
+    _steps(progress, clock, 0, 1, 25.0)
+    progress.close()
+    assert stream.getvalue() == "step 1/1 (100.0%)  loss 1.0000\n"
+
+
 def test_a_note_is_a_line_of_its_own() -> None:
     stream = io.StringIO()
     LineProgress(0, 10, stream, 10.0).note("validation auc 0.8")
@@ -100,7 +126,7 @@ def test_a_reader_that_went_away_does_not_end_training() -> None:
 
 
 def test_silent_progress_takes_the_same_calls(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = NoProgress()
+    progress = Progress()
     progress.update(1, 0.5)
     progress.note("text")
     progress.close()

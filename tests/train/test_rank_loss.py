@@ -9,6 +9,7 @@ import re
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,7 @@ class Assassin(threading.Thread):
         return len(checkpoints) >= 2 and rows.exists() and len(rows.read_text().splitlines()) > 8
 
 
-def eventually(condition: object) -> bool:
+def eventually(condition: Callable[[], bool]) -> bool:
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         if condition():
@@ -88,7 +89,7 @@ def lose(world: str, number: signal.Signals, run_dir: Path) -> tuple[int, World]
     assassin.start()
     arguments = ["--run-dir", run_dir, "--comm.transport", transport, "--comm.timeout", str(COMM_TIMEOUT_S)]
     arguments += ["--comm.overlap", overlap]
-    ended = run([*TRAIN, *arguments], RANKS, timeout_s=2 * PATIENCE_S)
+    ended = run([*TRAIN, *arguments], RANKS, timeout_s=2 * PATIENCE_S, forked=False)
     assassin.join()
     assert assassin.others_ended, ended
     return victim, ended

@@ -11,22 +11,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from dqrm_cpu.comm.transports.single import SingleTransport
+from dqrm_cpu.comm.transport import SingleTransport
 from dqrm_cpu.config import Config
 from dqrm_cpu.errors import CheckpointError, ConfigError
-from dqrm_cpu.train import run as run_module
-from dqrm_cpu.train.checkpoint import CheckpointStore, find_checkpoint
-from dqrm_cpu.train.progress import NoProgress
-from dqrm_cpu.train.result import Interrupted, Result
+from dqrm_cpu.train.checkpoint import find_checkpoint
+from dqrm_cpu.train.checkpoint_files import load_checkpoint
+from dqrm_cpu.train.metrics_row import StepTimes
+from dqrm_cpu.train.progress import Progress
 from dqrm_cpu.train.run import RunRequest, train
 from dqrm_cpu.train.run_folder import checkpoints_folder
-from dqrm_cpu.train.step_times import StepTimes
+from dqrm_cpu.train.state import Interrupted, Result
 from tiny import tiny_config
 
-OF_THE_PROCESS = ("examples_per_second", "memory_bytes", *StepTimes._fields)
+OF_THE_PROCESS = ("examples_per_second", "memory_bytes", "logged_at", *StepTimes._fields)
 
 
-class SignalAt(NoProgress):
+class SignalAt(Progress):
     """Sends this process a real signal, in time for training to stop after `step`: all ranks agree during a step."""
 
     def __init__(self, step: int, number: signal.Signals) -> None:
@@ -38,18 +38,19 @@ class SignalAt(NoProgress):
             os.kill(os.getpid(), self._number)
 
 
-def run(config: Config, folder: Path, resume: bool = False) -> Result | Interrupted:
-    return train(config, RunRequest(folder, resume, {}, io.StringIO()), SingleTransport())
+def run(config: Config, folder: Path, resume: bool = False, progress: Progress | None = None) -> Result | Interrupted:
+    request = RunRequest(folder, resume, {}, io.StringIO(), open_progress=lambda *_: progress or Progress())
+    return train(config, request, SingleTransport())
 
 
 @pytest.fixture
-def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Interrupted]:
+def interrupted() -> Callable[..., Interrupted]:
     """Runs until a signal comes after a step."""
 
-    def run_until(config: Config, folder: Path, step: int, number: signal.Signals = signal.SIGINT, **more: bool):
-        with monkeypatch.context() as patch:
-            patch.setattr(run_module, "open_progress", lambda *_: SignalAt(step, number))
-            outcome = run(config, folder, **more)
+    def run_until(
+        config: Config, folder: Path, step: int, number: signal.Signals = signal.SIGINT, **more: bool
+    ) -> Interrupted:
+        outcome = run(config, folder, progress=SignalAt(step, number), **more)
         assert isinstance(outcome, Interrupted)
         assert outcome.step == step
         return outcome
@@ -58,9 +59,9 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Interrupted]:
 
 
 def final_tensors(config: Config, folder: Path) -> dict[str, torch.Tensor]:
-    """Everything in the last checkpoint, read back."""
+    """Reads back everything in the last checkpoint."""
     rows, dim = sum(config.model.table_rows), config.model.embedding_dim
-    from dqrm_cpu.model.dlrm import mlp_shapes
+    from dqrm_cpu.model.layers import mlp_shapes
 
     parameters, tables = mlp_shapes(config).num_parameters, len(config.model.table_rows)
     into = {
@@ -71,7 +72,7 @@ def final_tensors(config: Config, folder: Path) -> dict[str, torch.Tensor]:
     }
     if config.train.optimizer != "sgd":
         into |= {"optimizer.rows": torch.empty(rows), "optimizer.dense": torch.empty(parameters)}
-    CheckpointStore(checkpoints_folder(folder), 1).load(find_checkpoint(checkpoints_folder(folder), "last"), into)
+    load_checkpoint(find_checkpoint(checkpoints_folder(folder), "last"), into)
     return into
 
 
@@ -109,21 +110,29 @@ def test_interrupted_twice_and_resumed(
     assert_same_run(config, tmp_path / "cut", tmp_path / "whole")
 
 
+TWO_EPOCHS = tiny_config(train={"epochs": 2, "evaluate_every": 25, "checkpoint_every": 10})
+
+
+@pytest.fixture(scope="module")
+def two_epochs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert isinstance(run(TWO_EPOCHS, folder), Result)
+    return folder
+
+
 @pytest.mark.parametrize("step", [2, 5, 62, 64, 125])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_any_step_and_any_signal(
-    step: int, number: signal.Signals, tmp_path: Path, interrupted: Callable[..., Interrupted]
+    step: int, number: signal.Signals, two_epochs: Path, tmp_path: Path, interrupted: Callable[..., Interrupted]
 ) -> None:
-    config = tiny_config(train={"epochs": 2, "evaluate_every": 25, "checkpoint_every": 10})
-    run(config, tmp_path / "whole")
-    assert interrupted(config, tmp_path / "cut", step, number).signal == number.name
-    run(config, tmp_path / "cut", resume=True)
-    assert_same_run(config, tmp_path / "cut", tmp_path / "whole")
+    assert interrupted(TWO_EPOCHS, tmp_path / "cut", step, number).signal == number.name
+    run(TWO_EPOCHS, tmp_path / "cut", resume=True)
+    assert_same_run(TWO_EPOCHS, tmp_path / "cut", two_epochs)
 
 
-def test_a_signal_at_the_last_step_lets_the_run_finish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "open_progress", lambda *_: SignalAt(63, signal.SIGTERM))
-    assert isinstance(run(tiny_config(), tmp_path / "run"), Result)
+def test_a_signal_at_the_last_step_lets_the_run_finish(tmp_path: Path) -> None:
+    assert isinstance(run(tiny_config(), tmp_path / "run", progress=SignalAt(63, signal.SIGTERM)), Result)
 
 
 def test_multi_hot_and_simulated_ranks_resume_too(tmp_path: Path, interrupted: Callable[..., Interrupted]) -> None:

@@ -14,22 +14,21 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dqrm_cpu.errors import CheckpointError, ConfigError, DeviceError, TrainingError
-from dqrm_cpu.train.metrics import ClickMetrics
-from dqrm_cpu.train.metrics_row import MetricsRow, Phase
+from dqrm_cpu.metrics.click import ClickMetrics
+from dqrm_cpu.train.metrics_row import MetricsRow, RunPhase, StepTimes
 from dqrm_cpu.train.run_folder import (
-    NoRunLog,
     RunFolder,
+    RunLog,
     checkpoints_folder,
     holds_run,
     read_rows,
     result_checksum,
 )
-from dqrm_cpu.train.step_times import StepTimes
 
 METRICS = ClickMetrics(auc=0.8, accuracy=0.75, log_loss=0.5, normalized_entropy=0.9, calibration=1.1, examples=1000)
 
 
-def _row(step: int, phase: Phase = "train", loss: float = 0.5) -> MetricsRow:
+def _row(step: int, phase: RunPhase = "train", loss: float = 0.5) -> MetricsRow:
     return MetricsRow(step, 1, phase, loss, 1000.0, 0.1, None if phase == "train" else METRICS)
 
 
@@ -219,7 +218,7 @@ def test_missing_tensorboard_names_the_extra_and_leaves_no_run(tmp_path: Path, m
 
 def test_a_rank_without_a_folder_makes_the_same_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    log = NoRunLog()
+    log = RunLog()
     log.log(_row(1))
     log.sync()
     log.write_result({"auc": 0.5})

@@ -1,10 +1,12 @@
 """The training step over every wire: what each does to losses and weights; simulated against real ranks."""
 
+import functools
 import itertools
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +16,8 @@ from dqrm_cpu.comm.exchange.settings import ExchangeSettings
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.comm.transports.selection import open_transport
 from dqrm_cpu.config.schema import WIRES
+from dqrm_cpu.data.batch import rank_shares
 from dqrm_cpu.data.loader import Loader
-from dqrm_cpu.data.shards import shards_of
 from dqrm_cpu.data.source import open_data
 from dqrm_cpu.kernels.select import select_kernels
 from dqrm_cpu.model.dlrm import Dlrm
@@ -50,16 +52,16 @@ def run_steps(
     batch_size: int = 32,
     transport: Transport | None = None,
     quant: Mapping[str, object] | None = None,
-) -> dict[str, np.ndarray]:
+) -> dict[str, Any]:
     """Losses and weights after some steps of the tiny model, on real or simulated ranks."""
     config = replace(tiny_config(train={"batch_size": batch_size}, quant=quant), kernels=kernels)
     transport = open_transport("auto", simulated) if transport is None else transport
     model = Dlrm(config, select_kernels(kernels, CPU), CPU)
     model.initialize_(config.seed)
-    scales = TableScales(config.quant, model.kernels, model.tables)
-    shards = shards_of(transport.rank, transport.size, simulated)
-    loader = Loader(open_data(config).train, config.train.batch_size, shards, CPU)
-    micro = -(-config.train.batch_size // shards.total)
+    scales = TableScales(config.quant, model.kernels, model.groups)
+    shares = rank_shares(transport.rank, transport.size, simulated)
+    loader = Loader(open_data(config).train, config.train.batch_size, shares, CPU)
+    micro = -(-config.train.batch_size // shares.total)
     step = TrainingStep(model, scales, select_optimizer(config.train, model), transport, simulated, micro, wires)
     losses = [step(i, loader.batches(i), loader.global_size(i), 0.1, stop_requested=False).loss for i in range(STEPS)]
     weights = {name: tensor.numpy() for name, tensor in model.weights().items()}
@@ -126,10 +128,15 @@ def worker() -> None:
             np.savez(Path(sys.argv[2]) / f"{case}.{overlap}.{transport.rank}.npz", **found)
 
 
+@functools.cache
+def simulated_ranks(case: str) -> dict[str, np.ndarray]:
+    return run_steps(CASES[case], simulated=RANKS, quant=QUANT.get(case))
+
+
 @pytest.mark.mpi
 @pytest.mark.parametrize("case", CASES)
 def test_real_ranks_train_as_simulated_ranks_to_the_bit(real: Path, case: str) -> None:
     """Whether or not tables travel while the backward runs."""
-    expected = run_steps(CASES[case], simulated=RANKS, quant=QUANT.get(case))
+    expected = simulated_ranks(case)
     for overlap, rank in itertools.product(OVERLAPS, range(RANKS)):
         assert_same(dict(np.load(real / f"{case}.{overlap}.{rank}.npz")), expected)

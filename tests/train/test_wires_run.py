@@ -5,25 +5,28 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from dqrm_cpu.comm.exchange.gradient_exchange import GradientShape, open_exchange
+from commands import dqrm_cpu
+from dqrm_cpu.comm.exchange.gradient_exchange import GradientShape, TableShape, open_exchange
 from dqrm_cpu.comm.exchange.settings import ExchangeSettings
+from dqrm_cpu.comm.transport import SingleTransport
 from dqrm_cpu.comm.transports.selection import _OPENERS
-from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.config import Config
 from dqrm_cpu.config.rules import conflicts
-from dqrm_cpu.config.schema import ENTRIES, TRANSPORTS
+from dqrm_cpu.config.schema import SETTINGS, TRANSPORTS
 from dqrm_cpu.errors import CheckpointError
 from dqrm_cpu.kernels.select import select_kernels
 from dqrm_cpu.kernels.types import SparseGrad
-from dqrm_cpu.train.result import Result
+from dqrm_cpu.train.metrics_row import StepTimes
 from dqrm_cpu.train.run import RunRequest, train
 from dqrm_cpu.train.session import exchange_settings
-from dqrm_cpu.train.step_times import StepTimes
+from dqrm_cpu.train.state import Result
 from launching import run_world
+from several_commands import several_commands
 from tiny import tiny_config
 
 EXCHANGE_SETTINGS = [
@@ -41,7 +44,7 @@ SMALL = ["--model.table-rows", "40,3,500", "--data.train-rows", "1000", "--train
 SMALL += ["--data.validation-rows", "200", "--data.test-rows", "200", "--train.epochs", "1", "--train.log-every", "5"]
 
 
-def config_with(max_steps: int, **comm: object) -> Config:
+def config_with(max_steps: int, **comm: Any) -> Config:
     config = tiny_config(train={"max_steps": max_steps, "checkpoint_every": 7})
     return replace(config, comm=replace(config.comm, **comm))
 
@@ -78,12 +81,13 @@ def test_auto_overlaps_messages_of_large_batches_only(batch_size: int, asked: st
 @pytest.mark.parametrize("name", EXCHANGE_SETTINGS)
 def test_what_the_settings_offer_sums_gradients(name: str) -> None:
     """Of a gradient whose values are all the same: there every choice comes to the same sum."""
-    shape = GradientShape(torch.tensor([0, 5]), 1, 0)
+    shape = GradientShape((TableShape(torch.tensor([0, 5]), 1),), 0)
     grad = SparseGrad(torch.tensor([0, 2]), torch.tensor([1, 3], dtype=torch.int32), torch.full((2, 1), 127.0))
     merge = select_kernels("numba", torch.device("cpu")).merge_sparse
-    for choice in ENTRIES[f"comm.{name}"].setting.choices:
-        settings = ExchangeSettings(**{"wire": "int8", "mlp_gradients": "int8", name: choice})
-        merged = open_exchange(settings, SingleTransport(), 2, shape, merge).tables.begin([grad, grad])()
+    for choice in SETTINGS[f"comm.{name}"].choices:
+        chosen: dict[str, Any] = {"wire": "int8", "mlp_gradients": "int8", name: choice}
+        settings = ExchangeSettings(**chosen)
+        merged = open_exchange(settings, SingleTransport(), 2, shape, merge).begin_tables([[grad], [grad]])()[0]
         assert merged.values.flatten().tolist() == pytest.approx([254.0, 254.0])
 
 
@@ -152,19 +156,19 @@ def test_one_process_sends_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("transport", ["mpi", "gloo"])
+@pytest.mark.parametrize("transport", ["mpi", pytest.param("gloo", marks=pytest.mark.long)])
 def test_real_ranks_log_bytes_by_part_and_resume_to_the_bit(transport: str, tmp_path: Path) -> None:
     wires = ["--comm.wire", "int8", "--comm.mlp-gradients", "int8", "--comm.error-feedback", "mlp"]
     wires += ["--comm.overlap", "on"]  # for the time of messages beside the step
-    command = ["-m", "dqrm_cpu", "train", *SMALL, *wires, "--train.checkpoint-every", "4"]
+    command = ["train", *SMALL, *wires, "--train.checkpoint-every", "4", "--run-dir"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    run_world(transport, [*command, "--run-dir", whole], 2, timeout_s=120).check()
-    run_world(transport, [*command, "--run-dir", cut, "--train.max-steps", "8"], 2, timeout_s=120).check()
-    resumed = ["--run-dir", cut, "--resume", "auto", "--train.max-steps", "20"]
-    run_world(transport, [*command, *resumed], 2, timeout_s=120).check()
+    runs = several_commands([*command, whole], [*command, cut, "--train.max-steps", "8"])
+    run_world(transport, runs, 2, timeout_s=120).check()
+    resumed = ["-m", "dqrm_cpu", *command, cut, "--resume", "auto", "--train.max-steps", "20"]
+    run_world(transport, resumed, 2, timeout_s=120).check()
     assert losses(cut) == losses(whole)
     simulated = tmp_path / "simulated"
-    run_world("mpi", [*command, "--run-dir", simulated, "--comm.simulated-ranks", "2"], 1, timeout_s=120).check()
+    assert dqrm_cpu(*command, simulated, "--comm.simulated-ranks", "2").returncode == 0
     assert losses(simulated) == losses(whole)
     for row in rows(whole, "train"):
         index_bytes, value_bytes = row["index_bytes"], row["value_bytes"]

@@ -1,28 +1,65 @@
 """How a sparse gradient becomes the bytes of one message for all tables, and how the ranks' messages become one sum.
 
-Counts and abs-max of every rank travel beforehand in one small gather: both sides know the shape of each message.
+Counts and abs-max of every rank travel beforehand in one small gather: both sides know the shape of each message, and
+all ranks come to one scale (paper B.1).
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from dqrm_cpu.comm.buffers import Bytes, align
-from dqrm_cpu.comm.exchange.scales import Floats, ScaleRule
+from dqrm_cpu.comm.exchange.settings import ExchangeSettings
+from dqrm_cpu.comm.transport import Bytes, align
+from dqrm_cpu.errors import TrainingError, unanimous
 from dqrm_cpu.kernels.types import SparseGrad
 
 PART_ALIGNMENT_BYTES = 16
 
+Floats = npt.NDArray[np.float32]
 Longs = npt.NDArray[np.int64]
 Merge = Callable[[Sequence[SparseGrad]], SparseGrad]
 """Sums the gradients of all ranks in rank order, in memory of its own."""
 
+INTEGER_LIMITS = {"int8": 127, "int16": 32767}
+"""The largest code of a width; -limit is the smallest, so that both signs saturate alike."""
+
+_SMALLEST_NORMAL = np.finfo(np.float32).tiny
+
+
+@dataclass(frozen=True)
+class ScaleRule:
+    """The rule by which the ranks' largest magnitudes become one scale; `limit` is the largest code."""
+
+    limit: int
+    mean: bool = False
+    first_only: bool = False
+
+    @classmethod
+    def of(cls, settings: ExchangeSettings, width: str) -> "ScaleRule":
+        """Returns the rule that the settings ask for, for integers of a width."""
+        return cls(INTEGER_LIMITS[width], settings.scale_reduce == "mean", settings.simulated_scale == "first")
+
+    def scales(self, absmax: Floats) -> Floats:
+        """Computes the scale of each group f32[G], above 0, from finite absmax f32[ranks, G]."""
+        if self.first_only:
+            # A group that the first has nothing of would lose what the others have.
+            combined = np.where(absmax[0] > 0, absmax[0], absmax.max(axis=0))
+        elif self.mean:
+            # In FP64, which neither overflows nor rounds differently from one machine to another.
+            combined = (absmax.astype(np.float64).sum(axis=0) / absmax.shape[0]).astype(np.float32)
+        else:
+            combined = absmax.max(axis=0)
+        scales = combined / np.float32(self.limit)
+        # A group of zeros, or of values so small that their scale has no full precision: they are sent as 0.
+        return np.where(scales < _SMALLEST_NORMAL, np.float32(1), scales)
+
 
 class MessageLayout(NamedTuple):
-    """Where the parts of a message lie: rows int32[N], then values [N, D]; both begin and end on 16 bytes."""
+    """The places of a message's parts: rows int32[N], then values [N, D]; both begin and end on 16 bytes."""
 
     num_rows: int
     dim: int
@@ -91,7 +128,7 @@ class Codec(Protocol):
 
 
 class Fp32Codec:
-    """The codec that sends values as they are."""
+    """A codec that sends values as they are."""
 
     name = "sparse"
     value_bytes = 4
@@ -116,6 +153,25 @@ class Fp32Codec:
         return self._merge(
             [_decoded(message, pointer, dim) for message, pointer in zip(messages, pointers, strict=True)]
         )
+
+
+def require_finite(absmax: Floats, what: str, numbers: Sequence[int] = ()) -> None:
+    """Raises the same error on every rank, naming the first group and rank whose absmax f32[ranks, G] is not finite.
+
+    `numbers`: those of the groups; empty: they count from 0.
+    """
+    ranks, groups = np.nonzero(~np.isfinite(absmax))
+    if not ranks.size:
+        return
+    group, rank = int(groups[0]), int(ranks[0])
+    value, number = "NaN" if np.isnan(absmax[rank, group]) else "infinity", numbers[group] if numbers else group
+    # All ranks look at the same numbers.
+    raise unanimous(
+        TrainingError(
+            f"the gradient of {what} {number} holds {value} on rank {rank}: training has diverged; go back to an "
+            "earlier checkpoint with a lower --train.learning-rate or some --train.warmup-steps"
+        )
+    )
 
 
 def layout_of(grad: SparseGrad, value_bytes: int) -> MessageLayout:

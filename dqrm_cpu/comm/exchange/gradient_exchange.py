@@ -1,12 +1,13 @@
 """The exchange of gradients that a run's settings ask for, with whatever it must remember from step to step."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from dqrm_cpu.comm.exchange.codec import Codec, Fp32Codec, Merge
+from dqrm_cpu.comm.exchange.codec import Codec, Fp32Codec, Merge, ScaleRule
 from dqrm_cpu.comm.exchange.mlp_exchange import (
     Bf16Form,
     Fp32MlpExchange,
@@ -16,34 +17,50 @@ from dqrm_cpu.comm.exchange.mlp_exchange import (
     MlpParts,
     ShortMlpExchange,
 )
-from dqrm_cpu.comm.exchange.overlap import open_channel
 from dqrm_cpu.comm.exchange.residuals import Residuals, TableResiduals
-from dqrm_cpu.comm.exchange.scales import ScaleRule
-from dqrm_cpu.comm.exchange.sent_bytes import SentBytes
-from dqrm_cpu.comm.exchange.settings import ExchangeSettings
-from dqrm_cpu.comm.exchange.table_exchange import DenseTableExchange, Finish, SparseTableExchange, TableExchange
+from dqrm_cpu.comm.exchange.settings import ExchangeSettings, SentBytes
+from dqrm_cpu.comm.exchange.table_exchange import (
+    Channel,
+    DenseTableExchange,
+    Finish,
+    SparseTableExchange,
+    TableExchange,
+    open_channel,
+)
 from dqrm_cpu.comm.transport import Transport
+from dqrm_cpu.kernels.hashing import splitmix64
 from dqrm_cpu.kernels.types import SparseGrad
-from dqrm_cpu.profile.spans import Spans
+from dqrm_cpu.timing.spans import Spans
 
 _HOST = torch.device("cpu")
+
+
+class TableShape(NamedTuple):
+    """The shape of the tables of one dimension."""
+
+    row_offset: Tensor  # int64[T + 1]
+    dim: int
+    numbers: Sequence[int] = ()  # of the tables among all of the model; empty: these are all
 
 
 @dataclass(frozen=True)
 class GradientShape:
     """Holds the shapes of a model's gradients, by which an exchange makes its buffers."""
 
-    row_offset: Tensor  # int64[T + 1], of the tables
-    dim: int
-    num_parameters: int  # of both MLPs
+    tables: tuple[TableShape, ...]  # of each dimension
+    num_parameters: int  # of all dense layers
     device: torch.device = _HOST  # where the gradients are
 
 
 class GradientExchange:
-    """Everything that ranks tell each other in a step: `tables` and `mlp` sum the two kinds of gradients."""
+    """The exchange of a step between ranks: `tables`, one for each dimension, and `mlp` sum the kinds of gradients."""
 
     def __init__(
-        self, tables: TableExchange, mlp: MlpExchange, is_exact: bool, residuals: dict[str, Residuals] | None = None
+        self,
+        tables: tuple[TableExchange, ...],
+        mlp: MlpExchange,
+        is_exact: bool,
+        residuals: dict[str, Residuals] | None = None,
     ) -> None:
         self.tables = tables
         self.mlp = mlp
@@ -54,7 +71,18 @@ class GradientExchange:
     @property
     def sent(self) -> SentBytes:
         """Counts the bytes that this rank has sent since the exchange was built."""
-        return self.tables.sent.plus(self.mlp.sent)
+        total = self.mlp.sent
+        for tables in self.tables:
+            total = total.plus(tables.sent)
+        return total
+
+    def begin_tables(self, local: Sequence[Sequence[SparseGrad]]) -> Callable[[], list[SparseGrad]]:
+        """Begins the exchanges of all tables, as `TableExchange.begin` does; `local` has gradients of each dimension.
+
+        Those of several dimensions travel one after the other, each to its end.
+        """
+        finishes = [tables.begin(grads) for tables, grads in zip(self.tables, zip(*local, strict=True), strict=True)]
+        return lambda: [finish() for finish in finishes]
 
     def gather_state(self) -> None:
         """Completes `state` on every rank; all call it."""
@@ -80,30 +108,43 @@ def open_exchange(
     """
     spans = Spans() if spans is None else spans
     residuals: dict[str, Residuals] = {}
-    tables = _table_exchange(settings, transport, num_local, shape, merge, residuals, spans)
+    # Two messages must not be under way in one channel: they would use the same memory.
+    channel = open_channel(transport, settings.overlap if len(shape.tables) == 1 else "off", spans)
+    tables = tuple(
+        _table_exchange(
+            _of_dimension(settings, shape, one), transport, num_local, one, merge, residuals, spans, channel
+        )
+        for one in shape.tables
+    )
     mlp = _mlp_exchange(settings, transport, num_local, shape.num_parameters, residuals)
     if shape.device.type != "cpu":
-        tables, mlp = _TablesThroughHost(tables, spans), _MlpThroughHost(mlp)
+        tables, mlp = tuple(_TablesThroughHost(one, spans) for one in tables), _MlpThroughHost(mlp)
     return GradientExchange(tables, mlp, settings.is_exact, residuals)
+
+
+def _of_dimension(settings: ExchangeSettings, shape: GradientShape, tables: TableShape) -> ExchangeSettings:
+    """Returns the settings for tables of one dimension: of several, each is rounded by chances of its own."""
+    return settings if len(shape.tables) == 1 else replace(settings, seed=splitmix64(settings.seed, tables.dim))
 
 
 def _table_exchange(
     settings: ExchangeSettings,
     transport: Transport,
     num_local: int,
-    shape: GradientShape,
+    shape: TableShape,
     merge: Merge,
     residuals: dict[str, Residuals],
     spans: Spans,
+    channel: Channel,
 ) -> TableExchange:
-    channel = open_channel(transport, settings.overlap, spans)
     if settings.wire == "dense":
         return DenseTableExchange(transport, shape.row_offset, shape.dim, spans, channel)
     kept = None
     if settings.error_feedback == "all":
         kept = TableResiduals(transport, num_local, shape.row_offset, shape.dim)
-        residuals["feedback.tables"] = kept
-    return SparseTableExchange(transport, _codec(settings, transport, num_local, merge), kept, spans, channel)
+        residuals[f"feedback.tables.{shape.dim}" if shape.numbers else "feedback.tables"] = kept
+    codec = _codec(settings, transport, num_local, merge)
+    return SparseTableExchange(transport, codec, kept, spans, channel, shape.numbers)
 
 
 def _codec(settings: ExchangeSettings, transport: Transport, num_local: int, merge: Merge) -> Codec:
@@ -116,7 +157,7 @@ def _codec(settings: ExchangeSettings, transport: Transport, num_local: int, mer
     fp32_container, rule = settings.wire.endswith("-fp32"), ScaleRule.of(settings, width)
     if settings.rounding == "nearest":
         return IntegerCodec(width, fp32_container, rule)
-    keys = GradientKeys(settings.seed, _own_ranks(transport, num_local), lambda: transport.step)
+    keys = GradientKeys(settings.seed, _own_ranks(transport, num_local), lambda: transport.progress.step)
     return StochasticCodec(width, fp32_container, rule, keys)
 
 
@@ -153,7 +194,7 @@ def _int8_form(settings: ExchangeSettings, transport: Transport, num_local: int)
     own, total = _own_ranks(transport, num_local), transport.size * num_local
     # At each step the senders' gradients, then the sums of the parts; neither shares its keys with a rank's tables.
     roles = [role * total + rank for role in (1, 2) for rank in own]
-    return StochasticInt8Form(rule, GradientKeys(settings.seed, roles, lambda: transport.step))
+    return StochasticInt8Form(rule, GradientKeys(settings.seed, roles, lambda: transport.progress.step))
 
 
 class _TablesThroughHost:

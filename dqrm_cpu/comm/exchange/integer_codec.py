@@ -13,15 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dqrm_cpu.comm.buffers import Bytes
-from dqrm_cpu.comm.exchange.codec import Longs, MessageLayout, layout_of
+from dqrm_cpu.comm.exchange.codec import Floats, Longs, MessageLayout, ScaleRule, layout_of
 from dqrm_cpu.comm.exchange.mlp_exchange import BLOCK, Int8Form
-from dqrm_cpu.comm.exchange.scales import Floats, ScaleRule
-from dqrm_cpu.kernels.numba_impl import codes, scan, stochastic
-from dqrm_cpu.kernels.numba_impl.arena import arena_of
-from dqrm_cpu.kernels.numba_impl.hashing import mixed_in_python
-from dqrm_cpu.kernels.numba_impl.merging import Merging
-from dqrm_cpu.kernels.types import SparseGrad, Tables
+from dqrm_cpu.comm.transport import Bytes
+from dqrm_cpu.kernels.gradient_codes import gradient_absmax, quantize_gradient, round_gradient, sum_codes
+from dqrm_cpu.kernels.hashing import splitmix64
+from dqrm_cpu.kernels.jit.simd_integers import FP32_CODE_BYTES
+from dqrm_cpu.kernels.types import SparseGrad
 
 _WIDTH_BYTES = {"int8": 1, "int16": 2}
 
@@ -34,34 +32,23 @@ class IntegerCodec:
 
     def __init__(self, width: str, fp32_container: bool, scale_rule: ScaleRule) -> None:
         self.name = f"{width}-fp32" if fp32_container else width
-        self.value_bytes = codes.FP32_CODE_BYTES if fp32_container else _WIDTH_BYTES[width]
+        self.value_bytes = FP32_CODE_BYTES if fp32_container else _WIDTH_BYTES[width]
         self.scale_rule = scale_rule
 
     def absmax(self, grad: SparseGrad) -> Floats | None:
-        largest = np.empty(grad.table_ptr.numel() - 1, dtype=np.float32)
-        values = Tables(grad.values.contiguous(), grad.table_ptr.contiguous())
-        scan.scan_tables(arena_of(values), largest.ctypes.data)
-        return largest
+        absmax: Floats = gradient_absmax(grad).numpy()
+        return absmax
 
     def encode(self, grad: SparseGrad, scales: Floats, out: Bytes) -> None:
         layout = layout_of(grad, self.value_bytes)
         layout.rows(out)[:] = grad.rows.numpy()
-        values, pointer, scales = grad.values.contiguous(), grad.table_ptr.contiguous(), np.ascontiguousarray(scales)
-        codes.quantize_tables(
-            values.data_ptr(),
-            pointer.data_ptr(),
-            scales.size,
-            layout.dim,
-            scales.ctypes.data,
-            np.float32(self.scale_rule.limit),
-            layout.values(out).ctypes.data,
-            self.value_bytes,
-        )
+        codes = torch.from_numpy(layout.values(out))
+        quantize_gradient(grad, torch.from_numpy(scales), self.scale_rule.limit, self.value_bytes, codes)
         layout.clear_padding(out)
 
     def sent(self, grad: SparseGrad, scales: Floats, message: Bytes) -> Floats:
         layout = layout_of(grad, self.value_bytes)
-        kinds: dict[int, type[np.generic]] = {1: np.int8, 2: np.int16, codes.FP32_CODE_BYTES: np.float32}
+        kinds: dict[int, type[np.generic]] = {1: np.int8, 2: np.int16, FP32_CODE_BYTES: np.float32}
         integers = layout.values(message).view(kinds[self.value_bytes]).reshape(layout.num_rows, layout.dim)
         counts = np.diff(grad.table_ptr.numpy())
         return integers.astype(np.float32) * np.repeat(scales, counts)[:, None]
@@ -69,9 +56,9 @@ class IntegerCodec:
     def merge(self, messages: Sequence[Bytes], pointers: Longs, dim: int, scales: Floats) -> SparseGrad:
         layouts = [MessageLayout(int(pointer[-1]), dim, self.value_bytes) for pointer in pointers]
         parts = list(zip(layouts, messages, strict=True))
-        merging = Merging([torch.from_numpy(layout.rows(part)) for layout, part in parts], torch.from_numpy(pointers))
-        sent = [torch.from_numpy(layout.values(part)) for layout, part in parts]
-        return merging.sum_codes(sent, dim, self.value_bytes, torch.from_numpy(scales))
+        rows = [torch.from_numpy(layout.rows(part)) for layout, part in parts]
+        codes = [torch.from_numpy(layout.values(part)) for layout, part in parts]
+        return sum_codes(rows, torch.from_numpy(pointers), codes, dim, self.value_bytes, torch.from_numpy(scales))
 
 
 class GradientKeys:
@@ -87,7 +74,7 @@ class GradientKeys:
         """Returns the key of the next gradient."""
         rank = self._ranks[self._turn]
         self._turn = (self._turn + 1) % len(self._ranks)
-        return mixed_in_python(mixed_in_python(mixed_in_python(0, self._seed), self._step()), rank)
+        return splitmix64(splitmix64(splitmix64(0, self._seed), self._step()), rank)
 
 
 class StochasticCodec(IntegerCodec):
@@ -98,7 +85,7 @@ class StochasticCodec(IntegerCodec):
         self._keys = keys
 
     def encode(self, grad: SparseGrad, scales: Floats, out: Bytes) -> None:
-        super().encode(round_stochastically(grad, scales, self._keys.next_key()), scales, out)
+        super().encode(round_gradient(grad, torch.from_numpy(scales), self._keys.next_key()), scales, out)
 
 
 class StochasticInt8Form(Int8Form):
@@ -112,11 +99,5 @@ class StochasticInt8Form(Int8Form):
         blocks = values.view(-1, BLOCK)
         count = blocks.shape[0]
         grad = SparseGrad(torch.arange(count + 1), torch.zeros(count, dtype=torch.int32), blocks)
-        rounded = round_stochastically(grad, scales.numpy(), self._keys.next_key())
+        rounded = round_gradient(grad, scales, self._keys.next_key())
         return super().encode(rounded.values.view(-1), scales)
-
-
-def round_stochastically(grad: SparseGrad, scales: Floats, key: int) -> SparseGrad:
-    """Rounds each value up or down to a multiple of its table's scale f32[T], by chance."""
-    values = stochastic.rounded(grad.values, grad.rows, grad.table_ptr, torch.from_numpy(scales), key)
-    return grad._replace(values=values)

@@ -14,12 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dqrm_cpu.comm.buffers import Bytes
+from dqrm_cpu.comm.exchange.codec import ScaleRule, require_finite
 from dqrm_cpu.comm.exchange.residuals import Residuals
-from dqrm_cpu.comm.exchange.scales import ScaleRule, require_finite
-from dqrm_cpu.comm.exchange.sent_bytes import SentBytes
+from dqrm_cpu.comm.exchange.settings import SentBytes
 from dqrm_cpu.comm.exchange.table_exchange import require_gradients, sum_over_ranks_
-from dqrm_cpu.comm.transport import Transport, sum_in_order
+from dqrm_cpu.comm.transport import Bytes, Transport, sum_in_order
 
 BLOCK = 1024
 """Values under one scale; lengths are multiples of it."""
@@ -125,7 +124,7 @@ class Bf16Form:
 
 
 class MlpParts(NamedTuple):
-    """How a flat gradient is cut: one part a rank, each of whole blocks, zeros behind the last value."""
+    """The parts of a flat gradient: one a rank, each of whole blocks, zeros behind the last value."""
 
     length: int
     ranks: int
@@ -180,7 +179,7 @@ class ShortMlpExchange:
         self._kept = None if feedback is None else feedback[0].local
         self._kept_of_sum = None if feedback is None else feedback[1].local
         # Zeros behind the last value stay zeros. Memory of its own at every step would be paid for page by page.
-        self._room = torch.zeros(parts.ranks // transport.size, parts.padded)
+        self._padded = torch.zeros(parts.ranks // transport.size, parts.padded)
         self.sent = SentBytes()
 
     def sum_(self, local: Sequence[Tensor]) -> None:
@@ -201,7 +200,7 @@ class ShortMlpExchange:
 
     def _wanted(self, slot: int, values: Tensor) -> Tensor:
         """Returns f32[padded]: the gradient, and what its sender kept of the one before."""
-        wanted, length = self._room[slot], self._parts.length
+        wanted, length = self._padded[slot], self._parts.length
         if self._kept is None:
             wanted[:length] = values
         else:

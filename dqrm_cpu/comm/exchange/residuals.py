@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dqrm_cpu.comm.exchange.scales import Floats
+from dqrm_cpu.comm.exchange.codec import Floats
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.errors import ConfigError
 from dqrm_cpu.kernels.types import SparseGrad

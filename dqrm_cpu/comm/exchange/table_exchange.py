@@ -1,32 +1,94 @@
 """What the ranks do with the tables' gradients after each backward (section 3.3): everyone ends with the same sum.
 
 A process that simulates N ranks runs the same codec and sums in the same order as N real ranks: the same bits come out.
+
+With overlap the message travels while the step computes what is left of its backward: over a second channel between the
+ranks, in a thread of its own, so that it never waits behind the gradients of the MLPs nor they behind it. What travels
+and how it is summed stays the same, to the bit.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from time import perf_counter_ns
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dqrm_cpu.comm.buffers import Bytes
-from dqrm_cpu.comm.exchange.codec import Codec, Longs, MessageLayout, layout_of
-from dqrm_cpu.comm.exchange.overlap import Channel
+from dqrm_cpu.comm.exchange.codec import Codec, Floats, Longs, MessageLayout, layout_of, require_finite
 from dqrm_cpu.comm.exchange.residuals import TableResiduals
-from dqrm_cpu.comm.exchange.scales import Floats, require_finite
-from dqrm_cpu.comm.exchange.sent_bytes import SentBytes
-from dqrm_cpu.comm.transport import Transport, sum_in_order
+from dqrm_cpu.comm.exchange.settings import SentBytes
+from dqrm_cpu.comm.transport import Bytes, Transport, sum_in_order
+from dqrm_cpu.comm.transports.process_transport import ProcessTransport
 from dqrm_cpu.config.rules import DENSE_WIRE_LIMIT_BYTES
 from dqrm_cpu.errors import ConfigError
 from dqrm_cpu.kernels.types import SparseGrad
-from dqrm_cpu.profile.spans import Spans
+from dqrm_cpu.timing.spans import Spans
 
 Finish = Callable[[], SparseGrad]
 """Waits for the end of an exchange that has begun, and returns the sum."""
 
 _NO_SCALES = np.empty(0, dtype=np.float32)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class _Done(Generic[T]):
+    """The result of an operation, what it sent for other ranks, and when it ended, on the clock of spans."""
+
+    value: T
+    bytes_sent: int
+    start_ns: int
+    end_ns: int
+
+
+class Channel:
+    """Carries out operations between the ranks: at once, or in a thread beside what the caller does next."""
+
+    def __init__(self, transport: Transport, spans: Spans, executor: Executor | None = None) -> None:
+        self._transport = transport  # only this channel uses it while an operation is under way
+        self._spans = spans
+        self._executor = executor  # of one thread
+
+    def start(self, operation: Callable[[Transport], T], then: Callable[[T, int], R]) -> Callable[[], R]:
+        """Starts an operation; the function that it returns waits for the end, and returns what `then` makes of it.
+
+        `then` gets what the operation returned and how many bytes it sent. Without a thread it is called at once:
+        before anything else may use the memory that the message came to.
+        """
+        if self._executor is None:
+            with self._spans.wire:
+                done = self._run(operation)
+            made = then(done.value, done.bytes_sent)
+            return lambda: made
+        future = self._executor.submit(self._run_beside, operation)
+
+        def finish() -> R:
+            since = perf_counter_ns()
+            with self._spans.wire:
+                done = future.result()
+            self._spans.wire_hidden(min(since, done.end_ns) - done.start_ns)
+            return then(done.value, done.bytes_sent)
+
+        return finish
+
+    def _run_beside(self, operation: Callable[[Transport], T]) -> _Done[T]:
+        """Runs an operation in the other thread, where a failure ends the job: nobody may be waiting for it yet."""
+        try:
+            with self._spans.wire_beside:
+                return self._run(operation)
+        except BaseException as error:
+            self._transport.abort_on(error)
+
+    def _run(self, operation: Callable[[Transport], T]) -> _Done[T]:
+        start_ns, before = perf_counter_ns(), self._transport.bytes_sent
+        value = operation(self._transport)
+        return _Done(value, self._transport.bytes_sent - before, start_ns, perf_counter_ns())
 
 
 class TableExchange(Protocol):
@@ -56,8 +118,11 @@ class SparseTableExchange:
         residuals: TableResiduals | None = None,
         spans: Spans | None = None,
         channel: Channel | None = None,
+        numbers: Sequence[int] = (),
     ) -> None:
+        """`numbers`: those of the tables in the model, for messages; empty: these are all of its tables."""
         self._transport = transport
+        self._numbers = numbers
         self._codec = codec
         self._residuals = residuals
         self._spans = Spans() if spans is None else spans
@@ -94,7 +159,7 @@ class SparseTableExchange:
         if rule is None:
             return pointers, _NO_SCALES
         absmax = words[:, 1].view(np.float32)
-        require_finite(absmax, "table")
+        require_finite(absmax, "table", self._numbers)
         return pointers, rule.scales(absmax)
 
     def _encode(self, slot: int, grad: SparseGrad, scales: Floats) -> Bytes:
@@ -157,6 +222,22 @@ class DenseTableExchange:
         pointer = np.searchsorted(rows, offsets)
         within = (rows - np.repeat(offsets[:-1], np.diff(pointer))).astype(np.int32)
         return SparseGrad(torch.from_numpy(pointer), torch.from_numpy(within), torch.from_numpy(whole[rows]))
+
+
+def open_channel(transport: Transport, overlap: str, spans: Spans) -> Channel:
+    """Opens the channel that `overlap`, a choice of the comm settings, asks for; every rank calls it.
+
+    All ranks come to the same kind of channel.
+    """
+    if overlap == "off" or not isinstance(transport, ProcessTransport) or transport.size == 1:
+        return Channel(transport, spans)
+    obstacle = transport.overlap_obstacle()
+    if overlap == "on" and obstacle:
+        raise ConfigError(f"comm.overlap on is not possible over {transport.name}, {obstacle}: set it to auto or off")
+    if not bool(transport.allgather_small(np.array([not obstacle])).all()):
+        return Channel(transport, spans)
+    twin, executor = transport.second_channel()
+    return Channel(twin, spans, executor)
 
 
 def sum_over_ranks_(transport: Transport, local: Sequence[Floats]) -> Floats:

@@ -22,7 +22,7 @@ from dqrm_cpu.comm.transport import Transport
 Message = dict[str, Any]
 
 OnRankLost = Callable[[int, str], None]
-"""Called in the heartbeat's thread with a rank that is gone, and why if it told; must not return."""
+"""Called in the heartbeat's thread with a rank that is gone, and the reason if it gave one; must not return."""
 
 _CONNECT_LIMIT_S = 5.0
 _LONGEST_PERIOD_S, _PERIODS_PER_TIMEOUT = 0.25, 16
@@ -35,7 +35,7 @@ _LONGEST_TEXT = 2000
 class MessageSocket:
     """A connection that carries one JSON object a line and never makes its owner wait.
 
-    `rank` is that of the other end, once it said so.
+    `rank` is that of the other end, once it is known.
     """
 
     def __init__(self, connection: socket.socket) -> None:
@@ -98,7 +98,7 @@ class Heartbeat(ABC):
         return self._last_seen.describe_missing(self._position(), time.monotonic())
 
     def others_compile(self) -> bool:
-        """Says whether another rank, one that is heard of, compiles kernels: a wait for it is no hang."""
+        """Says whether another rank, not silent, compiles kernels: a wait for it is no hang."""
         return self._last_seen.any_compiling(time.monotonic())
 
     def kill_unresponsive(self) -> list[int]:
@@ -151,7 +151,7 @@ class Heartbeat(ABC):
 
 
 class _Rank0Heartbeat(Heartbeat):
-    """The end of rank 0, which every other rank connects to: it knows of all, and tells them of each other."""
+    """The end of rank 0, which every other rank connects to: it knows of all, and informs them of each other."""
 
     def __init__(
         self,
@@ -229,7 +229,7 @@ class _Rank0Heartbeat(Heartbeat):
 
 
 class _OtherRankHeartbeat(Heartbeat):
-    """The end of any other rank, which knows what rank 0 tells it, and whether rank 0 still tells anything."""
+    """The end of any other rank, which knows what rank 0 sends, and whether rank 0 is still alive."""
 
     def __init__(
         self,

@@ -43,11 +43,11 @@ def detect_launch(environ: Mapping[str, str]) -> Launch:
 
     Raises CommError where two launchers left different answers, or where one left half an answer.
     """
-    found = [(names, _read(environ, names)) for names in _candidates(environ)]
-    if not found:
+    launches = [(names, _read(environ, names)) for names in _candidates(environ)]
+    if not launches:
         return Launch(rank=0, size=1, local_rank=0, launcher=NO_LAUNCHER)
-    first_names, first = found[0]
-    for names, launch in found[1:]:
+    first_names, first = launches[0]
+    for names, launch in launches[1:]:
         if (launch.rank, launch.size) != (first.rank, first.size):
             raise CommError(
                 f"two launchers disagree about this process: {_describe(first_names, first)}, "
@@ -58,10 +58,10 @@ def detect_launch(environ: Mapping[str, str]) -> Launch:
 
 def _candidates(environ: Mapping[str, str]) -> list[_Names]:
     """Returns every launcher whose variables are about this very process, the innermost first."""
-    found = [names for names in (_HYDRA, _OPEN_MPI, _TORCHRUN) if names.rank in environ or names.size in environ]
+    candidates = [names for names in (_HYDRA, _OPEN_MPI, _TORCHRUN) if names.rank in environ or names.size in environ]
     if _slurm_started_this_process(environ):
-        found.append(_SLURM_STEP if _SLURM_STEP.size in environ else _SLURM_JOB)
-    return found
+        candidates.append(_SLURM_STEP if _SLURM_STEP.size in environ else _SLURM_JOB)
+    return candidates
 
 
 def _slurm_started_this_process(environ: Mapping[str, str]) -> bool:

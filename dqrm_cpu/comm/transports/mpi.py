@@ -6,10 +6,9 @@ import sys
 import warnings
 from typing import Any
 
-from dqrm_cpu.comm.buffers import Bytes
 from dqrm_cpu.comm.coordination import require_one_transport
 from dqrm_cpu.comm.heartbeat.watchdog import process_deadline
-from dqrm_cpu.comm.transport import Array, abort_message
+from dqrm_cpu.comm.transport import Array, Bytes, abort_message
 from dqrm_cpu.comm.transports.launch import NO_LAUNCHER, SLURM, Launch
 from dqrm_cpu.comm.transports.process_transport import ProcessTransport
 from dqrm_cpu.errors import CommError, DeviceError

@@ -9,12 +9,11 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dqrm_cpu.comm.buffers import Bytes
 from dqrm_cpu.comm.coordination import require_one_transport
-from dqrm_cpu.comm.transport import Array
+from dqrm_cpu.comm.transport import Array, Bytes
 from dqrm_cpu.comm.transports.launch import HYDRA, TORCHRUN, Launch
 from dqrm_cpu.comm.transports.mpi import abort_mpi, start_mpi
-from dqrm_cpu.comm.transports.oneccl_library import OneCclCommunicator, build_shim, set_defaults
+from dqrm_cpu.comm.transports.oneccl_library import OneCclCommunicator, build_shim, oneccl_defaults
 from dqrm_cpu.comm.transports.process_transport import ProcessTransport
 from dqrm_cpu.errors import CommError
 
@@ -35,7 +34,8 @@ class OneCclTransport(ProcessTransport):
         self._mpi: Any = None
         self._store: Any = None
         through_mpi = _started_by_mpi(launch, environ)
-        set_defaults(os.environ, through_mpi, offload=overlap == "on")
+        # Before the library is loaded, which reads them once.
+        os.environ.update(oneccl_defaults(os.environ, through_mpi, offload=overlap == "on"))
         share = (
             self._share_through_mpi(launch, timeout_s)
             if through_mpi

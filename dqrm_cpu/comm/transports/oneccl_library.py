@@ -12,19 +12,19 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dqrm_cpu.base.kernel_cache import cache_roots
 from dqrm_cpu.base.private import private_folder
 from dqrm_cpu.comm.transport import Array
 from dqrm_cpu.errors import CommError, DeviceError
-from dqrm_cpu.kernel_cache import cache_roots
 from dqrm_cpu.kernels.ccl import SHIM_SOURCE, OneCclFiles, find_compiler, oneccl_files
-from dqrm_cpu.kernels.sealed import is_whole, seal
+from dqrm_cpu.kernels.sealed import is_whole, replace_sealed
 
 _NAME = "libdqrm_ccl.so"
 _FLAGS = ("-O2", "-std=c++17", "-shared", "-fPIC", "-Wall")
@@ -100,11 +100,8 @@ def _compile(files: OneCclFiles, target: Path, environ: Mapping[str, str]) -> No
         )
         if ended.returncode != 0:
             raise DeviceError(f"{compiler} could not compile the shim over oneCCL:\n{ended.stderr.strip()}")
-        with made.open("rb+") as library:
-            ending = seal(library.read())
-            library.write(ending)
         # Whole or not at all: a rank that looks meanwhile must not load half a library.
-        made.replace(target)
+        replace_sealed(target, made.read_bytes())
     except subprocess.TimeoutExpired as error:
         raise DeviceError(f"{compiler} did not end within {_COMPILE_LIMIT_S} s") from error
     finally:
@@ -154,7 +151,7 @@ class OneCclCommunicator:
 
     @property
     def version(self) -> str:
-        """The library's version, as it tells it."""
+        """Returns the library's version, as it reports it."""
         text = ctypes.create_string_buffer(_VERSION_BYTES)
         self._call("version", text, _VERSION_BYTES)
         return text.value.decode()
@@ -187,11 +184,6 @@ class OneCclCommunicator:
     def _call(self, name: str, *arguments: Any) -> None:
         if getattr(self._library, f"dqrm_ccl_{name}")(*arguments):
             raise CommError(f"oneCCL failed in {name}: {self._library.dqrm_ccl_error().decode(errors='replace')}")
-
-
-def set_defaults(environ: MutableMapping[str, str], through_mpi: bool, offload: bool) -> None:
-    """Sets `oneccl_defaults`; to be called before the library is loaded, which reads them once from os.environ."""
-    environ.update(oneccl_defaults(environ, through_mpi, offload))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import logging
 import os
 import signal
 import threading
@@ -11,11 +12,12 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import NoReturn, Self
 
-from dqrm_cpu.comm.buffers import Buffers
 from dqrm_cpu.comm.heartbeat.heartbeat import Heartbeat, start_heartbeat
 from dqrm_cpu.comm.heartbeat.watchdog import Watchdog
-from dqrm_cpu.comm.transport import Transport, write_abort_message
+from dqrm_cpu.comm.transport import Buffers, Transport, abort_message, write_abort_message
 from dqrm_cpu.errors import CommError
+
+_LOGGER = logging.getLogger(__name__)
 
 _LOSS_KNOWN_AFTER_S = 1.0
 """So long an operation that failed waits for the heartbeat to tell which rank is gone."""
@@ -88,12 +90,14 @@ class ProcessTransport(Transport):
             with contextlib.suppress(Exception):
                 self._heartbeat.kill_unresponsive()
         with contextlib.suppress(Exception):
+            _LOGGER.critical(abort_message(self.rank, self.size, reason))
+        with contextlib.suppress(Exception):
             self._abort_all()
         os._exit(1)
 
     @abstractmethod
     def _open_second(self) -> None:
-        """In a copy of a transport, replaces the library's communicator by another one between the same ranks."""
+        """Replaces, in a copy of a transport, the library's communicator by another one between the same ranks."""
 
     @abstractmethod
     def _close_second(self) -> None:
@@ -129,7 +133,7 @@ class ProcessTransport(Transport):
         return self.progress.step, self.progress.operations
 
     def _at_step(self) -> str:
-        return f" at step {self.step}" if self.step else " before step 1"
+        return f" at step {self.progress.step}" if self.progress.step else " before step 1"
 
     def _missing_ranks(self) -> str:
         sentence = self._heartbeat.describe_missing() if self._heartbeat is not None else ""

@@ -63,10 +63,18 @@ def store_from_environment(launch: Launch, environ: Mapping[str, str], timeout_s
 
 
 def gather_through_store(store: Store, launch: Launch, topic: str, mine: str) -> list[str]:
-    """Returns the text of each rank, by rank; waits for all."""
+    """Returns the text of each rank, by rank; waits for all.
+
+    Rank 0, which may hold the store and leave because of what it reads, waits until the others have read it as well.
+    """
+    ranks = range(launch.size)
     try:
         store.set(f"{_KEY}/{topic}/{launch.rank}", mine)
-        return [store.get(f"{_KEY}/{topic}/{rank}").decode() for rank in range(launch.size)]
+        texts = [store.get(f"{_KEY}/{topic}/{rank}").decode() for rank in ranks]
+        store.set(f"{_KEY}/{topic}/read/{launch.rank}", "")
+        if launch.rank == 0:
+            store.wait([f"{_KEY}/{topic}/read/{rank}" for rank in ranks])
+        return texts
     except RuntimeError as error:
         raise CommError(
             f"rank {launch.rank} of {launch.size} reached the others, and one of them is gone before step 1: look at "
@@ -75,9 +83,9 @@ def gather_through_store(store: Store, launch: Launch, topic: str, mine: str) ->
 
 
 def _store_through_mpi(launch: Launch, timeout_s: float) -> Store:
-    """Rank 0 listens on a port that the system chose and tells it to the others through MPI."""
+    """Opens a store on a port that the system chose; rank 0 listens there and sends it to the others through MPI."""
     if importlib.util.find_spec("mpi4py") is None:
-        raise CommError("mpi4py is not installed")
+        raise CommError("mpi4py is not installed: pip install 'dqrm-cpu[mpi]'")
     from dqrm_cpu.comm.transports.mpi import start_mpi
 
     mpi = start_mpi(launch, timeout_s, "gloo")
@@ -111,6 +119,6 @@ def _check_port(text: str) -> None:
 
 
 def _stay_on_this_host() -> None:
-    """gloo listens where the host's name points, which on many machines is no address that others reach."""
+    """Keeps gloo on this host: it listens where the host's name points, which often is no address that others reach."""
     if "lo" in (name for _, name in socket.if_nameindex()):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")

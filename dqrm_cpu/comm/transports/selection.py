@@ -1,16 +1,18 @@
 """Chooses the transport: the one asked for, or the one that fits how the processes were started."""
 
 import importlib.util
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from dqrm_cpu.comm.transport import Transport
+from dqrm_cpu.comm.transport import SingleTransport, Transport
 from dqrm_cpu.comm.transports.launch import NO_LAUNCHER, SLURM, TORCHRUN, Launch, detect_launch
 from dqrm_cpu.comm.transports.process_transport import ProcessTransport
-from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.config.schema import TRANSPORTS
 from dqrm_cpu.errors import CommError, ConfigError
+
+_LOGGER = logging.getLogger(__name__)
 
 _CCL_BINDINGS = "oneccl_bindings_for_pytorch"
 
@@ -57,6 +59,7 @@ def open_transport(
         return SingleTransport("one process, started without a launcher" if name != "auto" else reason)
     transport = _OPENERS[chosen](_Opening(launch, timeout_s, reason, environ, overlap))
     transport.start_heartbeat()
+    _LOGGER.info(f"rank {transport.rank} of {transport.size} over {transport.name}: {transport.reason}")
     return transport
 
 
@@ -132,7 +135,7 @@ def _automatic(launch: Launch, environ: Mapping[str, str]) -> tuple[str, str]:
         return "gloo", f"torchrun started {launch.size} processes"
     started = f"{launch.launcher} started {launch.size} processes"
     if launch.launcher == SLURM and environ.get("MASTER_ADDR") and environ.get("MASTER_PORT"):
-        # With PMI the ranks would count as Hydra's: this srun told MPI nothing.
+        # With PMI the ranks would count as Hydra's: this srun set nothing up for MPI.
         return "gloo", f"{started} without PMI, and MASTER_ADDR says where they meet"
     if importlib.util.find_spec("mpi4py") is None:
         return "gloo", f"{started}, and mpi4py is not installed"

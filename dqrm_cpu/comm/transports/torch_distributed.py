@@ -14,9 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dqrm_cpu.comm.buffers import Bytes, align
 from dqrm_cpu.comm.coordination import require_one_transport
-from dqrm_cpu.comm.transport import Array
+from dqrm_cpu.comm.transport import Array, Bytes, align
 from dqrm_cpu.comm.transports.gpus import gpu_name, require_distinct_gpus, take_gpu
 from dqrm_cpu.comm.transports.launch import Launch
 from dqrm_cpu.comm.transports.mpi import abort_mpi

@@ -1,24 +1,24 @@
-"""Writes MovieLens-100k as a prepared data set, split in time: of each user's ratings the oldest 80% are
-trained on, the next 10% choose, the latest 10% test.
+"""Writes MovieLens-100k as a prepared data set, out of the files that the recbole package ships.
 
+The split is in time: of each user's ratings the oldest 80% are trained on, the next 10% choose, the latest 10% test.
 Split at one date for all, six in seven test rows would be of users that training never saw.
 """
 
 import hashlib
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 import dqrm_cpu
-from dqrm_cpu.data.movielens.files import installed_files
+from dqrm_cpu.base.decode import Json
 from dqrm_cpu.data.movielens.ratings import SCHEMA, Ratings, read_ratings
 from dqrm_cpu.data.store.manifest import (
     FORMAT,
     PART_NAMES,
     ColumnStatistics,
-    Json,
     Manifest,
     ShardFile,
     SourceFile,
@@ -26,6 +26,7 @@ from dqrm_cpu.data.store.manifest import (
     write_manifest,
 )
 from dqrm_cpu.data.store.writer import write_bags
+from dqrm_cpu.errors import DataError
 
 _SHARES = (0.8, 0.9)
 _SHUFFLE_SEED = 1
@@ -37,14 +38,14 @@ _SETTINGS: Mapping[str, Json] = {
 
 
 def prepared_movielens(folder: Path) -> Path:
-    """The data set in `folder`, written now unless it is there already."""
+    """Returns `folder`, with the data set in it: written now unless it is there already."""
     if not holds_manifest(folder):
         prepare_movielens(installed_files(), folder)
     return folder
 
 
 def prepare_movielens(files: Mapping[str, Path], folder: Path) -> None:
-    """`files` has inter, item and user."""
+    """Writes the data set of the three files, inter, item and user, into `folder`."""
     ratings = read_ratings(files)
     folder.mkdir(parents=True, exist_ok=True)
     split = split_rows(ratings.ids[0])
@@ -68,7 +69,7 @@ def prepare_movielens(files: Mapping[str, Path], folder: Path) -> None:
 
 
 def split_rows(user: NDArray[np.int32]) -> tuple[NDArray[np.int64], ...]:
-    """Rows to train on, to validate and to test, out of rows that are sorted by time."""
+    """Returns rows to train on, to validate and to test, out of rows that are sorted by time."""
     by_user = np.argsort(user, kind="stable")
     counts = np.bincount(user)
     first = np.repeat(np.cumsum(counts) - counts, counts)
@@ -88,3 +89,32 @@ def _shard(ratings: Ratings, folder: Path, part: str) -> ShardFile:
 def _source(path: Path, rows: int) -> SourceFile:
     content = path.read_bytes()
     return SourceFile(path.name, len(content), f"sha256:{hashlib.sha256(content).hexdigest()}", rows)
+
+
+_PACKAGE = "recbole"
+_INSTALL = f"pip install --no-deps {_PACKAGE}==1.2.1"
+_FOLDER = "recbole/dataset_example/ml-100k"
+KINDS = ("inter", "item", "user")
+
+
+def installed_files() -> dict[str, Path]:
+    """Finds ml-100k.inter, .item and .user, by their kind.
+
+    Nothing of the package is imported: what it requires need not be there.
+    """
+    try:
+        package = distribution(_PACKAGE)
+    except PackageNotFoundError:
+        raise DataError(
+            f"MovieLens-100k comes with the package {_PACKAGE}, which is not installed; run {_INSTALL}"
+        ) from None
+    return files_in(Path(str(package.locate_file(_FOLDER))))
+
+
+def files_in(folder: Path) -> dict[str, Path]:
+    """Returns the three files in a folder, by their kind."""
+    paths = {kind: folder / f"ml-100k.{kind}" for kind in KINDS}
+    for path in paths.values():
+        if not path.is_file():
+            raise DataError(f"{path} is not there; install {_PACKAGE} again: {_INSTALL} --force-reinstall")
+    return paths

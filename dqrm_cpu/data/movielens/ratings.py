@@ -13,7 +13,6 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from dqrm_cpu.data.movielens.atomic_file import read_columns
 from dqrm_cpu.data.store.schema import Schema
 from dqrm_cpu.errors import DataError
 
@@ -36,12 +35,12 @@ class Ratings:
     table_rows: tuple[int, ...]
 
     def in_order(self, rows: NDArray[np.int64]) -> Self:
-        """These rows, in this order."""
+        """Returns these rows, in this order."""
         genres = tuple(self.genres[row] for row in rows)
         return replace(self, label=self.label[rows], dense=self.dense[rows], ids=self.ids[:, rows], genres=genres)
 
     def bags(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """ids int32[M] and offsets int64[7 N + 1], table by table."""
+        """Returns ids int32[M] and offsets int64[7 N + 1], table by table."""
         single = self.ids.size
         ends = np.fromiter(accumulate(map(len, self.genres)), np.int64, len(self.genres)) + single
         genres = np.fromiter((genre for bag in self.genres for genre in bag), np.int32)
@@ -49,7 +48,7 @@ class Ratings:
 
 
 def read_ratings(files: Mapping[str, Path]) -> Ratings:
-    """`files` has inter, item and user."""
+    """Reads the ratings out of the three files, inter, item and user."""
     user, item, rating, time = read_columns(files["inter"], ("user_id", "item_id", "rating", "timestamp"))
     seconds = np.array(time, dtype=np.float64).astype(np.int64)
     order = np.argsort(seconds, kind="stable")
@@ -87,7 +86,7 @@ def _known(rows: Mapping[str, tuple[str, ...]], key: str, path: Path) -> tuple[s
 
 
 def _film_age(year: str) -> int:
-    """0 where the year is not given."""
+    """Computes the age of a film; 0 where the year is not given."""
     return max(_LAST_YEAR - int(year), 0) if year.isdigit() else 0
 
 
@@ -101,3 +100,24 @@ def _bags(rows: Sequence[Sequence[str]]) -> tuple[tuple[tuple[int, ...], ...], i
     ids: dict[str, int] = {}
     bags = tuple(tuple(ids.setdefault(genre, len(ids)) for genre in row) for row in rows)
     return bags, max(len(ids), 1)
+
+
+def read_columns(path: Path, names: Sequence[str]) -> list[list[str]]:
+    """Reads the named columns of one of RecBole's atomic files, in that order, each a list of cells.
+
+    Such a file has a head of name:type cells, then rows, with tabs between cells.
+    """
+    head, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
+    there = [cell.partition(":")[0] for cell in head.split("\t")]
+    missing = [name for name in names if name not in there]
+    if missing:
+        raise DataError(f"{path}: no column {missing[0]}; it has {', '.join(there)}, so it is of another data set")
+    places = [there.index(name) for name in names]
+    columns: list[list[str]] = [[] for _ in names]
+    for number, line in enumerate(lines, start=2):
+        cells = line.split("\t")
+        if len(cells) != len(there):
+            raise DataError(f"{path}:{number}: {len(cells)} cells, the head names {len(there)}; copy the file again")
+        for column, place in zip(columns, places, strict=True):
+            column.append(cells[place])
+    return columns

@@ -1,4 +1,4 @@
-"""What is asked for: sources, layout, vocabulary, split, what happens to bad rows."""
+"""The request for a preparation: sources, layout, vocabulary, split, what happens to bad rows."""
 
 import hashlib
 import json
@@ -7,50 +7,89 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from dqrm_cpu.data.prepare.layout import Layout
-from dqrm_cpu.data.prepare.raw_files import RawFile
+import numpy as np
+from numpy.typing import NDArray
 
-SPLITS = ("last-file", "last-seventh", "none")
-BAD_ROW_POLICIES = ("stop", "skip", "quarantine")
-VOCABULARY_KINDS = ("exact", "hash", "given")
+from dqrm_cpu.data.prepare.row_layout import Layout
+from dqrm_cpu.data.prepare.sources.raw_file import RawFile
+from dqrm_cpu.data.store.transform import Transform
 
 
 @dataclass(frozen=True)
 class VocabularySettings:
-    """How categories become ids."""
+    """Settings of how categories become ids."""
 
-    kind: str = "exact"  # one of VOCABULARY_KINDS
-    directory: str = ""  # of the given vocabulary
-    digest: str = ""  # of the given vocabulary's files
-    min_count: int = 1  # rarer categories share row 0
+    kind: str = "exact"  # exact, hash, given or grown
+    directory: str = ""  # of the given vocabulary, or the one to grow from
+    digest: str = ""  # of that vocabulary's files
+    min_count: int = 1  # rarer categories share row 0; of data sets that grew, rows of all of them count
     max_ind_range: int = 0  # hashes are taken modulo this; 0: as they are
     hash_rows: int = 0  # rows of every table when hashing
+    history: str = ""  # digest of that of the vocabulary to grow from; empty: it has none
+    evict_unseen: int = 0  # categories that none of the last so many data sets had lose their row; 0: none does
+    evict_zero: str = ""  # digest of the rows that a model says nothing by, which go if no row has their category
+
+    @property
+    def grows(self) -> bool:
+        """Says whether a category that the vocabulary lacks is given an id."""
+        return self.kind in ("exact", "grown")
+
+    @property
+    def is_counted(self) -> bool:
+        """Says whether rows are counted by category before it is decided which have a row."""
+        return self.kind == "grown" or self.min_count > 1
+
+
+@dataclass(frozen=True)
+class TimeSplit:
+    """Settings of a split by time; None for a part that is to have no rows."""
+
+    column: str
+    validation: float | None = None  # the share of the rows, or the time from which on they validate
+    test: float | None = None  # likewise; later than validation
+    are_shares: bool = False
+    are_dates: bool = False  # times are seconds since 1970, whatever the sources count
+    order: str = "shuffled"  # of training rows; time: as in the sources, which must be sorted by it
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides what is written."""
+    """All settings that decide what is written."""
 
     layout: Layout
-    split: str = "last-seventh"
+    split: str = "last-seventh"  # or last-file, none
     vocabulary: VocabularySettings = VocabularySettings()
-    bad_rows: str = "stop"
+    bad_rows: str = "stop"  # or skip, quarantine
     max_bad_rows: int = 1000
     seed: int = 1
     shard_rows: int = 262_144
+    time_split: TimeSplit | None = None  # instead of `split`
+    transforms: tuple[Transform, ...] | None = None  # of the data set of the given vocabulary; None: to be fitted
 
     def plain(self) -> dict[str, Any]:
-        """As JSON holds it, fields as a person reads them."""
-        said: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        said["layout"]["fields"] = [f"{field.role.name.lower()} {field.name}".strip() for field in self.layout.fields]
+        """Converts to what JSON holds, with fields as a person reads them."""
+        document: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        document["layout"]["fields"] = [str(field) for field in self.layout.fields]
         if not self.layout.quotes:
-            del said["layout"]["quotes"]  # as requests read before there were quotes
-        return said
+            del document["layout"]["quotes"]  # as requests read before there were quotes
+        for name in ("history", "evict_unseen", "evict_zero"):
+            if not document["vocabulary"][name]:
+                del document["vocabulary"][name]  # likewise
+        for name in ("columns", "carried"):
+            if not document["layout"][name]:
+                del document["layout"][name]  # likewise
+        if self.time_split is None:
+            del document["time_split"]
+        if self.transforms is None:
+            del document["transforms"]
+        if self.layout.positive is None:
+            del document["layout"]["positive"]
+        return document
 
 
 @dataclass(frozen=True)
-class Means:
-    """What does not change the result: threads, memory, size of a step."""
+class Resources:
+    """Threads, memory, size of a block: what does not change the result."""
 
     workers: int
     memory_bytes: int
@@ -61,7 +100,7 @@ class Means:
 
 @dataclass(frozen=True)
 class Advance:
-    """How far the preparation is."""
+    """A report of how far the preparation is."""
 
     stage: str  # reading or writing
     rows: int
@@ -70,18 +109,19 @@ class Advance:
 
 
 @dataclass(frozen=True)
-class Request:
-    """One preparation."""
+class PrepareRequest:
+    """One preparation that is asked for."""
 
     sources: tuple[RawFile, ...]
     out: Path
     settings: Settings
-    means: Means
+    resources: Resources
     stdin: BinaryIO
     advance: Callable[[Advance], None]
     note: Callable[[str], None]
+    zero_rows: tuple[NDArray[np.bool_], ...] = ()  # of each table of the vocabulary to grow from; none: not asked for
 
     def digest(self) -> str:
-        """Names sources and settings: only the same request goes on with what another one began."""
-        said = [[asdict(source) for source in self.sources], self.settings.plain()]
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:32]
+        """Digests sources and settings: only the same request goes on with what another one began."""
+        content = [[asdict(source) for source in self.sources], self.settings.plain()]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

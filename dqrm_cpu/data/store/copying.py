@@ -4,25 +4,18 @@ A share of n rows that starts at row `at` of its target takes label[at : at + n]
 column, ids[T * at : T * (at + n)].
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba import carray as numba_carray  # type: ignore[attr-defined]
-from numba.core import types
-from numba.extending import intrinsic as numba_intrinsic
 from numpy.typing import NDArray
 
 from dqrm_cpu.data.store.layout import BLOCK_ROWS
-from dqrm_cpu.kernels.numba_impl.compiled import Kernel, serial, thorough_kernel
-
-intrinsic: Callable[[Callable[..., Any]], Kernel] = numba_intrinsic
-carray: Kernel = numba_carray
+from dqrm_cpu.kernels.jit.compile import serial, thorough_kernel
+from dqrm_cpu.kernels.jit.memory import carray, pointer
 
 
 class Places(NamedTuple):
-    """Where the G blocks of a part lie in memory, and how their S shards lay out the T columns of ids."""
+    """The places of the G blocks of a part in memory, and how their S shards lay out the T columns of ids."""
 
     block_start: NDArray[np.int64]  # [G + 1] first row of each block
     shard: NDArray[np.int32]  # [G]
@@ -36,26 +29,17 @@ class Places(NamedTuple):
 
 
 class Target(NamedTuple):
-    """The arrays that rows go to."""
+    """The arrays that rows are copied to."""
 
     dense: NDArray[np.float32]  # [n, D]
     ids: NDArray[np.int32]  # [T * n]
     label: NDArray[np.float32]  # [n]
-
-
-@intrinsic
-def pointer(typing: Any, address: Any) -> Any:
-    """An address as a pointer without a type; the caller keeps what lies there alive."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], context.get_value_type(types.voidptr))
-
-    return types.voidptr(types.int64), codegen
+    weight: NDArray[np.float32]  # [n], the last of D + 1 stored columns; [0]: there are D, and no weights
 
 
 @serial
 def _find_block(block_start: Any, row: int) -> int:
-    """The block that holds a row: no block is longer than BLOCK_ROWS, and only the last one of a shard is shorter."""
+    """Finds the block that holds a row: no block has more than BLOCK_ROWS, only the last one of a shard has fewer."""
     low = row // BLOCK_ROWS
     high = block_start.size - 1
     if low + 8 < high:
@@ -98,43 +82,45 @@ def _copy_column(address: int, width: int, first: int, out: Any) -> None:
 
 
 @thorough_kernel
-def unmapped_in_runs(places: Any, first_row: Any, num_rows: Any, found: Any) -> int:
-    """Notes up to found.size blocks that these runs touch and that are not mapped; returns how many."""
+def unmapped_in_runs(places: Any, first_row: Any, num_rows: Any, unmapped: Any) -> int:
+    """Notes up to unmapped.size blocks that these runs touch and that are not mapped; returns how many."""
     count = 0
     for s in range(first_row.size):
         block = _find_block(places.block_start, first_row[s])
         while (
-            count < found.size and block < places.shard.size and places.block_start[block] < first_row[s] + num_rows[s]
+            count < unmapped.size
+            and block < places.shard.size
+            and places.block_start[block] < first_row[s] + num_rows[s]
         ):
-            count = _note_unmapped(places, block, found, count)
+            count = _note_unmapped(places, block, unmapped, count)
             block += 1
     return count
 
 
 @thorough_kernel
-def unmapped_in_rows(places: Any, rows: Any, found: Any) -> int:
-    """The same for rows in any order."""
+def unmapped_in_rows(places: Any, rows: Any, unmapped: Any) -> int:
+    """Notes blocks that are not mapped, as unmapped_in_runs does, for rows in any order."""
     count = 0
     for i in range(rows.size):
-        if count < found.size:
-            count = _note_unmapped(places, _find_block(places.block_start, rows[i]), found, count)
+        if count < unmapped.size:
+            count = _note_unmapped(places, _find_block(places.block_start, rows[i]), unmapped, count)
     return count
 
 
 @serial
-def _note_unmapped(places: Any, block: int, found: Any, count: int) -> int:
+def _note_unmapped(places: Any, block: int, unmapped: Any, count: int) -> int:
     if places.label[block] != 0:
         return count
     for k in range(count):
-        if found[k] == block:
+        if unmapped[k] == block:
             return count
-    found[count] = block
+    unmapped[count] = block
     return count + 1
 
 
 @thorough_kernel
 def copy_runs(places: Any, first_row: Any, num_rows: Any, at: Any, target: Any) -> None:
-    """Share s takes num_rows[s] consecutive rows from first_row[s] on and goes to row at[s]; one id per column."""
+    """Copies num_rows[s] consecutive rows from first_row[s] on, which are share s, to row at[s]; one id per column."""
     num_tables = places.width.shape[1]
     num_dense = target.dense.shape[1]
     for s in range(first_row.size):
@@ -147,10 +133,14 @@ def copy_runs(places: Any, first_row: Any, num_rows: Any, at: Any, target: Any) 
             label = carray(pointer(places.label[block] + first), count, np.uint8)
             for i in range(count):
                 target.label[to + i] = label[i]
-            dense = carray(pointer(places.dense[block] + 4 * num_dense * first), count * num_dense, np.float32)
-            out = target.dense[to : to + count].reshape(count * num_dense)
-            for i in range(count * num_dense):
-                out[i] = dense[i]
+            stored = num_dense + (1 if target.weight.size else 0)
+            dense = carray(pointer(places.dense[block] + 4 * stored * first), count * stored, np.float32)
+            if target.weight.size:
+                _part_weights(dense, target.dense[to : to + count], target.weight[to : to + count])
+            else:
+                out = target.dense[to : to + count].reshape(count * num_dense)
+                for i in range(count * num_dense):
+                    out[i] = dense[i]
             for t in range(num_tables):
                 start = num_tables * at[s] + t * num_rows[s] + done
                 width = places.width[places.shard[block], t]
@@ -158,22 +148,35 @@ def copy_runs(places: Any, first_row: Any, num_rows: Any, at: Any, target: Any) 
             row, done, block = row + count, done + count, block + 1
 
 
-@thorough_kernel
-def gather_dense(places: Any, rows: Any, dense: Any, label: Any) -> None:
-    """Dense values and labels of these rows."""
+@serial
+def _part_weights(stored: Any, dense: Any, weight: Any) -> None:
+    """Parts stored rows, each of D dense values and a weight, into dense [n, D] and weight [n]."""
     num_dense = dense.shape[1]
+    for i in range(weight.size):
+        for k in range(num_dense):
+            dense[i, k] = stored[i * (num_dense + 1) + k]
+        weight[i] = stored[i * (num_dense + 1) + num_dense]
+
+
+@thorough_kernel
+def gather_dense(places: Any, rows: Any, dense: Any, label: Any, weight: Any) -> None:
+    """Copies dense values, labels and, where `weight` has room for them, weights of these rows."""
+    num_dense = dense.shape[1]
+    stored = num_dense + (1 if weight.size else 0)
     for i in range(rows.size):
         block = _find_block(places.block_start, rows[i])
         place = rows[i] - places.block_start[block]
-        values = carray(pointer(places.dense[block] + 4 * num_dense * place), num_dense, np.float32)
+        values = carray(pointer(places.dense[block] + 4 * stored * place), stored, np.float32)
         for k in range(num_dense):
             dense[i, k] = values[k]
+        if weight.size:
+            weight[i] = values[num_dense]
         label[i] = carray(pointer(places.label[block] + place), 1, np.uint8)[0]
 
 
 @thorough_kernel
 def gather_rows(places: Any, rows: Any, num_rows: Any, at: Any, target: Any) -> None:
-    """Share s takes the num_rows[s] rows that stand in `rows` from at[s] on, in that order; one id per column."""
+    """Copies the num_rows[s] rows that stand in `rows` from at[s] on, which are share s; one id per column."""
     num_tables = places.width.shape[1]
     places_of = np.empty((rows.size, 3), np.int64)
     for i in range(rows.size):
@@ -182,7 +185,7 @@ def gather_rows(places: Any, rows: Any, num_rows: Any, at: Any, target: Any) -> 
         places_of[i, 0] = places.ids[block]
         places_of[i, 1] = 2 * shard + (1 if places.last_block[shard] == block else 0)
         places_of[i, 2] = rows[i] - places.block_start[block]
-    gather_dense(places, rows, target.dense, target.label)
+    gather_dense(places, rows, target.dense, target.label, target.weight)
     # Column by column: what is read by chance then stays within one column of the window.
     for s in range(num_rows.size):
         for t in range(num_tables):
@@ -207,7 +210,7 @@ def _gather_column(places: Any, t: int, places_of: Any, first: int, after: int, 
 
 @thorough_kernel
 def count_ids(places: Any, rows: Any, offsets: Any) -> None:
-    """Offsets int64[T * n + 1] of the bags of these rows, table by table; rows in the order given."""
+    """Computes offsets int64[T * n + 1] of the bags of these rows, table by table; rows in the order given."""
     num_tables, count = places.width.shape[1], rows.size
     offsets[0] = 0
     for t in range(num_tables):
@@ -219,7 +222,7 @@ def count_ids(places: Any, rows: Any, offsets: Any) -> None:
 
 @thorough_kernel
 def gather_bags(places: Any, rows: Any, offsets: Any, ids: Any) -> None:
-    """The ids of those bags: int32[offsets[T * n]]."""
+    """Copies the ids of those bags: int32[offsets[T * n]]."""
     num_tables, count = places.width.shape[1], rows.size
     for t in range(num_tables):
         for i in range(count):

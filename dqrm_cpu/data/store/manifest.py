@@ -9,14 +9,14 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any
 
 import msgspec
 
-from dqrm_cpu.base.decode import UnreadableError, decoded, read_json
+from dqrm_cpu.base.decode import Json, UnreadableError, decoded, read_json
 from dqrm_cpu.base.files import replace_file
-from dqrm_cpu.data.store.identity import DataIdentity
-from dqrm_cpu.data.store.schema import Schema
+from dqrm_cpu.data.store.schema import DataIdentity, Schema
+from dqrm_cpu.data.store.transform import Text, Transform
 from dqrm_cpu.errors import DataError
 
 FORMAT = 1
@@ -26,40 +26,53 @@ FILE_NAME = "manifest.json"
 _FORMATS = 1 << 16
 PART_NAMES = ("train", "validation", "test")
 
-Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+FileName = Annotated[str, msgspec.Meta(pattern=r"^(?!\.\.?$)[^/\x00]+$", max_length=255)]
+"""The name of a file in the folder itself, and of no other."""
+
+# What a field can be at all, whatever the others say: a manifest may be of somebody else's making.
+_Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 60)]
+_Crc32 = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
+_TableRows = Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
 
 
 @dataclass(frozen=True)
 class ShardFile:
-    """One file of rows. `crc32` is that of its header, which holds the checksum of every section."""
+    """A file of rows. `crc32` is that of its header, which holds the checksum of every section."""
 
-    name: str  # of the file, within the folder of the manifest
-    rows: int
-    bytes: int
-    crc32: int
-    clicks: int  # rows whose label is 1
+    name: FileName
+    rows: _Count
+    bytes: _Count
+    crc32: _Crc32
+    clicks: _Count  # rows whose label is 1
 
 
 @dataclass(frozen=True)
 class SourceFile:
     """A raw file that rows came from; `digest` reads algorithm:hexadecimal, or is empty where none was taken."""
 
-    path: str
-    bytes: int
-    digest: str
-    rows: int
+    path: Text
+    bytes: _Count
+    digest: Text
+    rows: _Count
 
 
 @dataclass(frozen=True)
 class ColumnStatistics:
-    """Counts of one column; None where it was not counted. Values are those stored: log(x + 1) in a dense column."""
+    """Counts of a column; None where it was not counted.
 
-    name: str
-    missing: int | None = None
-    clamped: int | None = None  # negative numbers that were taken as 0
-    distinct: int | None = None  # categories, as found
-    rare: int | None = None  # cells whose category was too rare for a row of its own
-    unseen: int | None = None  # cells whose category the vocabulary does not have
+    Values are log(x + 1) in a dense column, or those that are transformed in another way, as they were read.
+    """
+
+    name: Text
+    missing: _Count | None = None
+    clamped: _Count | None = None  # negative numbers that were taken as 0
+    distinct: _Count | None = None  # categories, as found
+    rare: _Count | None = None  # cells whose category was too rare for a row of its own
+    unseen: _Count | None = None  # cells whose category the vocabulary does not have
+    added: _Count | None = None  # categories that the vocabulary grew by
+    evicted: _Count | None = None  # categories of the vocabulary that it grew from and which it does not have any more
+    waiting: _Count | None = None  # categories without a row whose training rows are counted over data sets
+    cut: _Count | None = None  # values beyond the limit of a cell, where cells have several
     minimum: float | None = None
     mean: float | None = None
     maximum: float | None = None
@@ -69,138 +82,56 @@ class ColumnStatistics:
 class Manifest:
     """A prepared data set. `parts` has each of PART_NAMES; `table_rows[k]` is above every id of column k."""
 
-    format: int
+    format: Annotated[int, msgspec.Meta(ge=FORMAT, le=FORMAT)]
     schema: Schema
-    table_rows: tuple[int, ...]
-    parts: Mapping[str, tuple[ShardFile, ...]]
+    table_rows: tuple[_TableRows, ...]
+    parts: Mapping[Text, tuple[ShardFile, ...]]
     columns: tuple[ColumnStatistics, ...]  # dense, then categorical
     sources: tuple[SourceFile, ...]
-    settings: Mapping[str, Json]  # what was asked for when the data set was prepared
-    version: str  # of the code that prepared it
+    settings: Mapping[str, Any]  # JSON values: what was asked for when the data set was prepared
+    version: Text  # of the code that prepared it
     identity: DataIdentity | None = None  # None: of other programs or earlier versions, what an id means is not known
+    transforms: Annotated[tuple[Transform, ...], msgspec.Meta(max_length=1 << 16)] = ()  # of columns that are no log
+    parent: DataIdentity | None = None  # of the data set whose vocabulary this one grew from; None: from nothing
 
     def num_rows(self, part: str) -> int:
-        """Rows of one of PART_NAMES."""
+        """Returns the number of rows of one of PART_NAMES."""
         return sum(shard.rows for shard in self.parts[part])
 
     def num_clicks(self, part: str) -> int:
-        """Rows of a part whose label is 1."""
+        """Returns the number of rows of a part whose label is 1."""
         return sum(shard.clicks for shard in self.parts[part])
 
     def digest(self) -> str:
-        """Names the rows themselves, wherever they lie and whatever they came from: 16 hexadecimal digits."""
+        """Returns a name of the rows, wherever they lie and whatever they came from: 16 hexadecimal digits."""
         shards = {part: [[s.rows, s.bytes, s.crc32] for s in self.parts[part]] for part in PART_NAMES}
-        said = [self.format, self.schema.dense, self.schema.categorical, self.table_rows, shards]
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
-
-
-_Text = Annotated[str, msgspec.Meta(max_length=4096)]
-_Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 60)]
-_Crc32 = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
-_TableRows = Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
-_Names = Annotated[tuple[_Text, ...], msgspec.Meta(max_length=1 << 16)]
-FileName = Annotated[str, msgspec.Meta(pattern=r"^(?!\.\.?$)[^/\x00]+$", max_length=255)]
-"""Of a file in the folder itself, and of no other."""
-
-
-class _Shard(msgspec.Struct):
-    name: FileName
-    rows: _Count
-    bytes: _Count
-    crc32: _Crc32
-    clicks: _Count
-
-
-class _Source(msgspec.Struct):
-    path: _Text
-    bytes: _Count
-    digest: _Text
-    rows: _Count
-
-
-class _Statistics(msgspec.Struct):
-    """Of one column; what was not counted may be left out."""
-
-    name: _Text
-    missing: _Count | None = None
-    clamped: _Count | None = None
-    distinct: _Count | None = None
-    rare: _Count | None = None
-    unseen: _Count | None = None
-    minimum: float | None = None
-    mean: float | None = None
-    maximum: float | None = None
-
-
-class _Schema(msgspec.Struct):
-    dense: _Names
-    categorical: _Names
-
-
-class _Identity(msgspec.Struct):
-    schema: _Text
-    vocabulary: _Text
-
-
-class _Document(msgspec.Struct):
-    """The manifest as a file may hold it: what each field can be at all, whatever the others say."""
-
-    format: Annotated[int, msgspec.Meta(ge=FORMAT, le=FORMAT)]
-    schema: _Schema
-    table_rows: tuple[_TableRows, ...]
-    parts: dict[_Text, tuple[_Shard, ...]]
-    columns: tuple[_Statistics, ...]
-    sources: tuple[_Source, ...]
-    settings: dict[str, Any]
-    version: _Text
-    identity: _Identity | None = None
-
-    def manifest(self, path: Path) -> Manifest:
-        """Checked as a whole; `path` is named where it contradicts itself."""
-        try:
-            manifest = Manifest(
-                format=FORMAT,
-                schema=Schema(self.schema.dense, self.schema.categorical),
-                table_rows=self.table_rows,
-                parts={name: tuple(map(_shard_file, shards)) for name, shards in self.parts.items()},
-                columns=tuple(ColumnStatistics(**msgspec.structs.asdict(column)) for column in self.columns),
-                sources=tuple(SourceFile(**msgspec.structs.asdict(source)) for source in self.sources),
-                settings=self.settings,
-                version=self.version,
-                identity=None
-                if self.identity is None
-                else DataIdentity(self.identity.schema, self.identity.vocabulary),
-            )
-            _check_complete(manifest)
-        except DataError as error:
-            raise DataError(f"{path}: {error}") from None
-        return manifest
-
-
-def _shard_file(shard: _Shard) -> ShardFile:
-    return ShardFile(**msgspec.structs.asdict(shard))
+        columns = [self.schema.dense, self.schema.categorical, *([self.schema.weight] if self.schema.weight else [])]
+        content = [self.format, *columns, self.table_rows, shards]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Completes a data set: call it once all its shards are written."""
     _check_complete(manifest)
     body = json.loads(json.dumps(asdict(manifest)))
+    if not manifest.schema.weight:
+        del body["schema"]["weight"]  # so that earlier versions read it
     document = {"crc32": _checksum(body), **body}
     replace_file(directory / FILE_NAME, [(json.dumps(document, indent=1) + "\n").encode()], DataError)
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest of a folder; DataError when it is missing, damaged or of another version."""
+    """Reads the manifest of a folder; DataError when it is missing, damaged or of another version."""
     path = directory / FILE_NAME
     try:
         document = read_json(path)
-        checksum, found = document.pop("crc32"), document["format"]
-        if isinstance(found, int) and 0 <= found < _FORMATS and found != FORMAT:
+        checksum, format_number = document.pop("crc32"), document["format"]
+        if isinstance(format_number, int) and 0 <= format_number < _FORMATS and format_number != FORMAT:
             raise DataError(
-                f"{path} has format {found}, this version reads {FORMAT}; prepare the data set again, or use that "
-                "version"
+                f"{path} has format {format_number}, this version reads {FORMAT}; prepare the data set again, or use "
+                "that version"
             )
-        body = decoded(document, _Document)
+        manifest, contradiction = _decoded(document)
         intact = checksum == _checksum(document)
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(_missing(directory)) from None
@@ -212,17 +143,36 @@ def read_manifest(directory: Path) -> Manifest:
         raise DataError(f"{path} is not a manifest or was cut short: it {error}; prepare the data set again") from None
     if not intact:
         raise DataError(f"{path} does not match its own checksum; restore it, or prepare the data set again")
-    return body.manifest(path)
+    if manifest is None:
+        raise DataError(f"{path}: {contradiction}")
+    return manifest
+
+
+def _decoded(document: Any) -> tuple[Manifest | None, str]:
+    """Returns the manifest, or None and how its fields contradict each other. UnreadableError for other fields."""
+    try:
+        manifest = decoded(document, Manifest)
+        _check_complete(manifest)
+    except DataError as error:
+        return None, str(error)
+    return manifest, ""
 
 
 def holds_manifest(directory: Path) -> bool:
-    """Whether a folder claims to be a prepared data set."""
+    """Says whether a folder claims to be a prepared data set."""
     return (directory / FILE_NAME).is_file()
 
 
 def _missing(directory: Path) -> str:
-    if not directory.is_dir():
+    if not directory.exists():
         return f"{directory}: there is no such folder; give the folder that dqrm-cpu prepare or data convert wrote"
+    if not directory.is_dir():
+        return (
+            f"{directory} is a file, and no data set: dqrm-cpu prepare makes one of raw rows (begin with --suggest "
+            "schema.toml); give its folder"
+        )
+    if (directory / "metrics.jsonl").exists():
+        return f"{directory} is the folder of a run, and no data set; give the folder that dqrm-cpu prepare wrote"
     return (
         f"{directory} holds no {FILE_NAME}: it is no prepared data set, or its preparation has not finished; "
         "run dqrm-cpu prepare (it goes on where it stopped)"

@@ -13,12 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import carray as numba_carray  # type: ignore[attr-defined]
 from numba import cfunc as numba_cfunc
 from numba.core import types as numba_types
 
-from dqrm_cpu.data.store.copying import pointer
-from dqrm_cpu.kernels.numba_impl.compiled import Kernel, serial
+from dqrm_cpu.kernels.jit.compile import Kernel, serial
+from dqrm_cpu.kernels.jit.memory import carray, pointer
 
 _STATUS = 1
 _LONGEST_NAME = 4096
@@ -28,7 +27,6 @@ _SIGINFO = 4  # SA_SIGINFO
 _MASK_BYTES = 128
 
 types: Any = numba_types
-carray: Kernel = numba_carray
 cfunc: Callable[..., Callable[[Kernel], Any]] = numba_cfunc
 
 _open = types.ExternalFunction("open", types.int32(types.voidptr, types.int32))
@@ -59,7 +57,7 @@ class _Action(ctypes.Structure):
 
 
 def name_unreadable_files() -> None:
-    """From now on this process says which mapped file it can no longer read; a handler of somebody else stays."""
+    """Makes this process say which mapped file it can no longer read; a handler of somebody else stays."""
     sigaction = ctypes.CDLL(None, use_errno=True).sigaction
     present = _Action()
     if sigaction(signal.SIGBUS, None, ctypes.byref(present)) == 0 and not present.handler:
@@ -69,12 +67,12 @@ def name_unreadable_files() -> None:
 
 @functools.cache
 def _compiled_handler() -> Any:
-    """The handler, which lives as long as the process."""
+    """Compiles the handler, which lives as long as the process."""
     return cfunc(types.void(types.int32, types.voidptr, types.voidptr), nopython=True, cache=True)(_handle)
 
 
 def _handle(number: int, info: Any, context: Any) -> None:
-    """What the system calls: `info` is a siginfo_t, with the signal's code at byte 8 and the address at byte 16."""
+    """Handles the signal: `info` is a siginfo_t, with the signal's code at byte 8 and the address at byte 16."""
     code, address = carray(info, 3, np.int32)[2], carray(info, 3, np.uint64)[2]
     message = np.empty(_BEFORE.size + _LONGEST_NAME + _AFTER.size, np.uint8)
     name = message[_BEFORE.size : _BEFORE.size + _LONGEST_NAME]
@@ -92,7 +90,7 @@ def _handle(number: int, info: Any, context: Any) -> None:
 
 @serial
 def _mapped_name(address: Any, name: Any) -> int:
-    """The name of the file that is mapped at an address, into `name` uint8[n]; its length, or 0 where there is none.
+    """Writes the name of the file mapped at an address into `name` uint8[n]; returns its length, or 0 for none.
 
     A line of the maps reads START-END PERMISSIONS OFFSET DEVICE INODE NAME, numbers in hexadecimal digits; only a name
     has a slash.

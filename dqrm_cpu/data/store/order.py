@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqrm_cpu.errors import DataError
-from dqrm_cpu.kernels.numba_impl.compiled import inlined, thorough_kernel
+from dqrm_cpu.kernels.hashing import INCREMENT, mix64
+from dqrm_cpu.kernels.jit.compile import thorough_kernel
+from dqrm_cpu.kernels.jit.hashing import splitmix64
 
 GROUP_ROWS = 2048
 """Rows that lie together and are moved as one."""
@@ -24,7 +26,6 @@ WINDOW_GROUPS = 16
 
 _COUNTED_ROWS = 256 * GROUP_ROWS
 
-_GOLDEN, _MIX_1, _MIX_2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _GROUPS_STREAM, _ROWS_STREAM, _SAMPLE_STREAM = 1, 2, 3
 _WINDOWS_KEPT = 2
 
@@ -32,7 +33,7 @@ Labels: TypeAlias = Callable[[int, int], NDArray[np.uint8]]
 
 
 class Order:
-    """Rows of an epoch. `num_rows` is their number, the same in every epoch."""
+    """The order in which epochs visit rows; `num_rows` of them, the same number in every epoch."""
 
     def __init__(
         self, stored_rows: int, seed: int, *, reshuffle: bool, sub_sample_rate: float, labels: Labels | None
@@ -51,7 +52,7 @@ class Order:
         self._turn_to(epoch=0)
 
     def rows(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
-        """Numbers of the stored rows at positions start to stop - 1 of an epoch."""
+        """Returns the numbers of the stored rows at positions start to stop - 1 of an epoch."""
         with self._lock:
             if epoch != self._epoch:
                 self._turn_to(epoch)
@@ -98,7 +99,7 @@ class Order:
         return kept
 
     def _kept_rows(self, start: int, stop: int) -> NDArray[np.int64]:
-        """The rows of a range that are not left out; the range may reach beyond the last row."""
+        """Returns the rows of a range that are not left out; the range may reach beyond the last row."""
         rows = np.arange(start, min(stop, self._stored_rows))
         if not self._rate:
             return rows
@@ -108,32 +109,18 @@ class Order:
 
 
 def _key(*numbers: int) -> np.uint64:
-    """A hash of a few small numbers."""
+    """Hashes a few small numbers to one key."""
     key = 0
     for number in numbers:
-        key = _mixed((key + number + int(_GOLDEN)) % 2**64)
+        key = mix64((key + number + INCREMENT) % 2**64)
     return np.uint64(key)
-
-
-def _mixed(value: int) -> int:
-    value = (value ^ (value >> 30)) * int(_MIX_1) % 2**64
-    value = (value ^ (value >> 27)) * int(_MIX_2) % 2**64
-    return value ^ (value >> 31)
-
-
-@inlined
-def _mix(value: Any) -> Any:
-    """The finalizer of splitmix64."""
-    value = (value ^ (value >> np.uint64(30))) * _MIX_1
-    value = (value ^ (value >> np.uint64(27))) * _MIX_2
-    return value ^ (value >> np.uint64(31))
 
 
 @thorough_kernel
 def _shuffle(items: Any, key: Any) -> None:
-    """A permutation that the key alone decides (Fisher and Yates)."""
+    """Returns a permutation that the key alone decides (Fisher and Yates)."""
     for last in range(items.size - 1, 0, -1):
-        drawn = _mix(key + np.uint64(last) * _GOLDEN)
+        drawn = splitmix64(key, last)
         # The high 32 bits, scaled: the bias is below items.size / 2**32.
         other = np.int64(((drawn >> np.uint64(32)) * np.uint64(last + 1)) >> np.uint64(32))
         item = items[last]
@@ -143,9 +130,9 @@ def _shuffle(items: Any, key: Any) -> None:
 
 @thorough_kernel
 def _keep(rows: Any, clicked: Any, key: Any, rate: float) -> Any:
-    """Which rows stay: every click, and those whose own draw in [0, 1) is not below the rate."""
+    """Tells which rows stay: every click, and those whose own draw in [0, 1) is not below the rate."""
     kept = np.empty(rows.size, np.bool_)
     for i in range(rows.size):
-        drawn = float(_mix(key + np.uint64(rows[i]) * _GOLDEN) >> np.uint64(11)) * 2.0**-53
+        drawn = float(splitmix64(key, rows[i]) >> np.uint64(11)) * 2.0**-53
         kept[i] = clicked[i] != 0 or drawn >= rate
     return kept

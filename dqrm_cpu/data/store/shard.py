@@ -1,8 +1,9 @@
-"""One shard as a memory map: what its header says, and blocks that are checked before anything reads them."""
+"""A shard as a memory map: what its header says, and blocks that are checked before anything reads them."""
 
 import mmap
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +11,14 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 
 from dqrm_cpu.base.files import open_regular
-from dqrm_cpu.data.store.header import MEND, DamagedShardError, read_header
-from dqrm_cpu.data.store.layout import BLOCK_ROWS, HEADER, Section, column_offsets
-from dqrm_cpu.data.store.manifest import ShardFile
+from dqrm_cpu.data.store.layout import BLOCK_ROWS, HEADER, MEND, DamagedShardError, Section, column_offsets, read_header
+from dqrm_cpu.data.store.manifest import PART_NAMES, Manifest, ShardFile
 from dqrm_cpu.data.store.mapping_faults import name_unreadable_files
 from dqrm_cpu.data.store.schema import Schema
 from dqrm_cpu.errors import DataError
 
 
-class Shard:
+class MappedShard:
     """A mapped file. Opening it checks the header; each block is to be checked by `check_block` before it is used."""
 
     def __init__(self, path: Path, expected: ShardFile) -> None:
@@ -29,49 +29,52 @@ class Shard:
 
     @property
     def id_bytes(self) -> NDArray[np.int64]:
-        """Bytes of an id in each column."""
+        """The bytes of an id in each column, int64[T]."""
         return self.header.columns["id_bytes"].astype(np.int64)
 
     def address(self, block: int, section: Section) -> int:
-        """Where a section lies in memory, as long as this object lives."""
+        """Returns where a section lies in memory, as long as this object lives."""
         return int(self._bytes.ctypes.data) + int(self.header.sections[block, section]["offset"])
 
     def check_block(self, block: int) -> None:
-        """DamagedShardError names the section that does not fit its checksum, or holds what it must not."""
+        """Raises DamagedShardError for the section that does not fit its checksum, or holds what it must not."""
         for section in self._sections():
             self._checked(block, section)
 
     def damages(self, block: int) -> list[str]:
-        """What is wrong with each of a block's sections that is not whole."""
-        found = []
+        """Returns what is wrong with each of a block's sections that is not whole."""
+        texts = []
         for section in self._sections():
             try:
                 self._checked(block, section)
             except DamagedShardError as error:
-                found.append(str(error))
-        return found
+                texts.append(str(error))
+        return texts
 
     def block_bytes(self, block: int) -> int:
-        """Bytes of a block's sections."""
+        """Returns the bytes of a block's sections."""
         return int(self.header.sections[block]["bytes"].sum())
 
     def labels(self, block: int) -> NDArray[np.uint8]:
-        """The labels of a block, once they were checked."""
+        """Checks the labels of a block and returns them."""
         return self._checked(block, Section.LABEL)
 
     def dense(self, block: int) -> NDArray[np.float32]:
-        """The dense values of a block, row by row, unchecked."""
+        """Returns the dense values of a block, row by row, unchecked."""
         return self._content(block, Section.DENSE).view(np.float32)
 
     def require_whole(self) -> None:
-        """What a file lost after it was mapped reads as zeros up to the end of a page; only behind that it faults."""
+        """Raises DamagedShardError for a file that was cut short after it was mapped.
+
+        What it lost reads as zeros up to the end of a page; only behind that it faults.
+        """
         if self._map.size() != self._bytes.size:
             raise DamagedShardError(f"{self.path} was cut short while it was in use; {MEND}")
 
     def require_schema(self, schema: Schema, table_rows: tuple[int, ...], bags: bool) -> None:
-        """No id may lie beyond its table: kernels follow ids without looking."""
-        found = self.header.columns.size, int(self.header.fixed["num_dense"][0]), self.header.bags
-        if found != (schema.num_tables, schema.num_dense, bags):
+        """Raises DamagedShardError for other columns, or an id beyond its table: kernels follow ids without looking."""
+        columns = self.header.columns.size, int(self.header.fixed["num_dense"][0]), self.header.bags
+        if columns != (schema.num_tables, schema.num_dense, bags):
             raise DamagedShardError(f"{self.path} has not the columns of its manifest or of its neighbours; {MEND}")
         largest = self.header.columns["largest_id"]
         for name, most, rows in zip(schema.categorical, largest.tolist(), table_rows, strict=True):
@@ -98,7 +101,7 @@ class Shard:
         return content
 
     def _mistake(self, block: int, section: Section, content: NDArray[np.uint8]) -> str:
-        """What the content must not be although it fits its checksum, for a message; empty where it is well."""
+        """Describes content that fits its checksum and still must not be, for a message; empty where it is well."""
         if section == Section.LABEL and int(content.max()) > 1:
             return f"label {content.max()}"
         if section == Section.IDS and not self.header.bags:
@@ -111,9 +114,9 @@ class Shard:
         starts = column_offsets(self.id_bytes, rows).tolist()
         columns = self.header.columns.tolist()
         for number, (start, (largest, width)) in enumerate(zip(starts, columns, strict=False)):
-            found = _largest(content[start : start + width * rows], width)
-            if found > largest:
-                return f"column {number} has id {found}, its header {largest} at most"
+            largest_id = _largest(content[start : start + width * rows], width)
+            if largest_id > largest:
+                return f"column {number} has id {largest_id}, its header {largest} at most"
         return ""
 
     def _mistake_of_bags(self, rows: int, offsets: NDArray[np.int32], block: int) -> str:
@@ -122,9 +125,9 @@ class Shard:
             return f"bags do not follow one another from 0 to the {ids.size:,} ids"
         bounds = offsets[::rows].tolist()
         for number, largest in enumerate(self.header.columns["largest_id"].tolist()):
-            found = int(ids[bounds[number] : bounds[number + 1]].max(initial=0))
-            if found > largest:
-                return f"column {number} has id {found}, its header {largest} at most"
+            largest_id = int(ids[bounds[number] : bounds[number + 1]].max(initial=0))
+            if largest_id > largest:
+                return f"column {number} has id {largest_id}, its header {largest} at most"
         return ""
 
     def _damaged(self, block: int, section: Section, what: str) -> DamagedShardError:
@@ -136,7 +139,7 @@ class Shard:
 
 
 def require_size(path: Path, expected: ShardFile) -> None:
-    """DamagedShardError where a file is missing or has not the size that its manifest says."""
+    """Raises DamagedShardError where a file is missing or has not the size that its manifest says."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -162,13 +165,56 @@ def _map(path: Path) -> mmap.mmap:
 
 
 def _largest(ids: NDArray[np.uint8], width: int) -> int:
-    """Of ids of `width` bytes, which are read as unsigned: a negative one is a very large one."""
+    """Returns the largest of ids of `width` bytes, read as unsigned: a negative one is a very large one."""
     if width == 1:
         return int(ids.max())
     return int(ids.view(np.uint16).max() if width == 2 else ids.view(np.uint32).max())
 
 
-def columns_of(shard: Shard) -> NDArray[np.int64]:
-    """Where columns start in the ids of a full block, and of the last one: int64[2, T]."""
+def columns_of(shard: MappedShard) -> NDArray[np.int64]:
+    """Returns where columns start in the ids of a full block, and of the last one: int64[2, T]."""
     last = shard.header.rows_of(shard.header.num_blocks - 1) if shard.header.num_blocks else 0
     return np.stack([column_offsets(shard.id_bytes, rows)[:-1] for rows in (BLOCK_ROWS, last)])
+
+
+def verify(directory: Path, manifest: Manifest, progress: Callable[[int], None]) -> list[str]:
+    """Reads every byte of a data set and returns what is damaged, a line for each header or section.
+
+    `progress` takes how many bytes were read since the last time.
+    """
+    damages = []
+    for part in PART_NAMES:
+        for file in manifest.parts[part]:
+            damages += _verify_shard(directory, manifest, file, progress)
+    return damages
+
+
+def _verify_shard(directory: Path, manifest: Manifest, file: ShardFile, progress: Callable[[int], None]) -> list[str]:
+    try:
+        shard = MappedShard(directory / file.name, file)
+        shard.require_schema(manifest.schema, manifest.table_rows, shard.header.bags)
+    except DataError as error:
+        progress(file.bytes)
+        return [str(error)]
+    all_damages, read, clicks = [], 0, 0
+    for block in range(shard.header.num_blocks):
+        damages = shard.damages(block)
+        all_damages += damages
+        if not damages:
+            all_damages += _infinite_values(shard, block, manifest.schema)
+            clicks += int(shard.labels(block).sum())
+        read += shard.block_bytes(block)
+        progress(shard.block_bytes(block))
+    progress(file.bytes - read)
+    if not all_damages and clicks != file.clicks:
+        all_damages.append(f"{shard.path} has {clicks:,} clicks, its manifest says {file.clicks:,}")
+    return all_damages
+
+
+def _infinite_values(shard: MappedShard, block: int, schema: Schema) -> list[str]:
+    """Describes the first dense value of a block that is no finite number."""
+    dense = shard.dense(block).reshape(-1, schema.num_dense)
+    for row, column in np.argwhere(~np.isfinite(dense))[:1].tolist():
+        what = f"{dense[row, column]} in {schema.dense[column]} of row {block * BLOCK_ROWS + row:,}"
+        return [f"{shard.path}: the dense section of block {block} has {what}"]
+    return []

@@ -34,11 +34,20 @@ _Sections: TypeAlias = tuple[NDArray[Any], ...]
 
 
 class RowBlock(NamedTuple):
-    """Neighbouring rows with one id per column."""
+    """A block of neighbouring rows with one id per column."""
 
     label: NDArray[np.uint8]  # [n]
     dense: NDArray[np.float32]  # [n, num_dense], already log(x + 1)
     ids: NDArray[np.int32]  # [T, n]
+
+
+class BagBlock(NamedTuple):
+    """A block of neighbouring rows with any number of ids per cell, as in a Batch."""
+
+    label: NDArray[np.uint8]  # [n]
+    dense: NDArray[np.float32]  # [n, num_dense], already log(x + 1)
+    ids: NDArray[np.int32]  # [N], table by table
+    offsets: NDArray[np.int64]  # [T * n + 1]
 
 
 def write_shard(
@@ -49,7 +58,7 @@ def write_shard(
     dense: NDArray[np.float32],
     ids: NDArray[np.int32],
 ) -> ShardFile:
-    """Rows with one id per column: label uint8[n], dense float32[n, num_dense] already log(x + 1), ids int32[T, n].
+    """Writes rows with one id per column: label uint8[n], dense float32[n, num_dense] as log(x + 1), ids int32[T, n].
 
     `name` is the file's, such as train-00000.shard. An existing file of that name is replaced once this one is
     complete and on the disk.
@@ -63,22 +72,34 @@ def write_shard(
 
 
 def write_blocks(
-    path: Path, schema: Schema, num_rows: int, largest_id: NDArray[np.int32], blocks: Iterable[RowBlock]
+    path: Path,
+    schema: Schema,
+    num_rows: int,
+    largest_id: NDArray[np.int32],
+    blocks: Iterable[RowBlock | BagBlock],
+    *,
+    bags: bool = False,
 ) -> ShardFile:
-    """The same, block after block: each of BLOCK_ROWS rows but the last one, and its arrays are free afterwards.
+    """Writes rows block after block: those of all are bags, or of none.
 
-    largest_id int32[T] decides how many bytes an id of each column takes.
+    Each block has BLOCK_ROWS rows but the last one, and its arrays are free afterwards. largest_id int32[T] decides how
+    many bytes an id of each column takes, where a cell has one.
     """
-    widths = np.select([largest_id < 1 << 8, largest_id < 1 << 16], [1, 2], 4).astype(np.int64)
-    header = _empty_header(schema, num_rows, largest_id, widths, bags=False)
+    narrow = np.select([largest_id < 1 << 8, largest_id < 1 << 16], [1, 2], 4).astype(np.int64)
+    widths = np.full(schema.num_tables, 4, np.int64) if bags else narrow
+    header = _empty_header(schema, num_rows, largest_id, widths, bags=bags)
     packed = _PackedIds(widths)
 
     def sections() -> Iterator[_Sections]:
         first = 0
         for block in blocks:
-            _check_rows(path, schema, block, first)
+            if isinstance(block, BagBlock):
+                _check_bags(path, schema, block, first)
+                yield block.label, block.dense, block.ids, block.offsets.astype(np.int32)
+            else:
+                _check_rows(path, schema, block, first)
+                yield block.label, block.dense, packed.fill(block.ids, largest_id)
             first += block.label.size
-            yield block.label, block.dense, packed.fill(block.ids, largest_id)
 
     return _write(path, header, sections())
 
@@ -92,27 +113,17 @@ def write_bags(
     ids: NDArray[np.int32],
     offsets: NDArray[np.int64],
 ) -> ShardFile:
-    """Rows with any number of ids per cell: ids int32[N] table by table, offsets int64[T * n + 1], as in a Batch."""
+    """Writes rows with any number of ids per cell: ids int32[N] by table, offsets int64[T * n + 1], as in a Batch."""
     path, count = directory / name, label.size
-    _require(path, "offsets", offsets, np.int64, (schema.num_tables * count + 1,))
-    if offsets[0] != 0 or offsets[-1] != ids.size or (np.diff(offsets) < 0).any():
-        raise DataError(f"{path}: offsets must rise from 0 to the {ids.size} ids; pass those that belong to the ids")
-    _require(path, "ids", ids, np.int32, (ids.size,))
-    _require(path, "label", label, np.uint8, (count,))
-    _require(path, "dense", dense, np.float32, (count, schema.num_dense))
-    bounds = offsets[::count] if count else np.zeros(schema.num_tables + 1, np.int64)
-    tables = [ids[bounds[t] : bounds[t + 1]] for t in range(schema.num_tables)]
+    tables = _check_bags(path, schema, BagBlock(label, dense, ids, offsets), 0)
     largest = np.asarray([table.max(initial=0) for table in tables], np.int32)
-    _check_ids(path, schema, tables)
-    _check_values(path, schema, label, dense, 0)
-    header = _empty_header(schema, count, largest, np.full(schema.num_tables, 4, np.int64), bags=True)
     parts = (slice(first, min(first + BLOCK_ROWS, count)) for first in range(0, count, BLOCK_ROWS))
-    sections = ((label[part], dense[part], *_bags(ids, offsets, count, part)) for part in parts)
-    return _write(path, header, sections)
+    blocks = (BagBlock(label[part], dense[part], *_bags(ids, offsets, count, part)) for part in parts)
+    return write_blocks(path, schema, count, largest, blocks, bags=True)
 
 
 def _write(path: Path, header: Header, blocks: Iterable[_Sections]) -> ShardFile:
-    """The header comes first in the file and is known last."""
+    """Writes blocks, then the header, which comes first in the file and is known last."""
     place, clicks, count = int(header.fixed["header_bytes"][0]), 0, 0
     with replacing(path, DataError) as file:
         file.seek(place)
@@ -133,7 +144,7 @@ def _write(path: Path, header: Header, blocks: Iterable[_Sections]) -> ShardFile
 
 
 def sealed(header: Header) -> bytes:
-    """The header's bytes, with its checksum set."""
+    """Returns the header's bytes, with its checksum set."""
     header.fixed["header_crc32"] = 0
     size = int(header.fixed["header_bytes"][0])
 
@@ -174,7 +185,7 @@ class _PackedIds:
         self._memory = np.zeros(int(column_offsets(id_bytes, BLOCK_ROWS)[-1]), np.uint8)
 
     def fill(self, ids: NDArray[np.int32], largest_id: NDArray[np.int32]) -> NDArray[np.uint8]:
-        """The section of a block, in memory that the next one takes again."""
+        """Returns the section of a block, in memory that the next one takes again."""
         count = ids.shape[1]
         assert (ids.max(axis=1, initial=0) <= largest_id).all()
         starts = column_offsets(self._id_bytes, count)
@@ -188,8 +199,8 @@ class _PackedIds:
 
 def _bags(
     ids: NDArray[np.int32], offsets: NDArray[np.int64], count: int, part: slice
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """The ids of these rows, table by table, and offsets int32[T * rows + 1] that count from the block's first id."""
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Returns the ids of these rows by table, and offsets int64[T * rows + 1] that count from the block's first id."""
     starts, tables = [np.zeros(1, np.int64)], []
     total = 0
     for first in range(0, offsets.size - 1, count):
@@ -197,9 +208,7 @@ def _bags(
         tables.append(ids[bounds[0] : bounds[-1]])
         starts.append(bounds[1:] - bounds[0] + total)
         total += int(bounds[-1] - bounds[0])
-    if total >= 1 << 31:
-        raise DataError(f"{part.stop - part.start} rows hold {total} ids; a block holds fewer than {1 << 31}")
-    return np.concatenate(tables), np.concatenate(starts).astype(np.int32)
+    return np.concatenate(tables), np.concatenate(starts)
 
 
 def _check_shape(path: Path, schema: Schema, rows: RowBlock) -> None:
@@ -213,6 +222,24 @@ def _check_rows(path: Path, schema: Schema, rows: RowBlock, first: int) -> None:
     _check_shape(path, schema, rows)
     _check_ids(path, schema, rows.ids)
     _check_values(path, schema, rows.label, rows.dense, first)
+
+
+def _check_bags(path: Path, schema: Schema, rows: BagBlock, first: int) -> list[NDArray[np.int32]]:
+    """Raises DataError where a shard cannot hold the rows; returns the ids of each table."""
+    count, (label, dense, ids, offsets) = rows.label.size, rows
+    _require(path, "offsets", offsets, np.int64, (schema.num_tables * count + 1,))
+    if offsets[0] != 0 or offsets[-1] != ids.size or (np.diff(offsets) < 0).any():
+        raise DataError(f"{path}: offsets must rise from 0 to the {ids.size} ids; pass those that belong to the ids")
+    if count <= BLOCK_ROWS and ids.size >= 1 << 31:
+        raise DataError(f"{path}: {count} rows hold {ids.size} ids; a block holds fewer than {1 << 31}")
+    _require(path, "ids", ids, np.int32, (ids.size,))
+    _require(path, "label", label, np.uint8, (count,))
+    _require(path, "dense", dense, np.float32, (count, schema.num_dense))
+    bounds = offsets[::count] if count else np.zeros(schema.num_tables + 1, np.int64)
+    tables = [ids[bounds[t] : bounds[t + 1]] for t in range(schema.num_tables)]
+    _check_ids(path, schema, tables)
+    _check_values(path, schema, label, dense, first)
+    return tables
 
 
 def _check_values(path: Path, schema: Schema, label: NDArray[np.uint8], dense: NDArray[np.float32], first: int) -> None:

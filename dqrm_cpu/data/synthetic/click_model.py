@@ -18,7 +18,7 @@ HIDDEN_LEADS = ("C3", "C7", "C15")
 
 
 class CategoryModel(NamedTuple):
-    """How one categorical field hangs together with others and with the click."""
+    """The relations of one categorical field to others and to the click."""
 
     hidden: int = -1  # which of HIDDEN_LEADS the field is a function of; -1: a field of its own
     hidden_share: float = 1.0  # the share of the rows in which the field follows the hidden id
@@ -28,7 +28,7 @@ class CategoryModel(NamedTuple):
 
 
 class IntegerModel(NamedTuple):
-    """How one integer field moves the click rate along its quantiles, in log odds."""
+    """The effect of one integer field on the click rate along its quantiles, in log odds."""
 
     slope: float  # from the smallest value to the largest
     spike: float = 0.0  # on top at the smallest, gone by the middle

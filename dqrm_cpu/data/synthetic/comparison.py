@@ -4,7 +4,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from dqrm_cpu.data.statistics import (
+from dqrm_cpu.data.synthetic import statistics
+from dqrm_cpu.data.synthetic.fields import CATEGORICAL_FIELDS, INTEGER_FIELDS
+from dqrm_cpu.data.synthetic.kernel import MISSING
+from dqrm_cpu.data.synthetic.statistics import (
     CategoryStatistics,
     IntegerStatistics,
     describe_category,
@@ -12,52 +15,48 @@ from dqrm_cpu.data.statistics import (
     determination,
     missing_groups,
 )
-from dqrm_cpu.data.synthetic import reference
-from dqrm_cpu.data.synthetic.categorical_fields import CATEGORICAL_FIELDS
-from dqrm_cpu.data.synthetic.integer_fields import INTEGER_FIELDS
-from dqrm_cpu.data.synthetic.kernel import MISSING
 from dqrm_cpu.data.synthetic.stream import RawRows, SyntheticClicks
 
 FUNCTIONS = (("C3", "C12"), ("C3", "C16"), ("C3", "C21"), ("C3", "C4"), ("C3", "C24"), ("C7", "C11"), ("C1", "C5"))
 """Pairs (cause, effect) of fields whose determination is shown; the last pair is independent."""
 
 
-def kaggle_rows(seed: int, num_rows: int = reference.NUM_ROWS) -> RawRows:
-    """The first rows of the generated data in the shape of the Criteo Kaggle set."""
+def kaggle_rows(seed: int, num_rows: int = statistics.MEASURED_ROWS) -> RawRows:
+    """Returns the first rows of the generated data in the shape of the Criteo Kaggle set."""
     table_rows = tuple(field.num_values for field in CATEGORICAL_FIELDS)
     return SyntheticClicks(table_rows, len(INTEGER_FIELDS), seed).raw_rows(0, num_rows)
 
 
 def describe_categories(raw: RawRows) -> tuple[CategoryStatistics, ...]:
-    """Statistics of C1 to C26 of rows in the shape of the Criteo Kaggle set."""
+    """Computes statistics of C1 to C26 of rows in the shape of the Criteo Kaggle set."""
     return tuple(describe_category(field.name, raw.ranks[t], raw.label) for t, field in enumerate(CATEGORICAL_FIELDS))
 
 
 def describe_integers(raw: RawRows) -> tuple[IntegerStatistics, ...]:
-    """Statistics of I1 to I13."""
+    """Computes statistics of I1 to I13."""
     return tuple(
         describe_integer(field.name, raw.integers[:, d], int(MISSING)) for d, field in enumerate(INTEGER_FIELDS)
     )
 
 
 def find_missing_groups(raw: RawRows) -> tuple[tuple[str, ...], ...]:
-    """Fields that are missing together, integers first."""
+    """Groups fields that are missing together, integers first."""
     missing = {field.name: raw.integers[:, d] == MISSING for d, field in enumerate(INTEGER_FIELDS)}
     missing |= {field.name: raw.ranks[t] < 0 for t, field in enumerate(CATEGORICAL_FIELDS)}
     return missing_groups(missing)
 
 
 def comparison_markdown(seed: int) -> str:
-    """All comparisons for one seed; every cell reads: generated / measured."""
+    """Writes all comparisons for one seed; every cell reads: generated / measured."""
     raw = kaggle_rows(seed)
     parts = [_whole_set(raw), _categories(raw), _heads(raw), _integers(raw), _structure(raw)]
     return "\n\n".join(parts) + "\n"
 
 
 def _whole_set(raw: RawRows) -> str:
-    generated, measured = describe_categories(raw), reference.CATEGORIES
+    generated, measured = describe_categories(raw), statistics.MEASURED_CATEGORIES
     rows = [
-        ("clicks", _pair(float(raw.label.mean()), reference.LABEL_MEAN)),
+        ("clicks", _pair(float(raw.label.mean()), statistics.MEASURED_LABEL_MEAN)),
         (
             "distinct categorical values",
             _pair(sum(f.distinct[-1] for f in generated), sum(f.distinct[-1] for f in measured)),
@@ -78,7 +77,7 @@ def _categories(raw: RawRows) -> str:
             _pair(got.seen_once, real.seen_once),
             _pair(got.unseen_share, real.unseen_share),
         )
-        for got, real in zip(describe_categories(raw), reference.CATEGORIES, strict=True)
+        for got, real in zip(describe_categories(raw), statistics.MEASURED_CATEGORIES, strict=True)
     ]
     return _table(header, rows)
 
@@ -90,7 +89,7 @@ def _heads(raw: RawRows) -> str:
         "clicks, deviation",
     )
     rows = []
-    for got, real in zip(describe_categories(raw), reference.CATEGORIES, strict=True):
+    for got, real in zip(describe_categories(raw), statistics.MEASURED_CATEGORIES, strict=True):
         cells = [got.name]
         for k in range(2):
             cells.append(_pair(got.head_shares[k], real.head_shares[k]))
@@ -110,7 +109,7 @@ def _integers(raw: RawRows) -> str:
             *(_pair(mine, theirs) for mine, theirs in zip(got.quantiles, real.quantiles, strict=True)),
             _pair(got.log_mean, real.log_mean),
         )
-        for got, real in zip(describe_integers(raw), reference.INTEGERS, strict=True)
+        for got, real in zip(describe_integers(raw), statistics.MEASURED_INTEGERS, strict=True)
     ]
     return _table(header, rows)
 

@@ -10,8 +10,7 @@ from torch import Tensor
 from dqrm_cpu.data.batch import Batch
 from dqrm_cpu.data.synthetic import encoding, kernel
 from dqrm_cpu.data.synthetic.click_model import BASE_CLICK_RATE
-from dqrm_cpu.data.synthetic.layout import assign_roles, build_world
-from dqrm_cpu.data.synthetic.world import Folding, RawArrays, StreamKeys
+from dqrm_cpu.data.synthetic.world import Folding, RawArrays, StreamKeys, assign_roles, build_world
 from dqrm_cpu.errors import DataError
 
 _CALIBRATION_START = 1 << 62
@@ -21,7 +20,7 @@ _MAX_ROWS = 2**31 - 1
 
 
 class RawRows(NamedTuple):
-    """n rows before they are encoded, as a raw click log holds them."""
+    """Arrays of n rows before they are encoded, as a raw click log holds them."""
 
     integers: NDArray[np.int32]  # [n, D]; kernel.MISSING where missing
     ranks: NDArray[np.int32]  # [T, n] rank of the category in its field, 0 the commonest; -1 where missing
@@ -45,7 +44,7 @@ class SyntheticClicks:
         self.bias = self._calibrate()
 
     def rows(self, start: int, stop: int) -> Batch:
-        """Rows start to stop - 1."""
+        """Returns rows start to stop - 1."""
         raw = self._draw(start, stop)
         dense = torch.empty(stop - start, self.num_dense)
         encoding.encode_dense(raw.integers, dense.numpy())
@@ -65,12 +64,12 @@ class SyntheticClicks:
         label.copy_(torch.from_numpy(raw.label))
 
     def raw_rows(self, start: int, stop: int) -> RawRows:
-        """Rows start to stop - 1 before they are encoded; ranks are not folded to the tables."""
+        """Returns rows start to stop - 1 before they are encoded; ranks are not folded to the tables."""
         raw = self._draw(start, stop)
         return RawRows(raw.integers, raw.ranks, raw.label)
 
     def click_rates(self, start: int, stop: int) -> NDArray[np.float64]:
-        """The planted probability of a click of each row: what the best possible model would predict."""
+        """Returns the planted probability of a click of each row: what the best possible model would predict."""
         return _logistic(self._draw(start, stop).log_odds.astype(np.float64) + self.bias)
 
     def _draw(self, start: int, stop: int, bias: float | None = None) -> RawArrays:
@@ -98,7 +97,7 @@ class SyntheticClicks:
         return torch.from_numpy(ids), torch.from_numpy(offsets)
 
     def _calibrate(self) -> float:
-        """The bias with which the mean click rate is the measured one, to four digits."""
+        """Finds the bias with which the mean click rate is the measured one, to four digits."""
         log_odds = self._draw(_CALIBRATION_START, _CALIBRATION_START + _CALIBRATION_ROWS, 0.0).log_odds.astype(
             np.float64
         )
@@ -119,8 +118,8 @@ class SyntheticClicks:
         for (name, shape), tensor in zip(wanted.items(), (dense, ids, label), strict=True):
             kind = torch.int32 if name == "ids" else torch.float32
             if tuple(tensor.shape) != shape or tensor.dtype != kind or tensor.device.type != "cpu":
-                found = f"{tensor.dtype} {tuple(tensor.shape)} on {tensor.device}"
-                raise DataError(f"fill() wants {name} as {kind} {shape} on the CPU, not {found}")
+                actual = f"{tensor.dtype} {tuple(tensor.shape)} on {tensor.device}"
+                raise DataError(f"fill() wants {name} as {kind} {shape} on the CPU, not {actual}")
 
 
 def _logistic(log_odds: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -9,10 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comm_oracle import merge, sparse_input
-from dqrm_cpu.comm.buffers import Buffers
-from dqrm_cpu.comm.exchange.codec import Codec, Fp32Codec, layout_of
+from dqrm_cpu.comm.exchange.codec import Codec, Fp32Codec, ScaleRule, layout_of
 from dqrm_cpu.comm.exchange.integer_codec import IntegerCodec
-from dqrm_cpu.comm.exchange.scales import ScaleRule
+from dqrm_cpu.comm.transport import Buffers
 from dqrm_cpu.kernels.types import SparseGrad
 
 INT8_LIMIT, INT16_LIMIT = 127, 32767
@@ -93,7 +92,7 @@ def test_integers_are_off_by_half_a_step_at_most(name: str, counts: list[int], d
     scales = codec.scale_rule.scales(absmax[None])
     sent = codec.sent(grad, scales, encode(codec, grad, scales))
     half = np.repeat(scales.astype(np.float64) / 2, counts)[:, None]
-    # The product of code and step is rounded to FP32 once more.
+    # The product of code and scale is rounded to FP32 once more.
     rounding = np.abs(sent.astype(np.float64)) * 2.0**-23
     assert (np.abs(sent.astype(np.float64) - grad.values.numpy()) <= half + rounding).all()
 

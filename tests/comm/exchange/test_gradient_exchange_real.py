@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from comm_oracle import DIM, NUM_TABLES, sparse_input
-from dqrm_cpu.comm.transports.single import SingleTransport
+from dqrm_cpu.comm.transport import SingleTransport
 from exchange_cases import CASES, NUM_PARAMETERS, NUM_SCALARS, STEPS, run_steps
 from launching import run_world
 

@@ -1,5 +1,7 @@
 """MLP gradients in short forms: how far off, what feedback gives back, what is refused; one process simulates ranks."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,18 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dqrm_cpu.comm.exchange.gradient_exchange import GradientExchange, GradientShape, open_exchange
+from dqrm_cpu.comm.exchange.gradient_exchange import GradientExchange, GradientShape, TableShape, open_exchange
 from dqrm_cpu.comm.exchange.mlp_exchange import BLOCK
 from dqrm_cpu.comm.exchange.settings import ExchangeSettings
-from dqrm_cpu.comm.transports.single import SingleTransport
+from dqrm_cpu.comm.transport import SingleTransport
 from dqrm_cpu.errors import TrainingError
 
 SCALARS = 2
 LENGTHS = [1, 7, BLOCK, 2 * BLOCK + 5, 5000]
 
 
-def exchange(ranks: int, length: int, **chosen: str) -> GradientExchange:
-    shape = GradientShape(torch.tensor([0, 1]), 1, length)
+def exchange(ranks: int, length: int, **chosen: Any) -> GradientExchange:
+    shape = GradientShape((TableShape(torch.tensor([0, 1]), 1),), length)
     return open_exchange(ExchangeSettings(**chosen), SingleTransport(), ranks, shape, lambda grads: grads[0])
 
 
@@ -42,7 +44,7 @@ def blocks_of(values: Tensor) -> Tensor:
 
 @given(ranks=st.integers(1, 4), length=st.sampled_from(LENGTHS), seed=st.integers(0, 1000))
 @settings(max_examples=30, deadline=None)
-def test_int8_is_off_by_half_a_step_a_rank_and_half_a_step_of_the_sum(ranks: int, length: int, seed: int) -> None:
+def test_int8_is_off_by_half_a_scale_a_rank_and_half_a_scale_of_the_sum(ranks: int, length: int, seed: int) -> None:
     local = flats(ranks, length, seed)
     found = summed(exchange(ranks, length, mlp_gradients="int8"), local)[:length]
     exact = torch.stack(local)[:, :length].double().sum(0)
@@ -69,16 +71,16 @@ def test_the_scalars_stay_exact(form: str) -> None:
     assert torch.equal(summed(exchange(3, 5000, mlp_gradients=form), local)[-SCALARS:], expected[-SCALARS:])
 
 
-@pytest.mark.parametrize(("form", "step"), [("bf16", 2**-7), ("int8", 2 / 127)])
-def test_feedback_keeps_the_error_from_growing(form: str, step: float) -> None:
-    """Of n equal steps, what has not arrived is what senders and destinations keep: less than a step of each."""
+@pytest.mark.parametrize(("form", "scale"), [("bf16", 2**-7), ("int8", 2 / 127)])
+def test_feedback_keeps_the_error_from_growing(form: str, scale: float) -> None:
+    """What has not arrived is what senders and destinations keep: less than one unit of each scale."""
     ranks, length, steps_done = 3, 3000, 50
     local = flats(ranks, length)
     made = exchange(ranks, length, mlp_gradients=form, error_feedback="mlp")
     arrived = sum(summed(made, local)[:length].double() for _ in range(steps_done))
     exact = torch.stack(local)[:, :length].double().sum(0)
     largest = max(flat[:length].abs().max().item() for flat in local)
-    assert (arrived - steps_done * exact).abs().max() <= 2 * ranks * largest * step
+    assert (arrived - steps_done * exact).abs().max() <= 2 * ranks * largest * scale
 
 
 @pytest.mark.parametrize("form", ["bf16", "int8"])

@@ -1,32 +1,35 @@
 """Operations beside the step: their thread, what is waited for, what is hidden, and where it is refused."""
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NoReturn
+from functools import partial
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 
-from dqrm_cpu.comm.exchange.overlap import Channel, open_channel
+from dqrm_cpu.comm.exchange.table_exchange import Channel, open_channel
 from dqrm_cpu.comm.heartbeat.watchdog import Watchdog
+from dqrm_cpu.comm.transport import SingleTransport, Transport
 from dqrm_cpu.comm.transports.process_transport import ProcessTransport
-from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.errors import ConfigError
-from dqrm_cpu.profile.phases import Phase
-from dqrm_cpu.profile.spans import Spans
+from dqrm_cpu.timing.phases import Phase
+from dqrm_cpu.timing.spans import Spans
 
 
 def one_thread() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=1)
 
 
+def numbered(number: int, _: Transport) -> tuple[int, int]:
+    return number, threading.get_ident()
+
+
 def test_operations_run_in_their_order_in_one_other_thread() -> None:
     with one_thread() as executor:
         channel = Channel(SingleTransport(), Spans(), executor)
-        started = [
-            channel.start(lambda _, number=number: (number, threading.get_ident()), lambda value, _: value)
-            for number in range(5)
-        ]
+        started = [channel.start(partial(numbered, number), lambda value, _: value) for number in range(5)]
         numbers, threads = zip(*(finish() for finish in started), strict=True)
     assert numbers == (0, 1, 2, 3, 4)
     assert len({*threads}) == 1
@@ -47,12 +50,12 @@ def test_an_operation_that_fails_ends_the_job_at_once() -> None:
     assert isinstance(transport.error, ZeroDivisionError), "before anybody waits for it"
 
 
-def deliver(channel: Channel, spans: Spans, meanwhile: object) -> tuple[str, int]:
+def deliver(channel: Channel, spans: Spans, meanwhile: Callable[[], object]) -> tuple[str, int]:
     """What the operation returned and sent, in the second of two steps: the first is not counted."""
     for _ in range(2):
         spans.begin_step()
         finish = channel.start(lambda transport: transport.name, lambda name, bytes_sent: (name, bytes_sent))
-        meanwhile()  # type: ignore[operator]
+        meanwhile()
         received = finish()
         spans.step_done()
     return received
@@ -62,7 +65,14 @@ def test_a_message_under_way_is_hidden_while_the_step_goes_on() -> None:
     spans, done = Spans(), threading.Semaphore(0)
 
     class Noticed(SingleTransport):
-        bytes_sent = property(lambda self: done.release() or 0, lambda self, value: None)  # type: ignore[assignment]
+        @property
+        def bytes_sent(self) -> int:
+            done.release()
+            return 0
+
+        @bytes_sent.setter
+        def bytes_sent(self, value: int) -> None:
+            pass
 
     with one_thread() as executor:
         channel = Channel(Noticed(), spans, executor)
@@ -109,9 +119,10 @@ class OneThreaded(ProcessTransport):
     def allgather_small(self, array: np.ndarray) -> np.ndarray:
         return np.stack([array, array])
 
-    def missing(self, *arguments: object) -> NoReturn:
+    def _missing(self, *arguments: object) -> NoReturn:
         raise AssertionError(arguments)
 
+    missing: Any = _missing
     barrier = _broadcast = _allgather = _alltoall = _allgatherv = missing
     _open_second = _close_second = _abort_all = missing
 
@@ -131,8 +142,14 @@ def test_auto_goes_without_where_the_transport_cannot() -> None:
 
 
 def test_the_patience_of_one_thread_is_not_renewed_by_another() -> None:
-    ended, named = threading.Event(), []
-    watchdog = Watchdog(0.2, lambda what: (named.append(what), ended.set()))
+    ended = threading.Event()
+    named: list[str] = []
+
+    def end(what: str) -> None:
+        named.append(what)
+        ended.set()
+
+    watchdog = Watchdog(0.2, end)
 
     def hang() -> None:
         with watchdog.waiting_for("a rank that hangs"):

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from dqrm_cpu.comm.exchange.scales import ScaleRule, require_finite
+from dqrm_cpu.comm.exchange.codec import ScaleRule, require_finite
 from dqrm_cpu.errors import TrainingError
 
 
 def scales(rule: ScaleRule, *absmax: list[float]) -> list[float]:
-    return rule.scales(np.array(absmax, dtype=np.float32)).tolist()
+    found: list[float] = rule.scales(np.array(absmax, dtype=np.float32)).tolist()
+    return found
 
 
 def test_max_covers_every_rank() -> None:

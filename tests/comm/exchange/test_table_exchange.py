@@ -6,8 +6,7 @@ import torch
 
 from comm_oracle import dense_input, exchange_sparse, merge, ordered_sum, same_bits, sparse_input
 from dqrm_cpu.comm.exchange.table_exchange import sum_over_ranks_
-from dqrm_cpu.comm.transport import sum_in_order
-from dqrm_cpu.comm.transports.single import SingleTransport
+from dqrm_cpu.comm.transport import SingleTransport, sum_in_order
 
 
 def test_sparse_merges_in_rank_order() -> None:

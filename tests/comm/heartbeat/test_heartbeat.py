@@ -2,15 +2,16 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import pytest
 
+from dqrm_cpu.base.decode import Json
 from dqrm_cpu.comm.heartbeat.heartbeat import Heartbeat, start_heartbeat
 from dqrm_cpu.comm.heartbeat.last_seen import LastSeen
-from dqrm_cpu.comm.transport import Json
-from dqrm_cpu.comm.transports.single import SingleTransport
+from dqrm_cpu.comm.transport import SingleTransport
 
 HERE = (7, 100)
 """Step and operations of the rank that asks."""
@@ -100,7 +101,7 @@ class World:
                 Paired(rank, sent, ready),
                 timeout_s,
                 lambda: HERE,
-                lambda gone, why, rank=rank: self.note(rank, gone, why),
+                partial(self.note, rank),
             )
             assert made is not None
             self.heartbeats.append(made)
@@ -119,7 +120,7 @@ def world() -> Iterator[World]:
         heartbeat.close()
 
 
-def eventually(condition: object) -> bool:
+def eventually(condition: Callable[[], bool]) -> bool:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         if condition():

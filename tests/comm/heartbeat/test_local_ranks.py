@@ -11,7 +11,7 @@ import pytest
 from numba.core.compiler_lock import global_compiler_lock
 
 from dqrm_cpu.comm.heartbeat.local_ranks import LocalProcess, LocalRanks, _status, find_local_ranks, is_compiling
-from dqrm_cpu.comm.transports.single import SingleTransport
+from dqrm_cpu.comm.transport import SingleTransport
 
 
 @pytest.fixture

@@ -123,7 +123,7 @@ open_transport(sys.argv[1], timeout_s=3)
 
 @pytest.mark.parametrize(("transport", "how"), [("mpi", "exit"), ("oneccl", "exit"), ("mpi", "stop"), ("gloo", "stop")])
 def test_a_rank_that_is_gone_before_mpi_started_is_not_waited_for_without_end(transport: str, how: str) -> None:
-    world = run_mpi(["-c", LATE, transport, how], 2, timeout_s=TIMEOUT_S)
+    world = run_mpi(["-c", LATE, transport, how], 2, timeout_s=TIMEOUT_S, forked=False)
     assert not world.timed_out
     assert world.returncode != 0
     assert "waited more than 3 s for all ranks to start MPI. Another rank is gone" in world.ranks[0].stderr
@@ -143,7 +143,7 @@ if transport.rank == 1:
     ("transport", "how"), [("mpi", "SIGKILL"), ("mpi", "SIGSTOP"), ("oneccl", "SIGKILL"), ("gloo", "SIGKILL")]
 )
 def test_a_rank_that_is_gone_as_mpi_ends_is_not_waited_for_without_end(transport: str, how: str) -> None:
-    world = run_mpi(["-c", LEAVING, transport, how], 4, timeout_s=TIMEOUT_S)
+    world = run_mpi(["-c", LEAVING, transport, how], 4, timeout_s=TIMEOUT_S, forked=False)
     assert not world.timed_out
     assert world.returncode != 0
     assert "waited more than 5 s for all ranks to end MPI. Another rank is gone" in world.ranks[0].stderr
@@ -162,8 +162,8 @@ def test_ranks_with_different_transports_are_told_so(launcher: str, names: tuple
     world = run_world(launcher, ["-c", OF_TWO_MINDS, *names], 2, timeout_s=TIMEOUT_S)
     assert not world.timed_out
     assert world.returncode != 0
-    told = f"the ranks were given different transports, {names[0]} on rank 0, {names[1]} on rank 1: start all"
-    assert [told in rank.stderr for rank in world.ranks] == [True, True], world.stderr
+    message = f"the ranks were given different transports, {names[0]} on rank 0, {names[1]} on rank 1: start all"
+    assert [message in rank.stderr for rank in world.ranks] == [True, True], world.stderr
 
 
 def test_a_launcher_of_another_mpi_is_refused() -> None:

@@ -33,11 +33,11 @@ def test_ranks_that_start_at_once_compile_once(tmp_path: Path) -> None:
         subprocess.Popen([sys.executable, "-c", BUILD], env=environ, stdout=subprocess.PIPE, text=True)
         for _ in range(4)
     ]
-    said = {rank.communicate(timeout=120)[0] for rank in ranks}
+    outputs = {rank.communicate(timeout=120)[0] for rank in ranks}
     assert [rank.returncode for rank in ranks] == [0] * 4
-    assert len(said) == 1
+    assert len(outputs) == 1
     assert count.read_text().splitlines() == ["compiled"]
-    folder = Path(said.pop().strip()).parent
+    folder = Path(outputs.pop().strip()).parent
     assert sorted(path.name for path in folder.iterdir()) == ["libdqrm_ccl.so", "lock"]
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from dqrm_cpu.comm.transport import SingleTransport
 from dqrm_cpu.comm.transports.launch import Launch
 from dqrm_cpu.comm.transports.mpi import load_mpi
 from dqrm_cpu.comm.transports.rendezvous import open_store
 from dqrm_cpu.comm.transports.selection import _automatic, open_transport
-from dqrm_cpu.comm.transports.single import SingleTransport
 from dqrm_cpu.errors import CommError, ConfigError, DeviceError, DqrmError
 from launching import clean_environ, run_gloo, run_mpi
 
@@ -92,16 +92,16 @@ def test_a_plain_process_does_not_load_mpi() -> None:
 
 @pytest.mark.mpi
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "expected"),
     [
         ("auto", "mpi|2|1|hydra started 2 processes, and mpi4py is installed"),
         ("gloo", "gloo|2|1|gloo was asked for"),  # MPI agrees on the port
         ("oneccl", "oneccl|2|1|oneccl was asked for (oneCCL 2021.13.1 through mpi)"),
     ],
 )
-def test_under_mpirun(name: str, told: str) -> None:
+def test_under_mpirun(name: str, expected: str) -> None:
     world = run_mpi(["-c", TELL, name], 2).check()
-    assert [rank.stdout for rank in world.ranks] == [f"{told}\n"] * 2
+    assert [rank.stdout for rank in world.ranks] == [f"{expected}\n"] * 2
 
 
 @pytest.mark.mpi
@@ -118,15 +118,15 @@ def test_a_port_that_is_taken_is_named(name: str) -> None:
 
 @pytest.mark.mpi
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "expected"),
     [
         ("auto", "gloo|2|1|torchrun started 2 processes"),
         ("oneccl", "oneccl|2|1|oneccl was asked for (oneCCL 2021.13.1 through ofi)"),
     ],
 )
-def test_under_torchrun(name: str, told: str) -> None:
+def test_under_torchrun(name: str, expected: str) -> None:
     world = run_gloo(["-c", TELL, name], 2).check()
-    assert [rank.stdout for rank in world.ranks] == [f"{told}\n"] * 2
+    assert [rank.stdout for rank in world.ranks] == [f"{expected}\n"] * 2
 
 
 STAND_IN = """
@@ -143,8 +143,8 @@ def test_the_bindings_for_pytorch_come_first_where_they_are_installed(tmp_path: 
     """Intel's wheel is in no index: what is imported here registers gloo under its backend's name."""
     (tmp_path / "oneccl_bindings_for_pytorch.py").write_text(STAND_IN)
     world = run_gloo(["-c", TELL, "oneccl"], 2, env={"PYTHONPATH": str(tmp_path)}).check()
-    told = "oneccl|2|1|oneccl was asked for, through oneccl_bindings_for_pytorch\n"
-    assert [rank.stdout for rank in world.ranks] == [told] * 2
+    expected = "oneccl|2|1|oneccl was asked for, through oneccl_bindings_for_pytorch\n"
+    assert [rank.stdout for rank in world.ranks] == [expected] * 2
 
 
 @pytest.mark.mpi

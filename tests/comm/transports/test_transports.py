@@ -20,7 +20,7 @@ from comm_oracle import (
     to_dense,
 )
 from dqrm_cpu.comm.exchange.table_exchange import sum_over_ranks_
-from dqrm_cpu.comm.transports.single import SingleTransport
+from dqrm_cpu.comm.transport import SingleTransport
 from dqrm_cpu.kernels.types import SparseGrad
 from launching import has_mpi, run_world
 

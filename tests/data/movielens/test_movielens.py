@@ -8,13 +8,11 @@ import pytest
 
 from dqrm_cpu.config import preset_config
 from dqrm_cpu.config.load import load_config
-from dqrm_cpu.data.movielens import files as movielens_files
-from dqrm_cpu.data.movielens.files import files_in, installed_files
-from dqrm_cpu.data.movielens.prepare import prepare_movielens, split_rows
+from dqrm_cpu.data.movielens.prepare import files_in, installed_files, prepare_movielens, split_rows
 from dqrm_cpu.data.movielens.ratings import read_ratings
 from dqrm_cpu.data.source import open_data
 from dqrm_cpu.data.store.manifest import read_manifest
-from dqrm_cpu.data.store.verify import verify
+from dqrm_cpu.data.store.shard import verify
 from dqrm_cpu.errors import DataError
 
 HOUR = 3600
@@ -119,6 +117,6 @@ def test_a_missing_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -
     def missing(name: str) -> None:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(movielens_files, "distribution", missing)
+    monkeypatch.setattr("dqrm_cpu.data.movielens.prepare.distribution", missing)
     with pytest.raises(DataError, match=r"run pip install --no-deps recbole==1\.2\.1"):
         installed_files()

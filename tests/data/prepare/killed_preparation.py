@@ -8,12 +8,13 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 from dqrm_cpu.data.prepare.request import VocabularySettings
 from preparing import prepared
 
 _EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree", "os.truncate")
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
     "block_bytes": 1 << 13,
     "shard_rows": 100,
     "bad_rows": "quarantine",

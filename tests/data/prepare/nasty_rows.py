@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 import zstandard
 
-from dqrm_cpu.data.prepare.blocks import LONGEST_LINE, Block, Place
-from dqrm_cpu.data.prepare.layout import CRITEO_LAYOUT, Field, Layout, Role
-from dqrm_cpu.data.prepare.memory import Arena
-from dqrm_cpu.data.prepare.parse import Parser, RowBuffers
+from dqrm_cpu.data.prepare.buffers import PADDING, MemoryBlock, RowBuffers
+from dqrm_cpu.data.prepare.parse.parser import TextParser
+from dqrm_cpu.data.prepare.row_layout import CRITEO_LAYOUT, LONGEST_LINE, Field, FieldRole, Layout
 from dqrm_cpu.data.prepare.schema_file import read_schema
-from dqrm_cpu.data.prepare.words import PADDING
+from dqrm_cpu.data.prepare.sources.raw_file import SourcePosition
+from dqrm_cpu.data.prepare.sources.text_blocks import TextBlock
 from dqrm_cpu.data.store.manifest import Manifest
 from dqrm_cpu.errors import DataError, DqrmError
 from prepare_oracle import Expected, expect
@@ -34,14 +34,19 @@ BOM = b"\xef\xbb\xbf"
 POLICIES = ("stop", "skip", "quarantine")
 PACKINGS = ("plain", "gzip", "members", "zstd", "frames")
 
-_INTEGER = re.compile(rb"-?[0-9]+")
-_DECIMAL = re.compile(rb"-?(?=\.?[0-9])([0-9]*)(?:\.([0-9]*))?(?:[eE](-?[0-9]+))?")
+_WHOLE = re.compile(rb"(-?[0-9]+)(?:\.0*)?")
+_DECIMAL = re.compile(rb"-?(?=\.?[0-9])([0-9]*)(?:\.([0-9]*))?(?:[eE](-?[0-9]+|\+[0-9]+))?")
+_MISSING = re.compile(rb"|nan|null", re.IGNORECASE)
+_TRUTH = re.compile(rb"true|false", re.IGNORECASE)
+_ANSWER = re.compile(rb"true|false|yes|no|t|f|y|n", re.IGNORECASE)
 _HEX = re.compile(rb"[0-9a-fA-F]{1,8}")
 
 _NASTY_INTEGERS = [
     b"-0", b"007", b"0" * 300 + b"12", b"2147483647", b"2147483648", b"-2147483648", b"-2147483649", b"4294967296",
     b"9223372036854775807", b"9223372036854775808", b"18446744073709551616", b"9" * 5000, b"-" + b"9" * 400, b"-",
-    b"--1", b"+1", b" 1", b"1 ", b"1.0", b"1e3", b"0x10", b"1_000", b"1,000", b"nan", b"inf", "١٢".encode(), b"\xb2",
+    b"--1", b"+1", b" 1", b"1 ", b"1.0",
+    b"1.", b"1.00", b"1.01", b"1.0e3", b"-7.0", b"True", b"nil", b"NaN", b"\\N", b"\\n",
+    b"1e3", b"0x10", b"1_000", b"1,000", b"nan", b"inf", "١٢".encode(), b"\xb2",
     b"\xe2\x88\x921", b"1\x00", b"\x00", b"1\r", b"\r", b"9999999", b"10000000", b'"1"', b"'1'", b"\xff", b"NULL",
 ]  # fmt: skip
 _NASTY_HASHES = [
@@ -57,6 +62,14 @@ _NASTY_LABELS = [
     b"-1",
     b"+1",
     b"1.0",
+    b"0.000",
+    b"1.5",
+    b"YES",
+    b"n",
+    b"tru",
+    b"4",
+    b"1e0",
+    b"nan",
     b" 1",
     b"true",
     b'"1"',
@@ -78,16 +91,24 @@ def is_row(line: bytes, layout: Layout = CRITEO_LAYOUT) -> bool:
     return all(_is_cell(cell, field.role) for cell, field in zip(cells, layout.fields, strict=True))
 
 
-def _is_cell(cell: bytes, role: Role) -> bool:
-    if role == Role.LABEL:
-        return cell in (b"0", b"1")
-    if role in (Role.TEXT, Role.IGNORED) or not cell:
+def _is_cell(cell: bytes, role: FieldRole) -> bool:
+    if role == FieldRole.LABEL:
+        return _ANSWER.fullmatch(cell) is not None or decimal_of(cell) in (0.0, 1.0)
+    if role in (FieldRole.TEXT, FieldRole.IGNORED) or is_missing(cell):
         return True
-    if role == Role.HEX:
+    if role == FieldRole.HEX:
         return _HEX.fullmatch(cell) is not None
-    if role == Role.DECIMAL:
+    if role == FieldRole.DECIMAL:
         return decimal_of(cell) is not None
-    return _INTEGER.fullmatch(cell) is not None and -(2**31) <= _integer_of(cell) < 2**31
+    if _TRUTH.fullmatch(cell):
+        return True
+    match = _WHOLE.fullmatch(cell)
+    return match is not None and -(2**31) <= _integer_of(match[1]) < 2**31
+
+
+def is_missing(cell: bytes) -> bool:
+    """Says whether the text of a cell stands for a missing value."""
+    return _MISSING.fullmatch(cell) is not None or cell == b"\\N"
 
 
 def _integer_of(cell: bytes) -> int:
@@ -101,14 +122,15 @@ def decimal_of(cell: bytes) -> float | None:
     match = _DECIMAL.fullmatch(cell)
     if match is None:
         return None
-    exponent = _integer_of(match[3] or b"0")
+    exponent = _integer_of((match[3] or b"0").removeprefix(b"+"))
     if not -(2**31) <= exponent < 2**31:
         return None
     with np.errstate(all="ignore"):
         value = np.float64(0.0)
         for digit in (match[1] or b"") + (match[2] or b""):
             value = value * 10.0 + (digit - 48)
-        value *= np.float64(10.0) ** np.float64(exponent - len(match[2] or b""))
+        shift = np.float64(exponent - len(match[2] or b""))
+        value = value * np.float64(10.0) ** shift if shift >= 0 else value / np.float64(10.0) ** -shift
     if not value < 1e300:
         return None
     return float(-value if cell.startswith(b"-") else value)
@@ -234,19 +256,19 @@ def require_equal(out: Path, manifest: Manifest, expected: Expected) -> None:
 
 SMALL_LAYOUT = Layout(
     (
-        Field(Role.LABEL),
-        Field(Role.INTEGER, "hour"),
-        Field(Role.DECIMAL, "price"),
-        Field(Role.HEX, "device"),
-        Field(Role.IGNORED),
-        Field(Role.TEXT, "site"),
+        Field(FieldRole.LABEL),
+        Field(FieldRole.INTEGER, "hour"),
+        Field(FieldRole.DECIMAL, "price"),
+        Field(FieldRole.HEX, "device"),
+        Field(FieldRole.IGNORED),
+        Field(FieldRole.TEXT, "site"),
     ),
     delimiter=",",
 )
 """One field of every kind: what mutated bytes can still hit."""
 
 
-def block_of(data: bytes) -> Block:
+def block_of(data: bytes) -> TextBlock:
     """Bytes as the only block of a file."""
     text = np.zeros(len(data) + 1 + PADDING, np.uint8)
     text[: len(data)] = np.frombuffer(data, np.uint8)
@@ -254,7 +276,7 @@ def block_of(data: bytes) -> Block:
     if size and not data.endswith(b"\n"):
         text[size] = 10
         size += 1
-    return Block(text, size, Place(), Place(0, len(data), 0), True)
+    return TextBlock(text, size, SourcePosition(), SourcePosition(0, len(data), 0), True)
 
 
 def prepare_bytes(data: bytes) -> None:
@@ -264,8 +286,8 @@ def prepare_bytes(data: bytes) -> None:
     """
     lines = lines_of(data)
     block = block_of(data)
-    parsed = Parser(SMALL_LAYOUT, most_bad=1 << 62, keeps_text=True).parse(
-        block, RowBuffers(SMALL_LAYOUT, Arena.of_bytes(0))
+    parsed = TextParser(SMALL_LAYOUT, most_bad=1 << 62, keeps_text=True).parse(
+        block, RowBuffers(SMALL_LAYOUT, MemoryBlock.of_bytes(0))
     )
     good = [line for line in lines if is_row(line, SMALL_LAYOUT)]
     bad = [line for line in lines if not is_row(line, SMALL_LAYOUT)]
@@ -275,17 +297,33 @@ def prepare_bytes(data: bytes) -> None:
     ], data
     for row, line in enumerate(good):
         _require_row(parsed.buffers, row, line.split(b","))
-    missing = Counter(k for line in good for k, cell in enumerate(line.split(b",")) if not cell)
+    missing = Counter(k for line in good for k, cell in enumerate(line.split(b",")) if is_missing(cell))
     assert parsed.missing.tolist() == [missing[k] for k in (1, 2, 3, 5)], data
-    _require_texts(parsed.buffers.keys[1, : parsed.rows].tolist(), [line.split(b",")[5] for line in good])
+    _require_texts(parsed.buffers.keys[1, : parsed.rows].tolist(), [canonical(line.split(b",")[5]) for line in good])
+
+
+def number_of(cell: bytes) -> float:
+    """The number of a cell that is one, 0 where it is missing."""
+    if _TRUTH.fullmatch(cell):
+        return float(cell.lower() == b"true")
+    return 0.0 if is_missing(cell) else decimal_of(cell) or 0.0
+
+
+def canonical(text: bytes) -> bytes:
+    """The spelling of a category that stands for all its others, empty where it is missing."""
+    match = _WHOLE.fullmatch(text)
+    if is_missing(text):
+        return b""
+    return match[1] if match and text.endswith(b"0") else text.lower() if _TRUTH.fullmatch(text) else text
 
 
 def _require_row(buffers: RowBuffers, row: int, cells: Sequence[bytes]) -> None:
-    assert buffers.label[row] == int(cells[0]), cells
-    integer, decimal = max(_integer_of(cells[1]), 0), max(decimal_of(cells[2] or b"0") or 0.0, 0.0)
+    wanted = cells[0][:1] in b"tTyY" if _ANSWER.fullmatch(cells[0]) else decimal_of(cells[0])
+    assert buffers.label[row] == wanted, cells
+    integer, decimal = max(number_of(cells[1]), 0), max(number_of(cells[2]), 0.0)
     assert buffers.dense[row, 0] == np.float32(np.log(np.float64(integer) + 1.0)), cells
     assert np.isclose(buffers.dense[row, 1], np.log1p(decimal), rtol=1e-5, atol=1e-6), cells
-    assert buffers.keys[0, row] == int(cells[3] or b"0", 16), cells
+    assert buffers.keys[0, row] == (0 if is_missing(cells[3]) else int(cells[3], 16)), cells
 
 
 def _require_texts(keys: list[int], texts: list[bytes]) -> None:

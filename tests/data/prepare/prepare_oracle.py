@@ -27,29 +27,47 @@ class Expected:
 
     parts: dict[str, list[Row]]
     table_rows: list[int]
-    missing: Counter = field(default_factory=Counter)
-    clamped: Counter = field(default_factory=Counter)
+    missing: Counter[str] = field(default_factory=Counter)
+    clamped: Counter[str] = field(default_factory=Counter)
 
 
-def read_rows(text: str, modulus: int, missing: Counter, clamped: Counter) -> list[Row]:
+def read_rows(text: str, modulus: int, missing: Counter[str], clamped: Counter[str]) -> list[Row]:
     rows = []
     for line in csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE):
         assert len(line) == 1 + NUM_DENSE + NUM_TABLES
         dense = []
         for d, cell in enumerate(line[1:14]):
-            missing[f"I{d + 1}"] += cell == ""
-            clamped[f"I{d + 1}"] += cell.startswith("-") and int(cell) < 0
-            dense.append(np.float32(math.log(max(int(cell or 0), 0) + 1)))
-        for t, cell in enumerate(line[14:]):
+            number = whole_number(cell)
+            missing[f"I{d + 1}"] += number is None
+            clamped[f"I{d + 1}"] += (number or 0) < 0
+            dense.append(np.float32(math.log(max(number or 0, 0) + 1)))
+        hashes = ["" if is_missing(cell) else cell for cell in line[14:]]
+        for t, cell in enumerate(hashes):
             missing[f"C{t + 1}"] += cell == ""
-        keys = [int(cell or "0", 16) % modulus if modulus else int(cell or "0", 16) for cell in line[14:]]
-        rows.append(Row(int(line[0]), dense, keys))
+        keys = [int(cell or "0", 16) % modulus if modulus else int(cell or "0", 16) for cell in hashes]
+        rows.append(Row(label_of(line[0]), dense, keys))
     return rows
+
+
+def is_missing(cell: str) -> bool:
+    return cell.lower() in ("", "nan", "null") or cell == "\\N"
+
+
+def whole_number(cell: str) -> int | None:
+    if is_missing(cell):
+        return None
+    return {"true": 1, "false": 0}[cell.lower()] if cell[0].isalpha() else int(cell.partition(".")[0])
+
+
+def label_of(cell: str) -> int:
+    words = {"true": 1, "yes": 1, "t": 1, "y": 1, "false": 0, "no": 0, "f": 0, "n": 0}
+    return words[cell.lower()] if cell.lower() in words else int(float(cell))
 
 
 def expect(text: str, seed: int, shard_rows: int, min_count: int = 1, modulus: int = 0) -> Expected:
     """The last seventh held out, its first half for the test."""
-    missing, clamped = Counter(), Counter()
+    missing: Counter[str] = Counter()
+    clamped: Counter[str] = Counter()
     rows = read_rows(text, modulus, missing, clamped)
     num_held_out = len(rows) // 7
     num_train = len(rows) - num_held_out

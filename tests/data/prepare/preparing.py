@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from dqrm_cpu.data.prepare.layout import CRITEO_LAYOUT, Layout
-from dqrm_cpu.data.prepare.raw_files import examine
-from dqrm_cpu.data.prepare.request import Means, Request, Settings, VocabularySettings
-from dqrm_cpu.data.prepare.run import prepare
+from dqrm_cpu.data.prepare.preparation import prepare
+from dqrm_cpu.data.prepare.request import PrepareRequest, Resources, Settings, VocabularySettings
+from dqrm_cpu.data.prepare.row_layout import CRITEO_LAYOUT, Layout
+from dqrm_cpu.data.prepare.sources.raw_file import examine
 from dqrm_cpu.data.store.manifest import Manifest, read_manifest
 
 
@@ -24,12 +24,12 @@ def request_for(
     vocabulary: VocabularySettings | None = None,
     memory_bytes: int = 0,
     **settings: Any,
-) -> Request:
-    return Request(
+) -> PrepareRequest:
+    return PrepareRequest(
         sources=tuple(examine(str(source)) for source in sources),
         out=out,
         settings=Settings(layout, vocabulary=vocabulary or VocabularySettings(), **settings),
-        means=Means(workers, memory_bytes, block_bytes),
+        resources=Resources(workers, memory_bytes, block_bytes),
         stdin=io.BytesIO(stdin),
         advance=lambda advance: None,
         note=lambda text: None,
@@ -42,7 +42,7 @@ def prepared(sources: Sequence[str | Path], out: Path, **options: Any) -> Manife
 
 def rows_of(out: Path, part: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Label [n], dense [n, D] and ids [n, T] of a part."""
-    from dqrm_cpu.data.store.part import StoredRows  # with torch, which processes that only prepare do not need
+    from dqrm_cpu.data.store.stored_rows import StoredRows  # with torch, which processes that only prepare do not need
 
     manifest = read_manifest(out)
     if not manifest.parts[part]:

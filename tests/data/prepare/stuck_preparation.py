@@ -7,6 +7,7 @@ test_prepare_signals.py as a process of its own.
 import os
 import sys
 import threading
+from typing import Any
 
 from dqrm_cpu.cli.main import main
 
@@ -15,7 +16,7 @@ def stop_answering(number: int) -> None:
     """Lets the `number`-th call of fsync in a worker wait for ever."""
     fsync, lock, seen = os.fsync, threading.Lock(), 0
 
-    def stuck_fsync(descriptor: int) -> None:
+    def stuck_fsync(fd: Any) -> None:
         nonlocal seen
         if threading.current_thread().name.startswith("dqrm-prepare"):
             with lock:
@@ -24,7 +25,7 @@ def stop_answering(number: int) -> None:
             if is_last:
                 print("stuck", flush=True)
                 threading.Event().wait()
-        fsync(descriptor)
+        fsync(fd)
 
     os.fsync = stuck_fsync
 

@@ -40,15 +40,15 @@ def test_what_is_there_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "said"),
+    ("name", "options", "message"),
     [
-        ("a.txt", ("--rows", "0"), "at least one"),
+        ("a.txt", ("--rows", "0"), "is no whole number from 1 on"),
         ("a.txt", ("--rows", "1", "--seed", "-1"), "0 to 4,294,967,295"),
         ("none/a.txt", ("--rows", "1"), "there is no folder"),
     ],
 )
 def test_mistakes_are_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, options: tuple[str, ...], said: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, options: tuple[str, ...], message: str
 ) -> None:
     assert main(["data", "generate", str(tmp_path / name), *options]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -27,7 +27,7 @@ BAD = {
     "a lonely sign": (spoiled({14: "-"}), "field 14: not a whole number"),
     "a plus": (spoiled({3: "+1"}), "field 3: not a whole number"),
     "a space": (spoiled({3: " 1"}), "field 3: not a whole number"),
-    "a point": (spoiled({3: "1.0"}), "field 3: not a whole number"),
+    "a fraction": (spoiled({3: "1.05"}), "field 3: not a whole number"),
     "a huge number": (spoiled({2: "2147483648"}), "field 2: a number that does not fit"),
     "a huge negative number": (spoiled({2: "-2147483649"}), "field 2: a number that does not fit"),
     "an endless number": (spoiled({2: "9" * 40}), "field 2: a number that does not fit"),
@@ -44,12 +44,12 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_line_stops_and_is_named(tmp_path: Path, name: str) -> None:
-    line, said = BAD[name]
+    line, message = BAD[name]
     path = tmp_path / "train.txt"
     path.write_bytes("\n".join([*GOOD[:30], line, *GOOD[30:]]).encode() + b"\n")
     with pytest.raises(DataError, match="line 31, ") as caught:
         prepared([path], tmp_path / "out")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_skipping_leaves_the_good_rows_and_their_counts(tmp_path: Path) -> None:

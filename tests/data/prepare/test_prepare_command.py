@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from dqrm_cpu.api.progress import PrepareProgress
 from dqrm_cpu.cli.main import main
-from dqrm_cpu.data.prepare.progress import PrepareProgress
 from dqrm_cpu.data.prepare.request import Advance
 from dqrm_cpu.data.store.manifest import read_manifest
 from preparing import criteo_text
@@ -22,10 +22,10 @@ def test_it_prepares_and_says_what_came_out(raw: str, tmp_path: Path, capsys: py
     assert main(["prepare", raw, "--format", "kaggle", "--out", str(out), "--min-count", "2"]) == 0
     manifest = read_manifest(out)
     assert [manifest.num_rows(part) for part in ("train", "validation", "test")] == [600, 50, 50]
-    said = capsys.readouterr().out
-    assert "700 rows in " in said
-    assert "negative numbers were taken as 0" in said
-    assert "too rare for a row of its own" in said
+    message = capsys.readouterr().out
+    assert "700 rows in " in message
+    assert "negative numbers were taken as 0" in message
+    assert "too rare for a row of its own" in message
 
 
 def test_once_more_it_only_says_so(raw: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,7 +37,7 @@ def test_once_more_it_only_says_so(raw: str, tmp_path: Path, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ([], "give either --format"),
         (["--format", "kaggle", "--schema", "x.toml"], "give either --format"),
@@ -47,15 +47,15 @@ def test_once_more_it_only_says_so(raw: str, tmp_path: Path, capsys: pytest.Capt
         (["--format", "tsv", "--vocabulary", "nowhere"], "holds no vocabulary"),
         (["--format", "tsv", "--vocabulary", "hash", "--hash-rows", "9", "--min-count", "2"], "--min-count chooses"),
         (["--format", "tsv", "--memory-budget", "much"], "no number of bytes"),
-        (["--format", "tsv", "--min-count", "0"], "out of range"),
+        (["--format", "tsv", "--min-count", "0"], "no whole number from 1 to"),
         (["--format", "tsv", "--schema", "missing.toml"], "give either"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_written(
-    raw: str, tmp_path: Path, options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    raw: str, tmp_path: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["prepare", raw, "--out", str(tmp_path / "out"), *options]) in (1, 2)
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -76,7 +76,8 @@ def test_a_bad_row_is_one_line_of_error(raw: str, tmp_path: Path, capsys: pytest
         file.write("oops\n")
     command = ["prepare", raw, "--format", "kaggle", "--out", str(tmp_path / "out")]
     assert main(command) == 1
-    assert f"{raw}, line 701, field 1: the label is neither 0 nor 1 ('oops')" in capsys.readouterr().err
+    wrong = "the label is neither 0 nor 1, true nor false, yes nor no ('oops')"
+    assert f"{raw}, line 701, field 1: {wrong}" in capsys.readouterr().err
     assert main([*command, "--bad-rows", "skip", "--restart"]) == 0
     assert "1 left out" in capsys.readouterr().out
 

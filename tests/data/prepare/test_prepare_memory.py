@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dqrm_cpu.data.prepare.memory import Arena
+from dqrm_cpu.data.prepare.buffers import MemoryBlock
+from dqrm_cpu.data.prepare.preparation import prepare
 from dqrm_cpu.data.prepare.resume import WORK_FOLDER
-from dqrm_cpu.data.prepare.run import prepare
 from dqrm_cpu.errors import DataError
 from folders import files_of
 from killed_preparation import OPTIONS
@@ -18,7 +18,7 @@ BYTES, WORDS = np.dtype(np.uint8), np.dtype(np.uint32)
 
 
 def test_nobody_has_what_another_one_has() -> None:
-    arena = Arena.of_bytes(1000)
+    arena = MemoryBlock.of_bytes(1000)
     part = arena.part(300)
     arrays = [part.take((5, 7), WORDS), part.take((3,), BYTES), arena.take((10,), WORDS), arena.take((400,), WORDS)]
     for k, array in enumerate(arrays):
@@ -29,7 +29,7 @@ def test_nobody_has_what_another_one_has() -> None:
 
 
 def test_what_was_taken_can_be_taken_again() -> None:
-    arena = Arena.of_bytes(1000)
+    arena = MemoryBlock.of_bytes(1000)
     first = arena.take((200,), WORDS)
     assert not np.shares_memory(first, arena.take((200,), WORDS))
     arena.clear()

@@ -3,6 +3,7 @@
 import csv
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dqrm_cpu.cli.main import main
-from dqrm_cpu.data.prepare.layout import Layout
+from dqrm_cpu.data.prepare.row_layout import Layout
 from dqrm_cpu.data.prepare.schema_file import read_schema
 from dqrm_cpu.errors import DataError
 from folders import files_of
@@ -100,7 +101,7 @@ class StoppedError(Exception):
 def prepared_until(most: int, sources: list[Path], out: Path, layout: Layout) -> None:
     from dataclasses import replace
 
-    from dqrm_cpu.data.prepare.run import prepare
+    from dqrm_cpu.data.prepare.preparation import prepare
     from preparing import request_for
 
     steps = 0
@@ -115,9 +116,9 @@ def prepared_until(most: int, sources: list[Path], out: Path, layout: Layout) ->
 
 
 @pytest.mark.parametrize(
-    ("column", "value", "said"),
+    ("column", "value", "message"),
     [
-        ("click", 2, "field 2: the label is neither 0 nor 1"),
+        ("click", 2, "field 2: the label is neither 0 nor 1 but another number; .*`positive = 4` in the schema"),
         ("click", None, "field 2: the label is neither 0 nor 1"),
         ("hour", 2**31, "field 3: a number that does not fit"),
         ("hour", 0.5, "field 3: not a whole number"),
@@ -126,11 +127,11 @@ def prepared_until(most: int, sources: list[Path], out: Path, layout: Layout) ->
         ("device", "123456789", "field 5: a hash of more than 8 digits"),
     ],
 )
-def test_a_bad_row_is_named(tmp_path: Path, column: str, value: Any, said: str) -> None:
+def test_a_bad_row_is_named(tmp_path: Path, column: str, value: Any, message: str) -> None:
     columns = columns_of(10)
     columns[column][4] = value
     pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
-    with pytest.raises(DataError, match=f"line 5, {said}"):
+    with pytest.raises(DataError, match=f"line 5, {message}"):
         prepared([tmp_path / "rows.parquet"], tmp_path / "out", layout=layout_of(tmp_path))
     manifest = prepared(
         [tmp_path / "rows.parquet"], tmp_path / "skip", layout=layout_of(tmp_path), bad_rows="skip", split="none"
@@ -146,10 +147,10 @@ def test_numbers_may_be_hashes(tmp_path: Path) -> None:
     assert np.load(tmp_path / "out" / "vocabulary" / "000.npy").tolist() == [255, 2**32 - 1]
 
 
-def test_text_where_numbers_are_expected_is_refused(tmp_path: Path) -> None:
-    columns = {**columns_of(3), "hour": ["a", "b", "c"]}
+def test_columns_that_are_neither_numbers_nor_text_are_refused(tmp_path: Path) -> None:
+    columns = {**columns_of(3), "hour": [datetime(2024, 1, day) for day in (1, 2, 3)]}
     pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
-    with pytest.raises(DataError, match="column hour holds string"):
+    with pytest.raises(DataError, match="column hour holds timestamp"):
         prepared([tmp_path / "rows.parquet"], tmp_path / "out", layout=layout_of(tmp_path))
 
 
@@ -180,8 +181,8 @@ def test_the_command_says_how_to_get_pyarrow(
     pq.write_table(pa.table(columns_of(3)), tmp_path / "rows.parquet")
     without_pyarrow()
     schema = str(tmp_path / "schema.toml")
-    status, said = run(
+    status, message = run(
         ["prepare", str(tmp_path / "rows.parquet"), "--schema", schema, "--out", str(tmp_path / "out")], capsys
     )
     assert status != 0
-    assert "pip install 'dqrm-cpu[parquet]'" in said
+    assert "pip install 'dqrm-cpu[parquet]'" in message

@@ -4,18 +4,24 @@ import csv
 import io
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dqrm_cpu.data.prepare.layout import Field, Layout, Role
+from dqrm_cpu.data.prepare.row_layout import Field, FieldRole, Layout
 from dqrm_cpu.errors import DataError
 from preparing import prepared, rows_of
 
 LAYOUT = Layout(
-    (Field(Role.LABEL), Field(Role.TEXT, "site"), Field(Role.INTEGER, "hour"), Field(Role.TEXT, "app")),
+    (
+        Field(FieldRole.LABEL),
+        Field(FieldRole.TEXT, "site"),
+        Field(FieldRole.INTEGER, "hour"),
+        Field(FieldRole.TEXT, "app"),
+    ),
     delimiter=",",
     quotes=True,
 )
@@ -23,15 +29,17 @@ WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0"), max_s
 LINES = st.tuples(st.sampled_from("01"), WORDS, st.integers(0, 99).map(str), WORDS)
 
 
-def written(lines: list[tuple[str, ...]], quoting: int) -> str:
+def written(lines: list[tuple[str, ...]], quoting: Literal[0, 1, 2, 3]) -> str:
     text = io.StringIO()
     csv.writer(text, quoting=quoting, lineterminator="\n").writerows(lines)
     return text.getvalue()
 
 
 def numbered(words: list[str]) -> list[int]:
+    """Numbers words as they appear; what means a missing value has 0."""
     known: dict[str, int] = {"": 0}
-    return [known.setdefault(word, len(known)) for word in words]
+    missing = [not word or word == "\\N" or word.lower() in {"nan", "null"} for word in words]
+    return [0 if none else known.setdefault(word, len(known)) for none, word in zip(missing, words, strict=True)]
 
 
 @settings(max_examples=25)
@@ -39,7 +47,10 @@ def numbered(words: list[str]) -> list[int]:
     lines=st.lists(LINES, min_size=1, max_size=12),
     quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
 )
-def test_quoted_fields_are_as_the_csv_module_reads_them(lines: list[tuple[str, ...]], quoting: int) -> None:
+@example(lines=[("0", "", "0", "NULL"), ("1", "\\N", "1", "nan ")], quoting=csv.QUOTE_MINIMAL)
+def test_quoted_fields_are_as_the_csv_module_reads_them(
+    lines: list[tuple[str, ...]], quoting: Literal[0, 1, 2, 3]
+) -> None:
     text = written(lines, quoting)
     rows = list(csv.reader(io.StringIO(text)))
     with TemporaryDirectory() as name:
@@ -55,7 +66,7 @@ def test_quoted_fields_are_as_the_csv_module_reads_them(lines: list[tuple[str, .
 
 
 @pytest.mark.parametrize(
-    ("line", "field", "said"),
+    ("line", "field", "message"),
     [
         ('1,"a,5,b', 2, "does not close on its line"),
         ('1,"a"b,5,c', 2, "behind the closing quote"),
@@ -63,10 +74,10 @@ def test_quoted_fields_are_as_the_csv_module_reads_them(lines: list[tuple[str, .
         ('"1",a,5', 3, "the line ends here"),
     ],
 )
-def test_a_mistake_names_its_line_and_field(tmp_path: Path, line: str, field: int, said: str) -> None:
+def test_a_mistake_names_its_line_and_field(tmp_path: Path, line: str, field: int, message: str) -> None:
     source = tmp_path / "train.csv"
     source.write_text(f'0,"a ""quoted"" word",1,b\n{line}\n')
-    with pytest.raises(DataError, match=rf"line 2, field {field}: .*{said}"):
+    with pytest.raises(DataError, match=rf"line 2, field {field}: .*{message}"):
         prepared([source], tmp_path / "out", layout=LAYOUT, split="none")
 
 

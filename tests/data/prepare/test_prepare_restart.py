@@ -1,5 +1,6 @@
 """A preparation that was killed goes on, and ends with the very bytes of one that was not."""
 
+import contextlib
 import errno
 import gzip
 import json
@@ -8,22 +9,23 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dqrm_cpu.data.prepare.request import Advance, Request
+from dqrm_cpu.base.files import replacing
+from dqrm_cpu.data.prepare.preparation import prepare
+from dqrm_cpu.data.prepare.request import Advance, PrepareRequest
 from dqrm_cpu.data.prepare.resume import WORK_FOLDER
-from dqrm_cpu.data.prepare.run import prepare
 from dqrm_cpu.errors import DataError
 from folders import files_of
 from killed_preparation import OPTIONS
 from preparing import criteo_text, prepared, request_for
+from prestart import python
 
 SCRIPT = Path(__file__).parent / "killed_preparation.py"
 
@@ -40,9 +42,8 @@ def raw_file(folder: Path, packed: bool = False) -> Path:
 
 def prepare_and_die(raw: Path, out: Path, number: int) -> bool:
     """Whether it was killed before it was done."""
-    command = [sys.executable, str(SCRIPT), str(raw), str(out), str(number)]
-    path = f"{SCRIPT.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, timeout=200)
+    command = [*python(os.environ), str(SCRIPT), str(raw), str(out), str(number)]
+    done = subprocess.run(command, capture_output=True, timeout=200)
     assert done.returncode in (0, -signal.SIGKILL), done.stderr.decode()
     return done.returncode != 0
 
@@ -84,7 +85,7 @@ def test_it_goes_on_behind_what_is_whole(tmp_path: Path) -> None:
         assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
 
 
-def interrupted_at(request: Request, rows: int) -> Request:
+def interrupted_at(request: PrepareRequest, rows: int) -> PrepareRequest:
     """The request, whose progress display raises KeyboardInterrupt once so many rows were read."""
 
     def advance(reached: Advance) -> None:
@@ -131,7 +132,7 @@ def test_a_pipe_that_begins_otherwise_is_refused(tmp_path: Path) -> None:
 def test_two_processes_do_not_prepare_into_one_folder(tmp_path: Path) -> None:
     raw = raw_file(tmp_path)
     request = request_for([raw], tmp_path / "out", **OPTIONS)
-    refused = []
+    refused: list[int] = []
 
     def advance(reached: Advance) -> None:
         if not refused:
@@ -146,7 +147,7 @@ def test_two_processes_do_not_prepare_into_one_folder(tmp_path: Path) -> None:
 def test_a_full_disk_is_an_error_that_one_can_go_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = raw_file(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("dqrm_cpu.data.prepare.spool._write_all", raise_full)
+        patch.setattr("dqrm_cpu.data.prepare.spool.replacing", replacing_on_full_disk)
         with pytest.raises(DataError, match=r"cannot be written \(No space left on device\); make room"):
             prepared([raw], tmp_path / "out", **OPTIONS)
     prepared([raw], tmp_path / "out", **OPTIONS)
@@ -154,11 +155,20 @@ def test_a_full_disk_is_an_error_that_one_can_go_on_from(tmp_path: Path, monkeyp
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
 
 
-def raise_full(*_: object) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+class FullFile:
+    """A file on a full disk."""
+
+    def write(self, piece: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def interrupted(folder: Path) -> tuple[Request, list[str]]:
+@contextlib.contextmanager
+def replacing_on_full_disk(path: Path, raises: type[DataError], **more: Any) -> Iterator[FullFile]:
+    with replacing(path, raises, **more):
+        yield FullFile()
+
+
+def interrupted(folder: Path) -> tuple[PrepareRequest, list[str]]:
     """A preparation that was interrupted after some steps, and what it will note when it goes on."""
     notes: list[str] = []
     request = replace(request_for([raw_file(folder)], folder / "out", **OPTIONS), note=notes.append)
@@ -199,14 +209,14 @@ def spoiled_steps(content: bytes) -> dict[str, bytes]:
     line[at] = line[at] % 10 + 48 if line[at] % 10 + 48 != line[at] else 49
     deep, number = b"[" * 100_000, b'{"rows": ' + b"9" * 6000 + b"}"
     changes: dict[str, Callable[[dict[str, Any]], object]] = {
-        "a wrong type": lambda said: said.update(rows="1"),
-        "a missing key": lambda said: said.pop("after"),
-        "a number below 0": lambda said: said.update(new_keys=[-1, *said["new_keys"][1:]]),
-        "other columns": lambda said: said["counts"].update(missing=[]),
-        "another place": lambda said: said.update(first_row=said["first_row"] + 1),
-        "another line": lambda said: said.update(first_line=said["first_line"] + 1),
-        "another source": lambda said: said["after"].update(source=7),
-        "bad rows that are not there": lambda said: said.update(quarantined=10**6),
+        "a wrong type": lambda header: header.update(rows="1"),
+        "a missing key": lambda header: header.pop("after"),
+        "a number below 0": lambda header: header.update(new_keys=[-1, *header["new_keys"][1:]]),
+        "other columns": lambda header: header["counts"].update(missing=[]),
+        "another place": lambda header: header.update(first_row=header["first_row"] + 1),
+        "another line": lambda header: header.update(first_line=header["first_line"] + 1),
+        "another source": lambda header: header["after"].update(source=7),
+        "bad rows that are not there": lambda header: header.update(quarantined=10**6),
     }
     return {
         "a flipped count of rows": bytes(flipped),
@@ -286,7 +296,7 @@ def test_a_disk_that_is_full_anywhere_is_one_line_and_one_can_go_on(
         if str(path).rpartition("/")[2].rpartition(f".{os.getpid()}")[0].endswith(target) or str(path).endswith(target):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def full(path: object, flags: int, *rest: Any, **more: Any) -> int:
+    def full(path: Any, flags: int, *rest: Any, **more: Any) -> int:
         if flags & os.O_CREAT:
             refuse(path)
         return opened(path, flags, *rest, **more)

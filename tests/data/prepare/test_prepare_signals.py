@@ -49,10 +49,10 @@ def test_it_says_where_it_stopped_and_goes_on(tmp_path: Path, text: bytes, numbe
     until_a_step_is_safe(out, process)
     process.send_signal(number)
     assert process.wait(_PATIENCE_S) == 128 + number  # standard input is still open
-    said = process.stderr.read().decode()
+    stderr = process.stderr.read().decode()
     process.stdin.close()
-    assert f"stopped by {number.name} " in said
-    assert "goes on from there" in said
+    assert f"stopped by {number.name} " in stderr
+    assert "goes on from there" in stderr
     done = subprocess.run(command(out), input=text, capture_output=True, timeout=_PATIENCE_S, check=True)
     assert "going on behind row" in done.stderr.decode()
     rows = text.count(b"\n")

@@ -63,17 +63,17 @@ def test_a_truncated_archive_is_refused(tmp_path: Path, kind: str) -> None:
         prepared([tmp_path / "cut"], tmp_path / "out")
 
 
-@pytest.mark.parametrize(("start", "said"), [(b"BZh91AY", "bzip2"), (b"PK\3\4....", "zip"), (b"\xfd7zXZ\0", "xz")])
-def test_other_archives_are_named(tmp_path: Path, start: bytes, said: str) -> None:
+@pytest.mark.parametrize(("start", "message"), [(b"BZh91AY", "bzip2"), (b"PK\3\4....", "zip"), (b"\xfd7zXZ\0", "xz")])
+def test_other_archives_are_named(tmp_path: Path, start: bytes, message: str) -> None:
     (tmp_path / "archive").write_bytes(start)
-    with pytest.raises(DataError, match=f"is {said}: unpack it"):
+    with pytest.raises(DataError, match=f"is {message}: unpack it"):
         prepared([tmp_path / "archive"], tmp_path / "out")
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for name, said in (("missing", "No such file"), (".", "is a folder"), ("pipe", "standard input")):
-        with pytest.raises(DataError, match=said):
+    for name, message in (("missing", "No such file"), (".", "is a folder"), ("pipe", "standard input")):
+        with pytest.raises(DataError, match=message):
             prepared([tmp_path / name], tmp_path / "out")
 
 

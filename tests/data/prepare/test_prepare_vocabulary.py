@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dqrm_cpu.data.prepare.layout import CRITEO_LAYOUT
+from dqrm_cpu.data.prepare.preparation import prepare
 from dqrm_cpu.data.prepare.request import VocabularySettings
-from dqrm_cpu.data.prepare.run import prepare
-from dqrm_cpu.data.prepare.vocabulary import Vocabulary
-from dqrm_cpu.data.prepare.vocabulary_files import load_vocabulary, require_vocabulary
+from dqrm_cpu.data.prepare.row_layout import CRITEO_LAYOUT
+from dqrm_cpu.data.prepare.vocabulary.saved_vocabulary import load_vocabulary, require_vocabulary
+from dqrm_cpu.data.prepare.vocabulary.vocabulary import Vocabulary
 from dqrm_cpu.errors import DataError
 from preparing import criteo_text, prepared, request_for, rows_of
 
@@ -63,7 +64,44 @@ def test_later_data_gets_the_ids_of_earlier_data(tmp_path: Path) -> None:
     assert sorted(map(tuple, found.tolist())) == sorted(map(tuple, wanted.tolist()))
     unseen = [column.unseen for column in later.columns[13:]]
     assert unseen == (together >= np.array(first.table_rows)).sum(0).tolist()
-    assert sum(unseen) > 0
+    assert sum(count or 0 for count in unseen) > 0
+
+
+@pytest.mark.parametrize("min_count", [1, 3])
+def test_a_vocabulary_grows_by_the_categories_of_later_data(tmp_path: Path, min_count: int) -> None:
+    """Known categories keep their ids however rare they are; new ones follow, in order of first appearance."""
+    for day in (0, 1):
+        (tmp_path / f"day_{day}").write_text(criteo_text(300, seed=day))
+    first = prepared([tmp_path / "day_0"], tmp_path / "first", split="none")
+    growing = require_vocabulary(tmp_path / "first", CRITEO_LAYOUT, 0, "grown", min_count)
+    grown = prepared([tmp_path / "day_1"], tmp_path / "grown", split="none", vocabulary=growing)
+    assert (grown.parent, first.parent) == (first.identity, None)
+    assert grown.identity is not None
+    assert first.identity is not None
+    assert grown.identity.difference(first.identity) == "vocabulary"
+    old, new = load_vocabulary(tmp_path / "first"), load_vocabulary(tmp_path / "grown")
+    cells = [line.split("\t")[14:] for line in (tmp_path / "day_1").read_text().splitlines()]
+    for t, (before, after) in enumerate(zip(old.keys, new.keys, strict=True)):
+        counts = Counter(int(row[t].strip() or "0", 16) for row in cells)
+        found = [key for key, count in counts.items() if key and key not in before and count >= min_count]
+        assert after.tolist() == [*before.tolist(), *found]
+        ids = {0: 0} | {key: place + 1 for place, key in enumerate(after.tolist())}
+        expected = Counter(ids.get(int(row[t].strip() or "0", 16), 0) for row in cells)
+        assert Counter(rows_of(tmp_path / "grown", "train")[2][:, t].tolist()) == expected
+
+
+def test_growing_goes_on_after_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for day in (0, 1):
+        (tmp_path / f"day_{day}").write_text(criteo_text(300, seed=day))
+    prepared([tmp_path / "day_0"], tmp_path / "first", split="none")
+    growing = require_vocabulary(tmp_path / "first", CRITEO_LAYOUT, 0, "grown", 2)
+    whole = prepared([tmp_path / "day_1"], tmp_path / "whole", split="none", vocabulary=growing)
+    with monkeypatch.context() as patch:
+        patch.setattr("dqrm_cpu.data.prepare.preparation.write_manifest", raise_full)
+        with pytest.raises(OSError, match="No space"):
+            prepared([tmp_path / "day_1"], tmp_path / "cut", split="none", vocabulary=growing)
+    again = prepared([tmp_path / "day_1"], tmp_path / "cut", split="none", vocabulary=growing)
+    assert (again.digest(), again.identity, again.parent) == (whole.digest(), whole.identity, whole.parent)
 
 
 def test_a_saved_vocabulary_says_when_it_is_damaged(tmp_path: Path) -> None:
@@ -98,7 +136,7 @@ def test_hashing_needs_no_vocabulary_and_is_stable(tmp_path: Path) -> None:
     assert first.max() < 97
     missing = [column.missing for column in manifest.columns[13:]]
     assert (first == 0).sum(0).tolist() == [
-        count + sum(line.split("\t")[14 + t].strip() == "00000000" for line in text.splitlines())
+        (count or 0) + sum(line.split("\t")[14 + t].strip() == "00000000" for line in text.splitlines())
         for t, count in enumerate(missing)
     ]
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dqrm_cpu.data.prepare.write_tsv import write_tsv
-from dqrm_cpu.data.synthetic import SyntheticClicks
 from dqrm_cpu.data.synthetic.kernel import MISSING
+from dqrm_cpu.data.synthetic.stream import SyntheticClicks
+from dqrm_cpu.data.synthetic.write_tsv import write_tsv
 from preparing import prepared, rows_of
 
 TABLE_ROWS = (1460, 583, 1_000_000, 200_000, *[1000] * 22)

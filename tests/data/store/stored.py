@@ -1,20 +1,21 @@
 """Small data sets in a folder, and the plain arrays that they must give back."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.batch import Batch
-from dqrm_cpu.data.store.follow import follow_data
 from dqrm_cpu.data.store.manifest import FORMAT, PART_NAMES, ColumnStatistics, Manifest, ShardFile, write_manifest
+from dqrm_cpu.data.store.run_data import follow_data
 from dqrm_cpu.data.store.schema import Schema
-from dqrm_cpu.data.store.writer import write_shard
+from dqrm_cpu.data.store.writer import write_bags, write_shard
+from dqrm_cpu.data.synthetic.stream import SyntheticClicks
 from tiny import tiny_config
 
 SCHEMA = Schema(("d0", "d1", "d2"), ("narrow", "middle", "wide", "single"))
@@ -60,6 +61,41 @@ def write_data_set(folder: Path, train_shards: list[int], held_out_rows: int = 5
     return train
 
 
+def write_generated(
+    folder: Path,
+    tables: tuple[int, ...],
+    num_rows: Mapping[str, int],
+    max_bag_size: int = 1,
+    every: int = 1,
+    weights: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
+) -> None:
+    """Writes rows that `--data synthetic` makes from seed 3, so many of each part.
+
+    `every`: the parts follow one another so many times, for parts that are alike although the clicks change with time.
+    `weights`: what makes weights f32[n] of dense values f32[n, 13]; None: rows have none.
+    """
+    source = SyntheticClicks(tables, 13, seed=3, max_bag_size=max_bag_size)
+    name_of_weights = "w" if weights else ""
+    dense_names = (*(f"I{k}" for k in range(13)), *([name_of_weights] if weights else []))
+    schema = Schema(dense_names, tuple(f"C{k}" for k in range(len(tables))), name_of_weights)
+    parts: dict[str, tuple[ShardFile, ...]] = dict.fromkeys(PART_NAMES, ())
+    start = 0
+    for turn in range(every):
+        for part in PART_NAMES:
+            name, count = f"{part}-{turn}.shard" if turn else f"{part}.shard", num_rows[part] // every
+            batch = source.rows(start, start + count)
+            start += count
+            dense = batch.dense.numpy()
+            stored = np.column_stack([dense, weights(dense)]) if weights else dense
+            arrays = batch.label.numpy().astype(np.uint8), stored, batch.ids.numpy()
+            if batch.offsets is None:
+                parts[part] += (write_shard(folder, name, schema, *arrays),)
+            else:
+                parts[part] += (write_bags(folder, name, schema, *arrays, batch.offsets.numpy()),)
+    columns = tuple(ColumnStatistics(name) for name in (*schema.dense, *schema.categorical))
+    write_manifest(folder, Manifest(FORMAT, schema, tables, parts, columns, (), {}, "0"))
+
+
 def finish(folder: Path, parts: Mapping[str, tuple[ShardFile, ...]]) -> Manifest:
     """Writes the manifest of these parts."""
     columns = tuple(ColumnStatistics(name) for name in (*SCHEMA.dense, *SCHEMA.categorical))
@@ -77,7 +113,7 @@ def random_bags(count: int, seed: int) -> tuple[NDArray[np.int32], NDArray[np.in
     return random.integers(0, tables).astype(np.int32), offsets
 
 
-def config_of(folder: Path, batch_size: int = 32, **data: object) -> Config:
+def config_of(folder: Path, batch_size: int = 32, **data: Any) -> Config:
     """A run over that folder, everything that the data decide left to them."""
     config = tiny_config(train={"batch_size": batch_size})
     return follow_data(

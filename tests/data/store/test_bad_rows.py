@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from dqrm_cpu.cli.main import main
-from dqrm_cpu.data.batch import BadBatchError
+from dqrm_cpu.data.batch import BadBatchError, rank_shares
 from dqrm_cpu.data.loader import Loader
-from dqrm_cpu.data.shards import shards_of
 from dqrm_cpu.data.source import open_data
 from dqrm_cpu.data.store import writer
 from dqrm_cpu.data.store.manifest import FORMAT, ColumnStatistics, Manifest, ShardFile, write_manifest
@@ -109,12 +108,12 @@ def test_a_message_has_the_number_of_the_row_and_the_name_of_its_column(
 ) -> None:
     run_dir = tmp_path / "run"
     assert main(arguments(data, run_dir, **{"train.on_bad_batch": "stop", "train.epochs": "1"})) == 1
-    said = capsys.readouterr().err
+    output = capsys.readouterr().err
     ((_, arrays),) = kept(run_dir).items()
     row = int(arrays["bad_row"])
     number = int(arrays["dense"][row, 0])
     assert number in BAD["train"]
-    assert f"row {row} of the batch, row {number} of the training rows: price is nan" in said
+    assert f"row {row} of the batch, row {number} of the training rows: price is nan" in output
 
 
 def test_an_evaluation_names_them_too(data: Path, simulated: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,11 +125,11 @@ def test_an_evaluation_names_them_too(data: Path, simulated: Path, capsys: pytes
 @pytest.mark.parametrize(("default", "name"), [("I2", "price"), ("C1", "city"), ("C2", "site"), ("label", "label")])
 def test_every_column_has_the_data_sets_own_name(default: str, name: str, data: Path) -> None:
     part = open_data(config_of(data, BATCH, reshuffle=True)).train
-    loader = Loader(part, BATCH, shards_of(0, 1, RANKS), CPU)
+    loader = Loader(part, BATCH, rank_shares(0, 1, RANKS), CPU)
     number = loader.num_batches + 3  # of the second epoch
     row = int(loader.batches(number)[1].dense[4, 0])
-    said = described(BadBatchError("is odd", 4, default, share=1), loader, number)
-    assert said == f"row 4 of the batch, row {row} of the training rows: {name} is odd"
+    output = described(BadBatchError("is odd", 4, default, share=1), loader, number)
+    assert output == f"row 4 of the batch, row {row} of the training rows: {name} is odd"
 
 
 @pytest.mark.mpi
@@ -162,7 +161,7 @@ def weights(run_dir: Path) -> dict[str, bytes]:
 
 
 def outcome(run_dir: Path) -> dict[str, object]:
-    """Everything that a finished run leaves, without its weights."""
+    """Returns everything that a finished run leaves, without its weights."""
     result = json.loads((run_dir / "result.json").read_text())
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     losses = [[row.get(key) for key in ("step", "phase", "loss", "auc", "log_loss")] for row in rows]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dqrm_cpu.base.decode import Json
 from dqrm_cpu.cli.main import main
 from dqrm_cpu.data.store.manifest import FILE_NAME, read_manifest, write_manifest
 from stored import write_data_set
@@ -48,10 +49,10 @@ def test_verify_names_every_damage(folder: Path, capsys: pytest.CaptureFixture[s
     flip(folder / "train-0.shard", -100)
     (folder / "test.shard").unlink()
     assert main(["data", "verify", str(folder)]) == 1
-    said = capsys.readouterr().out
-    assert "train-0.shard: the ids section of block 1 (rows 8,192 to 8,999) is damaged" in said
-    assert "test.shard is missing" in said
-    assert "2 of the pieces" in said
+    output = capsys.readouterr().out
+    assert "train-0.shard: the ids section of block 1 (rows 8,192 to 8,999) is damaged" in output
+    assert "test.shard is missing" in output
+    assert "2 of the pieces" in output
 
 
 def test_head_prints_rows(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,7 +91,11 @@ def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_show_flattens_settings_and_cuts_long_ones(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = {"vocabulary": {"kind": "exact", "directory": ""}, "fields": list(range(1000)), "delimiter": "\t"}
+    settings: dict[str, Json] = {
+        "vocabulary": {"kind": "exact", "directory": ""},
+        "fields": list(range(1000)),
+        "delimiter": "\t",
+    }
     write_manifest(folder, replace(read_manifest(folder), settings=settings))
     assert main(["data", "show", str(folder)]) == 0
     shown = capsys.readouterr().out

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from dqrm_cpu.data.store.foreign import blocks
 from dqrm_cpu.data.store.foreign.convert import convert, open_foreign
 from dqrm_cpu.data.store.manifest import Manifest, read_manifest
-from dqrm_cpu.data.store.part import StoredRows
-from dqrm_cpu.data.store.verify import verify
+from dqrm_cpu.data.store.shard import verify
+from dqrm_cpu.data.store.stored_rows import StoredRows
 from dqrm_cpu.errors import DataError
 
 NUM_ROWS = 1000
@@ -33,7 +33,8 @@ class Raw:
         self.label = random.integers(0, 2, rows, np.int32)
 
     def logs(self) -> NDArray[np.float32]:
-        return np.log(np.maximum(self.integers, 0).astype(np.float32) + 1)
+        logs: NDArray[np.float32] = np.log(np.maximum(self.integers, 0).astype(np.float32) + 1)
+        return logs
 
 
 def write_npz(folder: Path, raw: Raw, days: list[int] | None = None) -> Path:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dqrm_cpu.cli.main import main
-from dqrm_cpu.data.prepare.vocabulary_files import FOLDER, load_vocabulary
+from dqrm_cpu.data.prepare.vocabulary.saved_vocabulary import FOLDER, load_vocabulary
 from dqrm_cpu.data.store.foreign.convert import open_foreign
 from dqrm_cpu.data.store.manifest import FILE_NAME, read_manifest
 from dqrm_cpu.errors import DataError

@@ -11,11 +11,10 @@ from isal import isal_zlib
 
 from dqrm_cpu.cli.main import main
 from dqrm_cpu.data.store import layout
-from dqrm_cpu.data.store.header import DamagedShardError
-from dqrm_cpu.data.store.layout import Header, Section
+from dqrm_cpu.data.store.layout import DamagedShardError, Header, Section
 from dqrm_cpu.data.store.manifest import ShardFile, read_manifest, write_manifest
-from dqrm_cpu.data.store.part import StoredRows
-from dqrm_cpu.data.store.shard import Shard
+from dqrm_cpu.data.store.shard import MappedShard
+from dqrm_cpu.data.store.stored_rows import StoredRows
 from dqrm_cpu.data.store.writer import sealed, write_bags, write_shard
 from dqrm_cpu.errors import DataError
 from stored import SCHEMA, finish, random_bags, random_rows
@@ -38,7 +37,7 @@ def data_set(folder: Path, bags: bool = False) -> None:
 def forge(folder: Path, change: Change) -> None:
     """Changes header and content, and makes every checksum fit again, the manifest's too."""
     path, manifest = folder / NAME, read_manifest(folder)
-    header = Shard(path, manifest.parts["train"][0]).header
+    header = MappedShard(path, manifest.parts["train"][0]).header
     content = bytearray(path.read_bytes())
     sections = header.sections.copy()
     change(header, content)
@@ -127,19 +126,19 @@ CASES = {**HEADERS, **CONTENTS}
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_shard_that_lies_is_refused(case: str, tmp_path: Path) -> None:
-    change, said = CASES[case]
+    change, message = CASES[case]
     data_set(tmp_path)
     forge(tmp_path, change)
-    with pytest.raises(DamagedShardError, match=said):
+    with pytest.raises(DamagedShardError, match=message):
         read_all(tmp_path)
 
 
 @pytest.mark.parametrize("case", BAGS)
 def test_bags_that_lie_are_refused(case: str, tmp_path: Path) -> None:
-    change, said = BAGS[case]
+    change, message = BAGS[case]
     data_set(tmp_path, bags=True)
     forge(tmp_path, change)
-    with pytest.raises(DamagedShardError, match=said):
+    with pytest.raises(DamagedShardError, match=message):
         read_all(tmp_path)
 
 

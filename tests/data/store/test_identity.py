@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from dqrm_cpu.cli.main import main
-from dqrm_cpu.data.store.identity import DataIdentity, identity_of_generated
 from dqrm_cpu.data.store.manifest import read_manifest, write_manifest
+from dqrm_cpu.data.store.schema import DataIdentity, identity_of_generated
 from dqrm_cpu.errors import DataError
 from stored import write_data_set
 
@@ -23,7 +23,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def identity(source: Path, out: Path, *options: str) -> DataIdentity:
-    """Of the data set that is prepared from a file."""
+    """Returns the identity of the data set that is prepared from a file."""
     assert main(["prepare", str(source), "--format", "kaggle", "--out", str(out), *options]) == 0
     found = read_manifest(out).identity
     assert found is not None

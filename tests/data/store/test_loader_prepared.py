@@ -3,6 +3,7 @@
 import gc
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,13 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dqrm_cpu.data.batch import Batch
+from dqrm_cpu.data.batch import Batch, rank_shares
 from dqrm_cpu.data.loader import Loader
-from dqrm_cpu.data.shards import shards_of
 from dqrm_cpu.data.source import open_data
-from dqrm_cpu.data.store import ahead, order
+from dqrm_cpu.data.store import order, read_ahead
+from dqrm_cpu.data.store.layout import DamagedShardError
 from dqrm_cpu.data.store.manifest import PART_NAMES
-from dqrm_cpu.data.store.shard import DamagedShardError
 from dqrm_cpu.data.store.writer import write_bags, write_shard
 from dqrm_cpu.errors import DataError
 from stored import SCHEMA, Rows, config_of, finish, random_bags, random_rows, same_rows, write_data_set
@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several chunks, groups and windows out of a thousand rows."""
-    monkeypatch.setattr(ahead, "CHUNK_ROWS", 128)
+    monkeypatch.setattr(read_ahead, "CHUNK_ROWS", 128)
     monkeypatch.setattr(order, "GROUP_ROWS", 16)
     monkeypatch.setattr(order, "WINDOW_GROUPS", 4)
     monkeypatch.setattr(order, "_COUNTED_ROWS", 64)
@@ -44,7 +44,7 @@ def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def loader(folder: Path, batch_size: int, rank: int = 0, size: int = 1, simulated: int = 1, **data: object) -> Loader:
     part = open_data(config_of(folder, batch_size, **data)).train
-    return Loader(part, batch_size, shards_of(rank, size, simulated), CPU, cache_bytes=1 << 30)
+    return Loader(part, batch_size, rank_shares(rank, size, simulated), CPU, cache_bytes=1 << 30)
 
 
 def numbers(batches: list[Batch]) -> list[int]:
@@ -71,7 +71,7 @@ def test_batches_hold_the_rows_in_order(folder: Path, batch_size: int) -> None:
 @settings(max_examples=6)
 @given(batch_size=st.integers(1, 200), size=st.integers(1, 5))
 def test_any_number_of_ranks_sees_the_same_batches(
-    folder: Path, data: dict[str, object], batch_size: int, size: int
+    folder: Path, data: dict[str, Any], batch_size: int, size: int
 ) -> None:
     alone = loader(folder, batch_size, **data)
     ranks = [loader(folder, batch_size, rank, size, **data) for rank in range(size)]
@@ -86,9 +86,7 @@ def test_any_number_of_ranks_sees_the_same_batches(
 @pytest.mark.parametrize("data", [{}, {"reshuffle": True}, {"sub_sample_rate": 0.5, "reshuffle": True}])
 @settings(max_examples=6)
 @given(asked=st.lists(st.integers(0, 99), min_size=1, max_size=12))
-def test_a_batch_does_not_depend_on_what_was_read_before(
-    folder: Path, data: dict[str, object], asked: list[int]
-) -> None:
+def test_a_batch_does_not_depend_on_what_was_read_before(folder: Path, data: dict[str, Any], asked: list[int]) -> None:
     jumping = loader(folder, 32, **data)
     for number in asked:
         assert numbers(jumping.batches(number)) == numbers(loader(folder, 32, **data).batches(number))
@@ -124,7 +122,9 @@ def test_reshuffled_epochs_are_permutations_that_differ(folder: Path) -> None:
 
 def test_a_seed_decides_the_order() -> None:
     def rows(seed: int) -> list[int]:
-        return order.Order(1000, seed, reshuffle=True, sub_sample_rate=0, labels=None).rows(0, 0, 1000).tolist()
+        made = order.Order(1000, seed, reshuffle=True, sub_sample_rate=0, labels=None)
+        numbers: list[int] = made.rows(0, 0, 1000).tolist()
+        return numbers
 
     assert rows(1) == rows(1) != rows(2)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dqrm_cpu.data.store.manifest import read_manifest
-from dqrm_cpu.data.store.part import StoredRows
+from dqrm_cpu.data.store.stored_rows import StoredRows
 from dqrm_cpu.errors import DataError
 from launching import clean_environ
 from stored import write_data_set
@@ -36,9 +36,9 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, int
 @pytest.mark.parametrize("where", ["thread", "openmp"])
 def test_a_file_that_is_cut_short_while_it_is_read_is_named(where: str, ended: tuple[Path, dict[str, int]]) -> None:
     folder, statuses = ended
-    said = (folder / f"{where}.txt").read_text()
-    assert said.startswith(f"dqrm-cpu: error: {folder}/{where}/train-0.shard can no longer be read: it was cut short")
-    assert said.endswith("go on by --resume auto\n")
+    output = (folder / f"{where}.txt").read_text()
+    assert output.startswith(f"dqrm-cpu: error: {folder}/{where}/train-0.shard can no longer be read: it was cut short")
+    assert output.endswith("go on by --resume auto\n")
     assert statuses[where] == 1
 
 

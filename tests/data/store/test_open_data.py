@@ -3,12 +3,12 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dqrm_cpu.config import Config, preset_config
 from dqrm_cpu.data.source import open_data
-from dqrm_cpu.data.store.follow import follow_data
 from dqrm_cpu.data.store.manifest import (
     FILE_NAME,
     PART_NAMES,
@@ -17,7 +17,8 @@ from dqrm_cpu.data.store.manifest import (
     read_manifest,
     write_manifest,
 )
-from dqrm_cpu.errors import DataError
+from dqrm_cpu.data.store.run_data import follow_data
+from dqrm_cpu.errors import ConfigError, DataError
 from stored import SCHEMA, TABLE_ROWS, config_of, write_data_set
 
 
@@ -27,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def asked(folder: Path, **model: object) -> Config:
+def asked(folder: Path, **model: Any) -> Config:
     config = preset_config("demo")
     return replace(config, data=replace(config.data, source=str(folder)), model=replace(config.model, **model))
 
@@ -43,6 +44,13 @@ def test_what_the_user_set_stays(folder: Path) -> None:
     config = follow_data(asked(folder, table_rows=larger), {"model.table_rows", "data.train_rows"})
     assert config.model.table_rows == larger
     assert config.data.train_rows == preset_config("demo").data.train_rows
+
+
+def test_a_dimension_of_a_table_that_the_data_lack_is_refused(folder: Path) -> None:
+    """Only once the data are known: the preset has 26 tables, these 4."""
+    assert follow_data(asked(folder, table_dims="C4=2"), frozenset()).model.dims == (16, 16, 16, 2)
+    with pytest.raises(ConfigError, match=r"names C5, and there are 4 tables"):
+        follow_data(asked(folder, table_dims="C5=2"), frozenset())
 
 
 def test_generated_data_decide_nothing() -> None:
@@ -63,12 +71,12 @@ def test_a_table_that_is_too_small_is_named(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("model", "message"),
     [({"table_rows": (256,)}, "names 1 tables"), ({"num_dense": 13}, "num_dense is 13, and .* has 3")],
 )
-def test_another_shape_is_refused(folder: Path, model: dict[str, object], said: str) -> None:
+def test_another_shape_is_refused(folder: Path, model: dict[str, Any], message: str) -> None:
     config = config_of(folder)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         open_data(replace(config, model=replace(config.model, **model)))
 
 
@@ -82,7 +90,7 @@ def test_fewer_rows_can(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("setting", [{"reshuffle": True}, {"sub_sample_rate": 0.5}])
-def test_generated_rows_refuse_what_only_prepared_ones_can_do(setting: dict[str, object]) -> None:
+def test_generated_rows_refuse_what_only_prepared_ones_can_do(setting: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=f"data.{next(iter(setting))} works on prepared rows"):
         open_data(Config(data=replace(Config().data, **setting)))
 
@@ -128,16 +136,16 @@ def rewrite(folder: Path, **changes: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"format": 2}, "has format 2, this version reads 1"),
         ({"table_rows": [1, 1, 1, 1]}, "does not match its own checksum"),
         ({"format": "x"}, "is not a manifest"),
     ],
 )
-def test_a_changed_manifest_is_not_believed(folder: Path, changes: dict[str, object], said: str) -> None:
+def test_a_changed_manifest_is_not_believed(folder: Path, changes: dict[str, object], message: str) -> None:
     rewrite(folder, **changes)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         read_manifest(folder)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from dqrm_cpu.cli.main import main
 
-ROWS = 140_000
+ROWS = 70_000
 HELD_OUT = ROWS // 7
 SETTINGS = {
     "model.embedding-dim": "8",

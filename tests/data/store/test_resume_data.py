@@ -47,9 +47,9 @@ def test_other_data_are_refused_with_both_fingerprints(
     capsys.readouterr()
     more = ["--resume", "auto", "--train.epochs", "2"]
     assert train(run_dir, "--data", str(tmp_path / "other"), *more) == 1
-    said = capsys.readouterr().err
-    assert ours in said
-    assert other in said
+    stderr = capsys.readouterr().err
+    assert ours in stderr
+    assert other in stderr
     (tmp_path / "ours").rename(tmp_path / "moved")
     assert train(run_dir, "--data", str(tmp_path / "moved"), *more) == 0
 

@@ -127,8 +127,8 @@ def test_what_cannot_be_checked_is_told(project: Path, capsys: pytest.CaptureFix
     later = project / "data" / "later"
     forget_identity(later)
     assert evaluate(project / "runs" / "a", "--data", later, "--part", "all") == 0
-    said = capsys.readouterr().err
-    assert f"warning: {later} does not say which vocabulary its ids belong to" in said
+    stderr = capsys.readouterr().err
+    assert f"warning: {later} does not say which vocabulary its ids belong to" in stderr
 
 
 def test_the_rows_of_the_run_itself_need_no_vocabulary(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,10 +177,10 @@ def test_data_that_moved_alone_are_asked_for(
     monkeypatch.chdir(tmp_path)
     moved = moved_away(project)
     assert evaluate(project / "runs" / "a") == 1
-    said = capsys.readouterr().err
+    stderr = capsys.readouterr().err
     digest = read_manifest(moved).digest()
-    assert f"give the one with fingerprint {digest}" in said
-    assert "--data DIR" in said
+    assert f"give the one with fingerprint {digest}" in stderr
+    assert "--data DIR" in stderr
     assert evaluate(project / "runs" / "a", "--data", moved) == 0
 
 

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dqrm_cpu.data.store import layout
+from dqrm_cpu.data.store.layout import DamagedShardError
 from dqrm_cpu.data.store.manifest import Manifest, ShardFile
-from dqrm_cpu.data.store.part import StoredRows
-from dqrm_cpu.data.store.shard import DamagedShardError, Shard
+from dqrm_cpu.data.store.shard import MappedShard
+from dqrm_cpu.data.store.stored_rows import StoredRows
 from dqrm_cpu.data.store.writer import write_bags, write_shard
 from dqrm_cpu.errors import DataError
 from stored import SCHEMA, TABLE_ROWS, finish, random_bags, random_rows, same_rows
@@ -74,7 +75,7 @@ def test_bags_come_back(count: int, seed: int, data: st.DataObject, tmp_path_fac
 
 
 def test_ids_take_as_few_bytes_as_their_largest_needs(tmp_path: Path) -> None:
-    shard = Shard(tmp_path / NAME, one_shard(tmp_path))
+    shard = MappedShard(tmp_path / NAME, one_shard(tmp_path))
     assert shard.id_bytes.tolist() == [1, 2, 4, 1]
 
 
@@ -97,7 +98,7 @@ def test_no_temporary_file_is_left(tmp_path: Path) -> None:
 @pytest.mark.parametrize("section", list(layout.Section)[:3])
 def test_a_flipped_bit_is_found_when_its_block_is_read(tmp_path: Path, section: layout.Section) -> None:
     file = one_shard(tmp_path, 9000)
-    header = Shard(tmp_path / NAME, file).header
+    header = MappedShard(tmp_path / NAME, file).header
     flip(tmp_path / NAME, int(header.sections[1, section]["offset"]) + 5)
     stored = StoredRows(tmp_path, data_set(tmp_path, file), "train")
     stored.rows(0, 8192)
@@ -110,7 +111,7 @@ def test_a_flipped_bit_in_the_header_is_found(tmp_path: Path, place: int) -> Non
     file = one_shard(tmp_path)
     flip(tmp_path / NAME, place)
     with pytest.raises(DataError, match=NAME):
-        Shard(tmp_path / NAME, file)
+        MappedShard(tmp_path / NAME, file)
 
 
 @pytest.mark.parametrize("size", [0, 10, 100, -1])
@@ -119,35 +120,35 @@ def test_a_truncated_file_is_refused(tmp_path: Path, size: int) -> None:
     content = (tmp_path / NAME).read_bytes()
     (tmp_path / NAME).write_bytes(content[:size])
     with pytest.raises(DamagedShardError, match=r"bytes"):
-        Shard(tmp_path / NAME, file)
+        MappedShard(tmp_path / NAME, file)
 
 
 def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
     file = one_shard(tmp_path)
     (tmp_path / NAME).write_bytes(bytes(file.bytes))
     with pytest.raises(DamagedShardError, match="is no shard"):
-        Shard(tmp_path / NAME, file)
+        MappedShard(tmp_path / NAME, file)
 
 
 def test_another_shard_of_the_same_size_is_refused(tmp_path: Path) -> None:
     file = one_shard(tmp_path)
     write_shard(tmp_path, NAME, SCHEMA, *random_rows(100, seed=5))
     with pytest.raises(DamagedShardError, match="not the file that its manifest names"):
-        Shard(tmp_path / NAME, file)
+        MappedShard(tmp_path / NAME, file)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     file = one_shard(tmp_path)
     (tmp_path / NAME).unlink()
     with pytest.raises(DamagedShardError, match=f"{NAME} is missing"):
-        Shard(tmp_path / NAME, file)
+        MappedShard(tmp_path / NAME, file)
 
 
 def test_a_later_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dqrm_cpu.data.store.writer.VERSION", layout.VERSION + 1)
     file = one_shard(tmp_path)
     with pytest.raises(DataError, match=r"has format 2, this version reads 1"):
-        Shard(tmp_path / NAME, file)
+        MappedShard(tmp_path / NAME, file)
 
 
 def test_an_id_beyond_its_table_is_found_before_any_row_is_read(tmp_path: Path) -> None:
@@ -163,7 +164,7 @@ def test_rows_beyond_the_end_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"label": np.full(100, 2, np.uint8)}, "label 2"),
         ({"dense": np.full((100, 3), np.nan, np.float32)}, "nan in d0"),
@@ -172,14 +173,14 @@ def test_rows_beyond_the_end_are_refused(tmp_path: Path) -> None:
         ({"ids": np.zeros((4, 100), np.int64)}, "ids is int64"),
     ],
 )
-def test_what_cannot_be_right_is_not_written(tmp_path: Path, change: dict[str, np.ndarray], said: str) -> None:
-    with pytest.raises(DataError, match=said):
+def test_what_cannot_be_right_is_not_written(tmp_path: Path, change: dict[str, np.ndarray], message: str) -> None:
+    with pytest.raises(DataError, match=message):
         write_shard(tmp_path, NAME, SCHEMA, **{**random_rows(100)._asdict(), **change})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_more_shards_than_may_be_mapped_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dqrm_cpu.data.store.part.MOST_MAPPED", 2)
+    monkeypatch.setattr("dqrm_cpu.data.store.stored_rows.MOST_MAPPED", 2)
     rows = random_rows(50)
     files = [write_shard(tmp_path, f"{k}.shard", SCHEMA, *rows.at(slice(10 * k, 10 * k + 10))) for k in range(5)]
     stored = StoredRows(tmp_path, data_set(tmp_path, *files), "train")

@@ -3,14 +3,10 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from dqrm_cpu.cli.main import main
-from dqrm_cpu.data.store.manifest import FORMAT, PART_NAMES, ColumnStatistics, Manifest, ShardFile, write_manifest
-from dqrm_cpu.data.store.schema import Schema
-from dqrm_cpu.data.store.writer import write_bags, write_shard
-from dqrm_cpu.data.synthetic import SyntheticClicks
+from stored import write_generated
 
 TABLES = (40, 3, 500)
 SIZES = {"train": 640, "validation": 200, "test": 100}
@@ -27,24 +23,6 @@ SETTINGS = {
 }
 
 
-def write_generated(folder: Path, max_bag_size: int) -> None:
-    """The rows that `--data synthetic` would make."""
-    source = SyntheticClicks(TABLES, 13, seed=3, max_bag_size=max_bag_size)
-    schema = Schema(tuple(f"I{k}" for k in range(13)), tuple(f"C{k}" for k in range(len(TABLES))))
-    parts: dict[str, tuple[ShardFile, ...]] = {}
-    start = 0
-    for part in PART_NAMES:
-        batch = source.rows(start, start + SIZES[part])
-        start += SIZES[part]
-        arrays = batch.label.numpy().astype(np.uint8), batch.dense.numpy(), batch.ids.numpy()
-        if batch.offsets is None:
-            parts[part] = (write_shard(folder, f"{part}.shard", schema, *arrays),)
-        else:
-            parts[part] = (write_bags(folder, f"{part}.shard", schema, *arrays, batch.offsets.numpy()),)
-    columns = tuple(ColumnStatistics(name) for name in (*schema.dense, *schema.categorical))
-    write_manifest(folder, Manifest(FORMAT, schema, TABLES, parts, columns, (), {}, "0"))
-
-
 def trained(run_dir: Path, **settings: str) -> list[dict[str, object]]:
     """The lines of metrics.jsonl, without what differs from run to run."""
     options = [text for key, value in {**SETTINGS, **settings}.items() for text in (f"--{key}", value)]
@@ -57,7 +35,7 @@ def trained(run_dir: Path, **settings: str) -> list[dict[str, object]]:
 def test_prepared_rows_train_like_generated_ones(tmp_path: Path, max_bag_size: int) -> None:
     folder = tmp_path / "prepared"
     folder.mkdir()
-    write_generated(folder, max_bag_size)
+    write_generated(folder, TABLES, SIZES, max_bag_size)
     sizes = {f"data.{part}-rows": str(rows) for part, rows in SIZES.items()}
     shape = {"model.table-rows": ",".join(map(str, TABLES)), "data.max-bag-size": str(max_bag_size)}
     generated = trained(tmp_path / "generated", **sizes, **shape)
@@ -66,7 +44,7 @@ def test_prepared_rows_train_like_generated_ones(tmp_path: Path, max_bag_size: i
 
 
 def test_a_run_over_damaged_rows_stops_and_names_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_generated(tmp_path, 1)
+    write_generated(tmp_path, TABLES, SIZES)
     path = tmp_path / "train.shard"
     content = bytearray(path.read_bytes())
     content[-200] ^= 1

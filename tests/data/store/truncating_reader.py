@@ -16,15 +16,15 @@ import torch
 
 from dqrm_cpu.data.store.manifest import read_manifest
 from dqrm_cpu.data.store.mapping_faults import name_unreadable_files
-from dqrm_cpu.data.store.part import StoredRows
-from dqrm_cpu.data.store.shard import Shard
+from dqrm_cpu.data.store.shard import MappedShard
+from dqrm_cpu.data.store.stored_rows import StoredRows
 
 
 def in_thread(folder: Path) -> None:
     manifest = read_manifest(folder)
     stored = StoredRows(folder, manifest, "train")
     stored.rows(0, stored.num_rows)
-    stored._begin_reading = lambda: None  # which would see it first
+    stored._begin_reading = lambda: None  # type: ignore[method-assign]  # which would see it first
     os.truncate(folder / "train-0.shard", 4096)
     reader = threading.Thread(target=stored.rows, args=(0, stored.num_rows))
     reader.start()
@@ -33,7 +33,7 @@ def in_thread(folder: Path) -> None:
 
 def in_openmp(folder: Path) -> None:
     torch.set_num_threads(2)
-    shard = Shard(folder / "train-0.shard", read_manifest(folder).parts["train"][0])
+    shard = MappedShard(folder / "train-0.shard", read_manifest(folder).parts["train"][0])
     os.truncate(folder / "train-0.shard", 4096)
     (torch.from_numpy(shard._bytes) + torch.ones(1, dtype=torch.uint8)).sum()
 

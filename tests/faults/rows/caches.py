@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lab import Lab
+from forked_commands import Lab
 from outcomes import CRASH, HANG, REFUSED, SAME, TRACEBACK, WRONG, Verdict
 from row import Row, nominal
 from rows.flips import damage

@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 
 import readers
-from lab import Lab
-from material import Material, copy_tree
+from case_files import CaseFiles, copy_tree
+from forked_commands import Lab
 from outcomes import ACCEPTED, SAME, WRONG, Done, Verdict, verdict_of
 from row import Row, nominal
 
@@ -33,7 +33,9 @@ def _case_folder(lab: Lab, name: str, source: Path) -> Path:
     return folder
 
 
-def _read(lab: Lab, source: Path, path: Path, content: bytes, read: Callable[[], str], expected: str, what: str):
+def _read(
+    lab: Lab, source: Path, path: Path, content: bytes, read: Callable[[], str], expected: str, what: str
+) -> Verdict:
     whole = path.read_bytes()
     try:
         path.write_bytes(content)
@@ -61,7 +63,7 @@ _EXPECTED = _Expected()
 
 
 def _in_data(lab: Lab, random_: random.Random, how: str, pattern: str, kind: str) -> Verdict:
-    folder = _case_folder(lab, "data", Material(lab.material).data)
+    folder = _case_folder(lab, "data", CaseFiles(lab.case_files).data)
     read = partial(readers.vocabulary if kind == "vocabulary" else readers.data_set, folder)
     expected = _EXPECTED.of(lab, f"data {kind}", read)
     path = random_.choice(sorted(folder.glob(pattern)))
@@ -69,9 +71,9 @@ def _in_data(lab: Lab, random_: random.Random, how: str, pattern: str, kind: str
 
 
 def _in_checkpoint(lab: Lab, random_: random.Random, how: str, pattern: str, kind: str) -> Verdict:
-    run = _case_folder(lab, "run", Material(lab.material).run)
+    run = _case_folder(lab, "run", CaseFiles(lab.case_files).run)
     folder = max((run / "checkpoints").glob("step-*"))
-    body = json.loads((max((lab.material / "run" / "checkpoints").glob("step-*")) / "state.json").read_text())["body"]
+    body = json.loads((max((lab.case_files / "run" / "checkpoints").glob("step-*")) / "state.json").read_text())["body"]
     read = partial(readers.checkpoint, folder, body["tensors"])
     expected = _EXPECTED.of(lab, "checkpoint", read)
     path = random_.choice(sorted(folder.glob(pattern)))
@@ -80,8 +82,8 @@ def _in_checkpoint(lab: Lab, random_: random.Random, how: str, pattern: str, kin
 
 def _in_config(lab: Lab, random_: random.Random, how: str, pattern: str, kind: str) -> Verdict:
     """Reading is enough where it refuses or finds the same settings; other settings must not go on with the run."""
-    material = Material(lab.material)
-    folder = _case_folder(lab, "run", material.run)
+    case_files = CaseFiles(lab.case_files)
+    folder = _case_folder(lab, "run", case_files.run)
     path = folder / "config.toml"
     content = damage(path.read_bytes(), how, random_)
     expected = _EXPECTED.of(lab, "config", partial(readers.config, path))
@@ -89,10 +91,10 @@ def _in_config(lab: Lab, random_: random.Random, how: str, pattern: str, kind: s
     if verdict.outcome != WRONG:
         return verdict
     copy = lab.fresh() / "run"
-    copy_tree(material.cut, copy)
+    copy_tree(case_files.cut, copy)
     (copy / "config.toml").write_bytes(content)
     done = lab.command("train", "--run-dir", copy, "--resume", "auto")
-    good = done.status == 0 and material.result("train", copy.parent) == material.expected("train")
+    good = done.status == 0 and case_files.result("train", copy.parent) == case_files.expected("train")
     resumed = verdict_of(f"{verdict.what}, train --resume auto", done, good)
     if resumed.outcome == WRONG and "settings are not those of" in done.err:
         return resumed._replace(outcome=ACCEPTED)  # it said what is different and who told it to
@@ -120,9 +122,9 @@ def _evaluated(lab: Lab, run: Path, path: Path, content: bytes, what: str) -> Ve
 
 def _in_metrics(lab: Lab, random_: random.Random, how: str, pattern: str, kind: str) -> Verdict:
     """A run goes on whatever its log has lost; rows may be missing or another if that is said."""
-    material = Material(lab.material)
+    case_files = CaseFiles(lab.case_files)
     folder = lab.fresh() / "run"
-    copy_tree(material.cut, folder)
+    copy_tree(case_files.cut, folder)
     path = folder / "metrics.jsonl"
     content = damage(path.read_bytes(), how, random_)
     path.write_bytes(content)
@@ -130,11 +132,11 @@ def _in_metrics(lab: Lab, random_: random.Random, how: str, pattern: str, kind: 
     done = lab.command("train", "--run-dir", folder, "--resume", "auto")
     if done.status != 0:
         return verdict_of(what, done)
-    found, expected = material.result("train", folder.parent), material.expected("train")
+    found, expected = case_files.result("train", folder.parent), case_files.expected("train")
     rows, all_rows = found[2], expected[2]
-    told = "metrics.jsonl" in done.err
+    is_reported = "metrics.jsonl" in done.err
     good = [*found[:2], *found[3:]] == [*expected[:2], *expected[3:]]
-    verdict = verdict_of(what, done, good and (told or rows == all_rows))
+    verdict = verdict_of(what, done, good and (is_reported or rows == all_rows))
     if verdict.outcome == SAME and rows != all_rows:
         return verdict._replace(outcome=ACCEPTED)
     if verdict.outcome == WRONG:
@@ -144,7 +146,7 @@ def _in_metrics(lab: Lab, random_: random.Random, how: str, pattern: str, kind: 
 
 
 def _in_packed(lab: Lab, random_: random.Random, how: str, pattern: str, kind: str) -> Verdict:
-    run = _case_folder(lab, "run", Material(lab.material).run)
+    run = _case_folder(lab, "run", CaseFiles(lab.case_files).run)
     path = random_.choice(sorted((run / "packed").glob(pattern)))
     read = partial(readers.packed, path, run / "config.toml")
     expected = _EXPECTED.of(lab, path.name, read)
@@ -152,7 +154,7 @@ def _in_packed(lab: Lab, random_: random.Random, how: str, pattern: str, kind: s
 
 
 def _in_report(lab: Lab, random_: random.Random, how: str, pattern: str, kind: str) -> Verdict:
-    run = _case_folder(lab, "run", Material(lab.material).run)
+    run = _case_folder(lab, "run", CaseFiles(lab.case_files).run)
     read = partial(readers.report, run, lab.root / f"{lab.fresh_folder.name}.html")
     expected = _EXPECTED.of(lab, "report", read)
     path = random_.choice(sorted(run.glob(pattern)))

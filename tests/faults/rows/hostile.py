@@ -9,13 +9,16 @@ from pathlib import Path
 
 import forge
 import readers
-from lab import Lab
-from material import Material, copy_tree
-from outcomes import ACCEPTED, Verdict, verdict_of
+from case_files import CaseFiles, copy_tree
+from forked_commands import Lab
+from outcomes import ACCEPTED, Done, Verdict, verdict_of
 from row import Row, nominal
 
 _SHARE = 3000
 _TIMEOUT_S = 40.0
+
+Forge = Callable[[Path, random.Random], None]
+"""Changes a file so that what it says of itself still holds."""
 
 
 def _first(folder: Path, pattern: str, random_: random.Random) -> Path:
@@ -26,9 +29,9 @@ def _newest(run: Path) -> Path:
     return max((run / "checkpoints").glob("step-*"))
 
 
-def _in_data(lab: Lab, random_: random.Random, pattern: str, forged: Callable) -> Verdict:
+def _in_data(lab: Lab, random_: random.Random, pattern: str, forged: Forge) -> Verdict:
     data = lab.fresh() / "data"
-    copy_tree(Material(lab.material).data, data)
+    copy_tree(CaseFiles(lab.case_files).data, data)
     path = _first(data, pattern, random_)
     forged(path, random_)
     return _used(lab, random_, data, f"forged {path.name}")
@@ -37,13 +40,13 @@ def _in_data(lab: Lab, random_: random.Random, pattern: str, forged: Callable) -
 def _used(lab: Lab, random_: random.Random, data: Path, what: str) -> Verdict:
     """Whatever uses a data set: rows that are read must be rows that a model can take."""
     run = lab.fresh_folder / "run"
-    later = ["prepare", Material(lab.material).raw_later, "--format", "tsv", "--split", "none", "--workers", "1"]
+    later = ["prepare", CaseFiles(lab.case_files).raw_later, "--format", "tsv", "--split", "none", "--workers", "1"]
     uses = {
         "read": None,
         "verify": ["data", "verify", data],
         "show": ["data", "show", data],
         "head": ["data", "head", data],
-        "train": Material(lab.material).train_arguments(run, data),
+        "train": CaseFiles(lab.case_files).train_arguments(run, data),
         "prepare": [*later, "--vocabulary", data, "--out", lab.fresh_folder / "later"],
     }
     use = random_.choice(["read"] * 4 + list(uses))
@@ -53,14 +56,14 @@ def _used(lab: Lab, random_: random.Random, data: Path, what: str) -> Verdict:
     return _accepted(f"{what}, {use}", lab.command(*command, timeout_s=_TIMEOUT_S))
 
 
-def _accepted(what: str, done) -> Verdict:
+def _accepted(what: str, done: Done) -> Verdict:
     verdict = verdict_of(what, done, good=True)
     return verdict._replace(outcome=ACCEPTED) if verdict.outcome == "same" else verdict
 
 
-def _in_checkpoint(lab: Lab, random_: random.Random, pattern: str, forged: Callable) -> Verdict:
+def _in_checkpoint(lab: Lab, random_: random.Random, pattern: str, forged: Forge) -> Verdict:
     run = lab.fresh() / "run"
-    copy_tree(Material(lab.material).run, run)
+    copy_tree(CaseFiles(lab.case_files).run, run)
     folder = _newest(run)
     path = _first(folder, pattern, random_)
     forged(path, random_)
@@ -75,12 +78,12 @@ def _in_checkpoint(lab: Lab, random_: random.Random, pattern: str, forged: Calla
     return _accepted(f"forged {path.name}, {use}", lab.command(*commands[use], timeout_s=_TIMEOUT_S))
 
 
-def _in_run(lab: Lab, random_: random.Random, pattern: str, forged: Callable) -> Verdict:
+def _in_run(lab: Lab, random_: random.Random, pattern: str, forged: Forge) -> Verdict:
     run = lab.fresh() / "run"
-    copy_tree(Material(lab.material).cut if random_.random() < 0.5 else Material(lab.material).run, run)
+    copy_tree(CaseFiles(lab.case_files).cut if random_.random() < 0.5 else CaseFiles(lab.case_files).run, run)
     paths = sorted(run.glob(pattern))
     if not paths:
-        copy_tree(Material(lab.material).run, run)
+        copy_tree(CaseFiles(lab.case_files).run, run)
         paths = sorted(run.glob(pattern))
     path = random_.choice(paths)
     forged(path, random_)
@@ -98,20 +101,20 @@ def _run_used(lab: Lab, random_: random.Random, run: Path, what: str) -> Verdict
     return _accepted(f"{what}, {use}", lab.command(*commands[use], timeout_s=_TIMEOUT_S))
 
 
-def _in_packed(lab: Lab, random_: random.Random, pattern: str, forged: Callable) -> Verdict:
+def _in_packed(lab: Lab, random_: random.Random, pattern: str, forged: Forge) -> Verdict:
     run = lab.fresh() / "run"
-    copy_tree(Material(lab.material).run, run)
+    copy_tree(CaseFiles(lab.case_files).run, run)
     path = _first(run, pattern, random_)
     forged(path, random_)
     done = lab.call(partial(readers.packed, path, run / "config.toml"), _TIMEOUT_S)
     return _accepted(f"forged {path.name}, read", done)
 
 
-def _no_file(lab: Lab, random_: random.Random, pattern: str, forged: Callable) -> Verdict:
+def _no_file(lab: Lab, random_: random.Random, pattern: str, forged: Forge) -> Verdict:
     """A FIFO, a device, a folder, a socket, an empty file or a link to nowhere under the name of any file."""
     folder = lab.fresh()
     in_data = random_.random() < 0.4
-    copy_tree(Material(lab.material).data if in_data else Material(lab.material).run, folder / "it")
+    copy_tree(CaseFiles(lab.case_files).data if in_data else CaseFiles(lab.case_files).run, folder / "it")
     path = random_.choice(sorted(p for p in (folder / "it").rglob("*") if p.is_file()))
     path.unlink()
     kind = random_.choice(
@@ -134,7 +137,7 @@ def _no_file(lab: Lab, random_: random.Random, pattern: str, forged: Callable) -
     return (_used if in_data else _run_used)(lab, random_, folder / "it", what)
 
 
-_KINDS: dict[str, tuple[Callable, str, Callable]] = {
+_KINDS: dict[str, tuple[Callable[[Lab, random.Random, str, Forge], Verdict], str, Forge]] = {
     "shard": (_in_data, "*.shard", forge.forge_shard),
     "manifest": (_in_data, "manifest.json", forge.forge_manifest),
     "vocabulary.json": (_in_data, "vocabulary/*.json", forge.forge_page),

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 import forge
-from lab import Lab
-from material import Material, copy_tree, run_result
+from case_files import CaseFiles, copy_tree, run_result
+from forked_commands import Lab
 from outcomes import ACCEPTED, REFUSED, SAME, WRONG, Verdict, verdict_of
 from row import Row, nominal
 
@@ -28,16 +28,20 @@ _CHANGES = (
 
 def _resumed(lab: Lab, run: Path, what: str, *options: object) -> Verdict:
     """A resumed run has the result of the undisturbed one, or is refused, or says what is different."""
-    material = Material(lab.material)
+    case_files = CaseFiles(lab.case_files)
     done = lab.command("train", "--run-dir", run, "--resume", "auto", *options)
     if done.status != 0:
         return verdict_of(what, done)
-    if material.result("train", run.parent) == material.expected("train"):
+    if case_files.result("train", run.parent) == case_files.expected("train"):
         return verdict_of(what, done, good=True)
     key = str(options[0]).removeprefix("--") if options else "config.toml"
-    told = any(name in done.err for name in (key, key.replace("-", "_"), key.rpartition(".")[2].replace("-", "_")))
+    is_named = any(name in done.err for name in (key, key.replace("-", "_"), key.rpartition(".")[2].replace("-", "_")))
     # Whoever asks for another setting gets another run, if what is different is told.
-    return verdict_of(what, done, good=told)._replace(outcome=ACCEPTED) if told else verdict_of(what, done, good=False)
+    return (
+        verdict_of(what, done, good=is_named)._replace(outcome=ACCEPTED)
+        if is_named
+        else verdict_of(what, done, good=False)
+    )
 
 
 def _other_option(lab: Lab, random_: random.Random, run: Path) -> Verdict:
@@ -59,14 +63,14 @@ def _other_file(lab: Lab, random_: random.Random, run: Path) -> Verdict:
 
 def _other_data(lab: Lab, random_: random.Random, run: Path) -> Verdict:
     """The same rows in reverse: another vocabulary."""
-    material, folder = Material(lab.material), run.parent
+    case_files, folder = CaseFiles(lab.case_files), run.parent
     raw = folder / "reversed.txt"
-    raw.write_text("".join(reversed(material.raw.read_text().splitlines(keepends=True))))
-    prepared = lab.command(*material.prepare_arguments(folder / "other")[:1], raw, *_behind_raw(material, folder))
+    raw.write_text("".join(reversed(case_files.raw.read_text().splitlines(keepends=True))))
+    prepared = lab.command(*case_files.prepare_arguments(folder / "other")[:1], raw, *_behind_raw(case_files, folder))
     if prepared.status != 0:
         return verdict_of("prepare the reversed rows", prepared)
     use = random_.choice(("resume", "evaluate", "export"))
-    copy_tree(material.run, folder / "whole")
+    copy_tree(case_files.run, folder / "whole")
     commands = {
         "resume": ["train", "--run-dir", run, "--resume", "auto"],
         "evaluate": ["evaluate", "--run-dir", folder / "whole"],
@@ -76,12 +80,12 @@ def _other_data(lab: Lab, random_: random.Random, run: Path) -> Verdict:
     return verdict_of(f"{use} with another vocabulary", done, good=False)
 
 
-def _behind_raw(material: Material, folder: Path) -> list[object]:
-    return material.prepare_arguments(folder / "other")[2:]
+def _behind_raw(case_files: CaseFiles, folder: Path) -> list[object]:
+    return case_files.prepare_arguments(folder / "other")[2:]
 
 
 def _other_code(lab: Lab, random_: random.Random, run: Path) -> Verdict:
-    """As if another version had begun the run."""
+    """Changes the recorded code, as if another version had begun the run."""
     path = run / "environment.json"
     document = json.loads(path.read_text())
     document["dqrm_cpu"] = random_.choice(("0.0.1", "99.0", ""))
@@ -92,14 +96,14 @@ def _other_code(lab: Lab, random_: random.Random, run: Path) -> Verdict:
 def _different(lab: Lab, random_: random.Random, number: int) -> Verdict:
     tried = (_other_option, _other_file, _other_data, _other_option, _other_file, _other_code)[number % 6]
     run = lab.fresh() / "run"
-    copy_tree(Material(lab.material).cut, run)
+    copy_tree(CaseFiles(lab.case_files).cut, run)
     return tried(lab, random_, run)._replace(group=tried.__name__.strip("_").replace("_", " "))
 
 
 _BAD = tuple(np.float32(value) for value in (np.nan, np.inf, -np.inf))
 
 
-def _poison_shard(random_: random.Random, data: Path, part: str, section: int, values: tuple) -> str:
+def _poison_shard(random_: random.Random, data: Path, part: str, section: int, values: tuple[object, ...]) -> str:
     """Puts a value into a section of a shard and makes all checksums anew."""
     from dqrm_cpu.data.store.layout import HEADER, SECTION
 
@@ -119,18 +123,18 @@ def _poison_shard(random_: random.Random, data: Path, part: str, section: int, v
     return f"{value} in section {section} of {path.name}"
 
 
-def _in_rows(lab: Lab, random_: random.Random, section: int, values: tuple) -> Verdict:
+def _in_rows(lab: Lab, random_: random.Random, section: int, values: tuple[object, ...]) -> Verdict:
     """Dense values, labels or ids of any part; rows that the run never reads change nothing."""
-    material, folder = Material(lab.material), lab.fresh()
-    copy_tree(material.data, folder / "data")
+    case_files, folder = CaseFiles(lab.case_files), lab.fresh()
+    copy_tree(case_files.data, folder / "data")
     part = random_.choice(("train", "train", "validation", "test"))
     what = _poison_shard(random_, folder / "data", part, section, values)
     policy = random_.choice((["--train.on-bad-batch", "skip"], []))
-    done = lab.command(*material.train_arguments(folder / "run", folder / "data"), *policy)
+    done = lab.command(*case_files.train_arguments(folder / "run", folder / "data"), *policy)
     what = f"{what}, {' '.join(policy) or 'train'}"
     if done.status != 0:
         return verdict_of(what, done)
-    ours, whole = material.result("train", folder), material.expected("train")
+    ours, whole = case_files.result("train", folder), case_files.expected("train")
     same = [ours[0], ours[3]["validation"], ours[3]["test"]] == [whole[0], whole[3]["validation"], whole[3]["test"]]
     if not same and policy and ("left out" in done.err or "skipped" in done.err):
         return Verdict(ACCEPTED, what)
@@ -155,7 +159,7 @@ def _in_weights(lab: Lab, random_: random.Random) -> Verdict:
     from safetensors.torch import load_file, save_file
 
     run = lab.fresh() / "run"
-    copy_tree(Material(lab.material).run, run)
+    copy_tree(CaseFiles(lab.case_files).run, run)
     folder = max((run / "checkpoints").glob("step-*"))
     path = random_.choice(sorted(folder.glob("*.safetensors")))
     tensors = load_file(path)
@@ -175,7 +179,7 @@ def _in_weights(lab: Lab, random_: random.Random) -> Verdict:
         return verdict_of(what, done)
     # What is derived anew (scales are found from the weights) may have been anything.
     found = run_result(run) if use == "resume" else done.out
-    copy_tree(Material(lab.material).run, run)
+    copy_tree(CaseFiles(lab.case_files).run, run)
     whole = lab.command(*commands[use])
     return verdict_of(what, done, found == (run_result(run) if use == "resume" else whole.out))
 
@@ -185,7 +189,7 @@ def _in_packed(lab: Lab, random_: random.Random) -> Verdict:
     import readers
 
     run = lab.fresh() / "run"
-    copy_tree(Material(lab.material).run, run)
+    copy_tree(CaseFiles(lab.case_files).run, run)
     path = random_.choice(sorted((run / "packed").glob("*.safetensors")))
     name = forge.poison_packed(path, random_)
     done = lab.call(lambda: readers.packed(path, run / "config.toml"))
@@ -224,7 +228,7 @@ def _raw(lab: Lab, random_: random.Random, number: int) -> Verdict:
 
 def _limited(lab: Lab, random_: random.Random, number: int) -> Verdict:
     """A command within a limit of the system, and then without."""
-    material, folder = Material(lab.material), lab.fresh()
+    case_files, folder = CaseFiles(lab.case_files), lab.fresh()
     name = random_.choice(("train", "resume", "prepare", "export"))
     virtual = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     kind, value = (
@@ -234,14 +238,14 @@ def _limited(lab: Lab, random_: random.Random, number: int) -> Verdict:
         (resource.RLIMIT_NOFILE, random_.randrange(3, 40)),
     )[number % 3]
     label = ("address space", "file size", "open files")[number % 3]
-    material.before(name, folder)
-    done = lab.command(*material.commands(folder)[name], limits={kind: value})
+    case_files.before(name, folder)
+    done = lab.command(*case_files.commands(folder)[name], limits={kind: value})
     what = f"{name}: {label} at most {value:,}"
-    verdict = verdict_of(what, done, done.status == 0 and material.result(name, folder) == material.expected(name))
+    verdict = verdict_of(what, done, done.status == 0 and case_files.result(name, folder) == case_files.expected(name))
     if verdict.outcome != REFUSED:
         return verdict._replace(group=label)
-    again = lab.command(*material.commands(folder)["resume" if name == "train" else name])
-    good = again.status == 0 and material.result(name, folder) == material.expected(name)
+    again = lab.command(*case_files.commands(folder)["resume" if name == "train" else name])
+    good = again.status == 0 and case_files.result(name, folder) == case_files.expected(name)
     second = verdict_of(f"{what}, then without", again, good)
     return (verdict if second.outcome == SAME else second)._replace(group=label)
 

@@ -2,9 +2,9 @@
 
 import random
 
+from case_files import CaseFiles
+from forked_commands import Lab
 from injection import CHANGES, CREATE, NAME, NEEDS_SPACE, READ, REMOVE, SYNC, WRITE, Fault
-from lab import Lab
-from material import Material
 from outcomes import DEFECTS, LOST, SAME, Verdict, verdict_of
 from row import Row, nominal, shuffled
 
@@ -13,42 +13,42 @@ _COMMANDS = ("train", "resume", "prepare", "export")
 
 def tried(lab: Lab, name: str, fault: Fault, what: str) -> Verdict:
     """Gives a command with a fault, and once more without; the result must be that of an undisturbed one."""
-    material, folder = Material(lab.material), lab.fresh()
-    material.before(name, folder)
-    done = lab.command(*material.commands(folder)[name], fault=fault)
+    case_files, folder = CaseFiles(lab.case_files), lab.fresh()
+    case_files.before(name, folder)
+    done = lab.command(*case_files.commands(folder)[name], fault=fault)
     if done.outcome is None and not done.killed:
-        return verdict_of(what, done, material.result(name, folder) == material.expected(name))
+        return verdict_of(what, done, case_files.result(name, folder) == case_files.expected(name))
     verdict = verdict_of(what, done, good=True)
     if verdict.outcome in DEFECTS:
         return verdict
-    again = material.commands(folder)["resume" if name == "train" else name]
+    again = case_files.commands(folder)["resume" if name == "train" else name]
     second = lab.command(*again)
     if second.status != 0 and second.outcome not in DEFECTS:
         return Verdict(LOST, what, f"the same command again: status {second.status}\n{second.err[-2000:]}")
-    good = second.status == 0 and material.result(name, folder) == material.expected(name)
+    good = second.status == 0 and case_files.result(name, folder) == case_files.expected(name)
     back = verdict_of(what, second, good)
     # A refusal that told what was wrong, and then the whole result, counts as the refusal that it was.
     return verdict if back.outcome == SAME and not done.killed else back
 
 
-def _places(material: Material) -> list[tuple[str, int]]:
-    """Every call of every command that changes something."""
-    return [(name, number) for name in _COMMANDS for number in range(1, material.facts[name] + 1)]
+def _places(case_files: CaseFiles) -> list[tuple[str, int]]:
+    """Lists every call of every command that changes something."""
+    return [(name, number) for name in _COMMANDS for number in range(1, case_files.facts[name] + 1)]
 
 
 def _kill(lab: Lab, random_: random.Random, number: int) -> Verdict:
-    places = _places(Material(lab.material))
+    places = _places(CaseFiles(lab.case_files))
     at = shuffled(2 * len(places), number)
     (name, call), mode = places[at // 2], ("kill", "tear")[at % 2]
     return tried(lab, name, Fault(lab.fresh(), call, mode), f"{name}: {mode} at call {call}")
 
 
-def _kill_size(material: Material) -> int:
-    return 2 * len(_places(material))
+def _kill_size(case_files: CaseFiles) -> int:
+    return 2 * len(_places(case_files))
 
 
 def _full(lab: Lab, random_: random.Random, number: int) -> Verdict:
-    places = _places(Material(lab.material))
+    places = _places(CaseFiles(lab.case_files))
     name, call = places[shuffled(len(places), number)]
     mode, kinds = random_.choice(("ENOSPC", "EDQUOT", "short")), NEEDS_SPACE
     sticky = mode != "short" and random_.random() < 0.8
@@ -57,7 +57,7 @@ def _full(lab: Lab, random_: random.Random, number: int) -> Verdict:
 
 
 def _read_only(lab: Lab, random_: random.Random, number: int) -> Verdict:
-    places = _places(Material(lab.material))
+    places = _places(CaseFiles(lab.case_files))
     name, call = places[shuffled(len(places), number)]
     fault = Fault(lab.fresh(), call, random_.choice(("EROFS", "EACCES")), WRITE | NAME | CREATE | REMOVE, True)
     return tried(lab, name, fault, f"{name}: {fault.mode} from call {call} on")
@@ -71,14 +71,14 @@ def _slow(lab: Lab, random_: random.Random, number: int) -> Verdict:
 
 
 def _failing(lab: Lab, random_: random.Random, number: int) -> Verdict:
-    """EIO at a call that changes something, or at one that reads: of the material's files, too."""
-    places = _places(Material(lab.material))
+    """EIO at a call that changes something, or at one that reads: of the files that cases start from, too."""
+    places = _places(CaseFiles(lab.case_files))
     name, call = places[shuffled(len(places), number)]
     kinds = random_.choice((CHANGES, SYNC, READ, READ | CHANGES))
-    where = lab.fresh() if kinds != READ or random_.random() < 0.3 else lab.material
+    where = lab.fresh() if kinds != READ or random_.random() < 0.3 else lab.case_files
     fault = Fault(where, call if kinds == CHANGES else random_.randrange(1, 60), "EIO", kinds, random_.random() < 0.5)
-    said = f"{name}: EIO {'from' if fault.sticky else 'at'} call {fault.number} of kinds {kinds} in {where.name}"
-    return tried(lab, name, fault, said)
+    case = f"{name}: EIO {'from' if fault.sticky else 'at'} call {fault.number} of kinds {kinds} in {where.name}"
+    return tried(lab, name, fault, case)
 
 
 ROWS = (

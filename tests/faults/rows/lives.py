@@ -9,8 +9,8 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lab import Lab
-from material import Material, copy_tree, run_result
+from case_files import CaseFiles, copy_tree, run_result
+from forked_commands import Lab
 from outcomes import DEFECTS, LOST, REFUSED, SAME, STOPPED, WRONG, Verdict, verdict_of
 from row import Row, nominal
 
@@ -56,7 +56,7 @@ def _at_step(step: int, number: signal.Signals) -> Callable[[], None]:
 
 
 def _train_arguments(lab: Lab, run: Path, variant: str) -> list[object]:
-    return [*Material(lab.material).train_arguments(run), *_TWO_EPOCHS, *_VARIANTS[variant]]
+    return [*CaseFiles(lab.case_files).train_arguments(run), *_TWO_EPOCHS, *_VARIANTS[variant]]
 
 
 def _undisturbed(lab: Lab, variant: str) -> object:
@@ -76,19 +76,19 @@ def _resume(lab: Lab, random_: random.Random, number: int) -> Verdict:
     run = lab.fresh() / "run"
     ranks = random_.choice(("1", "2", "3", "4")) if random_.random() < 0.33 else None
     changed = ["--comm.simulated-ranks", ranks] if ranks and variant.endswith("ranks") else []
-    arguments, said = _train_arguments(lab, run, variant), [variant]
+    arguments, case = _train_arguments(lab, run, variant), [variant]
     for step in sorted(random_.sample(range(1, _STEPS + 1), random_.randrange(1, 4))):
         end = random_.choice((*_ENDS, signal.SIGKILL))
-        said.append(f"{end.name} at step {step}")
+        case.append(f"{end.name} at step {step}")
         done = lab.command(*arguments, before=_at_step(step, end))
         if done.outcome not in (None, STOPPED):
-            return verdict_of(", ".join(said), done, good=False)
+            return verdict_of(", ".join(case), done, good=False)
         # A signal is seen as the next step begins: the stop before may have gone beyond this one, and the run ends.
         arguments = [*_train_arguments(lab, run, variant), *changed, "--resume", "auto"]
     if changed:
-        said.append(f"then {ranks} ranks")
+        case.append(f"then {ranks} ranks")
     done = lab.command(*arguments)
-    what = ", ".join(said)
+    what = ", ".join(case)
     if done.status != 0:
         return Verdict(LOST, what, done.err[-3000:]) if done.outcome not in DEFECTS else verdict_of(what, done)
     result = run_result(run)
@@ -99,7 +99,7 @@ def _close(result: object, expected: object) -> bool:
     """Sums of another number of ranks are rounded otherwise: the same steps, and metrics that agree to a thousandth."""
     mine, theirs = (json.loads(json.dumps(one))[3] for one in (result, expected))
     losses = [one["test"]["last"]["log_loss"] for one in (mine, theirs)]
-    return mine["steps"] == theirs["steps"] and abs(losses[0] - losses[1]) < 1e-3 * losses[1]
+    return bool(mine["steps"] == theirs["steps"] and abs(losses[0] - losses[1]) < 1e-3 * losses[1])
 
 
 _LIVELY = ("train", "resume", "prepare", "export")
@@ -107,73 +107,73 @@ _LIVELY = ("train", "resume", "prepare", "export")
 
 def _signals(lab: Lab, random_: random.Random, number: int) -> Verdict:
     """One signal at a random time, or two in short order; then the same command again."""
-    material, folder = Material(lab.material), lab.fresh()
+    case_files, folder = CaseFiles(lab.case_files), lab.fresh()
     name = random_.choice(_LIVELY)
-    material.before(name, folder)
+    case_files.before(name, folder)
     sent = [random_.choice(_ENDS[:3] if name in ("prepare", "export") else _ENDS)]
     sent += [random_.choice(_ENDS[:3])] if random_.random() < 0.3 else []
     delay_s, pause_s = random_.uniform(0, 0.5), random_.uniform(0, 0.05)
-    said = f"{name}: {' and '.join(one.name for one in sent)} after {delay_s * 1e3:.0f} ms"
+    case = f"{name}: {' and '.join(one.name for one in sent)} after {delay_s * 1e3:.0f} ms"
 
     def send() -> None:
         for place, one in enumerate(sent):
             threading.Timer(delay_s + place * pause_s, os.kill, [os.getpid(), one]).start()
 
-    done = lab.command(*material.commands(folder)[name], before=send)
+    done = lab.command(*case_files.commands(folder)[name], before=send)
     if done.status == 0:
-        return verdict_of(said, done, material.result(name, folder) == material.expected(name))
+        return verdict_of(case, done, case_files.result(name, folder) == case_files.expected(name))
     # Before a command takes signals over, their own meaning holds: an end without a word is as orderly.
     expected_statuses = {128 + one for one in sent}
     if done.status not in expected_statuses:
-        return verdict_of(said, done, good=False)
+        return verdict_of(case, done, good=False)
     again = "resume" if name == "train" else name
-    second = lab.command(*material.commands(folder)[again])
+    second = lab.command(*case_files.commands(folder)[again])
     if second.status != 0:
-        return Verdict(LOST, said, f"again: status {second.status}\n{second.err[-2000:]}")
-    back = verdict_of(said, second, material.result(name, folder) == material.expected(name))
-    return Verdict(STOPPED, said) if back.outcome == SAME else back
+        return Verdict(LOST, case, f"again: status {second.status}\n{second.err[-2000:]}")
+    back = verdict_of(case, second, case_files.result(name, folder) == case_files.expected(name))
+    return Verdict(STOPPED, case) if back.outcome == SAME else back
 
 
 def _concurrent(lab: Lab, random_: random.Random, number: int) -> Verdict:
     """Two commands on the same folder at once: one works, the other waits its turn, finds it done or is refused."""
-    material, folder = Material(lab.material), lab.fresh()
+    case_files, folder = CaseFiles(lab.case_files), lab.fresh()
     first = ("train", "resume", "prepare", "export")[number % 4]
-    material.before(first, folder)
-    commands = material.commands(folder)
+    case_files.before(first, folder)
+    commands = case_files.commands(folder)
     second = {
         "train": random_.choice((commands["train"], commands["resume"])),
         "resume": random_.choice((commands["resume"], ["evaluate", "--run-dir", folder / "run"])),
     }.get(first, commands[first])
-    said = f"{first} beside {second[0]}"
+    case = f"{first} beside {second[0]}"
     started = [lab.start(*commands[first]), lab.start(*second)]
     ended = [lab.finish(process, _COLD_S) for process in started]
     for done in ended:
         if done.outcome in DEFECTS:
-            return verdict_of(said, done)
+            return verdict_of(case, done)
     if all(done.status != 0 for done in ended):
-        return Verdict(LOST, said, "\n".join(done.err[-1500:] for done in ended))
-    good = material.result(first, folder) == material.expected(first)
+        return Verdict(LOST, case, "\n".join(done.err[-1500:] for done in ended))
+    good = case_files.result(first, folder) == case_files.expected(first)
     if not good:
-        return Verdict(WRONG, said, "\n".join(f"status {done.status}\n{done.err[-1500:]}" for done in ended))
-    return Verdict(REFUSED if any(done.status for done in ended) else SAME, said)
+        return Verdict(WRONG, case, "\n".join(f"status {done.status}\n{done.err[-1500:]}" for done in ended))
+    return Verdict(REFUSED if any(done.status for done in ended) else SAME, case)
 
 
 def _moved(lab: Lab, random_: random.Random, number: int) -> Verdict:
     """A run and its data set go elsewhere, together or alone, and are used from some other working directory."""
-    material, folder = Material(lab.material), lab.fresh()
+    case_files, folder = CaseFiles(lab.case_files), lab.fresh()
     home, away = folder / "home", folder / "away"
     home.mkdir()
-    copy_tree(material.data, home / "data")
+    copy_tree(case_files.data, home / "data")
     relative = random_.random() < 0.5
     source = Path("data") if relative else home / "data"
-    made = lab.command(*material.train_arguments(Path("runs/a"), source), cwd=home)
+    made = lab.command(*case_files.train_arguments(Path("runs/a"), source), cwd=home)
     if made.status != 0:
         raise RuntimeError(made.err)
     how = random_.choice(("both", "run alone", "data alone", "other data in its place"))
     run, data = _move(how, home, away, lab)
     task = random_.choice(("evaluate", "resume", "evaluate --data"))
     here = random_.choice((folder, home, Path("/"), run))
-    said = f"{how}, trained with a {'relative' if relative else 'full'} path; {task} in {here.name or '/'}"
+    case = f"{how}, trained with a {'relative' if relative else 'full'} path; {task} in {here.name or '/'}"
     if task == "resume":
         arguments: list[object] = ["train", "--run-dir", run, "--resume", "auto", "--train.max-steps", "14"]
     else:
@@ -181,13 +181,13 @@ def _moved(lab: Lab, random_: random.Random, number: int) -> Verdict:
         arguments += ["--data", data] if task.endswith("--data") else []
     done = lab.command(*arguments, cwd=here)
     if done.status != 0:
-        return verdict_of(said, done)
+        return verdict_of(case, done)
     if how == "other data in its place" and task != "resume":
-        return Verdict(WRONG, said, f"rows of another vocabulary were scored\n{done.out}{done.err}")
+        return Verdict(WRONG, case, f"rows of another vocabulary were scored\n{done.out}{done.err}")
     if task == "resume":
-        return verdict_of(said, done, json.loads((run / "result.json").read_text())["steps"] == 14)
-    scored, trained = json.loads(done.out), json.loads((material.run / "result.json").read_text())
-    return verdict_of(said, done, abs(scored["auc"] - trained["test"]["best"]["auc"]) < 1e-12)
+        return verdict_of(case, done, json.loads((run / "result.json").read_text())["steps"] == 14)
+    scored, trained = json.loads(done.out), json.loads((case_files.run / "result.json").read_text())
+    return verdict_of(case, done, abs(scored["auc"] - trained["test"]["best"]["auc"]) < 1e-12)
 
 
 def _move(how: str, home: Path, away: Path, lab: Lab) -> tuple[Path, Path]:
@@ -212,7 +212,7 @@ def _other_data(lab: Lab) -> Path:
     out = lab.root / f"{lab.fresh_folder.name}-other"
     if not (out / "manifest.json").exists():
         done = lab.command(
-            "prepare", Material(lab.material).raw_later, "--format", "kaggle", "--bad-rows", "skip", "--out", out
+            "prepare", CaseFiles(lab.case_files).raw_later, "--format", "kaggle", "--bad-rows", "skip", "--out", out
         )
         if done.status != 0:
             raise RuntimeError(done.err)
@@ -246,15 +246,15 @@ def _odd(lab: Lab, random_: random.Random, number: int) -> Verdict:
     }
     run = lab.fresh() / "run"
     options = [text for name, value in shape.items() for text in (f"--{name}", str(value))]
-    said = ", ".join(f"{name.partition('.')[2]} {value}" for name, value in shape.items())
+    case = ", ".join(f"{name.partition('.')[2]} {value}" for name, value in shape.items())
     done = lab.command("train", "--preset", "demo", *options, "--run-dir", run)
     if done.status != 0:
-        return verdict_of(said, done)
+        return verdict_of(case, done)
     scored = lab.command("evaluate", "--run-dir", run, "--json")
     if scored.status != 0:
-        return verdict_of(f"evaluate: {said}", scored, good=False)
-    told, found = json.loads((run / "result.json").read_text())["test"]["best"], json.loads(scored.out)
-    return verdict_of(said, scored, all(told[key] == found[key] for key in ("auc", "log_loss", "examples")))
+        return verdict_of(f"evaluate: {case}", scored, good=False)
+    trained, evaluated = json.loads((run / "result.json").read_text())["test"]["best"], json.loads(scored.out)
+    return verdict_of(case, scored, all(trained[key] == evaluated[key] for key in ("auc", "log_loss", "examples")))
 
 
 ROWS = (

@@ -6,9 +6,9 @@ import random
 import time
 from pathlib import Path
 
-from lab import Lab
+from case_files import CaseFiles, run_result
+from forked_commands import Lab
 from launching import World, alive, run_gloo, run_mpi
-from material import Material, run_result
 from outcomes import HANG, REFUSED, TRACEBACK, WRONG, Verdict
 from row import Row, nominal
 
@@ -28,47 +28,47 @@ def _lose(lab: Lab, random_: random.Random, number: int) -> Verdict:
     wire = _WIRES[number // len(_FAULTS) // len(_TRANSPORTS) % len(_WIRES)]
     ranks = 4 if random_.randrange(_FOUR_EVERY) == 0 else 2
     lost, step = random_.randrange(ranks), random_.randrange(2, _STEPS + 1)
-    said = f"{transport}, {wire}: rank {lost} of {ranks} {fault} at step {step}"
+    case = f"{transport}, {wire}: rank {lost} of {ranks} {fault} at step {step}"
     run, wires = lab.fresh() / "run", ["--comm.wire", wire, "--train.checkpoint-every", "3"]
-    arguments = [*Material(lab.material).train_arguments(run), *wires]
+    arguments = [*CaseFiles(lab.case_files).train_arguments(run), *wires]
     arguments += ["--comm.transport", transport.split()[0], "--comm.timeout", _COMM_TIMEOUT_S]
     script = [str(part) for part in (_WORKER, fault, lost, step, *arguments)]
     started = run_gloo if transport == "gloo" else run_mpi
     environ = {"PYTHONPATH": os.environ["PYTHONPATH"], "LD_PRELOAD": ""}
-    world = started(script, ranks, env=environ, timeout_s=_WORLD_S)
-    wrong = _wrong_end(world, lost, said) or _left_behind(run, said)
+    world = started(script, ranks, env=environ, timeout_s=_WORLD_S, forked=False)
+    wrong = _wrong_end(world, lost, case) or _left_behind(run, case)
     if wrong:
         return wrong
-    again = [*Material(lab.material).train_arguments(run), *wires, "--resume", "auto"]
+    again = [*CaseFiles(lab.case_files).train_arguments(run), *wires, "--resume", "auto"]
     done = lab.command(*again, "--comm.transport", "sim", "--comm.simulated-ranks", ranks)
     if done.status != 0:
-        return Verdict(WRONG, said, f"gone on with: status {done.status}\n{done.err[-3000:]}")
+        return Verdict(WRONG, case, f"gone on with: status {done.status}\n{done.err[-3000:]}")
     if _lasting(run) != _calm(lab, wire, ranks):
-        return Verdict(WRONG, said, "other weights or metrics than those of a calm run")
-    return Verdict(REFUSED, said)
+        return Verdict(WRONG, case, "other weights or metrics than those of a calm run")
+    return Verdict(REFUSED, case)
 
 
-def _wrong_end(world: World, lost: int, said: str) -> Verdict | None:
+def _wrong_end(world: World, lost: int, case: str) -> Verdict | None:
     """Nobody may wait for ever, claim success, or end with a traceback, but for the rank that the fault was for."""
-    told = "\n".join(f"rank {rank}:\n{one.stderr[-1500:]}" for rank, one in enumerate(world.ranks))
+    outputs = "\n".join(f"rank {rank}:\n{one.stderr[-1500:]}" for rank, one in enumerate(world.ranks))
     if world.timed_out:
-        return Verdict(HANG, said, f"{told}\n{world.launcher_output[-1000:]}")
+        return Verdict(HANG, case, f"{outputs}\n{world.launcher_output[-1000:]}")
     if world.returncode == 0:
-        return Verdict(WRONG, said, f"the world ended with status 0\n{told}")
+        return Verdict(WRONG, case, f"the world ended with status 0\n{outputs}")
     others = [one.stderr for rank, one in enumerate(world.ranks) if rank != lost]
     # A rank that raises tells the others what it raised, with where.
     if any("Traceback (most recent call last)" in stderr and "InjectedError" not in stderr for stderr in others):
-        return Verdict(TRACEBACK, said, told)
+        return Verdict(TRACEBACK, case, outputs)
     return None
 
 
-def _left_behind(run: Path, said: str) -> Verdict | None:
+def _left_behind(run: Path, case: str) -> Verdict | None:
     """No process of the world may outlive it."""
     ranks = json.loads((run / "environment.json").read_text())["ranks"]
     deadline = time.monotonic() + 10
     while left := [rank["pid"] for rank in ranks if alive(rank["pid"])]:
         if time.monotonic() > deadline:
-            return Verdict(HANG, said, f"processes {left} are still there")
+            return Verdict(HANG, case, f"processes {left} are still there")
         time.sleep(0.05)
     return None
 
@@ -77,7 +77,13 @@ def _calm(lab: Lab, wire: str, ranks: int) -> object:
     """What a run without faults leaves, trained once by each worker."""
     run = lab.root / f"{lab.fresh_folder.name}-calm" / f"{wire}-{ranks}"
     if not (run / "result.json").exists():
-        arguments = [*Material(lab.material).train_arguments(run), "--comm.wire", wire, "--train.checkpoint-every", "3"]
+        arguments = [
+            *CaseFiles(lab.case_files).train_arguments(run),
+            "--comm.wire",
+            wire,
+            "--train.checkpoint-every",
+            "3",
+        ]
         done = lab.command(*arguments, "--comm.transport", "sim", "--comm.simulated-ranks", ranks)
         if done.status != 0:
             raise RuntimeError(done.err)

@@ -3,8 +3,7 @@
 import lzma
 import zipfile
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -19,7 +18,6 @@ from dqrm_cpu.errors import DataError
 BLOCK_ROWS = 1 << 19
 """Rows that are converted at a time: about 250 MB."""
 
-
 _MOST_COUNT_BYTES = 1 << 20
 
 UNREADABLE_ARCHIVE = (
@@ -30,7 +28,7 @@ UNREADABLE_ARCHIVE = (
 
 
 class ForeignBlock(NamedTuple):
-    """n rows of one part."""
+    """A block of n rows of one part."""
 
     part: str
     label: NDArray[np.uint8]
@@ -39,9 +37,8 @@ class ForeignBlock(NamedTuple):
     ids: NDArray[np.integer]  # [T, n] as found
 
 
-@dataclass(frozen=True)
-class Span:
-    """Rows start to stop - 1 of a file belong to one part."""
+class RowRange(NamedTuple):
+    """Rows start to stop - 1 of a file, which belong to one part."""
 
     part: str
     start: int
@@ -59,11 +56,11 @@ class Foreign(Protocol):
     table_rows: tuple[int, ...] | None  # where its files say
 
     def blocks(self) -> Iterator[ForeignBlock]:
-        """Every row once, part by part or not, at most BLOCK_ROWS at a time."""
+        """Yields every row once, part by part or not, at most BLOCK_ROWS at a time."""
 
 
 def read_counts(path: Path, key: str) -> tuple[int, ...]:
-    """The whole numbers in one array of an .npz file; DataError where it has none or too many."""
+    """Reads the whole numbers in one array of an .npz file; DataError where it has none or too many."""
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as file:
             header = read_npy_header(file)
@@ -80,20 +77,21 @@ def read_counts(path: Path, key: str) -> tuple[int, ...]:
     return counts
 
 
-def split(span: Span) -> Iterator[Span]:
-    """A span in pieces of at most BLOCK_ROWS."""
-    for start in range(span.start, span.stop, BLOCK_ROWS):
-        yield Span(span.part, start, min(start + BLOCK_ROWS, span.stop))
+def split(ranges: Iterable[RowRange]) -> Iterator[RowRange]:
+    """Cuts ranges into pieces of at most BLOCK_ROWS."""
+    for part, first, stop in ranges:
+        for start in range(first, stop, BLOCK_ROWS):
+            yield RowRange(part, start, min(start + BLOCK_ROWS, stop))
 
 
-def held_out(start: int, stop: int) -> tuple[Span, Span]:
-    """The last day's halves as DLRM's loader names them: the first is the test part, the second validates."""
+def held_out(start: int, stop: int) -> tuple[RowRange, RowRange]:
+    """Returns the last day's halves as DLRM's loader names them: the first is the test part, the second validates."""
     middle = start + -(-(stop - start) // 2)
-    return Span("test", start, middle), Span("validation", middle, stop)
+    return RowRange("test", start, middle), RowRange("validation", middle, stop)
 
 
 def labels_of(values: NDArray[np.generic], where: str) -> NDArray[np.uint8]:
-    """Labels of any type; DataError unless each is 0 or 1."""
+    """Converts labels of any type; DataError unless each is 0 or 1."""
     wrong = (values != 0) & (values != 1)
     if wrong.any():
         row = int(wrong.argmax())
@@ -104,7 +102,7 @@ def labels_of(values: NDArray[np.generic], where: str) -> NDArray[np.uint8]:
 
 
 def log_of_counts(values: NDArray[np.integer]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """log(x + 1) of integers [n, num_dense], negative ones taken as 0, and how many of those each column has."""
+    """Returns log(x + 1) of integers [n, num_dense], negative ones as 0, and how many of those each column has."""
     negative = values < 0
     logs = np.log(np.where(negative, 0, values).astype(np.float32) + np.float32(1))
     return logs, negative.sum(axis=0, dtype=np.int64)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqrm_cpu import __version__
+from dqrm_cpu.base.memory import format_size
 from dqrm_cpu.data.store.foreign.blocks import Foreign, ForeignBlock
 from dqrm_cpu.data.store.foreign.kaggle_npz import KaggleNpz
 from dqrm_cpu.data.store.foreign.mlperf_bin import MlperfBin
@@ -28,9 +29,6 @@ from dqrm_cpu.errors import DataError
 
 _LARGEST_TABLE = 1 << 31
 
-Progress = Callable[[int], None]
-"""Told how many rows were written since the last time."""
-
 
 def open_foreign(source: Path) -> Foreign:
     """Recognizes the format by the names of the files."""
@@ -46,11 +44,14 @@ def open_foreign(source: Path) -> Foreign:
     )
 
 
-def convert(foreign: Foreign, out: Path, max_ind_range: int, progress: Progress) -> Manifest:
-    """Writes a data set into `out`; ids are taken modulo max_ind_range where that is above 0."""
+def convert(foreign: Foreign, out: Path, max_ind_range: int, progress: Callable[[int], None]) -> Manifest:
+    """Writes a data set into `out`; ids are taken modulo max_ind_range where that is above 0.
+
+    `progress` takes how many rows were written since the last time.
+    """
     if holds_manifest(out):
         raise DataError(f"{out} holds a data set already; give another folder, or remove it first")
-    _require_room(foreign, out)
+    _require_space(foreign, out)
     name_unreadable_files()
     out.mkdir(parents=True, exist_ok=True)
     conversion = _Conversion(out, foreign, max_ind_range)
@@ -88,7 +89,7 @@ class _Conversion:
         self._total += block.dense.sum(axis=0, dtype=np.float64)
 
     def manifest(self) -> Manifest:
-        """Of all that was added."""
+        """Returns the manifest of all that was added."""
         foreign = self._foreign
         return Manifest(
             format=FORMAT,
@@ -113,12 +114,12 @@ class _Conversion:
         return np.ascontiguousarray(ids).astype(np.int32)
 
     def _table_rows(self) -> tuple[int, ...]:
-        """What the files say, or what the ids need."""
+        """Returns the table sizes that the files name, or those that the ids need."""
         needed = tuple(int(largest) + 1 for largest in self._largest_id)
-        said = self._foreign.table_rows
-        if said is None:
+        known = self._foreign.table_rows
+        if known is None:
             return needed
-        sizes = tuple(min(rows, self._range) if self._range > 0 else rows for rows in said)
+        sizes = tuple(min(rows, self._range) if self._range > 0 else rows for rows in known)
         for name, rows, need in zip(self._schema.categorical, sizes, needed, strict=True):
             if need > rows:
                 raise DataError(f"column {name} has id {need - 1}, and its counts say {rows}; they are of other data")
@@ -145,11 +146,11 @@ def _schema_of(foreign: Foreign) -> Schema:
     return Schema(tuple(dense), tuple(f"C{k + 1}" for k in range(foreign.num_tables)))
 
 
-def _require_room(foreign: Foreign, out: Path) -> None:
+def _require_space(foreign: Foreign, out: Path) -> None:
     row_bytes = 1 + 4 * (foreign.num_dense + foreign.num_tables)
     existing = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
     need, free = foreign.num_rows * row_bytes, shutil.disk_usage(existing).free
     if need > free:
         raise DataError(
-            f"{out} needs up to {need / 1e9:.1f} GB and {free / 1e9:.1f} GB are free there; make room first"
+            f"{out} needs up to {format_size(need)} and {format_size(free)} are free there; make room first"
         )

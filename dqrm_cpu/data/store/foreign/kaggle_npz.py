@@ -16,7 +16,7 @@ from dqrm_cpu.base.npy import read_npy_header
 from dqrm_cpu.data.store.foreign.blocks import (
     UNREADABLE_ARCHIVE,
     ForeignBlock,
-    Span,
+    RowRange,
     held_out,
     labels_of,
     log_of_counts,
@@ -53,27 +53,27 @@ class KaggleNpz:
         self.sources: tuple[SourceFile, ...] = (SourceFile(path.name, path.stat().st_size, "", self.num_rows),)
 
     def blocks(self) -> Iterator[ForeignBlock]:
-        """Rows in the order of the file: the training days, then the halves of the last."""
+        """Yields rows in the order of the file: the training days, then the halves of the last."""
         last_day = self.num_rows - self._days()[-1]
-        spans = (Span("train", 0, last_day), *held_out(last_day, self.num_rows))
+        ranges = (RowRange("train", 0, last_day), *held_out(last_day, self.num_rows))
         try:
-            yield from self._blocks(spans)
+            yield from self._blocks(ranges)
         except UNREADABLE_ARCHIVE as error:
             raise DataError(f"{self._path} cannot be read ({error}); copy it again") from error
 
-    def _blocks(self, spans: tuple[Span, ...]) -> Iterator[ForeignBlock]:
+    def _blocks(self, ranges: tuple[RowRange, ...]) -> Iterator[ForeignBlock]:
         with ExitStack() as stack:
             archive = stack.enter_context(zipfile.ZipFile(self._path))
             files = [stack.enter_context(archive.open(f"{key}.npy")) for key in _KEYS[:3]]
             dimensions = (2, 2, 1)
             heads = [_read_head(f, self._path, k, d) for f, k, d in zip(files, _KEYS[:3], dimensions, strict=True)]
-            for span in (piece for whole in spans for piece in split(whole)):
+            for piece in split(ranges):
                 integers, ids, label = (
-                    _read_rows(file, head, span.stop - span.start, self._path)
+                    _read_rows(file, head, piece.stop - piece.start, self._path)
                     for file, head in zip(files, heads, strict=True)
                 )
-                where = f"{self._path} from row {span.start}"
-                yield ForeignBlock(span.part, labels_of(label, where), *log_of_counts(integers), ids.T)
+                where = f"{self._path} from row {piece.start}"
+                yield ForeignBlock(piece.part, labels_of(label, where), *log_of_counts(integers), ids.T)
 
     def _days(self) -> list[int]:
         for path in sorted(self._path.parent.glob("*_day_count.npz")):

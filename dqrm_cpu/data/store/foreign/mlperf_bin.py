@@ -10,7 +10,7 @@ import numpy as np
 
 from dqrm_cpu.data.store.foreign.blocks import (
     ForeignBlock,
-    Span,
+    RowRange,
     held_out,
     labels_of,
     log_of_counts,
@@ -46,25 +46,25 @@ class MlperfBin:
         self._rows = rows
 
     def blocks(self) -> Iterator[ForeignBlock]:
-        """Rows file by file."""
+        """Yields rows file by file."""
         for part, path in self._files.items():
             if path is None:
                 continue
             values = np.memmap(path, "<i4", "r").reshape(-1, _ROW_INTS)
             halved = part == "test" and self._files["validation"] is None
-            spans = held_out(0, self._rows[part]) if halved else (Span(part, 0, self._rows[part]),)
-            for span in (piece for whole in spans for piece in split(whole)):
-                rows = values[span.start : span.stop]
-                label = labels_of(rows[:, 0], f"{path} from row {span.start}")
+            ranges = held_out(0, self._rows[part]) if halved else (RowRange(part, 0, self._rows[part]),)
+            for piece in split(ranges):
+                rows = values[piece.start : piece.stop]
+                label = labels_of(rows[:, 0], f"{path} from row {piece.start}")
                 logs = log_of_counts(rows[:, 1 : 1 + _NUM_DENSE])
-                yield ForeignBlock(span.part, label, *logs, rows[:, 1 + _NUM_DENSE :].T)
+                yield ForeignBlock(piece.part, label, *logs, rows[:, 1 + _NUM_DENSE :].T)
 
 
 def _only_file(folder: Path, word: str) -> Path | None:
-    found = sorted(folder.glob(f"*{word}*.bin"))
-    if len(found) > 1:
-        raise DataError(f"{folder} has both {found[0].name} and {found[1].name}; leave one file for each part")
-    return found[0] if found else None
+    files = sorted(folder.glob(f"*{word}*.bin"))
+    if len(files) > 1:
+        raise DataError(f"{folder} has both {files[0].name} and {files[1].name}; leave one file for each part")
+    return files[0] if files else None
 
 
 def _count_rows(path: Path) -> int:

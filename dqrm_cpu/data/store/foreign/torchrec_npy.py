@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dqrm_cpu.base.decode import UnreadableError
 from dqrm_cpu.base.npy import map_npy
-from dqrm_cpu.data.store.foreign.blocks import ForeignBlock, Span, held_out, labels_of, split
+from dqrm_cpu.data.store.foreign.blocks import ForeignBlock, RowRange, held_out, labels_of, split
 from dqrm_cpu.data.store.manifest import SourceFile
 from dqrm_cpu.errors import DataError
 
@@ -29,7 +29,7 @@ class _Day(NamedTuple):
 
 
 class TorchrecNpy:
-    """Days in the order of their numbers; the last is halved into test and validation."""
+    """A folder of days in the order of their numbers; the last is halved into test and validation."""
 
     def __init__(self, folder: Path) -> None:
         self.description = "torchrec's .npy files"
@@ -51,19 +51,19 @@ class TorchrecNpy:
         self.sources = tuple(file for day in self._days for file in day.files)
 
     def blocks(self) -> Iterator[ForeignBlock]:
-        """Rows day by day."""
+        """Yields rows day by day."""
         for place, day in enumerate(self._days):
             rows = day.dense.shape[0]
             last = place == len(self._days) - 1
-            spans = held_out(0, rows) if last else (Span("train", 0, rows),)
-            for span in (piece for whole in spans for piece in split(whole)):
-                part = slice(span.start, span.stop)
-                label = labels_of(day.labels[part].ravel(), f"{day.files[2].path} from row {span.start}")
-                yield ForeignBlock(span.part, label, *_converted(day.dense[part]), day.sparse[part].T)
+            ranges = held_out(0, rows) if last else (RowRange("train", 0, rows),)
+            for piece in split(ranges):
+                part = slice(piece.start, piece.stop)
+                label = labels_of(day.labels[part].ravel(), f"{day.files[2].path} from row {piece.start}")
+                yield ForeignBlock(piece.part, label, *_converted(day.dense[part]), day.sparse[part].T)
 
 
 def _converted(stored: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """log(x + 1) out of log(x + 3). Numbers below -3 have no logarithm and were written as nan or -inf."""
+    """Turns log(x + 3) into log(x + 1). Numbers below -3 have no logarithm and were written as nan or -inf."""
     with np.errstate(invalid="ignore"):
         values = np.rint(np.exp(stored.astype(np.float64)) - _ADDED)
     negative = ~(values >= 0)

@@ -1,0 +1,140 @@
+"""What may run on several ranks does this before the work: meet, set threads, look whether it fits."""
+
+import json
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from dqrm_cpu import __version__
+from dqrm_cpu.base.hardware import Fingerprint, fingerprint, has_bf16_products
+from dqrm_cpu.base.memory import format_distinct_sizes
+from dqrm_cpu.comm.transport import Transport
+from dqrm_cpu.comm.transports.gpus import gpu_in_use, gpu_name, require_distinct_gpus, take_gpu
+from dqrm_cpu.comm.transports.launch import detect_launch
+from dqrm_cpu.comm.transports.selection import open_transport
+from dqrm_cpu.config import Config
+from dqrm_cpu.errors import DeviceError
+from dqrm_cpu.model.size import estimate_memory
+
+_LOGGER = logging.getLogger(__name__)
+
+_GB = 1e9
+
+
+@contextmanager
+def opened_transport(config: Config, note: Callable[[str], object] = _LOGGER.info) -> Iterator[Transport]:
+    """Opens the transport between the ranks of a run, once this process knows that it can do its part.
+
+    `note` is told on the first rank what carries the gradients. Torch has as many threads inside as the run, and
+    outside as before.
+    """
+    _require_device(config)
+    comm = config.comm
+    with ExitStack() as stack:
+        opening = open_transport(comm.transport, comm.simulated_ranks, comm.timeout, overlap=comm.overlap)
+        transport = stack.enter_context(opening)
+        machine = fingerprint()
+        stack.enter_context(threads_of_torch(config.train.threads or default_threads(machine, os.environ)))
+        _require_own_device(config, transport)
+        _require_memory(config, transport, machine)
+        if transport.rank == 0 and (transport.size > 1 or config.comm.transport != "auto"):
+            ranks = f"{transport.size} ranks over {transport.name}" if transport.size > 1 else "1 process"
+            note(f"{ranks}: {transport.reason}")
+        yield transport
+
+
+def gathered_environment(transport: Transport) -> dict[str, Any]:
+    """Returns the content of environment.json: the machine of rank 0, and where every rank runs."""
+    machine = fingerprint()
+    place = {
+        "rank": transport.rank,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "affinity": list(machine.affinity),
+        "threads": torch.get_num_threads(),
+    }
+    return {
+        "dqrm_cpu": __version__,
+        "command": sys.argv,
+        "launcher": detect_launch(os.environ).launcher,
+        "transport": {"name": transport.name, "reason": transport.reason},
+        "ranks": gathered(transport, place),
+        "machine": machine.as_dict(),
+    }
+
+
+def gathered(transport: Transport, value: object) -> list[Any]:
+    """Gathers the value that each rank passes, in the order of ranks; every rank calls it."""
+    payload = np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
+    return [json.loads(part.tobytes()) for part in transport.allgatherv(payload)]
+
+
+@contextmanager
+def threads_of_torch(count: int) -> Iterator[None]:
+    """Has torch compute with so many threads inside, and with as many as before outside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def default_threads(machine: Fingerprint, environ: Mapping[str, str]) -> int:
+    """Counts the usable cores, or OMP_NUM_THREADS where fewer: batch systems that do not pin tell the share so."""
+    asked = environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return min(machine.usable_cores, int(asked)) if asked.isdigit() and int(asked) else machine.usable_cores
+
+
+def _require_device(config: Config) -> None:
+    if config.device != "cuda":
+        _require_bf16(config)
+        return
+    if not torch.cuda.is_available():
+        built = (
+            f"torch {torch.__version__} finds none"
+            if torch.version.cuda
+            else f"torch {torch.__version__} is a CPU build"
+        )
+        raise DeviceError(f"--device cuda needs an NVIDIA GPU, and {built}; leave the option out to train on the CPU")
+    take_gpu(detect_launch(os.environ))
+
+
+def _require_own_device(config: Config, transport: Transport) -> None:
+    """Refuses ranks that share a GPU: they would only wait for each other."""
+    if config.device == "cuda" and transport.size > 1:
+        require_distinct_gpus(gathered(transport, gpu_name(gpu_in_use())))
+
+
+def _require_bf16(config: Config) -> None:
+    """Refuses BF16 without units for it: torch emulates it, many times slower than FP32."""
+    isa = fingerprint().isa
+    if config.train.precision == "bf16" and not has_bf16_products(isa):
+        raise DeviceError(
+            f"--train.precision bf16 needs AVX512-BF16 or AMX, and this CPU has {', '.join(isa) or 'neither'}; "
+            "leave the option out to train in fp32"
+        )
+
+
+def _require_memory(config: Config, transport: Transport, machine: Fingerprint) -> None:
+    """Refuses ranks that do not fit: every one of a host needs its own tables, data parallel."""
+    hosts = gathered(transport, socket.gethostname())
+    estimate = estimate_memory(config, transport.size)
+    here = hosts.count(socket.gethostname())
+    need, free = estimate.total_bytes * here, machine.memory_available_bytes
+    if config.device == "cpu" and need > free:
+        parts = ", ".join(f"{name} {size / _GB:.2f}" for name, size in estimate.parts.items() if size >= 0.05 * _GB)
+        ranks = f" x {here} ranks on this host" if here > 1 else ""
+        needed, there = format_distinct_sizes(need, free)
+        most = f" ({parts} GB{ranks})" if parts else ranks
+        raise DeviceError(
+            f"{needed} of memory are needed{most} and {there} are free on "
+            f"{socket.gethostname()}; use fewer ranks per host, smaller --model.table-rows, or a larger machine"
+        )

@@ -1,0 +1,75 @@
+"""`dqrm-cpu serve`: answers requests over HTTP with an exported model."""
+
+import argparse
+import importlib.util
+import logging
+import sys
+from pathlib import Path
+
+from dqrm_cpu.cli.parser import Subparsers, UsageError, whole_number
+
+_ABOUT = "Answers requests over HTTP with an exported model: rows as JSON, or the Open Inference Protocol (KServe v2)."
+
+_EXAMPLES = """examples:
+  dqrm-cpu serve runs/a/model.safetensors
+  dqrm-cpu serve model.safetensors --host 0.0.0.0 --port 80 --workers 8
+  curl localhost:8000/predict -d '{"rows": [{"site": "a.com", "hour": 7}]}'
+
+A new file under the name of the model takes over without a lost request: docs/serving.md."""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Adds the command's options."""
+    parser = subparsers.add_parser(
+        "serve", help="answer requests with an exported model", description=_ABOUT, epilog=_EXAMPLES
+    )
+    parser.add_argument("model", metavar="MODEL", type=Path, help="a file that dqrm-cpu export wrote")
+    parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine alone")
+    parser.add_argument("--port", type=whole_number(1), default=8000, help="default: 8000")
+    parser.add_argument("--name", default="model", help="what requests call the model\ndefault: model")
+    parser.add_argument("--workers", metavar="N", type=whole_number(1), default=1, help="processes\ndefault: 1")
+    parser.add_argument(
+        "--max-rows", metavar="N", type=whole_number(1), default=4096, help="of a request\ndefault: 4096"
+    )
+    parser.add_argument("--max-body", metavar="MB", type=whole_number(1), default=8, help="of a request\ndefault: 8")
+    parser.add_argument(
+        "--max-connections", metavar="N", type=whole_number(1), default=1024, help="of a process\ndefault: 1024"
+    )
+    parser.add_argument(
+        "--timeout",
+        metavar="S",
+        type=whole_number(1),
+        default=5,
+        help="for a body to come, and to be scored\ndefault: 5",
+    )
+    parser.add_argument(
+        "--grace",
+        metavar="S",
+        type=whole_number(1),
+        default=10,
+        help="seconds for requests under way at the end\ndefault: 10",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serves until it is told to stop."""
+    if any(importlib.util.find_spec(name) is None for name in ("uvicorn", "httptools", "prometheus_client")):
+        raise UsageError("the server needs more packages: pip install 'dqrm-cpu[serve]'")
+    if not args.name or "/" in args.name:
+        raise UsageError(f"--name {args.name!r}: a word without a slash, as it stands in the address")
+    from dqrm_cpu.server.app import ServerSettings
+    from dqrm_cpu.server.run import serve
+    from dqrm_cpu.serving import Model
+
+    Model.open(args.model)  # whatever is wrong is said before a port is taken
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    settings = ServerSettings(
+        model=args.model,
+        name=args.name,
+        most_body_bytes=args.max_body << 20,
+        most_rows=args.max_rows,
+        timeout_s=float(args.timeout),
+    )
+    print(f"serving {args.model} at http://{args.host}:{args.port}/ (Ctrl-C ends it)", file=sys.stderr)
+    serve(settings, args.host, args.port, args.workers, args.max_connections, args.grace)
+    return 0

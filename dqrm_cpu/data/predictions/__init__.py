@@ -1,0 +1,1 @@
+"""Files of predictions: keys of rows and their probabilities, as CSV or Parquet."""

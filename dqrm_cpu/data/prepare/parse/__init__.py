@@ -1,0 +1,1 @@
+"""Text and columns of raw rows to labels, logarithms and keys of categories."""

@@ -1,0 +1,1 @@
+"""Raw files, and their text or columns in blocks of whole rows."""

@@ -1,0 +1,65 @@
+"""Raw files as a command names them: one by one, by folders, by patterns, or by URLs of either kind."""
+
+import glob
+import re
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from dqrm_cpu.data.prepare.sources.raw_file import STANDARD_INPUT
+from dqrm_cpu.data.prepare.sources.remote import is_url, remote_facts, remote_names
+from dqrm_cpu.errors import DataError
+
+_MARKS = "*?["
+_WEB = ("http://", "https://")
+
+
+def find_sources(names: Sequence[str]) -> list[str]:
+    """Returns the files that names stand for, those of each folder or pattern in the order of the numbers in them.
+
+    What begins with a dot or an underscore is left out in folders: programs mark there that they are done.
+    """
+    paths: list[str] = []
+    for name in names:
+        found = _found(name)
+        if not found:
+            kind = "pattern matches no file" if _is_pattern(name) else "folder holds no raw files"
+            raise DataError(f"{name}: the {kind}; check its name")
+        paths += found
+    return paths
+
+
+def natural_order(name: str) -> list[tuple[int, str]]:
+    """Returns what sorts names as a person does: day_2 before day_10."""
+    parts = re.split(r"(\d+)", name)
+    return [(int(part), "") if part.isascii() and part.isdecimal() else (-1, part) for part in parts]
+
+
+def _found(name: str) -> list[str]:
+    if name == STANDARD_INPUT:
+        return [name]
+    is_pattern = _is_pattern(name)
+    if is_url(name):
+        if not is_pattern and not remote_facts(name).is_folder:
+            return [name]
+        return sorted((url for url, below in remote_names(name) if not _is_hidden(below)), key=natural_order)
+    path = Path(name)
+    try:
+        if path.is_dir():
+            inside = (one for one in path.rglob("*") if one.is_file())
+            return sorted((str(one) for one in inside if not _is_hidden(str(one.relative_to(path)))), key=natural_order)
+        if is_pattern and not path.exists():
+            matches = glob.glob(name, recursive=True)  # noqa: PTH207  # Path.glob takes no absolute pattern
+            return sorted((one for one in matches if Path(one).is_file()), key=natural_order)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    return [name]
+
+
+def _is_pattern(name: str) -> bool:
+    """Tells whether a name stands for others. A web address with a question mark has a query, such as a signature."""
+    is_query = name.lower().startswith(_WEB) and "?" in name
+    return not is_query and any(mark in name for mark in _MARKS)
+
+
+def _is_hidden(relative: str) -> bool:
+    return any(part.startswith((".", "_")) for part in PurePosixPath(relative).parts)

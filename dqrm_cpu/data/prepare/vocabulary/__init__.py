@@ -1,0 +1,1 @@
+"""Keys of categories to rows of embedding tables."""

@@ -1,0 +1,1 @@
+"""`bench data`: preparing raw clicks and reading them back."""

@@ -1,0 +1,1 @@
+"""`bench exchange`: gradients between ranks."""

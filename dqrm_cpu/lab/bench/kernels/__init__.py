@@ -1,0 +1,1 @@
+"""`bench kernels`: the kernels of a step one by one."""

@@ -1,0 +1,1 @@
+"""`dqrm-cpu plan`: what more nodes and another network would bring, from a measurement of one machine."""

@@ -1,0 +1,224 @@
+"""From what is asked for to jobs: each is a training run, or an FP32 run quantized afterwards.
+
+A job is named by all that decides its figures, so that experiments share runs and nothing is done twice.
+"""
+
+import ast
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from dqrm_cpu.config import Config, check_config, preset_config
+from dqrm_cpu.config.schema import flatten, unflatten
+from dqrm_cpu.config.setting import Value
+from dqrm_cpu.data.store.manifest import PART_NAMES, Manifest, read_manifest
+from dqrm_cpu.data.store.run_data import SYNTHETIC, follow_data
+from dqrm_cpu.lab.reproduce.experiments.definition import Compression, Experiment, Family, Settings, Variant
+from dqrm_cpu.lab.reproduce.size_presets import SizePreset
+
+_KEY_DIGITS = 16
+_SMALL_SET_ROWS = 150_000
+"""A data set of up to so many rows is never cut: MovieLens-100k, or a sample made for trying things out."""
+
+_OF_THE_DATA = ("model.table_rows", "model.num_dense")
+
+DECIDING = ("comm", "config", "data", "kernels", "metrics", "model", "quant", "train")
+"""The parts of the package that decide the figures of a run."""
+
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+# Seconds on two cores of an AMD EPYC: a guess before anything was timed.
+_STEP_S = 0.002  # of batch 128 on the small tables: FP32, on cores that others use too
+_STEP_FACTORS = {"hawq": 2.0, "lsq": 2.0, "pact": 2.0, "dorefa": 2.0}  # not the fused path, or whole tables every step
+_PER_RUN_S = 6.0  # building, scoring each epoch, saving
+_COMPRESSION_S = 10.0
+_REFERENCE_BATCH = 128
+
+
+@dataclass(frozen=True)
+class ReproduceRequest:
+    """A request to run experiments. `source` is what --data.source takes."""
+
+    size: SizePreset
+    source: str
+    seeds: tuple[int, ...]
+    out: Path
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """A piece of work. `label` is for people; jobs with one key are the same work, whatever experiments ask for it."""
+
+    key: str
+    label: str
+    config: Config
+    seed: int
+    compression: Compression | None = None
+    processes: int = 1
+    histograms: bool = False
+
+    @property
+    def result_name(self) -> str:
+        """The name of its result, and of the folder where that lies."""
+        return self.key if self.compression is None else f"{self.key}-{self.compression.value}"
+
+    def folder(self, out: Path) -> Path:
+        """Returns where its result lies."""
+        return out / "runs" / self.result_name
+
+    def training(self) -> "Job":
+        """Returns the run that a compressed one starts from; itself otherwise."""
+        return replace(self, compression=None)
+
+    @property
+    def estimated_s(self) -> float:
+        """Seconds on two cores at the small scale; only their proportions matter once jobs have been timed."""
+        if self.compression is not None:
+            return _COMPRESSION_S
+        config, train = self.config, self.config.train
+        steps = train.epochs * math.ceil(config.data.train_rows / train.batch_size)
+        steps = min(steps, train.max_steps) if train.max_steps else steps
+        width = (train.batch_size / _REFERENCE_BATCH + config.model.embedding_dim / 16) / 2
+        ranks = 1 + 0.25 * (config.comm.simulated_ranks - 1)
+        return steps * _STEP_S * width * ranks * _STEP_FACTORS.get(config.quant.method, 1.0) + _PER_RUN_S
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A variant of an experiment and its jobs: one a seed, none where it is the best of others."""
+
+    variant: Variant
+    jobs: tuple[Job, ...]
+
+
+@dataclass(frozen=True)
+class PlannedExperiment:
+    """An experiment with the work that it needs; variants that these data cannot run are left out, and named."""
+
+    experiment: Experiment
+    cells: tuple[Cell, ...]
+    left_out: tuple[str, ...]
+
+
+def plan(experiments: Sequence[Experiment], request: ReproduceRequest) -> list[PlannedExperiment]:
+    """Plans the jobs of experiments; nothing is run or read but the data's manifest."""
+    manifest = None if request.source == SYNTHETIC else read_manifest(Path(request.source))
+    return [_planned(experiment, request, manifest) for experiment in experiments]
+
+
+def jobs_of(planned: Sequence[PlannedExperiment]) -> list[Job]:
+    """Returns each job once, seed by seed so that tables fill evenly, and before it the run that it starts from."""
+    seeds = sorted({job.seed for one in planned for cell in one.cells for job in cell.jobs})
+    jobs: dict[tuple[str, Compression | None], Job] = {}
+    for one in planned:
+        for seed in seeds:
+            for job in (job for cell in one.cells for job in cell.jobs if job.seed == seed):
+                jobs.setdefault((job.key, None), job.training())
+                jobs.setdefault((job.key, job.compression), job)
+    return list(jobs.values())
+
+
+def configuration(
+    request: ReproduceRequest, manifest: Manifest | None, family: Family, variant: Variant, seed: int
+) -> Config:
+    """Returns the configuration of one run, fully resolved; the manifest is that of prepared data."""
+    size = request.size
+    given: dict[str, Value] = {
+        **_size_settings(size.settings[family], manifest, caps_rows=size.caps_rows),
+        "data.source": request.source,
+        "seed": seed,
+        "train.epochs": size.epochs_for(variant.epochs),
+        "train.threads": request.threads,
+        **variant.settings,
+    }
+    if variant.pretrain_epochs:
+        given["quant.pretrain_epochs"] = size.epochs_for(variant.pretrain_epochs)
+    config = unflatten({**flatten(preset_config(size.presets[family])), **given})
+    rate = config.train.learning_rate * variant.learning_rate_times
+    rows = tuple(-(-rows // variant.tables_divided_by) for rows in config.model.table_rows)
+    config = replace(
+        config, train=replace(config.train, learning_rate=rate), model=replace(config.model, table_rows=rows)
+    )
+    check_config(config)
+    return follow_data(config, given.keys())
+
+
+def run_key(config: Config, data_name: str, processes: int = 1) -> str:
+    """Names a run: the same for whatever gives the same figures, so threads and the place of the data do not matter."""
+    neutral = replace(
+        config, data=replace(config.data, source=data_name), train=replace(config.train, threads=0)
+    ).to_toml()
+    parts = [neutral, data_name, source_digest(), *([processes] if processes > 1 else [])]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:_KEY_DIGITS]
+
+
+@cache
+def source_digest() -> str:
+    """Names the code that decides a run's figures, so that results of other code are not taken for its own.
+
+    It is 16 hexadecimal digits of the packages that a run goes through; comments and docstrings change nothing.
+    """
+    package = Path(__file__).parent.parent.parent
+    digest = hashlib.sha256()
+    for part in DECIDING:
+        # Resolved, since `kernels` is a link and globbing does not follow one.
+        folder = (package / part).resolve()
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(f"{part}/{path.relative_to(folder)}\n{_undocumented(path.read_text())}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _planned(experiment: Experiment, request: ReproduceRequest, manifest: Manifest | None) -> PlannedExperiment:
+    cells, left_out = [], []
+    seeds = request.seeds[:1] if experiment.one_seed else request.seeds
+    for variant in experiment.variants:
+        if not _can_run(variant, request, manifest):
+            left_out.append(variant.name)
+            continue
+        jobs = () if variant.best_of else (_job(experiment, variant, request, manifest, seed) for seed in seeds)
+        cells.append(Cell(variant, tuple(jobs)))
+    return PlannedExperiment(experiment, tuple(cells), tuple(left_out))
+
+
+def _can_run(variant: Variant, request: ReproduceRequest, manifest: Manifest | None) -> bool:
+    """Tables of prepared data cannot be made smaller: their ids need them."""
+    if variant.small_tables and not request.size.caps_rows:
+        return False
+    return manifest is None or variant.tables_divided_by == 1
+
+
+def _job(
+    experiment: Experiment, variant: Variant, request: ReproduceRequest, manifest: Manifest | None, seed: int
+) -> Job:
+    config = configuration(request, manifest, variant.family or experiment.family, variant, seed)
+    # Generated rows follow from the settings; prepared ones have a digest, wherever the folder lies.
+    data_name = SYNTHETIC if manifest is None else f"prepared {manifest.digest()}"
+    key = run_key(config, data_name, variant.processes)
+    return Job(key, variant.name, config, seed, variant.compression, variant.processes, variant.histograms)
+
+
+def _size_settings(settings: Settings, manifest: Manifest | None, *, caps_rows: bool) -> Settings:
+    """Returns the settings of a size, less what a prepared data set decides itself."""
+    if manifest is None:
+        return settings
+    rows = {f"data.{part}_rows": manifest.num_rows(part) for part in PART_NAMES}
+    cut = caps_rows and sum(rows.values()) > _SMALL_SET_ROWS
+    kept = {key: value for key, value in settings.items() if key not in (*_OF_THE_DATA, *rows)}
+    for key, there in rows.items() if cut else ():
+        if isinstance(wanted := settings.get(key), int):
+            kept[key] = min(wanted, there)
+    return kept
+
+
+def _undocumented(source: str) -> str:
+    """Returns the syntax tree without docstrings."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+    return ast.dump(tree)

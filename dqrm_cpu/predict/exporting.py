@@ -1,0 +1,172 @@
+"""A trained run as one file that scores raw rows by itself: weights, columns, vocabulary, calibration."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import isfinite
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from dqrm_cpu.base.decode import UnreadableError, decoded, read_json
+from dqrm_cpu.base.files import WRITING
+from dqrm_cpu.data.batch import Batch
+from dqrm_cpu.data.prepare.recorded_layout import recorded_layout
+from dqrm_cpu.data.prepare.row_layout import Layout
+from dqrm_cpu.data.prepare.vocabulary.saved_vocabulary import require_hashing, vocabulary_of
+from dqrm_cpu.data.store.manifest import PART_NAMES, Manifest
+from dqrm_cpu.errors import CheckpointError, ConfigError
+from dqrm_cpu.export.features import RawFeatures
+from dqrm_cpu.export.onnx_graph import require_onnx, write_onnx
+from dqrm_cpu.export.write import has_sparse_layout, write_model
+from dqrm_cpu.metrics.calibration import Calibration, IsotonicCalibration, PlattCalibration
+from dqrm_cpu.predict.scorer import Scorer, fit_calibration, load_weights, prepared_rows
+from dqrm_cpu.predict.trained_model import data_of_model, find_model, require_shape
+from dqrm_cpu.serving.description import ISOTONIC, PLATT, Calibrating, Description, IdRule
+from dqrm_cpu.serving.mapped_file import MappedFile
+from dqrm_cpu.serving.model import NO_ID, Model, read_description
+
+_MOST_CHECKED = 2048
+_LARGEST_DIFFERENCE = 1e-4
+"""Of a logit, between the file and the model that it was written from: they add up in another order."""
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """A run to export, and how."""
+
+    run_dir: Path
+    out: Path
+    is_onnx: bool = False  # else packed
+    layout: str = "dense"
+    checkpoint: str = "best"
+    data: Path | None = None  # the data set with the run's vocabulary; None: the one that it was trained on
+    calibrate: str | None = None  # platt or isotonic
+    overwrite: bool = False
+    note: Callable[[str], None] = lambda _: None
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """The file that was written, and what it was compared by."""
+
+    path: Path
+    num_bytes: int
+    vocabulary_bytes: int
+    checked_rows: int
+    largest_difference: float  # of a logit
+
+
+class _Result(msgspec.Struct):
+    """The part of result.json that a model file quotes."""
+
+    test: dict[str, dict[str, Any]]
+
+
+def export(request: ExportRequest) -> ExportedFile:
+    """Writes the file, opens it as a server would, and compares its answers for some rows with the run's own."""
+    if request.out.exists() and not request.overwrite:
+        raise ConfigError(f"{request.out} exists; give another name, or --overwrite")
+    if not request.out.parent.is_dir():
+        raise ConfigError(f"there is no folder {request.out.parent}; make it, or give another name")
+    if not request.is_onnx:
+        return _export_packed(request)
+    require_onnx()
+    # On the same disk: the tables are as large as those of the file that is to be.
+    with TemporaryDirectory(dir=request.out.parent, prefix=WRITING) as folder:
+        packed = _export_packed(replace(request, out=Path(folder) / "model.safetensors"))
+        file = MappedFile(packed.path)
+        size = write_onnx(file, read_description(file), request.out)
+    return replace(packed, path=request.out, num_bytes=size, vocabulary_bytes=0)
+
+
+def _export_packed(request: ExportRequest) -> ExportedFile:
+    trained = find_model(request.run_dir, request.checkpoint)
+    if trained.is_packed:
+        raise ConfigError(f"{request.run_dir} is a packed file; give the folder of the run")
+    if trained.config.quant.method == "none":
+        request.note("an FP32 run: its weights are quantized now, as by `compress`, without training")
+        quantized = replace(trained.config, quant=replace(trained.config.quant, method="ptq"))
+        trained = replace(trained, config=quantized)
+    folder, manifest, warning = data_of_model(trained, request.data)
+    if warning:
+        request.note(f"warning: {warning}")
+    require_shape(trained, folder, manifest)
+    features = _features(folder, manifest, recorded_layout(folder, manifest))
+    model, scale = load_weights(trained)
+    if request.layout == "sparse" and not has_sparse_layout(model):
+        raise ConfigError(f"{trained.config.quant.method} has no code for zero: no row can be left out; use dense")
+    scorer = Scorer(model, scale, quantized=True)
+    if request.calibrate:
+        fitted = fit_calibration(scorer, request.calibrate, folder, manifest, trained.config.data)
+        features = replace(features, calibration=_described(fitted))
+    features = replace(features, metrics=_test_metrics(request.run_dir))
+    identity = str(trained.ids.identity or "")
+    size = write_model(request.out, trained.config, model, scale, request.layout, identity, features)
+    count, difference = _compare(request.out, scorer, folder, manifest, features.calibration is not None)
+    vocabulary_bytes = sum(keys.nbytes + 4 * keys.size for keys in features.keys)
+    return ExportedFile(request.out, size, vocabulary_bytes, count, difference)
+
+
+def _features(folder: Path, manifest: Manifest, layout: Layout) -> RawFeatures:
+    """Returns what raw rows of a data set become."""
+    recorded: Any = manifest.settings.get("vocabulary")
+    if isinstance(recorded, dict) and recorded.get("kind") == "hash":
+        rows, modulus = require_hashing(folder, manifest, recorded, layout)
+        ids = IdRule(64 if layout.has_text else 32, modulus, rows)
+        return RawFeatures(layout, manifest.transforms, ids)
+    saved = vocabulary_of(folder, manifest)
+    ids = IdRule(saved.keys[0].itemsize * 8, saved.max_ind_range)
+    return RawFeatures(layout, manifest.transforms, ids, saved.keys[: layout.raw.num_tables])
+
+
+def _described(calibration: Calibration) -> Calibrating:
+    if isinstance(calibration, PlattCalibration):
+        return Calibrating(PLATT, (calibration.slope,), (calibration.intercept,))
+    assert isinstance(calibration, IsotonicCalibration)
+    return Calibrating(ISOTONIC, tuple(calibration.knots.tolist()), tuple(calibration.values.tolist()))
+
+
+def _test_metrics(run_dir: Path) -> dict[str, float] | None:
+    """Reads the metrics of the test rows that a run ended with; None where it has not ended."""
+    try:
+        test = decoded(read_json(run_dir / "result.json"), _Result).test.get("best", {})
+    except (OSError, UnreadableError):
+        return None
+    return {name: float(value) for name, value in test.items() if isinstance(value, int | float) and isfinite(value)}
+
+
+def _compare(path: Path, scorer: Scorer, folder: Path, manifest: Manifest, calibrated: bool) -> tuple[int, float]:
+    """Scores prepared rows by the file and by the run: how many, and the largest difference of a logit."""
+    file, count, largest = Model.open(path, verify=True), 0, 0.0
+    part = next((part for part in reversed(PART_NAMES) if manifest.num_rows(part)), None)
+    if part is None or calibrated:
+        return count, largest
+    loader = prepared_rows(folder, manifest, part, _MOST_CHECKED)
+    for number in range(loader.num_batches):
+        (batch,) = loader.batches(number)
+        found = file.logits_of_ids(batch.dense.numpy(), slot_ids(batch, file.description))
+        largest = max(largest, float(np.abs(found - scorer.logits(batch)).max()))
+        count += batch.size
+    if largest > _LARGEST_DIFFERENCE:
+        raise CheckpointError(
+            f"{path} gives logits that differ by {largest:.2g} from those of the run; please report this"
+        )
+    return count, largest
+
+
+def slot_ids(batch: Batch, description: Description) -> NDArray[np.int64]:
+    """Returns the ids [n, S] of a batch as an exported file reads them, -1 where a bag has fewer than its limit."""
+    if batch.offsets is None:
+        return batch.ids.numpy().T.astype(np.int64)
+    slots, offsets, flat = np.array(description.slots), batch.offsets.numpy(), batch.ids.numpy()
+    ids = np.full((batch.size, slots.size), NO_ID, np.int64)
+    for t in range(len(description.categories)):
+        bounds = offsets[t * batch.size : (t + 1) * batch.size + 1]
+        sizes = np.diff(bounds)
+        places = np.arange(bounds[-1] - bounds[0]) - np.repeat(bounds[:-1] - bounds[0], sizes)
+        ids[np.repeat(np.arange(batch.size), sizes), np.searchsorted(slots, t) + places] = flat[bounds[0] : bounds[-1]]
+    return ids

@@ -1,0 +1,148 @@
+"""A model that was loaded to score rows: logits of batches of any size, in memory that does not grow."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dqrm_cpu.config import Config, DataConfig
+from dqrm_cpu.data.batch import BadBatchError, Batch, RankShares
+from dqrm_cpu.data.loader import Loader
+from dqrm_cpu.data.source import Part
+from dqrm_cpu.data.store.manifest import Manifest
+from dqrm_cpu.data.store.stored_rows import StoredRows, Stream
+from dqrm_cpu.errors import CheckpointError, ConfigError, DataError, TrainingError
+from dqrm_cpu.export.read import load_packed
+from dqrm_cpu.metrics.calibration import FITS, Calibration
+from dqrm_cpu.metrics.click import ClickAccumulator
+from dqrm_cpu.model.activations import Mode
+from dqrm_cpu.model.dlrm import Dlrm
+from dqrm_cpu.predict.trained_model import TrainedModel
+from dqrm_cpu.quant.liveness import live_rows
+from dqrm_cpu.train.bad_batches import described
+from dqrm_cpu.train.session import load_kernels, load_model_weights, open_scales
+
+_CPU = torch.device("cpu")
+_BATCH = 2048
+"""Rows of a forward: features and products of as many stay in the caches."""
+
+
+class Scorer:
+    """Scores rows as `evaluate` does: quantized, with the scales of the weights as they stand.
+
+    Logits are corrected for the rows without a click that training did not see.
+    """
+
+    def __init__(self, model: Dlrm, scale: Tensor, quantized: bool) -> None:
+        """`scale`: that of the tables, f32[T]; not `quantized`: the weights are those of a packed file already."""
+        model.require_finite_mlps()
+        model.quantize_weights(quantized)
+        model.inputs.mode = Mode.BY_RUNNING
+        self._model, self._scale, self._quantized = model, scale, quantized
+        self._correction = np.float32(model.logit_correction())
+        self._workspace = model.workspace(_BATCH)
+
+    def logits(self, batch: Batch) -> NDArray[np.float32]:
+        """Returns f32[B]; BadBatchError for rows that are not sound."""
+        logits = np.empty(batch.size, np.float32)
+        for first in range(0, batch.size, _BATCH):
+            few = batch if batch.size <= _BATCH else batch.rows(first, min(first + _BATCH, batch.size))
+            bags = self._model.bags(few)
+            scored = self._model.forward(few, bags, self._scale, self._workspace.first(few.size))
+            logits[first : first + few.size] = scored.numpy()
+        if self._correction:
+            logits += self._correction
+        if not np.isfinite(logits).all():
+            raise TrainingError("the model gives scores that are not finite: its training has diverged; train it again")
+        return logits
+
+    def twin(self, config: Config) -> "Scorer":
+        """Makes another scorer of the same weights, for another thread: only the tables are shared."""
+        model = Dlrm(config, load_kernels(config, _CPU), _CPU, tables=self._model.groups)
+        copies, shared = model.weights(), model.groups.names("tables")
+        for name, weights in self._model.weights().items():
+            if name not in shared:
+                copies[name].copy_(weights)
+        model.is_corrected = self._model.is_corrected
+        return Scorer(model, self._scale, self._quantized)
+
+    def sound_rows(self, batch: Batch) -> Tensor:
+        """Returns bool[B]: which rows can be scored."""
+        return self._model.sound_rows(batch)
+
+
+def load_scorer(trained: TrainedModel) -> Scorer:
+    """Loads the weights of a model."""
+    return Scorer(*load_weights(trained), quantized=not trained.is_packed)
+
+
+def load_weights(trained: TrainedModel) -> tuple[Dlrm, Tensor]:
+    """Loads a model, and the scales f32[T] of its tables; the weights of a packed file are quantized already."""
+    config = trained.config
+    model = Dlrm(config, load_kernels(config, _CPU), _CPU)
+    if trained.is_packed:
+        load_packed(trained.path, model, config.quant)
+        return model, torch.ones(model.groups.num_tables)
+    scales = open_scales(config.quant, model)
+    if not load_model_weights(model, scales, trained.path):
+        raise CheckpointError(f"{trained.path} has no scales of activations; take a checkpoint of the run itself")
+    return model, scales.for_evaluation()
+
+
+def zero_rows(trained: TrainedModel) -> list[NDArray[np.bool_]]:
+    """Tells which rows of each table, bool[rows], are zero in the quantized model: they say nothing."""
+    model, scale = load_weights(trained)
+    formula = model.table_formula
+    if formula is None:
+        raise ConfigError(f"{trained.path} is a model in FP32, in which no row is zero; give one that is quantized")
+    if trained.is_packed:
+        return [(weight == 0).all(1).numpy() for weight in model.groups.weights]
+    return [~alive.numpy() for alive in live_rows(formula, model.groups, scale)]
+
+
+def prepared_rows(folder: Path, manifest: Manifest, part: str, most: int | None = None) -> Loader:
+    """Returns the rows of a part of a data set in their order, or the first `most` of them, to be scored."""
+    num_rows = manifest.num_rows(part) if most is None else min(most, manifest.num_rows(part))
+    stream = Stream(StoredRows(folder, manifest, part), num_rows)
+    return Loader(Part(stream, 0, num_rows), _BATCH, RankShares((0,), 1), _CPU, part_name=part)
+
+
+def sound_batches(
+    scorer: Scorer, loader: Loader, skips_bad: bool
+) -> Iterator[tuple[Batch, NDArray[np.float32], NDArray[np.int64]]]:
+    """Yields the sound rows of each batch, their logits, and the numbers of the others, from 0.
+
+    Unless `skips_bad`, there are no others: DataError.
+    """
+    for number in range(loader.num_batches):
+        (batch,) = loader.batches(number)
+        try:
+            yield batch, scorer.logits(batch), np.empty(0, np.int64)
+        except BadBatchError as error:
+            if not skips_bad:
+                raise DataError(
+                    f"{described(error, loader, number)}; correct the data set, or leave such rows out with "
+                    "--bad-rows skip"
+                ) from error
+            sound = scorer.sound_rows(batch)
+            rest = batch.only(sound)
+            yield rest, scorer.logits(rest), loader.row_numbers(number, 0)[~sound.numpy()]
+
+
+def fit_calibration(scorer: Scorer, how: str, folder: Path, manifest: Manifest, data: DataConfig) -> Calibration:
+    """Fits a calibration to the validation rows of a data set, as many as the settings `data` have evaluated."""
+    if data.evaluation_keep_rate < 1:
+        raise ConfigError(
+            f"--calibrate fits probabilities to the validation rows, which kept {data.evaluation_keep_rate:g} of those "
+            "without a click (data.evaluation_keep_rate); leave it out: probabilities are corrected for all rows anyway"
+        )
+    if not manifest.num_rows("validation"):
+        raise DataError(f"{folder} has no validation rows, which a calibration is fitted to; leave out --calibrate")
+    loader = prepared_rows(folder, manifest, "validation", data.validation_rows)
+    scored = ClickAccumulator(weighted=loader.is_weighted)
+    for batch, logits, _ in sound_batches(scorer, loader, skips_bad=False):
+        scored.add(torch.from_numpy(logits), batch.label, weights=batch.weight)
+    return FITS[how](scored.logits, scored.clicks, scored.weights)

@@ -1,0 +1,53 @@
+"""Starts the server: one process, or several that share the port and the pages of the model's file."""
+
+import ctypes
+import json
+import os
+import signal
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import uvicorn
+
+from dqrm_cpu.server.app import Application, ServerSettings
+from dqrm_cpu.server.monitoring import SHARED_FOLDER
+
+_SETTINGS = "DQRM_SERVER_SETTINGS"
+"""The variable by which the processes of a server learn their settings."""
+
+_KEEP_ALIVE_S = 5
+_SIGNAL_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+
+
+def serve(settings: ServerSettings, host: str, port: int, workers: int, most_connections: int, grace_s: int) -> None:
+    """Answers until it is told to stop: what came in before is answered, for `grace_s` seconds at most."""
+    common = {
+        "host": host,
+        "port": port,
+        "http": "httptools",
+        "loop": "asyncio",
+        "lifespan": "on",
+        "log_level": "warning",
+        "access_log": False,
+        "server_header": False,
+        "timeout_keep_alive": _KEEP_ALIVE_S,
+        "limit_concurrency": most_connections,
+        "timeout_graceful_shutdown": grace_s,
+    }
+    if workers == 1:
+        uvicorn.run(Application(settings), **common)  # type: ignore[arg-type]
+        return
+    with tempfile.TemporaryDirectory(prefix="dqrm-metrics-") as folder:
+        os.environ[SHARED_FOLDER] = folder
+        os.environ[_SETTINGS] = json.dumps([os.getpid(), {**asdict(settings), "model": str(settings.model)}])
+        uvicorn.run("dqrm_cpu.server.run:application", factory=True, workers=workers, **common)  # type: ignore[arg-type]
+
+
+def application() -> Application:
+    """Makes the application of one of several processes, which ends with the one that started it, however that ends."""
+    ctypes.CDLL(None).prctl(_SIGNAL_WITH_PARENT, signal.SIGTERM)
+    parent, settings = json.loads(os.environ[_SETTINGS])
+    if os.getppid() != parent:  # it has ended already
+        raise SystemExit(1)
+    return Application(ServerSettings(**{**settings, "model": Path(settings["model"])}))

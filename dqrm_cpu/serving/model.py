@@ -1,0 +1,147 @@
+"""A model file, opened to score: a raw row in, a probability out."""
+
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dqrm_cpu.errors import CheckpointError
+from dqrm_cpu.serving.cells import UnusableRowError, bucket_ids, dense_values, read_bags, read_keys, read_numbers
+from dqrm_cpu.serving.columns import RowColumns
+from dqrm_cpu.serving.description import BAG, BUCKETS, MODEL, PLATT, Calibrating, Description, DescriptionError
+from dqrm_cpu.serving.ids import find_ids, keys_tensors
+from dqrm_cpu.serving.mapped_file import MappedFile
+from dqrm_cpu.serving.network import PackedNetwork
+
+_FORMAT = "3"
+_BATCH = 2048
+"""Rows of a forward: features and products of as many stay in the caches."""
+
+NO_ID = -1
+"""Stands where a cell has fewer values than a bag's limit."""
+
+_LEAST_PROBABILITY = 1e-6  # of an isotonic map, whose ends may be 0 and 1
+
+__all__ = ["Model", "UnusableRowError"]
+
+
+class Model:
+    """An exported model. It may be used by several threads at a time."""
+
+    def __init__(self, file: MappedFile, description: Description) -> None:
+        self._file = file
+        self.description = description
+        """The columns that the model reads, its shape, and the metrics that it had when it was exported."""
+        self._network = PackedNetwork(file, description)
+        self._find_ids = find_ids(file, description)
+        bags = [t for t, column in enumerate(description.categories) if column.kind == BAG]
+        self._least_ids = np.where(np.isin(self._network.tables.slots, bags), NO_ID, 0)
+
+    @classmethod
+    def open(cls, path: str | Path, verify: bool = False) -> Self:
+        """Opens a file that `dqrm-cpu export` wrote; CheckpointError where it is another one, or damaged.
+
+        Layers are compared with their checksums; with `verify` tables and vocabulary are read and compared too.
+        """
+        file = MappedFile(Path(path))
+        description = read_description(file)
+        tables = {f"C{t + 1}" for t in range(len(description.categories))}
+        large = {name for pair in keys_tensors(description).values() for name in pair}
+        large |= {f"{table}.{part}" for table in tables for part in ("codes", "bitmap", "rank")}
+        file.require_intact(None if verify else set(file.entries) - large)
+        return cls(file, description)
+
+    def predict(self, rows: Any) -> NDArray[np.float32]:
+        """Returns the probability of a click for each row, f32[n].
+
+        `rows`: a list of dictionaries, a pandas, polars or pyarrow table, or a dictionary of columns. Columns that the
+        model does not know are passed over; a value may be missing, a column may not. UnusableRowError for anything
+        that cannot be scored.
+        """
+        return probabilities(self.logits(rows))
+
+    def logits(self, rows: Any) -> NDArray[np.float32]:
+        """Returns the logits of the probabilities, f32[n]."""
+        return self.logits_of_ids(*self.prepare(rows))
+
+    def prepare(self, rows: Any) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Returns what the network reads of raw rows: numbers f32[n, D], and ids [n, S] of rows of the tables.
+
+        A row has one id of each table; of a column with several values in a cell as many as its limit, the last of them
+        -1 where there are fewer.
+        """
+        columns = RowColumns(rows)
+        values = {column.name: read_numbers(column, columns.cells(column.name)) for column in self.description.numbers}
+        buckets = {one.name: one for one in self.description.numbers if one.transform == BUCKETS}
+        dense = np.empty((columns.num_rows, len(self.description.dense)), np.float32)
+        for k, column in enumerate(self.description.dense):
+            dense[:, k] = dense_values(column, values[column.name])
+        slots = self._network.tables.slots
+        ids = np.full((columns.num_rows, slots.size), NO_ID, np.int64)
+        for t, (category, find) in enumerate(zip(self.description.categories, self._find_ids, strict=True)):
+            slot = int(np.searchsorted(slots, t))
+            if find is None:
+                ids[:, slot] = bucket_ids(buckets[category.name], values[category.name])
+            elif category.kind == BAG:
+                rows_of_values, places, keys = read_bags(category, columns.cells(category.name))
+                ids[rows_of_values, slot + places] = find(keys)
+            else:
+                ids[:, slot] = find(read_keys(category, columns.cells(category.name)))
+        return dense, ids
+
+    def require_rows(self, dense: NDArray[np.float32], ids: NDArray[np.integer[Any]]) -> None:
+        """Raises UnusableRowError for prepared rows that are none of this model."""
+        num_rows = self._network.tables.num_rows
+        count, widths = len(dense), (len(self.description.dense), num_rows.size)
+        if dense.shape != (count, widths[0]) or ids.shape != (count, widths[1]):
+            raise UnusableRowError(f"numbers {dense.shape} and ids {ids.shape}: the model reads {widths} a row")
+        bad = ~np.isfinite(dense).all(axis=1)
+        if bad.any():
+            raise UnusableRowError("a number is not finite", int(bad.argmax()))
+        bad = ((ids < self._least_ids) | (ids >= num_rows)).any(axis=1)
+        if bad.any():
+            raise UnusableRowError("an id is no row of its table", int(bad.argmax()))
+
+    def logits_of_ids(self, dense: NDArray[np.float32], ids: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        """Returns the logits of prepared rows, as `prepare` makes them: dense f32[n, D] and ids [n, S]."""
+        self.require_rows(dense, ids)
+        count = len(dense)
+        logits = np.empty(count, np.float32)
+        for first in range(0, count, _BATCH):
+            few = slice(first, first + _BATCH)
+            logits[few] = self._network.logits(dense[few].astype(np.float32, copy=False), ids[few].astype(np.int64))
+        if not np.isfinite(logits).all():
+            raise CheckpointError(f"{self._file.path} gives scores that are not finite; export the model again")
+        calibration = self.description.calibration
+        return logits if calibration is None else _calibrated(calibration, logits)
+
+
+def read_description(file: MappedFile) -> Description:
+    """Reads what a file says of itself; CheckpointError where it is no exported model."""
+    if file.metadata.get("format") != _FORMAT:
+        raise file.foreign(f"it has format {file.metadata.get('format', 'none')[:20]}, not {_FORMAT}")
+    try:
+        return Description.from_json(file.metadata.get(MODEL, ""))
+    except DescriptionError as error:
+        raise file.foreign(str(error)) from error
+
+
+def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns 1 / (1 + exp(-logit)), f32[n], exact to rounding for any logit."""
+    wide = logits.astype(np.float64)
+    small = np.exp(-np.abs(wide))
+    result: NDArray[np.float32] = (np.where(wide >= 0, 1.0, small) / (1.0 + small)).astype(np.float32)
+    return result
+
+
+def _calibrated(calibration: Calibrating, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    wide = logits.astype(np.float64)
+    if calibration.kind == PLATT:
+        wide = calibration.first[0] * wide + calibration.second[0]
+    else:
+        values = np.interp(wide, calibration.first, calibration.second)
+        values = values.clip(_LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
+        wide = np.log(values / (1 - values))
+    result: NDArray[np.float32] = wide.astype(np.float32)
+    return result

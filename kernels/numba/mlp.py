@@ -1,0 +1,196 @@
+"""What MLPs need beside matrix products: quantized weights, the rectifier's backward, the loss."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..jit.compile import inlined, kernel, serial
+from ..jit.memory import float_at, long_at, set_float
+from ..jit.simd import (
+    LANES,
+    add,
+    load_number,
+    load_part,
+    multiply,
+    splat,
+    store_number,
+    store_part,
+    transpose,
+    where_positive,
+)
+from ..jit.simd_integers import as_float
+from ..jit.threads import on_all_threads
+from .absmax_tracker import largest_magnitude
+from .codes import codes_of_row
+
+COPY_LONGS = 6
+"""Of one item of `copy_rows`, as int64: source f32[rows, columns], target, rows, columns, bits, target is BF16."""
+
+_SMALLEST_SCALE = np.float32(1e-8)
+_ROWS_PER_ITEM = 64
+_SAMPLES_PER_ITEM = 512
+
+
+@inlined
+def _uniform_scale(absmax: np.float32, limit: np.float32) -> np.float32:
+    """Returns the scale under which max|W| is code `limit`; a kernel divides by it."""
+    scale = absmax / limit
+    if scale < _SMALLEST_SCALE:  # false for NaN, which stays
+        scale = _SMALLEST_SCALE
+    return scale
+
+
+@kernel
+def uniform_scales(absmax: int, scales: int, count: int, limit: np.float32) -> bool:
+    """Writes the scale of each absmax, both f32[count]; returns whether all of absmax is finite."""
+    finite = True
+    for i in range(count):
+        value = float_at(absmax, i)
+        set_float(scales, i, _uniform_scale(value, limit))
+        finite &= value < np.inf  # false for NaN
+    return finite
+
+
+@kernel
+def copy_rows(items: int, num_items: int, unquantized: int) -> None:
+    """Copies items int64[num_items, COPY_LONGS], of about the same size; `unquantized`: the bits that mean so."""
+    on_all_threads(num_items, _copy_item, (items, unquantized))
+
+
+@serial
+def _copy_item(items: int, unquantized: int, number: int) -> None:
+    item = items + 8 * COPY_LONGS * number
+    source, target = long_at(item, 0), long_at(item, 1)
+    rows, columns, bits, is_bf16 = long_at(item, 2), long_at(item, 3), long_at(item, 4), long_at(item, 5)
+    if bits == unquantized:
+        for k in range(0, rows * columns, LANES):
+            count = rows * columns - k
+            store_number(target, k, load_part(source, k, count), count, is_bf16)
+        return
+    limit = np.float32((1 << (bits - 1)) - 1)
+    for row in range(rows):
+        first = row * columns
+        scale = _uniform_scale(as_float(largest_magnitude(source, first, first + columns)), limit)
+        for k in range(0, columns, LANES):
+            codes = codes_of_row(source, first + k, columns - k, np.float32(1) / scale, limit)
+            store_number(target, first + k, multiply(codes, splat(scale)), columns - k, is_bf16)
+
+
+class Layer(NamedTuple):
+    """Addresses of what belongs to the outputs of one layer."""
+
+    grad: int  # [B, O], changed in place
+    activation: int  # [B, O]; 0: no rectifier
+    transposed: int  # f32, its rows `stride` apart, with room for multiples of LANES rows and columns; 0: not wanted
+    bias: int  # f32[O]
+    batch: int
+    width: int
+    stride: int
+    is_bf16: int  # grad and activation
+
+
+def rectify_scratch(batch: int, width: int) -> int:
+    """Returns how many floats of scratch memory `rectify_backward` needs."""
+    return -(-batch // _ROWS_PER_ITEM) * width
+
+
+@kernel
+def rectify_backward(layer: Layer, partial: int) -> None:
+    """Sets grad to 0 where activation is; bias = its sums over the batch; transposed = its transpose.
+
+    partial: f32[items, O]. The items depend on the batch only, so the sums do not depend on the threads.
+    """
+    width, items = layer.width, (layer.batch + _ROWS_PER_ITEM - 1) // _ROWS_PER_ITEM
+    on_all_threads(items, _rectify_rows, (layer, partial))
+    for k in range(0, width, LANES):
+        summed = splat(np.float32(0))
+        for item in range(items):
+            summed = add(summed, load_part(partial, item * width + k, width - k))
+        store_part(layer.bias, k, summed, width - k)
+
+
+@serial
+def _rectify_rows(layer: Layer, partial: int, item: int) -> None:
+    start = item * _ROWS_PER_ITEM
+    end = min(layer.batch, start + _ROWS_PER_ITEM)
+    for k in range(0, layer.width, 2 * LANES):
+        _rectify_columns(layer, start, end, k, partial + 4 * item * layer.width)
+        if layer.transposed:
+            _transpose_columns(layer, start, end, k)
+
+
+@serial
+def _rectify_columns(layer: Layer, start: int, end: int, k: int, sums: int) -> None:
+    """Rectifies two registers' width of the rows start to end."""
+    grad, gate, is_bf16 = layer.grad, layer.activation, layer.is_bf16
+    first, second = layer.width - k, layer.width - k - LANES
+    s0 = s1 = splat(np.float32(0))
+    for row in range(start, end):
+        at = row * layer.width + k
+        g0, g1 = load_number(grad, at, first, is_bf16), load_number(grad, at + LANES, second, is_bf16)
+        if gate:
+            g0 = where_positive(load_number(gate, at, first, is_bf16), g0)
+            g1 = where_positive(load_number(gate, at + LANES, second, is_bf16), g1)
+            store_number(grad, at, g0, first, is_bf16)
+            store_number(grad, at + LANES, g1, second, is_bf16)
+        s0, s1 = add(s0, g0), add(s1, g1)
+    store_part(sums, k, s0, first)
+    store_part(sums, k + LANES, s1, second)
+
+
+@serial
+def _transpose_columns(layer: Layer, start: int, end: int, k: int) -> None:
+    """Transposes two registers' width of the rows start to end, which the cache still holds."""
+    for column in range(k, min(k + 2 * LANES, layer.width), LANES):
+        for row in range(start, end, LANES):
+            source = layer.grad + 4 * (row * layer.width + column)
+            target = layer.transposed + 4 * (column * layer.stride + row)
+            transpose(source, layer.width, end - row, layer.width - column, target, layer.stride)
+
+
+class Clicks(NamedTuple):
+    """Addresses of the logits of a batch and what belongs to them, all f32[B]."""
+
+    logits: int
+    labels: int
+    weights: int  # 0: every sample counts once
+    grad: int
+    batch: int
+
+
+def loss_scratch(batch: int) -> int:
+    """Returns how many floats of scratch memory `click_loss` needs."""
+    return -(-batch // _SAMPLES_PER_ITEM)
+
+
+@kernel
+def click_loss(clicks: Clicks, share: float, partial: int, loss: int) -> None:
+    """Writes loss f32 = the sum over the samples, each times its weight, times `share`; grad = the gradient of that.
+
+    partial: f32[items]. The items depend on the batch only, so the loss does not depend on the threads.
+    """
+    items = (clicks.batch + _SAMPLES_PER_ITEM - 1) // _SAMPLES_PER_ITEM
+    on_all_threads(items, _add_up, (clicks, np.float32(share), partial))
+    summed = 0.0
+    for item in range(items):
+        summed += float_at(partial, item)
+    set_float(loss, 0, np.float32(summed * share))
+
+
+@serial
+def _add_up(clicks: Clicks, share: np.float32, partial: int, item: int) -> None:
+    one, summed = np.float32(1), 0.0
+    for i in range(item * _SAMPLES_PER_ITEM, min(clicks.batch, (item + 1) * _SAMPLES_PER_ITEM)):
+        x, y = float_at(clicks.logits, i), float_at(clicks.labels, i)
+        # Of the negative magnitude: large logits must not overflow. And no two large numbers are subtracted.
+        small = np.exp(-abs(x))
+        loss = ((one - y) * x if x >= 0 else -y * x) + np.log1p(small)
+        probability = (one if x >= 0 else small) / (one + small)
+        if clicks.weights:
+            weight = float_at(clicks.weights, i)
+            summed += weight * loss
+            set_float(clicks.grad, i, weight * ((probability - y) * share))
+        else:
+            summed += loss
+            set_float(clicks.grad, i, (probability - y) * share)
+    set_float(partial, item, np.float32(summed))

@@ -1,0 +1,160 @@
+"""A cache of compiled kernels that this user's processes share, and nobody else writes to."""
+
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dqrm_cpu.base.kernel_cache import choose_cache_folder, find_cache_folder, must_compile
+
+ROOT = Path(__file__).parents[2]
+PREPARE = "from dqrm_cpu.base.kernel_cache import choose_cache_folder; choose_cache_folder()\n"
+
+RUN_A_KERNEL = """
+import os, sys
+import torch
+from dqrm_cpu.kernels.select import select_kernels
+from dqrm_cpu.kernels.types import Tables
+kernels = select_kernels("numba", torch.device("cpu"))
+tables = Tables(torch.tensor([[1.0, -5.0], [2.0, 3.0]]), torch.tensor([0, 1, 2]))
+from dqrm_cpu.kernels.numba.absmax_tracker import scan_tables
+largest = kernels.scan_absmax(tables).tolist()
+print(os.environ["NUMBA_CACHE_DIR"], sum(scan_tables.stats.cache_misses.values()), largest)
+"""
+
+KERNEL = """
+import os, numba
+print(os.environ["NUMBA_CACHE_DIR"], numba.njit(lambda value: 2 * value, cache=True)(4))
+"""
+
+
+class Planted:
+    """What creates a file when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return exec, (f"open({str(self.marker)!r}, 'w')",)
+
+
+def start(code: str, cache: Path) -> subprocess.Popen[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+    environment["XDG_CACHE_HOME"] = str(cache)
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", code]
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
+
+
+def output(process: subprocess.Popen[str]) -> str:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return out
+
+
+def test_processes_that_compile_at_once_share_a_cache(tmp_path: Path) -> None:
+    processes = [start(PREPARE + RUN_A_KERNEL, tmp_path) for _ in range(3)]
+    lines = [output(process).split(maxsplit=2) for process in processes]
+    assert sorted(int(line[1]) for line in lines) == [0, 0, 1]  # one compiled the kernel, the others waited for it
+    assert [line[2].strip() for line in lines] == ["[5.0, 3.0]"] * 3
+    [folder] = {Path(line[0]) for line in lines}
+    files = {path.name for path in folder.rglob("*") if path.is_file()}
+    assert len(files) == 1
+    # The next process only loads it.
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.nbc")}
+    output(start(PREPARE + RUN_A_KERNEL, tmp_path))
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.nbc")} == before
+
+
+def test_a_child_of_other_sources_does_not_take_its_parents_cache(tmp_path: Path) -> None:
+    other = tmp_path / "other" / "dqrm_cpu"
+    shutil.copytree(ROOT / "dqrm_cpu", other, ignore=shutil.ignore_patterns("__pycache__"))
+    child = f"import sys; sys.path.insert(0, {str(other.parent)!r})\n{PREPARE}print(os.environ['NUMBA_CACHE_DIR'])"
+    code = f"{PREPARE}import os, subprocess, sys\nprint(os.environ['NUMBA_CACHE_DIR'], flush=True)\n"
+    code += f"subprocess.run([sys.executable, '-c', 'import os;' + {child!r}], check=True)"
+    first, second = output(start(code, tmp_path)).split()
+    assert first != second
+    assert Path(first).parent == Path(second).parent
+
+
+def test_a_cache_folder_of_the_user_is_left_alone(tmp_path: Path) -> None:
+    code = f"import os; os.environ['NUMBA_CACHE_DIR'] = '/given'\n{PREPARE}print(os.environ['NUMBA_CACHE_DIR'])"
+    assert output(start(code, tmp_path)) == "/given\n"
+
+
+def test_a_root_that_cannot_be_written_is_passed_over(tmp_path: Path) -> None:
+    blocked, good = tmp_path / "file", tmp_path / "good"
+    blocked.touch()
+    folder = find_cache_folder(iter([blocked, good]))
+    assert folder is not None
+    assert folder.is_relative_to(good)
+    assert find_cache_folder(iter([blocked])) is None
+
+
+def run_with(places: dict[str, str], arguments: list[str | Path]) -> "subprocess.CompletedProcess[str]":
+    """Under a home that cannot be written to: the folder for temporary files comes next."""
+    kept = {
+        name: value for name, value in os.environ.items() if name not in ("NUMBA_CACHE_DIR", "DQRM_CPU_KERNEL_CACHE")
+    }
+    environment = kept | {"XDG_CACHE_HOME": "/dev/null"} | places
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+
+
+def test_code_that_somebody_else_planted_does_not_run(tmp_path: Path) -> None:
+    """Another user makes the folder in TMPDIR first, with everything that a process would look for there."""
+    program = tmp_path / "program.py"
+    program.write_text(PREPARE + KERNEL)
+    temporary, marker = tmp_path / "tmp", tmp_path / "marker"
+    temporary.mkdir()
+    temporary.chmod(0o1777)
+    first = run_with({"TMPDIR": str(temporary)}, [program])
+    planted = Path(first.stdout.split()[0])
+    assert planted.is_relative_to(temporary / f"dqrm-cpu-{os.geteuid()}")
+    assert any(planted.rglob("*.nbi"))  # numba's own, of a program that is not ours
+    for path in planted.rglob("*.nb[ic]"):
+        path.write_bytes(pickle.dumps(Planted(marker)))
+    planted.chmod(0o777)
+    second = run_with({"TMPDIR": str(temporary)}, [program])
+    assert not marker.exists()
+    folder, result = second.stdout.split()
+    assert result == "8"
+    assert f"compiled kernels are not kept in {temporary}" in second.stderr
+    assert f"compiled kernels are kept in {folder} until this process ends" in second.stderr
+    assert not Path(folder).exists()
+    # The test itself: with nothing wrong about the folder the planted code runs.
+    planted.chmod(0o700)
+    subprocess.run([sys.executable, program], env=os.environ | {"NUMBA_CACHE_DIR": str(planted)}, check=False)
+    assert marker.exists()
+
+
+def test_a_root_of_another_user_is_passed_over_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "theirs").symlink_to("/")
+    with pytest.warns(UserWarning, match=r"not kept in .*: .*theirs is a symbolic link.*; remove it, or chmod"):
+        folder = find_cache_folder(iter([tmp_path / "theirs", tmp_path / "ours"]))
+    assert folder is not None
+    assert folder.is_relative_to(tmp_path / "ours")
+
+
+def test_a_cache_folder_of_the_user_that_everyone_can_write_to_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o777)
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    with pytest.warns(UserWarning, match="can be written to by every user, who may have put code there"):
+        choose_cache_folder()
+
+
+def test_an_empty_cache_is_told_from_a_filled_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    assert must_compile("numba")
+    (tmp_path / "numba_0f1e").mkdir()
+    (tmp_path / "numba_0f1e" / "gather.gather_one_hot.nbc").touch()
+    assert not must_compile("numba")
+    assert must_compile("parse")
+    monkeypatch.delenv("NUMBA_CACHE_DIR")
+    assert not must_compile("numba")

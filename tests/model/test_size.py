@@ -1,0 +1,119 @@
+"""The memory estimate against what a real run takes."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dqrm_cpu.comm.transport import SingleTransport
+from dqrm_cpu.config import load_config
+from dqrm_cpu.model.size import estimate_memory
+from dqrm_cpu.train.run import RunRequest, train
+from launching import clean_environ
+
+MEASURE = """
+import json, sys
+from pathlib import Path
+from dqrm_cpu.cli.main import main
+status = main(sys.argv[1:])
+# Not getrusage: its maximum is inherited from the process that started this one, which may be larger.
+lines = Path("/proc/self/status").read_text().splitlines()
+peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+print(json.dumps({"status": status, "peak": peak * 1024}))
+"""
+
+
+def measured_peak(*arguments: str) -> int:
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, "train", *arguments], env=clean_environ(), capture_output=True, text=True
+    )
+    found = json.loads(done.stdout.splitlines()[-1]) if done.stdout else {}
+    assert found.get("status") == 0, done.stderr
+    return int(found["peak"])
+
+
+@pytest.fixture(scope="module")
+def compiled_kernels(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The first run on a machine compiles, which takes some 150 MB more; the estimate is for all the others."""
+    for optimizer in ("sgd", "rowwise-adagrad"):
+        folder = tmp_path_factory.mktemp("warm") / "run"
+        few = {"data.validation_rows": "100", "data.test_rows": "100", "train.max_steps": "1"}
+        config = load_config("demo", None, {"train.optimizer": optimizer, **few})
+        train(config, RunRequest(folder, False, {}, io.StringIO()), SingleTransport())
+
+
+@pytest.mark.usefixtures("compiled_kernels")
+@pytest.mark.parametrize(
+    ("preset", "optimizer"),
+    [
+        ("demo", "sgd"),
+        ("demo", "rowwise-adagrad"),
+        pytest.param("kaggle", "sgd", marks=pytest.mark.long),
+        pytest.param("kaggle", "rowwise-adagrad", marks=pytest.mark.long),
+    ],
+)
+def test_the_estimate_is_within_a_tenth_of_the_peak(preset: str, optimizer: str, tmp_path: Path) -> None:
+    """The kaggle preset starts on generated data, with all of its 2.16 GB of tables."""
+    settings = {
+        "data.validation_rows": "20000",
+        "data.test_rows": "20000",
+        "train.max_steps": "3",
+        "train.optimizer": optimizer,
+    }
+    options = [word for key, value in settings.items() for word in (f"--{key.replace('_', '-')}", value)]
+    peak = measured_peak("--preset", preset, "--data", "synthetic", "--run-dir", str(tmp_path / "run"), *options)
+    estimate = estimate_memory(load_config(preset, None, settings)).total_bytes
+    assert 0.9 * peak < estimate < 1.1 * peak
+
+
+@pytest.mark.usefixtures("compiled_kernels")
+@pytest.mark.parametrize("rank", ["0", "100"])
+def test_cross_layers_are_in_the_estimate(rank: str, tmp_path: Path) -> None:
+    """Where they take most of it: many, and batches for which each keeps some values of every feature."""
+    settings = {
+        "model.interaction": "cross",
+        "model.cross_layers": "8",
+        "model.cross_rank": rank,
+        "data.train_rows": "17000",
+        "data.validation_rows": "100",
+        "data.test_rows": "100",
+        "train.batch_size": "8192",
+        "train.test_batch_size": "100",
+        "train.max_steps": "2",
+    }
+    options = [word for key, value in settings.items() for word in (f"--{key.replace('_', '-')}", value)]
+    peak = measured_peak("--run-dir", str(tmp_path / "run"), *options)
+    estimate = estimate_memory(load_config("demo", None, settings)).total_bytes
+    assert 0.9 * peak < estimate < 1.1 * peak
+
+
+def test_terabyte_is_mostly_its_tables() -> None:
+    config = load_config("terabyte", None, {})
+    parts = estimate_memory(config).parts
+    assert parts["tables"] == sum(config.model.table_rows) * 64 * 4
+    assert sum(parts.values()) < 1.1 * parts["tables"] + 600e6
+
+
+def test_ranks_share_batches_but_not_tables() -> None:
+    config = load_config("kaggle", None, {})
+    one, four = estimate_memory(config, 1).parts, estimate_memory(config, 4).parts
+    assert four["tables"] == one["tables"]
+    assert four["batches"] < one["batches"] / 3
+
+
+def with_settings(**settings: str) -> int:
+    given = {key.replace("__", "."): value for key, value in settings.items()}
+    return estimate_memory(load_config("demo", None, given), world_size=2).parts["gradient exchange"]
+
+
+def test_error_feedback_and_the_dense_wire_are_counted() -> None:
+    config = load_config("demo", None, {})
+    tables = sum(config.model.table_rows) * config.model.embedding_dim * 4
+    mlps = with_settings(comm__mlp_gradients="int8", comm__error_feedback="mlp")
+    assert with_settings() == 0
+    assert mlps > 0
+    assert with_settings(comm__wire="int8", comm__mlp_gradients="int8", comm__error_feedback="all") == mlps + 2 * tables
+    assert with_settings(comm__wire="dense") == 2 * tables

@@ -1,0 +1,211 @@
+"""Imports what commands need, and forks a process for each client.
+
+It computes nothing itself: a child of a process with threads of OpenMP would hang.
+"""
+
+import atexit
+import contextlib
+import fcntl
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+_LARGEST_REQUEST = 1 << 20
+_MOST_DESCRIPTORS = 64
+_COMMANDS = ("train", "evaluate", "prepare", "profile")
+_BENEATH = (
+    "api.evaluation",
+    "api.preparing",
+    "api.training",
+    "comm.transports.torch_distributed",
+    "data.prepare.preparation",
+    "kernels.numba.kernels",
+    "train.run",
+)
+_IMPORTED = (
+    "torch.distributed",
+    *(f"dqrm_cpu.cli.{name}" for name in _COMMANDS),
+    *(f"dqrm_cpu.{name}" for name in _BENEATH),
+)
+
+
+@dataclass(frozen=True)
+class Child:
+    """A process that was forked for a client."""
+
+    pid: int
+    client: socket.socket
+    client_pid: int
+
+
+class Server:
+    """Forks a process for each client, whose state the client then follows, and ends it when the client is gone."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self._children: dict[int, Child] = {}  # by descriptor of the client
+        self._changes, self._changed = os.pipe()  # written to when a child has ended, stopped or gone on
+        os.set_blocking(self._changed, False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.set_wakeup_fd(self._changed)
+        self._poll = select.poll()
+        for descriptor in (sys.stdin.fileno(), self._changes, listener.fileno()):
+            self._poll.register(descriptor, select.POLLIN)
+
+    def serve(self) -> dict[str, Any] | None:
+        """Serves until standard input ends; in a child it returns what the child is to run."""
+        while True:
+            for descriptor, _ in self._poll.poll():
+                if descriptor == sys.stdin.fileno():
+                    for child in self._children.values():
+                        _kill(child)
+                    return None
+                if descriptor == self._changes:
+                    os.read(self._changes, 512)
+                    for child in list(self._children.values()):
+                        self._follow(child)
+                elif descriptor in self._children:
+                    self._pass_on(self._children[descriptor])
+                elif descriptor == self._listener.fileno() and (request := self._fork()) is not None:
+                    return request
+
+    def _fork(self) -> dict[str, Any] | None:
+        client, _ = self._listener.accept()
+        text, descriptors, _, _ = socket.recv_fds(client, _LARGEST_REQUEST, _MOST_DESCRIPTORS)
+        if not text:
+            client.close()
+            return None
+        request = json.loads(text)
+        pid = os.fork()
+        if pid == 0:
+            os.setsid()
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for of_server in (self._changes, self._changed):
+                os.close(of_server)
+            for connection in (self._listener, client, *(child.client for child in self._children.values())):
+                connection.close()
+            return {**request, "received": descriptors}
+        for descriptor in descriptors:
+            os.close(descriptor)
+        self._children[client.fileno()] = Child(pid, client, request["pid"])
+        self._poll.register(client, select.POLLIN)
+        return None
+
+    def _follow(self, child: Child) -> None:
+        """Has the client end, stop or go on as its process did."""
+        pid, status = os.waitpid(child.pid, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
+        if not pid:
+            return
+        if os.WIFSTOPPED(status) or os.WIFCONTINUED(status):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child.client_pid, signal.SIGSTOP if os.WIFSTOPPED(status) else signal.SIGCONT)
+            return
+        del self._children[child.client.fileno()]
+        with contextlib.suppress(KeyError):  # a client that left
+            self._poll.unregister(child.client)
+        with child.client, contextlib.suppress(OSError):
+            child.client.send(str(status).encode())
+            os.kill(child.client_pid, signal.SIGCONT)  # it may have been stopped, as its process was
+
+    def _pass_on(self, child: Child) -> None:
+        try:
+            asked = child.client.recv(1, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        if asked:
+            os.kill(child.pid, asked[0])
+        else:
+            self._poll.unregister(child.client)
+            _kill(child)
+
+
+def _kill(child: Child) -> None:
+    """Kills a process and what it started, for which it is the head of a group as soon as it runs."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    os.kill(child.pid, signal.SIGKILL)
+
+
+def _become(request: dict[str, Any]) -> None:
+    """Takes over what the client has: descriptors under its numbers, environment, folder, cores."""
+    received, wanted = request["received"], request["descriptors"]
+    above = max(*received, *wanted) + 1
+    copies = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, above) for descriptor in received]
+    for descriptor in received:
+        os.close(descriptor)
+    for copy, number in zip(copies, wanted, strict=True):
+        os.dup2(copy, number)
+        os.close(copy)
+    main_thread: Any = threading.main_thread()
+    main_thread._set_native_id()  # which Python 3.11 forgets at a fork
+    os.environ.clear()
+    os.environ.update(request["environ"])
+    os.chdir(request["folder"])
+    os.sched_setaffinity(0, request["cores"])
+
+
+def _run(arguments: list[str]) -> None:
+    """Runs what `python ARGUMENTS` would, as __main__."""
+    first, *others = arguments
+    if first == "-m":
+        sys.argv, sys.path[0] = others, str(Path.cwd())
+        runpy.run_module(others[0], run_name="__main__", alter_sys=True)
+    elif first == "-c":
+        sys.argv, sys.path[0] = ["-c", *others[1:]], ""
+        exec(compile(others[0], "<string>", "exec"), sys.modules["__main__"].__dict__)
+    else:
+        sys.argv, sys.path[0] = arguments, str(Path(first).resolve().parent)
+        runpy.run_path(first, run_name="__main__")
+
+
+def _status_of(arguments: list[str]) -> int:
+    """Runs the arguments; returns the exit status that Python makes of what they raise."""
+    try:
+        _run(arguments)
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return (end.code or 0) & 0xFF
+        print(end.code, file=sys.stderr)
+        return 1
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        return 1
+    return 0
+
+
+def _end(status: int) -> NoReturn:
+    """Ends as the interpreter does, but for taking down its modules, which takes longer than most tests."""
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def main() -> None:
+    for name in _IMPORTED:
+        importlib.import_module(name)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(sys.argv[1])
+        listener.listen(64)
+        print("ready", flush=True)
+        request = Server(listener).serve()
+    if request is not None:
+        _become(request)
+        _end(_status_of(request["arguments"]))
+
+
+if __name__ == "__main__":
+    main()
