@@ -37,7 +37,7 @@ def test_a_pasted_row_is_scored(browser: Browser, tmp_path: Path) -> None:
             page.click("button[type=reset]")
             page.fill("#f-price", "cheap")
             page.click("text=Score")
-            page.wait_for_function("document.getElementById('error').textContent")
+            page.wait_for_selector("#error:not(:empty)")
             assert "column price: 'cheap' is not a number" in page.inner_text("#error")
             page.close()
     # The browser itself reports the answer 400 to its console, and nothing else is there.
