@@ -186,7 +186,7 @@ def _status_of(arguments: list[str]) -> int:
 def _end(status: int) -> NoReturn:
     """Ends as the interpreter does, but for taking down its modules, which takes longer than most tests."""
     end_threads: Any = threading
-    end_threads._shutdown()  # tells executors nobody closed to end, then joins: without the first it would wait for them
+    end_threads._shutdown()  # also tells executors that nobody closed to end: joining alone would wait for them
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
