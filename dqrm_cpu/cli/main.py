@@ -25,6 +25,7 @@ COMMANDS = (
     "predict",
     "compress",
     "export",
+    "verify",
     "serve",
     "prepare",
     "data",

@@ -24,7 +24,7 @@ from dqrm_cpu.export.onnx_graph import require_onnx, write_onnx
 from dqrm_cpu.export.write import has_sparse_layout, write_model
 from dqrm_cpu.metrics.calibration import Calibration, IsotonicCalibration, PlattCalibration
 from dqrm_cpu.predict.scorer import Scorer, fit_calibration, load_weights, prepared_rows
-from dqrm_cpu.predict.trained_model import data_of_model, find_model, require_shape
+from dqrm_cpu.predict.trained_model import TrainedModel, data_of_model, find_model, require_shape
 from dqrm_cpu.serving.description import ISOTONIC, PLATT, Calibrating, Description, IdRule
 from dqrm_cpu.serving.mapped_file import MappedFile
 from dqrm_cpu.serving.model import NO_ID, Model, read_description
@@ -87,10 +87,7 @@ def _export_packed(request: ExportRequest) -> ExportedFile:
     trained = find_model(request.run_dir, request.checkpoint)
     if trained.is_packed:
         raise ConfigError(f"{request.run_dir} is a packed file; give the folder of the run")
-    if trained.config.quant.method == "none":
-        request.note("an FP32 run: its weights are quantized now, as by `compress`, without training")
-        quantized = replace(trained.config, quant=replace(trained.config.quant, method="ptq"))
-        trained = replace(trained, config=quantized)
+    trained = as_exported(trained, request.note)
     folder, manifest, warning = data_of_model(trained, request.data)
     if warning:
         request.note(f"warning: {warning}")
@@ -109,6 +106,14 @@ def _export_packed(request: ExportRequest) -> ExportedFile:
     count, difference = _compare(request.out, scorer, folder, manifest, features.calibration is not None)
     vocabulary_bytes = sum(keys.nbytes + 4 * keys.size for keys in features.keys)
     return ExportedFile(request.out, size, vocabulary_bytes, count, difference)
+
+
+def as_exported(trained: TrainedModel, note: Callable[[str], None]) -> TrainedModel:
+    """Returns the model that a file holds: that of an FP32 run quantized, any other as it is."""
+    if trained.config.quant.method != "none":
+        return trained
+    note("an FP32 run: its weights are quantized now, as by `compress`, without training")
+    return replace(trained, config=replace(trained.config, quant=replace(trained.config.quant, method="ptq")))
 
 
 def _features(folder: Path, manifest: Manifest, layout: Layout) -> RawFeatures:

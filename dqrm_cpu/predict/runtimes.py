@@ -1,0 +1,84 @@
+"""Exported files as the programs open them that score with them, one way to ask all for logits."""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dqrm_cpu.errors import CheckpointError, ConfigError, DeviceError
+from dqrm_cpu.serving import Model
+from dqrm_cpu.serving.description import MODEL, Description, DescriptionError
+
+
+class OpenedFile(Protocol):
+    """An exported file in the runtime that reads its format."""
+
+    runtime: str  # its name and version
+    num_bytes: int  # of all the files that belong to it
+    description: Description
+    is_exact: bool  # written to give the run's logits to rounding
+
+    def logits(self, dense: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Returns the logits f32[n] of prepared rows: numbers f32[n, D], and rows of tables int64[n, S]."""
+
+
+def open_file(path: Path) -> OpenedFile:
+    """Opens an exported file by the end of its name; ConfigError for another one, DeviceError without its runtime."""
+    opener = _OPENERS.get(path.suffix)
+    if opener is None:
+        raise ConfigError(f"{path} is no exported file: those end in {', '.join(_OPENERS)}")
+    if not path.is_file():
+        raise ConfigError(f"there is no file {path}; write it by dqrm-cpu export")
+    return opener(path)
+
+
+class _PackedFile:
+    def __init__(self, path: Path) -> None:
+        self._model = Model.open(path, verify=True)
+        self.runtime, self.is_exact = "dqrm_cpu.serving", True
+        self.num_bytes, self.description = path.stat().st_size, self._model.description
+
+    def logits(self, dense: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self._model.logits_of_ids(dense, ids)
+
+
+class _OnnxFile:
+    def __init__(self, path: Path) -> None:
+        runtime = require_runtime("onnxruntime", "ONNX files", "verify")
+        try:
+            self._session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        except Exception as error:  # its errors have no common class
+            raise _unreadable(path, error) from error
+        self.runtime, self.is_exact = f"ONNX Runtime {runtime.__version__}", True
+        tables = path.parent.glob(f"{path.name}-*.data")
+        self.num_bytes = path.stat().st_size + sum(part.stat().st_size for part in tables)
+        self.description = _described(path, self._session.get_modelmeta().custom_metadata_map.get(MODEL))
+
+    def logits(self, dense: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        found: NDArray[np.float32] = self._session.run(["logits"], {"dense": dense, "ids": ids})[0]
+        return found
+
+
+_OPENERS: Mapping[str, Callable[[Path], OpenedFile]] = {".safetensors": _PackedFile, ".onnx": _OnnxFile}
+
+
+def require_runtime(package: str, what: str, extra: str) -> Any:
+    """Imports a package of an extra; DeviceError that names the extra where it is not installed."""
+    try:
+        return import_module(package)
+    except ImportError:
+        raise DeviceError(f"{what} need the package {package}: pip install 'dqrm-cpu[{extra}]'") from None
+
+
+def _described(path: Path, document: str | None) -> Description:
+    try:
+        return Description.from_json(document or "")
+    except DescriptionError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path} is no exported model: {str(error).strip()[:300]}; write it by dqrm-cpu export")
