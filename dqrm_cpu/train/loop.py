@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from dqrm_cpu.base.memory import peak_bytes
 from dqrm_cpu.base.signals import StopRequest
 from dqrm_cpu.comm.coordination import on_first_rank
@@ -26,6 +28,7 @@ from dqrm_cpu.train.run_folder import RunLog
 from dqrm_cpu.train.saver import Saver
 from dqrm_cpu.train.session import Session, load_session
 from dqrm_cpu.train.state import Interrupted, PartResult, Result, RunState
+from dqrm_cpu.train.thread_count import ThreadCount
 
 _ROWS_OF_MOMENTS = 5_000_000
 """So many rows of tables are packed in a moment; more take seconds to minutes."""
@@ -77,9 +80,16 @@ class TrainingLoop:
         self._notes = EvaluationNotes(context.progress, train.best_by)
         self._loss = math.nan  # of the last step that was not skipped
         self._spans = SpanFile(context.run_dir, context.transport.rank, state.step)
+        self._threads = ThreadCount(torch.get_num_threads(), context.progress.note)
 
     def run(self) -> Result | Interrupted:
         """Trains to the end, or to where somebody asks to stop."""
+        try:
+            return self._run()
+        finally:
+            self._threads.restore()
+
+    def _run(self) -> Result | Interrupted:
         total = total_steps(self._config, self._batches_per_epoch)
         state, train = self._state, self._config.train
         if self._config.init_from and state.step == 0 and state.saved_step < 0:
@@ -127,7 +137,7 @@ class TrainingLoop:
             raise self._bad_batches.refused(number, shares, error) from error
         except TrainingError as error:
             raise self._placed(error) from error
-        spans.step_done()
+        self._threads.step_took(spans.step_done())
         newly_sent = self._session.step.sent.minus(sent)
         self._bytes_sent += sum(newly_sent)
         state.step += 1
