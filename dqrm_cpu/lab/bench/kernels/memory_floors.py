@@ -59,23 +59,24 @@ def _sum_rows(arena: Arena, all_ids: int, batch: int, sums: Any, item: int) -> N
 
 
 @kernel
-def rewrite_rows(arena: Arena, ids: int, batch: int, grad: int) -> Any:
-    """Reads grad [B, 1 + T, D] and each row that ids int32[T, B] name, and writes the row as it was.
+def rewrite_rows(arena: Arena, ids: int, batch: int, grad: int, reads_grad: bool) -> Any:
+    """Reads grad [B, 1 + T, D], of which only the first row unless asked, and each row that ids int32[T, B] name, and
+    writes the row as it was.
 
     A table belongs to one thread, so that no row goes back and forth between caches. The sum is returned.
     """
     sums = np.empty(arena.num_tables, np.float32)
-    on_all_threads(arena.num_tables, _rewrite_table, (arena, ids, batch, grad, sums))
+    on_all_threads(arena.num_tables, _rewrite_table, (arena, ids, batch, grad, int(reads_grad), sums))
     return sums.sum()
 
 
 @serial
-def _rewrite_table(arena: Arena, all_ids: int, batch: int, grad: int, sums: Any, table: int) -> None:
+def _rewrite_table(arena: Arena, all_ids: int, batch: int, grad: int, stride: int, sums: Any, table: int) -> None:
     dim, first_row, summed = arena.dim, long_at(arena.first_row, table), splat(np.float32(0))
     ids = all_ids + 4 * table * batch
     for b in range(batch):
         prefetch_row(arena.weight, first_row + int_at(ids, min(b + _AHEAD, batch - 1)), dim)
-        row, of_sample = (first_row + int_at(ids, b)) * dim, (b * (1 + arena.num_tables) + 1 + table) * dim
+        row, of_sample = (first_row + int_at(ids, b)) * dim, stride * (b * (1 + arena.num_tables) + 1 + table) * dim
         for k in range(0, dim, LANES):
             values = load_part(arena.weight, row + k, dim - k)
             summed = add(summed, add(values, load_part(grad, of_sample + k, dim - k)))

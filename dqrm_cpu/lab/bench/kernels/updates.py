@@ -81,7 +81,7 @@ def _update_floor(inputs: KernelInputs) -> Step:
     tables, grad = inputs.shared.untracked(), inputs.grad_features()
 
     def step(work: Work) -> Tensor:
-        rewrite_rows(arena_of(tables), work.batch.ids.data_ptr(), work.batch.size, grad.data_ptr())
+        rewrite_rows(arena_of(tables), work.batch.ids.data_ptr(), work.batch.size, grad.data_ptr(), True)
         return tables.weight
 
     return step

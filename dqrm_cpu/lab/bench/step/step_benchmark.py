@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+import torch
+
 from dqrm_cpu.config import Config
 from dqrm_cpu.lab.bench.harness.benchmark import model_benchmark
 from dqrm_cpu.lab.bench.harness.cases import CASES, Case
@@ -12,6 +14,7 @@ from dqrm_cpu.lab.bench.harness.runner import Amortized, Group
 from dqrm_cpu.lab.bench.harness.shared_tables import SharedTables
 from dqrm_cpu.lab.bench.step.fbgemm import PACKAGE as FBGEMM
 from dqrm_cpu.lab.bench.step.fbgemm import FbgemmStep
+from dqrm_cpu.lab.bench.step.floor import StepFloor
 from dqrm_cpu.lab.bench.step.our_step import NEVER_AGAIN, OurStep
 from dqrm_cpu.lab.bench.step.torch_dlrm import indexed_interaction
 from dqrm_cpu.lab.bench.step.torch_step import Recipe, TorchStep, column_extremes
@@ -21,7 +24,11 @@ _PERIODS = (200, 1000)
 
 def step_groups(case: Case, shared: SharedTables) -> list[Group]:
     """Makes one group: everything is compared with everything."""
-    contestants = [*_ours(case, shared), *_torch(case, shared), *_libraries(case, shared)]
+    floors = [
+        StepFloor("floor_fp32", case, shared, torch.float32),
+        StepFloor("floor_bf16", case, shared, torch.bfloat16),
+    ]
+    contestants = [*_ours(case, shared), *floors, *_torch(case, shared), *_libraries(case, shared)]
     return [Group("step", contestants, "torch_fp32")]
 
 
@@ -79,6 +86,12 @@ def _amortized() -> Iterator[Amortized]:
 
 
 def _ratios() -> Iterator[Ratio]:
+    for variant in ("fp32", "bf16"):
+        suffix = "" if variant == "fp32" else "_bf16"
+        yield Ratio("int4_exact_over_floor", variant, f"ours_int4_exact{suffix}", f"floor_{variant}")
+        yield Ratio("ours_over_floor", variant, f"ours_{variant}", f"floor_{variant}")
+    yield Ratio("torch_over_floor", "fp32", "torch_fp32_flat", "floor_fp32")
+    yield Ratio("torch_over_floor", "bf16", "torch_bf16_flat", "floor_bf16")
     for key, denominator in (
         ("torch_fp32", "torch_fp32"),
         ("torch_fp32_flat", "torch_fp32_flat"),
