@@ -1,4 +1,4 @@
-"""`dqrm-cpu bench`: times steps, kernels, preparation or exchanges against other ways to do the same."""
+"""`dqrm-cpu bench`: times steps, kernels, preparation, exchanges or the server against other ways to do the same."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dqrm_cpu.lab.bench.harness.benchmark import Benchmark, RunEnvironment
     from dqrm_cpu.lab.bench.harness.runner import BenchProgress
 
-_KINDS = ("step", "kernels", "data", "exchange", "spans")
+_KINDS = ("step", "kernels", "data", "exchange", "serve", "spans")
 _ROUNDS, _QUICK_ROUNDS = 15, 3
 _DATA_ROUNDS = 5  # a round of a million rows takes about fifteen seconds
 _TURN_S, _QUICK_TURN_S = 0.15, 0.005
@@ -26,6 +26,7 @@ examples:
   dqrm-cpu bench kernels --json kernels.json      every kernel, figures kept
   dqrm-cpu bench data --cases rows_1m             preparing raw clicks, beside polars
   dqrm-cpu bench exchange --json exchange.json    gradients between two ranks, every wire and transport
+  dqrm-cpu bench serve --cases rows_64            200 requests a second of 64 rows, for a minute
   dqrm-cpu bench step --quick                     a minute's look whether all of it works
 
 Contestants take turns; those that are not installed say so. What to make of the figures:
@@ -41,13 +42,13 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="WHAT",
         choices=_KINDS,
         help="step: whole training steps; kernels: one by one; data: prepare; exchange: gradients between ranks; "
-        "spans: what timing costs",
+        "serve: the server under a load of requests; spans: what timing costs",
     )
     parser.add_argument(
         "--cases",
         metavar="NAME,...",
         help="demo_128, kaggle_128, kaggle_2048, terabyte_2048; data: rows_1m, "
-        "rows_8m; exchange: terabyte_d64, terabyte_d16",
+        "rows_8m; exchange: terabyte_d64, terabyte_d16; serve: rows_64, rows_64_fast, rows_1",
     )
     parser.add_argument("--transports", metavar="NAME,...", help="of bench exchange (default: those that work here)")
     parser.add_argument(
@@ -119,11 +120,12 @@ def _benchmark(args: argparse.Namespace, environment: "RunEnvironment") -> "Benc
     from dqrm_cpu.lab.bench.data.data_benchmark import DATA
     from dqrm_cpu.lab.bench.exchange.exchange_benchmark import RANKS, TRANSPORTS, exchange_benchmark, usable_transports
     from dqrm_cpu.lab.bench.kernels.kernel_benchmark import KERNELS
+    from dqrm_cpu.lab.bench.serve.serve_benchmark import SERVE
     from dqrm_cpu.lab.bench.step.span_benchmark import SPANS
     from dqrm_cpu.lab.bench.step.step_benchmark import STEP
 
     if args.what != "exchange":
-        return {"step": STEP, "kernels": KERNELS, "data": DATA, "spans": SPANS}[args.what]
+        return {"step": STEP, "kernels": KERNELS, "data": DATA, "serve": SERVE, "spans": SPANS}[args.what]
     transports = _names(args.transports, usable_transports())
     for name in transports:
         if name not in TRANSPORTS:

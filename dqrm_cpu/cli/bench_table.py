@@ -7,10 +7,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dqrm_cpu.lab.bench.harness.against import Change, Earlier
     from dqrm_cpu.lab.bench.harness.benchmark import Benchmark
-    from dqrm_cpu.lab.bench.harness.result import CaseResult, Comparison, ContestantResult, GroupResult
+    from dqrm_cpu.lab.bench.harness.result import CaseResult, Comparison, ContestantResult, GroupResult, ServedLoad
 
 _ALONE = "*"
 _PHASES_SHOWN = ("coalesce", "quantize_gradients", "wire", "merge")
+
+_LOAD_COLUMNS: "tuple[tuple[str, Callable[[ServedLoad], str]], ...]" = (
+    (f"{'99%':>10}", lambda load: _ms(load.p99_s)),
+    (f"{'99.9%':>10}", lambda load: _ms(load.p999_s)),
+    (f"{'longest':>10}", lambda load: _ms(load.largest_s)),
+    (f"{'CPU':>10}", lambda load: _ms(load.cpu_s)),
+    (f"{'came':>7}", lambda load: f"{load.per_s:,.0f}/s"),
+    (f"{'at most':>8}", lambda load: f"{load.most_per_s:,.0f}/s"),
+    (f"{'failed':>6}", lambda load: f"{load.failed:,}"),
+)
 
 
 def format_case(benchmark: "Benchmark", result: "CaseResult") -> str:
@@ -56,12 +66,18 @@ def _columns(entries: "Sequence[ContestantResult]") -> "list[tuple[str, Callable
     if any(entry.rows for entry in entries):
         columns.append((f"{'rows/s':>11}", lambda entry: f"{entry.rows_per_s or 0:,.0f}"))
         columns.append((f"{'peak':>8}", lambda entry: f"{(entry.peak_bytes or 0) / 1e6:,.0f} MB"))
+    if any(entry.load for entry in entries):
+        columns += [(heading, partial(_of_load, figure)) for heading, figure in _LOAD_COLUMNS]
     if any(entry.bytes_per_step for entry in entries):
         columns.append((f"{'bytes':>10}", lambda entry: f"{entry.bytes_in_all:,.0f}"))
     if any(entry.phases_s for entry in entries):
         for phase in _PHASES_SHOWN:
             columns.append((f"{phase.partition('_')[0]:>8}", partial(_phase, phase)))
     return columns
+
+
+def _of_load(figure: "Callable[[ServedLoad], str]", entry: "ContestantResult") -> str:
+    return "" if entry.load is None else figure(entry.load)
 
 
 def _phase(phase: str, entry: "ContestantResult") -> str:

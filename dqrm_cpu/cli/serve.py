@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("the server needs more packages: pip install 'dqrm-cpu[serve]'")
     if not args.name or "/" in args.name:
         raise UsageError(f"--name {args.name!r}: a word without a slash, as it stands in the address")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: a process has one core, others have theirs
     from dqrm_cpu.server.app import ServerSettings
     from dqrm_cpu.server.run import serve
     from dqrm_cpu.serving import Model

@@ -102,7 +102,7 @@ def write_model(
         table = _Table(name, weight, formula, of_table.view(1, 1), model.kernels)
         tensors += table.sparse() if layout == "sparse" else table.dense()
     tensors += _grid("tables", formula, scale)
-    tensors += _mlp_tensors(model)
+    tensors += mlp_tensors(model)
     metadata = _metadata(config, layout, identity)
     if features is not None:
         description = describe(config, layout, features)
@@ -122,7 +122,7 @@ def write_rowwise(path: Path, config: Config, model: Dlrm, identity: str = "") -
             )
     names = table_names(len(weights))
     tables = [_rowwise_table(name, weight, bits) for name, weight in zip(names, weights, strict=True)]
-    return write_tensors(path, [*tables, *_mlp_tensors(model)], _metadata(config, "rowwise", identity))
+    return write_tensors(path, [*tables, *mlp_tensors(model)], _metadata(config, "rowwise", identity))
 
 
 def _metadata(config: Config, layout: str, identity: str) -> dict[str, str]:
@@ -190,7 +190,7 @@ def _rowwise_table(name: str, weight: Tensor, bits: int) -> Streamed:
     return Streamed(f"{name}.codes", "uint8", (weight.shape[0], row_bytes), parts)
 
 
-def _mlp_tensors(model: Dlrm) -> list[Streamed]:
+def mlp_tensors(model: Dlrm) -> list[Streamed]:
     """Returns weights and biases, as codes where they are quantized, and what the scales of inputs follow from.
 
     The bias of the last layer is corrected for the rows without a click that training did not see.

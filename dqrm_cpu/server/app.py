@@ -244,7 +244,7 @@ class Application:
 
 
 def _document(document: Mapping[str, Any]) -> Answer:
-    return Answer(HTTPStatus.OK, json.dumps(document).encode())
+    return Answer(HTTPStatus.OK, msgspec.json.encode(document))
 
 
 _Route = Callable[[Application, Mapping[bytes, bytes], Receive], Awaitable[Answer]]

@@ -3,7 +3,6 @@
 A request gives raw columns, one tensor for each by its name, or rows that are prepared: `dense` and `ids`.
 """
 
-import json
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -33,6 +32,8 @@ _DTYPES: Mapping[str, str] = {
     "FP64": "<f8",
 }
 _MOST_VALUES = 1 << 24
+_LENGTH_BYTES = 4
+"""Before each text of a binary tensor."""
 
 
 class RequestError(UnusableRowError):
@@ -99,7 +100,7 @@ class InferRequest:
             return msgspec.json.encode(document), None
         content = probabilities.astype("<f4").tobytes()
         output["parameters"] = {"binary_data_size": len(content)}
-        head = json.dumps(document).encode()
+        head = msgspec.json.encode(document)
         return head + content, len(head)
 
 
@@ -205,12 +206,15 @@ def _of_bytes(tensor: _Tensor, content: memoryview) -> Any:
         if len(content) != count * dtype.itemsize:
             raise RequestError(f"input {tensor.name[:80]!r} has not as many bytes as its shape says")
         return np.frombuffer(content, dtype).reshape(tensor.shape)
+    alike = _texts_of_one_length(content, count)
+    if alike is not None:
+        return alike
     values, at = [], 0
     for _ in range(count):
-        if at + 4 > len(content):
+        if at + _LENGTH_BYTES > len(content):
             raise RequestError(f"input {tensor.name[:80]!r} ends before its last value")
         (length,) = struct.unpack_from("<I", content, at)
-        at += 4
+        at += _LENGTH_BYTES
         if at + length > len(content):
             raise RequestError(f"input {tensor.name[:80]!r} has a value that is longer than the tensor")
         try:
@@ -221,3 +225,19 @@ def _of_bytes(tensor: _Tensor, content: memoryview) -> Any:
     if at != len(content):
         raise RequestError(f"input {tensor.name[:80]!r} has bytes behind its last value")
     return values
+
+
+def _texts_of_one_length(content: memoryview, count: int) -> list[str] | None:
+    """Returns ASCII texts that all have one length, as hashes have: several times as fast. None where they have not."""
+    stride, rest = divmod(len(content), count or 1)
+    if rest or stride < _LENGTH_BYTES:
+        return None
+    length = (stride - _LENGTH_BYTES).to_bytes(_LENGTH_BYTES, "little")
+    heads = np.frombuffer(content, np.uint8).reshape(count, stride)[:, :_LENGTH_BYTES]
+    if not (heads == np.frombuffer(length, np.uint8)).all():
+        return None
+    try:
+        text = str(content, "ascii")
+    except UnicodeDecodeError:
+        return None
+    return [text[at + _LENGTH_BYTES : at + stride] for at in range(0, len(text), stride)]

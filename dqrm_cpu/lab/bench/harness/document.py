@@ -1,6 +1,7 @@
 """The JSON form of a benchmark: figures, what was compared with what, and the machine and versions behind them."""
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from importlib import metadata
 from typing import Any
 
@@ -82,6 +83,7 @@ def _entry(entry: ContestantResult) -> dict[str, Any]:
         "peak_bytes": entry.peak_bytes,
         "bytes_per_step": entry.bytes_per_step,
         "phases_s": entry.phases_s,
+        "load": None if entry.load is None else asdict(entry.load),
     }
     return {name: figure for name, figure in figures.items() if figure is not None}
 

@@ -30,6 +30,22 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class ServedLoad:
+    """How a server bore a load of requests that came at a fixed rate."""
+
+    requests: int
+    failed: int
+    failures: Mapping[str, int]  # by status, or by what broke
+    per_s: float  # requests that came in a second
+    most_per_s: float  # that the server answered when as many came as it could take
+    cpu_s: float  # the server's for a request
+    p99_s: float  # latency that 99% of the requests stayed below
+    p999_s: float
+    largest_s: float
+    latest_start_s: float  # by how much the load was late with a request, which counts as latency
+
+
+@dataclass(frozen=True)
 class ContestantResult:
     """A contestant that took part. Figures that a benchmark does not measure are None."""
 
@@ -40,6 +56,7 @@ class ContestantResult:
     peak_bytes: int | None = None  # of its process' memory, median over the rounds
     bytes_per_step: Mapping[str, float] | None = None  # for the other ranks, by rank 0
     phases_s: Mapping[str, float] | None = None  # medians, on rank 0
+    load: ServedLoad | None = None
 
     @property
     def rows_per_s(self) -> float | None:
