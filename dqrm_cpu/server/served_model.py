@@ -18,7 +18,7 @@ class ServedModel:
         """`watch` is told of every file that took the place of another one, and whether it could be used."""
         self.path, self._watch = path, watch
         self._seen = _identity(path)
-        self.model = Model.open(path, verify=True)
+        self.model = _opened(path)
         self.generation = 1
 
     def current(self) -> Model:
@@ -37,7 +37,7 @@ class ServedModel:
                 continue
             self._seen = identity
             try:
-                newer = await asyncio.to_thread(Model.open, self.path, True)
+                newer = await asyncio.to_thread(_opened, self.path)
                 self._require_same_columns(newer)
             except DqrmError as error:
                 _LOG.error("the model stays as it was: %s", error)
@@ -53,6 +53,13 @@ class ServedModel:
         missing = sorted(set(newer.description.columns) - set(self.model.description.columns))
         if missing:
             raise DqrmError(f"{self.path} reads column {missing[0]!r}, which no request has; start a server of its own")
+
+
+def _opened(path: Path) -> Model:
+    """Opens and reads a whole file; one thread scores, as a server has one process for each core."""
+    model = Model.open(path, verify=True, threads=1)
+    model.load_kernels()
+    return model
 
 
 def _identity(path: Path) -> tuple[int, int, int] | None:

@@ -1,15 +1,19 @@
 """A model file, opened to score: a raw row in, a probability out."""
 
+import os
+import threading
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dqrm_cpu.errors import CheckpointError
+from dqrm_cpu.errors import CheckpointError, ConfigError
+from dqrm_cpu.kernels.packed_scoring import CompiledNetwork, RefusedRowsError
 from dqrm_cpu.serving.cells import UnusableRowError, bucket_ids, dense_values, read_bags, read_keys, read_numbers
 from dqrm_cpu.serving.columns import RowColumns
 from dqrm_cpu.serving.description import BAG, BUCKETS, MODEL, PLATT, Calibrating, Description, DescriptionError
+from dqrm_cpu.serving.fused import can_compile, compile_network
 from dqrm_cpu.serving.ids import find_ids, keys_tensors
 from dqrm_cpu.serving.mapped_file import MappedFile
 from dqrm_cpu.serving.network import PackedNetwork
@@ -29,20 +33,29 @@ __all__ = ["Model", "UnusableRowError"]
 class Model:
     """An exported model. It may be used by several threads at a time."""
 
-    def __init__(self, file: MappedFile, description: Description) -> None:
+    def __init__(self, file: MappedFile, description: Description, fused: bool | None, threads: int | None) -> None:
         self._file = file
         self.description = description
         """The columns that the model reads, its shape, and the metrics that it had when it was exported."""
         self._network = PackedNetwork(file, description)
         self._find_ids = find_ids(file, description)
         bags = [t for t, column in enumerate(description.categories) if column.kind == BAG]
+        self._num_dense = len(description.dense)
         self._least_ids = np.where(np.isin(self._network.tables.slots, bags), NO_ID, 0)
+        self._may_fuse, self._must_fuse = fused is not False, fused is True
+        self._threads = threads or len(os.sched_getaffinity(0))
+        self._fused: CompiledNetwork | None = None
+        self._loading = threading.Lock()
 
     @classmethod
-    def open(cls, path: str | Path, verify: bool = False) -> Self:
+    def open(
+        cls, path: str | Path, verify: bool = False, fused: bool | None = None, threads: int | None = None
+    ) -> Self:
         """Opens a file that `dqrm-cpu export` wrote; CheckpointError where it is another one, or damaged.
 
         Layers are compared with their checksums; with `verify` tables and vocabulary are read and compared too.
+        `fused`: score by compiled code, which takes numba, and seconds when rows are scored for the first time; None:
+        where numba is there. `threads`: the most that score a large batch; None: one for each core.
         """
         file = MappedFile(Path(path))
         description = read_description(file)
@@ -50,7 +63,28 @@ class Model:
         large = {name for pair in keys_tensors(description).values() for name in pair}
         large |= {f"{table}.{part}" for table in tables for part in ("codes", "bitmap", "rank")}
         file.require_intact(None if verify else set(file.entries) - large)
-        return cls(file, description)
+        return cls(file, description, fused, threads)
+
+    def load_kernels(self) -> None:
+        """Loads or compiles now what scores rows, instead of with the first of them."""
+        if not self._may_fuse or self._fused is not None:
+            return
+        with self._loading:
+            if self._fused is None and self._may_fuse:
+                self._fused = self._compiled_network()
+                self._may_fuse = self._fused is not None
+
+    def _compiled_network(self) -> CompiledNetwork | None:
+        """Makes the compiled forward; None where there is no numba, or none that works here."""
+        try:
+            if can_compile():
+                return compile_network(self._file, self.description, self._network, self._threads)
+            why = "it is not installed"
+        except ImportError as error:
+            why = str(error)
+        if self._must_fuse:
+            raise ConfigError(f"compiled scoring takes numba ({why}); pip install numba, or leave out fused=True")
+        return None
 
     def predict(self, rows: Any) -> NDArray[np.float32]:
         """Returns the probability of a click for each row, f32[n].
@@ -92,29 +126,47 @@ class Model:
 
     def require_rows(self, dense: NDArray[np.float32], ids: NDArray[np.integer[Any]]) -> None:
         """Raises UnusableRowError for prepared rows that are none of this model."""
-        num_rows = self._network.tables.num_rows
-        count, widths = len(dense), (len(self.description.dense), num_rows.size)
-        if dense.shape != (count, widths[0]) or ids.shape != (count, widths[1]):
-            raise UnusableRowError(f"numbers {dense.shape} and ids {ids.shape}: the model reads {widths} a row")
+        self._require_shape(dense, ids)
         bad = ~np.isfinite(dense).all(axis=1)
         if bad.any():
             raise UnusableRowError("a number is not finite", int(bad.argmax()))
-        bad = ((ids < self._least_ids) | (ids >= num_rows)).any(axis=1)
+        bad = ((ids < self._least_ids) | (ids >= self._network.tables.num_rows)).any(axis=1)
         if bad.any():
             raise UnusableRowError("an id is no row of its table", int(bad.argmax()))
 
+    def _require_shape(self, dense: NDArray[np.float32], ids: NDArray[np.integer[Any]]) -> None:
+        count, widths = len(dense), (self._num_dense, self._least_ids.size)
+        if dense.shape != (count, widths[0]) or ids.shape != (count, widths[1]):
+            raise UnusableRowError(f"numbers {dense.shape} and ids {ids.shape}: the model reads {widths} a row")
+
     def logits_of_ids(self, dense: NDArray[np.float32], ids: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Returns the logits of prepared rows, as `prepare` makes them: dense f32[n, D] and ids [n, S]."""
-        self.require_rows(dense, ids)
-        count = len(dense)
-        logits = np.empty(count, np.float32)
-        for first in range(0, count, _BATCH):
-            few = slice(first, first + _BATCH)
-            logits[few] = self._network.logits(dense[few].astype(np.float32, copy=False), ids[few].astype(np.int64))
+        self.load_kernels()
+        logits = self._plain_logits(dense, ids) if self._fused is None else self._fused_logits(self._fused, dense, ids)
         if not np.isfinite(logits).all():
             raise CheckpointError(f"{self._file.path} gives scores that are not finite; export the model again")
         calibration = self.description.calibration
-        return logits if calibration is None else _calibrated(calibration, logits)
+        return logits if calibration is None else calibrated(calibration, logits)
+
+    def _plain_logits(self, dense: NDArray[np.float32], ids: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        """Scores with NumPy alone."""
+        self.require_rows(dense, ids)
+        logits = np.empty(len(dense), np.float32)
+        for first in range(0, len(dense), _BATCH):
+            few = slice(first, first + _BATCH)
+            logits[few] = self._network.logits(dense[few].astype(np.float32, copy=False), ids[few].astype(np.int64))
+        return logits
+
+    def _fused_logits(
+        self, fused: CompiledNetwork, dense: NDArray[np.float32], ids: NDArray[np.integer[Any]]
+    ) -> NDArray[np.float32]:
+        """Scores with compiled code, which checks rows as it reads them."""
+        self._require_shape(dense, ids)
+        try:
+            return fused.logits(dense, ids)
+        except RefusedRowsError:
+            # It scores as well, but for what is wrong: that it names.
+            return self._plain_logits(dense, ids)
 
 
 def read_description(file: MappedFile) -> Description:
@@ -135,7 +187,8 @@ def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return result
 
 
-def _calibrated(calibration: Calibrating, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+def calibrated(calibration: Calibrating, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns the corrected logits, f32[n]."""
     wide = logits.astype(np.float64)
     if calibration.kind == PLATT:
         wide = calibration.first[0] * wide + calibration.second[0]

@@ -1,7 +1,7 @@
 """The forward pass of an exported model in NumPy: rows of tables as they lie packed in the file, layers in FP32."""
 
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,17 @@ from dqrm_cpu.serving.description import (
 )
 from dqrm_cpu.serving.mapped_file import MappedFile
 
-_ROWS_PER_RANK = 512
+ROWS_PER_RANK = 512
+"""Rows of a sparse table for which it has a count."""
+
 _BITS_OF_BYTE = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1).astype(np.int64)
 _NIBBLES = np.array(
     [[low - 16 * (low > 7), high - 16 * (high > 7)] for high in range(16) for low in range(16)], np.int8
 )
 """The two codes in a byte, the lower half first."""
+
+WEIGHT_TENSORS, _BIAS_TENSORS = ("weight", "codes", "step"), ("bias", "bias_codes", "bias_step")
+"""The tensors of a layer that hold a matrix in FP32, or its codes and their scale."""
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -64,7 +69,7 @@ class PackedTables:
         self._groups = [
             _TableGroup(file, model, [t for t, its in enumerate(dims) if its == dim]) for dim in dict.fromkeys(dims)
         ]
-        self._projections = {
+        self.projections = {
             int(layer.name.removeprefix("project.C")) - 1: AffineLayer(file, layer, model, unsigned=False)
             for layer in model.part(PROJECT)
         }
@@ -72,13 +77,13 @@ class PackedTables:
 
     def pooled(self, ids: Ids) -> Floats:
         """Returns f32[n, T, D] of ids [n, S]: one of each table, of bags as many as the limit, -1 for none."""
-        if len(self._groups) == 1 and not self._projections:
+        if len(self._groups) == 1 and not self.projections:
             return self._groups[0].pooled(ids)
         features = np.empty((len(ids), *self._shape), np.float32)
         for group in self._groups:
             found = group.pooled(ids[:, group.slots])
             for k, t in enumerate(group.tables):
-                project = self._projections.get(t)
+                project = self.projections.get(t)
                 features[:, t] = found[:, k] if project is None else project(found[:, k])
         return features
 
@@ -116,11 +121,8 @@ class _TableGroup:
 
 def _dense_lookup(file: MappedFile, model: Description, tables: list[int], of_slot: NDArray[np.int64]) -> RowLookup:
     width = row_bytes(model.categories[tables[0]].dim, model.table_bits)
-    names = [f"C{t + 1}.codes" for t in tables]
-    codes = {
-        t: file.tensor(name, "U8", (model.categories[t].rows, width)) for t, name in zip(tables, names, strict=True)
-    }
-    places = [file.entries[name].data_offsets for name in names]
+    codes = {t: dense_codes(file, model, t) for t in tables}
+    places = [file.entries[f"C{t + 1}.codes"].data_offsets for t in tables]
     if all(end == begin for (_, end), (begin, _) in pairwise(places)):
         # Written one behind another: one gather reads the rows of all tables.
         joined = file.bytes(places[0][0], places[-1][1]).reshape(-1, width)
@@ -130,35 +132,57 @@ def _dense_lookup(file: MappedFile, model: Description, tables: list[int], of_sl
 
 
 def _sparse_lookup(file: MappedFile, model: Description, tables: list[int], of_slot: NDArray[np.int64]) -> RowLookup:
-    width = row_bytes(model.categories[tables[0]].dim, model.table_bits)
-    lookups = [_sparse_table(file, f"C{t + 1}", model.categories[t].rows, width) for t in tables]
+    lookups = [_sparse_lookup_of(file, model, t) for t in tables]
     parts = [slice(*np.searchsorted(of_slot, [t, t + 1]).tolist()) for t in tables]
     return lambda ids: np.concatenate(
         [lookup(ids[:, part]) for lookup, part in zip(lookups, parts, strict=True)], axis=1
     )
 
 
-def _sparse_table(file: MappedFile, name: str, rows: int, width: int) -> RowLookup:
-    """Looks up one table of which rows of zeros are left out: a bit for each row, and a count for every 512."""
-    bitmap = file.tensor(f"{name}.bitmap", "U8", (-(-rows // 8),))
-    counts = file.tensor(f"{name}.rank", "I32", (-(-rows // _ROWS_PER_RANK),))
-    codes = file.tensor(f"{name}.codes", "U8", (None, width))
-    steps = np.arange(_ROWS_PER_RANK // 8)
+def dense_codes(file: MappedFile, model: Description, table: int) -> NDArray[np.uint8]:
+    """Returns the codes of all rows of a table, uint8[rows, bytes of a row]."""
+    column = model.categories[table]
+    return file.tensor(f"C{table + 1}.codes", "U8", (column.rows, row_bytes(column.dim, model.table_bits)))
+
+
+class SparseTable(NamedTuple):
+    """A table of which rows of zeros are left out."""
+
+    bitmap: NDArray[np.uint8]  # a bit for each row: whether it is stored
+    counts: NDArray[np.int32]  # of the rows stored before every 512 rows
+    codes: NDArray[np.uint8]
+
+
+def sparse_table(file: MappedFile, model: Description, table: int) -> SparseTable:
+    """Returns what a sparse file has of a table."""
+    name, column = f"C{table + 1}", model.categories[table]
+    return SparseTable(
+        file.tensor(f"{name}.bitmap", "U8", (-(-column.rows // 8),)),
+        file.tensor(f"{name}.rank", "I32", (-(-column.rows // ROWS_PER_RANK),)),
+        file.tensor(f"{name}.codes", "U8", (None, row_bytes(column.dim, model.table_bits))),
+    )
+
+
+def _sparse_lookup_of(file: MappedFile, model: Description, table: int) -> RowLookup:
+    """Looks up one table of which rows of zeros are left out."""
+    bitmap, counts, codes = sparse_table(file, model, table)
+    width = codes.shape[1]
+    steps = np.arange(ROWS_PER_RANK // 8)
 
     def look_up(ids: Ids) -> NDArray[np.uint8]:
         found = np.zeros((*ids.shape, width), np.uint8)
         alive = (bitmap[ids >> 3] >> (ids & 7).astype(np.uint8)) & 1 > 0
         living = ids[alive]
         if living.size:
-            block, byte = living // _ROWS_PER_RANK, living >> 3
-            begin = block * (_ROWS_PER_RANK // 8)
+            block, byte = living // ROWS_PER_RANK, living >> 3
+            begin = block * (ROWS_PER_RANK // 8)
             before = begin[:, None] + steps < byte[:, None]
             around = bitmap[np.minimum(begin[:, None] + steps, bitmap.size - 1)]
             whole = np.where(before, _BITS_OF_BYTE[around], 0).sum(1)
             within = _BITS_OF_BYTE[bitmap[byte] & ((1 << (living & 7)) - 1).astype(np.uint8)]
             place = counts[block] + whole + within
             if place.min() < 0 or place.max() >= len(codes):
-                raise file.foreign(f"{name}.rank does not count the rows of {name}.bitmap")
+                raise file.foreign(f"C{table + 1}.rank does not count the rows of C{table + 1}.bitmap")
             found[alive] = codes[place]
         return found
 
@@ -171,7 +195,7 @@ class PackedNetwork:
     def __init__(self, file: MappedFile, model: Description) -> None:
         self._model = model
         self.tables = PackedTables(file, model)
-        self._bottom, self._cross, self._top = (
+        self.bottom, self.cross, self.top = (
             [AffineLayer(file, layer, model, i > 0 and part != CROSS) for i, layer in enumerate(model.part(part))]
             for part in (BOTTOM, CROSS, TOP)
         )
@@ -180,7 +204,7 @@ class PackedNetwork:
     def logits(self, dense: Floats, ids: Ids) -> Floats:
         """Returns f32[n] of dense values f32[n, D] and ids [n, S], which are rows of their tables."""
         x = dense
-        for layer in self._bottom:
+        for layer in self.bottom:
             x = layer(x)
         features = np.concatenate([x[:, None], self.tables.pooled(ids)], axis=1)
         if self._model.interaction == DOT:
@@ -189,15 +213,15 @@ class PackedNetwork:
         else:
             joined = features.reshape(len(features), -1)
         x = self._crossed(joined)
-        for layer in self._top:
+        for layer in self.top:
             x = layer(x)
         return x[:, 0]
 
     def _crossed(self, first: Floats) -> Floats:
         x = crossed = first
-        for layer in self._cross:
+        for layer in self.cross:
             crossed = layer(crossed)
-            if layer.ends_cross:
+            if layer.description.has_bias:
                 x = crossed = first * crossed + x
         return x
 
@@ -206,40 +230,63 @@ class AffineLayer:
     """One layer with its weight in FP32."""
 
     def __init__(self, file: MappedFile, layer: LayerDescription, model: Description, unsigned: bool) -> None:
-        self.ends_cross, self._relu = layer.has_bias, layer.relu
-        weight = _stored(file, layer.name, (layer.outputs, layer.inputs), layer.bits, ("weight", "codes", "step"))
-        self._weight = np.ascontiguousarray(weight.T)
-        self._bias: Any = 0
+        self.description = layer
+        self.stored = stored_matrix(file, layer.name, (layer.outputs, layer.inputs), layer.bits, WEIGHT_TENSORS)
+        self._relu = layer.relu
+        self._weight = np.ascontiguousarray(self.stored.floats().T)
+        self.bias: Floats | None = None
         if layer.has_bias:
-            names = ("bias", "bias_codes", "bias_step")
-            self._bias = _stored(file, layer.name, (1, layer.outputs), model.bias_bits, names)[0]
-        self._codes: tuple[int, int] | None = None
+            shape = (1, layer.outputs)
+            self.bias = stored_matrix(file, layer.name, shape, model.bias_bits, _BIAS_TENSORS).floats()[0]
+        self.grid: tuple[np.float32, int, int] | None = None
+        """Scale, least and largest code of inputs that are rounded."""
         if model.activation_bits != FLOAT_BITS:
             half = 1 << (model.activation_bits - 1)
-            self._codes = (0, 2 * half - 1) if unsigned else (-half, half - 1)
-            largest = finite(file, f"{layer.name}.input_max", 1)
-            self._scale = np.maximum(largest / np.float32(self._codes[1]), np.float32(1e-8))
+            least, most = (0, 2 * half - 1) if unsigned else (-half, half - 1)
+            largest = finite(file, f"{layer.name}.input_max", 1)[0]
+            self.grid = np.maximum(largest / np.float32(most), np.float32(1e-8)), least, most
 
     def __call__(self, x: Floats) -> Floats:
-        if self._codes is not None:
-            x = np.clip(np.rint(x * np.reciprocal(self._scale)), *self._codes) * self._scale
+        if self.grid is not None:
+            scale, least, most = self.grid
+            x = np.clip(np.rint(x * np.reciprocal(scale)), least, most) * scale
         y = x @ self._weight
-        y += self._bias
+        if self.bias is not None:
+            y += self.bias
         return np.maximum(y, 0, out=y) if self._relu else y
 
 
-def _stored(file: MappedFile, layer: str, shape: tuple[int, int], bits: int, names: tuple[str, str, str]) -> Floats:
-    """Reads a matrix f32[shape]: as it is, or as codes with a scale for each row or for all, and perhaps an offset."""
+class StoredMatrix(NamedTuple):
+    """A matrix as a file has it: numbers, or codes with a scale for each row or for all, and perhaps an offset."""
+
+    values: Floats  # f32[rows, columns]
+    scale: Floats | None = None  # f32[rows or 1]
+    offset: Floats | None = None  # the same
+
+    def floats(self) -> Floats:
+        """Returns the numbers that the matrix stands for, f32[rows, columns]."""
+        if self.scale is None:
+            return self.values
+        scaled = self.values * self.scale[:, None]
+        return scaled if self.offset is None else scaled + self.offset[:, None]
+
+
+def stored_matrix(
+    file: MappedFile, layer: str, shape: tuple[int, int], bits: int, names: tuple[str, str, str]
+) -> StoredMatrix:
+    """Reads a matrix of this shape from the tensors of a layer that are called so."""
     plain, packed, step = (f"{layer}.{name}" for name in names)
     if bits == FLOAT_BITS:
-        return finite(file, plain, *(shape if names[0] == "weight" else shape[1:])).reshape(shape)
-    values = unpacked(file.tensor(packed, "U8", (shape[0], row_bytes(shape[1], bits))), bits, shape[1])
+        return StoredMatrix(finite(file, plain, *(shape if names is WEIGHT_TENSORS else shape[1:])).reshape(shape))
+    codes = unpacked(file.tensor(packed, "U8", (shape[0], row_bytes(shape[1], bits))), bits, shape[1])
     scales = file.entries[step].shape[0] if step in file.entries and file.entries[step].shape else 1
-    values *= finite(file, step, shape[0] if scales > 1 else 1)[:, None]
     offset = f"{layer}.offset"
-    if names[0] == "weight" and offset in file.entries:
-        values += finite(file, offset, scales)[:, None]
-    return values
+    has_offset = names is WEIGHT_TENSORS and offset in file.entries
+    return StoredMatrix(
+        codes,
+        finite(file, step, shape[0] if scales > 1 else 1),
+        finite(file, offset, scales) if has_offset else None,
+    )
 
 
 def finite(file: MappedFile, name: str, *shape: int) -> Floats:

@@ -1,0 +1,259 @@
+"""The forward of an exported model from its file as it lies: packed rows, interaction, layers; no thread but one.
+
+Rows go through the network a tile at a time, so that what one layer leaves for the next stays in the core's own cache,
+and the rows of tables that the next tile needs are on their way meanwhile. A row's logit has the same bits in any tile.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..jit.compile import inlined, kernel, serial
+from ..jit.memory import float_at, long_at, set_float
+from ..jit.simd import LANES, add, load_part, multiply, round_clamp, splat, store_part
+from .packed_rows import Ids, TablePlaces, id_at, look_up_packed, prefetch_packed, table_at
+from .pair_dots import dots
+from .panels import PANEL, Product, packed_panels
+from .panels import multiply as multiply_rows
+
+TILE = 48
+"""Rows that go through all layers together: whole tiles of registers, and as many as the caches hold."""
+
+SOUND, REFUSED = 0, 1
+"""What `score` returns: REFUSED for a number that is not finite, an id of no row, a file that contradicts itself."""
+
+LAYER_LONGS = 8
+
+
+__all__ = ["LANES", "PANEL", "TablePlaces", "packed_panels", "score", "scratch_floats"]
+
+
+class LayerPlaces(NamedTuple):
+    """A layer; places are addresses."""
+
+    weight: int  # panels
+    is_bf16: int
+    inputs: int
+    outputs: int
+    affine: int  # f32[2, outputs in whole panels]: scale, bias
+    rectify: int
+    grid: int  # f32[4]: 1 / scale, scale, least and largest code of quantized inputs; or 0
+    ends_cross: int
+
+
+class NetworkPlaces(NamedTuple):
+    """A model as numbers and addresses; the caller keeps all arrays alive."""
+
+    tables: int  # int64[T, TABLE_LONGS]
+    num_tables: int
+    projections: int  # int64[T], a table's layer or -1
+    layers: int  # int64[layers, LAYER_LONGS]: projections, then those of the parts below
+    bottom_first: int
+    cross_first: int
+    top_first: int
+    num_layers: int
+    dim: int
+    num_dense: int
+    joined_width: int
+    is_dot: int
+    buffer: int  # floats of a row in each of the buffers for layers: the widest
+    dots_scratch: int
+
+
+def scratch_floats(network: NetworkPlaces) -> int:
+    """Returns the floats of scratch memory that `score` needs for each thread."""
+    features = (1 + network.num_tables) * network.dim
+    return TILE * (features + network.joined_width + 4 * network.buffer) + network.dots_scratch + 16 * LANES
+
+
+class BatchPlaces(NamedTuple):
+    """Rows to score and where their logits go, as addresses and strides in elements."""
+
+    dense: int  # f32[n, num_dense]
+    dense_stride: int
+    ids: int
+    ids_are_long: int
+    row_stride: int
+    slot_stride: int
+    logits: int  # f32[n]
+
+
+class _TilePlaces(NamedTuple):
+    """Buffers of one tile, as addresses."""
+
+    features: int  # f32[TILE, F, D]
+    joined: int  # f32[TILE, joined_width]
+    first: int  # f32[TILE, buffer], and so are those below
+    second: int
+    crossed: int
+    on_grid: int
+    dots: int
+
+
+@inlined
+def _layer_at(layers: int, number: int) -> LayerPlaces:
+    at = layers + 8 * LAYER_LONGS * number
+    return LayerPlaces(
+        long_at(at, 0),
+        long_at(at, 1),
+        long_at(at, 2),
+        long_at(at, 3),
+        long_at(at, 4),
+        long_at(at, 5),
+        long_at(at, 6),
+        long_at(at, 7),
+    )
+
+
+@kernel
+def score(network: NetworkPlaces, scored: BatchPlaces, first: int, end: int, scratch: int) -> int:
+    """Writes the logits of the rows from `first` to `end`; returns SOUND, or what is wrong."""
+    ids = Ids(scored.ids, scored.ids_are_long, scored.row_stride, scored.slot_stride)
+    features = scratch
+    joined = features + 4 * TILE * (1 + network.num_tables) * network.dim
+    buffers = joined + 4 * TILE * network.joined_width
+    size = 4 * TILE * network.buffer
+    places = _TilePlaces(
+        features, joined, buffers, buffers + size, buffers + 2 * size, buffers + 3 * size, buffers + 4 * size
+    )
+    _prefetch(network, ids, first, min(first + TILE, end))
+    for start in range(first, end, TILE):
+        stop = min(start + TILE, end)
+        if not _is_sound(network, scored, ids, start, stop) or _look_up(network, ids, start, stop, places):
+            return REFUSED
+        _prefetch(network, ids, stop, min(stop + TILE, end))
+        _run_layers(network, scored, start, stop - start, places)
+    return SOUND
+
+
+@serial
+def _prefetch(network: NetworkPlaces, ids: Ids, start: int, stop: int) -> None:
+    for t in range(network.num_tables):
+        table = table_at(network.tables, t)
+        for row in range(start, stop):
+            for slot in range(table.first_slot, table.first_slot + table.num_slots):
+                prefetch_packed(table, id_at(ids, row, slot))
+
+
+@serial
+def _is_sound(network: NetworkPlaces, scored: BatchPlaces, ids: Ids, start: int, stop: int) -> bool:
+    """Tells whether every id is a row of its table, and every number finite."""
+    bad = 0
+    for t in range(network.num_tables):
+        table = table_at(network.tables, t)
+        least = -1 if table.is_bag else 0
+        for row in range(start, stop):
+            for slot in range(table.first_slot, table.first_slot + table.num_slots):
+                number = id_at(ids, row, slot)
+                bad |= (number < least) | (number >= table.num_rows)
+    for row in range(start, stop):
+        for k in range(network.num_dense):
+            value = float_at(scored.dense, row * scored.dense_stride + k)
+            bad |= not (abs(value) < np.float32(np.inf))
+    return not bad
+
+
+@serial
+def _look_up(network: NetworkPlaces, ids: Ids, start: int, stop: int, places: _TilePlaces) -> int:
+    """Writes the tables' part of the features; returns 0, or 1 for a bad file."""
+    stride, bad = (1 + network.num_tables) * network.dim, 0
+    for t in range(network.num_tables):
+        table, target = table_at(network.tables, t), places.features + 4 * (1 + t) * network.dim
+        projection = long_at(network.projections, t)
+        if projection < 0:
+            for row in range(start, stop):
+                bad |= look_up_packed(table, ids, row, target + 4 * (row - start) * stride)
+        else:
+            for row in range(start, stop):
+                bad |= look_up_packed(table, ids, row, places.first + 4 * (row - start) * table.dim)
+            layer = _layer_at(network.layers, projection)
+            _apply(layer, places.first, table.dim, target, stride, stop - start, places.on_grid)
+    return bad
+
+
+@serial
+def _apply(layer: LayerPlaces, x: int, x_stride: int, out: int, out_stride: int, rows: int, on_grid: int) -> None:
+    """Runs a layer on rows; `on_grid` has room for its inputs, rounded to its grid."""
+    if layer.grid:
+        for row in range(rows):
+            _round_to_grid(layer, x + 4 * row * x_stride, on_grid + 4 * row * layer.inputs)
+        x, x_stride = on_grid, layer.inputs
+    padded = (layer.outputs + 2 * LANES - 1) // (2 * LANES) * (2 * LANES)
+    bias = layer.affine + 4 * padded
+    multiply_rows(
+        Product(
+            x,
+            x_stride,
+            layer.weight,
+            layer.is_bf16,
+            layer.inputs,
+            layer.outputs,
+            layer.affine,
+            bias,
+            layer.rectify,
+            out,
+            out_stride,
+        ),
+        rows,
+    )
+
+
+@inlined
+def _round_to_grid(layer: LayerPlaces, x: int, out: int) -> None:
+    inverse, scale = splat(float_at(layer.grid, 0)), splat(float_at(layer.grid, 1))
+    least, largest = float_at(layer.grid, 2), float_at(layer.grid, 3)
+    for k in range(0, layer.inputs, LANES):
+        codes = round_clamp(multiply(load_part(x, k, layer.inputs - k), inverse), least, largest)
+        store_part(out, k, multiply(codes, scale), layer.inputs - k)
+
+
+@serial
+def _run_layers(network: NetworkPlaces, scored: BatchPlaces, start: int, rows: int, places: _TilePlaces) -> None:
+    width = (1 + network.num_tables) * network.dim
+    x, stride = scored.dense + 4 * start * scored.dense_stride, scored.dense_stride
+    for number in range(network.bottom_first, network.cross_first):
+        layer = _layer_at(network.layers, number)
+        is_last = number == network.cross_first - 1
+        out = places.features if is_last else (places.second if x == places.first else places.first)
+        out_stride = width if is_last else layer.outputs
+        _apply(layer, x, stride, out, out_stride, rows, places.on_grid)
+        x, stride = out, out_stride
+    x, stride = places.features, width
+    if network.is_dot:
+        padded = (1 + network.num_tables + LANES - 1) // LANES * LANES
+        for row in range(rows):
+            sample, result = places.features + 4 * row * width, places.joined + 4 * row * network.joined_width
+            dots(sample, 1 + network.num_tables, network.dim, places.dots, padded, result)
+        x, stride = places.joined, network.joined_width
+    if network.cross_first < network.top_first:
+        x, stride = _cross(network, x, stride, rows, places)
+    for number in range(network.top_first, network.num_layers):
+        layer = _layer_at(network.layers, number)
+        out = places.second if x == places.first else places.first
+        _apply(layer, x, stride, out, layer.outputs, rows, places.on_grid)
+        x, stride = out, layer.outputs
+    for row in range(rows):
+        set_float(scored.logits, start + row, float_at(x, row * stride))
+
+
+@serial
+def _cross(network: NetworkPlaces, first: int, first_stride: int, rows: int, places: _TilePlaces) -> tuple[int, int]:
+    """Runs the cross layers; returns the place and the stride of what they leave."""
+    width, result = network.joined_width, places.crossed
+    x, stride = first, first_stride
+    crossed, crossed_stride = first, first_stride
+    for number in range(network.cross_first, network.top_first):
+        layer = _layer_at(network.layers, number)
+        out = places.second if crossed == places.first else places.first
+        _apply(layer, crossed, crossed_stride, out, layer.outputs, rows, places.on_grid)
+        crossed, crossed_stride = out, layer.outputs
+        if layer.ends_cross:
+            for row in range(rows):
+                of_first, of_x = first + 4 * row * first_stride, x + 4 * row * stride
+                of_crossed, of_result = crossed + 4 * row * width, result + 4 * row * width
+                for k in range(0, width, LANES):
+                    product = multiply(load_part(of_first, k, width - k), load_part(of_crossed, k, width - k))
+                    store_part(of_result, k, add(product, load_part(of_x, k, width - k)), width - k)
+            x, stride = result, width
+            crossed, crossed_stride = result, width
+    return x, stride

@@ -1,0 +1,233 @@
+"""Rows of tables that stay packed: codes of 2 to 16 bits to FP32 as they are read, one multiply for each bag."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+
+from ..jit.compile import inlined, serial
+from ..jit.memory import (
+    Codegen,
+    byte_at,
+    call,
+    element_pointer,
+    float_at,
+    int_at,
+    intrinsic,
+    long_at,
+    prefetch_byte,
+    word_at,
+)
+from ..jit.simd import FLOAT_VECTOR, FLOATS, LANES, WORD_VECTOR, add, multiply, splat, store_part
+from ..jit.simd_integers import how_many
+
+CODE_BITS = range(2, 17)
+"""Widths of codes that can be read."""
+
+ROWS_PER_RANK = 512
+"""Rows of a sparse table for which its `rank` has a count."""
+
+_LINE_BYTES = 64
+_I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+
+
+class TablePlaces(NamedTuple):
+    """A table, and where its ids stand in a row of ids; places are addresses, those of arrays that nobody has are 0."""
+
+    codes: int  # uint8[stored rows, row_bytes]
+    row_bytes: int
+    dim: int
+    bits: int
+    num_rows: int
+    bitmap: int  # of a sparse table: a bit for each row that is stored
+    rank: int  # int32, the rows stored before every ROWS_PER_RANK rows
+    stored_rows: int
+    first_slot: int
+    num_slots: int
+    is_bag: int  # ids may be -1, for none
+    is_mean: int
+    scale: int  # f32[1]
+    offset: int  # f32[1], or 0
+
+
+TABLE_LONGS = len(TablePlaces._fields)
+
+
+@inlined
+def table_at(tables: int, number: int) -> TablePlaces:
+    """Reads a table of int64[tables, TABLE_LONGS]."""
+    at = tables + 8 * TABLE_LONGS * number
+    return TablePlaces(
+        long_at(at, 0),
+        long_at(at, 1),
+        long_at(at, 2),
+        long_at(at, 3),
+        long_at(at, 4),
+        long_at(at, 5),
+        long_at(at, 6),
+        long_at(at, 7),
+        long_at(at, 8),
+        long_at(at, 9),
+        long_at(at, 10),
+        long_at(at, 11),
+        long_at(at, 12),
+        long_at(at, 13),
+    )
+
+
+class Ids(NamedTuple):
+    """Ids of rows, in elements apart; `place` is an address of int64 or int32."""
+
+    place: int
+    is_long: int
+    row_stride: int
+    slot_stride: int
+
+
+@inlined
+def id_at(ids: Ids, row: int, slot: int) -> int:
+    """Returns an id."""
+    at = row * ids.row_stride + slot * ids.slot_stride
+    return int(long_at(ids.place, at)) if ids.is_long else int(int_at(ids.place, at))
+
+
+@intrinsic
+def load_codes_of_bits(typing: Any, place: Any, bits: Any, count: Any) -> tuple[Any, Codegen]:
+    """Reads LANES codes of 2 to 16 bits, two's complement, the lowest bits first; bytes of the first `count` alone."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        place, bits, count = args
+        done = builder.append_basic_block("unpacked")
+        blocks = {width: builder.append_basic_block(f"bits_{width}") for width in CODE_BITS}
+        switch = builder.switch(bits, blocks[4])
+        results = []
+        for width, block in blocks.items():
+            if width != 4:
+                switch.add_case(_I64(width), block)
+            builder.position_at_end(block)
+            result = _unpacked(builder, _loaded(builder, place, count, width), width)
+            results.append((result, builder.block))
+            builder.branch(done)
+        builder.position_at_end(done)
+        value = builder.phi(FLOAT_VECTOR)
+        for result, block in results:
+            value.add_incoming(result, block)
+        return value
+
+    return FLOATS(types.int64, types.int64, types.int64), codegen
+
+
+def _loaded(builder: ir.IRBuilder, place: Any, count: Any, bits: int) -> Any:
+    """Generates a load of the bytes of LANES codes; those of codes beyond `count` are not touched."""
+    num_bytes = LANES * bits // 8
+    kind = ir.VectorType(_I8, num_bytes)
+    pointer = element_pointer(builder, place, _I64(0), kind, 1)
+    with builder.if_else(builder.icmp_signed(">=", count, _I64(LANES)), likely=True) as (whole, part):
+        with whole:
+            all_bytes, of_whole = builder.load(pointer, align=1), builder.block
+        with part:
+            used = builder.lshr(builder.add(builder.mul(count, _I64(bits)), _I64(7)), _I64(3))
+            numbers = ir.Constant(ir.VectorType(_I32, num_bytes), list(range(num_bytes)))
+            limit = builder.insert_element(ir.Constant(numbers.type, ir.Undefined), builder.trunc(used, _I32), _I32(0))
+            limit = builder.shuffle_vector(limit, limit, ir.Constant(numbers.type, [0] * num_bytes))
+            mask = builder.icmp_signed("<", numbers, limit)
+            arguments = [pointer, _I32(1), mask, ir.Constant(kind, [0] * num_bytes)]
+            some_bytes = call(builder, f"llvm.masked.load.v{num_bytes}i8.p0", kind, arguments)
+            of_part = builder.block
+    loaded = builder.phi(kind)
+    loaded.add_incoming(all_bytes, of_whole)
+    loaded.add_incoming(some_bytes, of_part)
+    return loaded
+
+
+def _unpacked(builder: ir.IRBuilder, packed: Any, bits: int) -> Any:
+    """Generates the codes in bytes: a lane gets the three bytes that its code may lie in, shifted left, then right."""
+    num_bytes = LANES * bits // 8
+    order, shifts = [], []
+    for lane in range(LANES):
+        first = lane * bits // 8
+        order += [at if at < num_bytes else num_bytes for at in range(first, first + 3)] + [num_bytes]
+        shifts.append(32 - bits - lane * bits % 8)
+    zeros = ir.Constant(packed.type, [0] * num_bytes)
+    spread = builder.shuffle_vector(packed, zeros, ir.Constant(ir.VectorType(_I32, 4 * LANES), order))
+    words = builder.shl(builder.bitcast(spread, WORD_VECTOR), ir.Constant(WORD_VECTOR, shifts))
+    return builder.sitofp(builder.ashr(words, ir.Constant(WORD_VECTOR, [32 - bits] * LANES)), FLOAT_VECTOR)
+
+
+@inlined
+def prefetch_packed(table: TablePlaces, row: int) -> None:
+    """Asks for the lines of a row, or of the bit that says whether it is stored; any row is safe."""
+    if table.bitmap:
+        prefetch_byte(table.bitmap, row >> 3)
+        return
+    at = row * table.row_bytes
+    for k in range(0, table.row_bytes, _LINE_BYTES):
+        prefetch_byte(table.codes, at + k)
+    prefetch_byte(table.codes, at + table.row_bytes - 1)
+
+
+@serial
+def place_of_row(table: TablePlaces, row: int) -> int:
+    """Returns the address of a row's codes; 0 where it is not stored, -1 where the file contradicts itself."""
+    if not table.bitmap:
+        return int(table.codes + row * table.row_bytes)
+    byte, within = row >> 3, row & 7
+    bits = byte_at(table.bitmap, byte)
+    if not (bits >> within) & 1:
+        return 0
+    block = row // ROWS_PER_RANK
+    place = int_at(table.rank, block) + how_many(bits & ((1 << within) - 1))
+    at = block * (ROWS_PER_RANK // 8)
+    while at + 8 <= byte:
+        place += how_many(np.int64(word_at(table.bitmap, at)))
+        at += 8
+    while at < byte:
+        place += how_many(byte_at(table.bitmap, at))
+        at += 1
+    if place < 0 or place >= table.stored_rows:
+        return -1
+    return int(table.codes + place * table.row_bytes)
+
+
+@inlined
+def _scaled(table: TablePlaces, codes: Any, count: int, share: np.float32) -> Any:
+    """Returns what the sum of `count` rows' codes stands for, times `share`."""
+    value = multiply(codes, splat(float_at(table.scale, 0)))
+    if table.offset:
+        value = add(value, splat(float_at(table.offset, 0) * np.float32(count)))
+    return multiply(value, splat(share)) if share != np.float32(1) else value
+
+
+@serial
+def look_up_packed(table: TablePlaces, ids: Ids, row: int, target: int) -> int:
+    """Writes f32[dim] of a row of ids: a table's row, or what a bag pools; returns 0, or 1 if the file is bad."""
+    if table.is_bag:
+        return int(_pool_bag(table, ids, row, target))
+    place = place_of_row(table, id_at(ids, row, table.first_slot))
+    for k in range(0, table.dim, LANES):
+        codes = splat(np.float32(0))
+        if place > 0:
+            codes = load_codes_of_bits(place + k * table.bits // 8, table.bits, table.dim - k)
+        store_part(target, k, _scaled(table, codes, 1, np.float32(1)), table.dim - k)
+    return 1 if place < 0 else 0
+
+
+@serial
+def _pool_bag(table: TablePlaces, ids: Ids, row: int, target: int) -> int:
+    count, bad = 0, 0
+    for slot in range(table.first_slot, table.first_slot + table.num_slots):
+        count += 1 if id_at(ids, row, slot) >= 0 else 0
+    share = np.float32(1) / np.float32(count) if table.is_mean and count > 1 else np.float32(1)
+    for k in range(0, table.dim, LANES):
+        # Of whole numbers, so that the sum is exact up to 2^24.
+        codes = splat(np.float32(0))
+        for slot in range(table.first_slot, table.first_slot + table.num_slots):
+            number = id_at(ids, row, slot)
+            place = place_of_row(table, number) if number >= 0 else 0
+            if place > 0:
+                found = load_codes_of_bits(place + k * table.bits // 8, table.bits, table.dim - k)
+                codes = add(codes, found)
+            bad |= 1 if place < 0 else 0
+        store_part(target, k, _scaled(table, codes, count, share), table.dim - k)
+    return bad

@@ -1,0 +1,209 @@
+"""The forward of a packed model by compiled code: arrays as they lie in a file in, logits out. It takes numba.
+
+A logit has the same bits alone, in a batch, and by any number of threads.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+_ROWS_OF_A_TURN = 480
+"""Rows that a thread takes at a time: ten tiles, of which each takes some hundred microseconds."""
+
+_LINE_BYTES, _LINE_FLOATS = 64, 16
+
+_BF16_BITS = 8
+"""The most bits of codes that BF16 holds exactly."""
+
+
+class RefusedRowsError(Exception):
+    """An id is no row, a number is not finite, or a sparse table contradicts itself: nothing was scored."""
+
+
+@dataclass(frozen=True)
+class TableArrays:
+    """A packed table, and where its ids stand in a row of ids."""
+
+    codes: NDArray[np.uint8]  # [stored rows, bytes of a row]
+    num_rows: int
+    dim: int
+    bits: int
+    scale: Floats  # f32[1]
+    offset: Floats | None  # f32[1]
+    first_slot: int
+    num_slots: int
+    is_bag: bool  # ids may be -1, for none
+    bitmap: NDArray[np.uint8] | None = None  # of a sparse table: a bit for each row that is stored
+    rank: NDArray[np.int32] | None = None  # the rows stored before every 512 rows
+
+
+@dataclass(frozen=True)
+class LayerArrays:
+    """A layer: `values` f32[outputs, inputs] are its weight, or with a scale its codes, of `bits`."""
+
+    values: Floats
+    bits: int
+    scale: Floats | None  # f32[outputs], or f32[1] for all of them
+    bias: Floats | None
+    rectify: bool
+    grid: tuple[np.float32, int, int] | None = None  # scale, least and largest code of inputs that are rounded
+    ends_cross: bool = False
+
+
+@dataclass(frozen=True)
+class NetworkArrays:
+    """A packed model."""
+
+    tables: Sequence[TableArrays]
+    projections: Sequence[LayerArrays | None]  # by table
+    bottom: Sequence[LayerArrays]
+    cross: Sequence[LayerArrays]
+    top: Sequence[LayerArrays]
+    dim: int  # of the vectors that interact
+    is_dot: bool  # else they are joined as they are
+    is_mean: bool  # bags
+
+
+class CompiledNetwork:
+    """A packed model that compiled code scores with; several threads may use it at a time."""
+
+    def __init__(self, arrays: NetworkArrays, threads: int) -> None:
+        """Compiles what was never compiled on this machine; ImportError without numba."""
+        from .numba import packed_network
+
+        self._compiled: Any = packed_network
+        self._kept: list[NDArray[Any]] = []  # what the kernel has addresses of
+        self._network = self._places(arrays)
+        self._scratch_floats: int = self._compiled.scratch_floats(self._network)
+        self._spare: list[tuple[NDArray[np.float32], int]] = []
+        self._threads, self._making = threads, threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+        slots = sum(table.num_slots for table in arrays.tables)
+        self.logits(np.empty((0, arrays.bottom[0].values.shape[1]), np.float32), np.empty((0, slots), np.int64))
+
+    def logits(self, dense: NDArray[Any], ids: NDArray[np.integer[Any]]) -> Floats:
+        """Returns f32[n] of dense values [n, D] and ids [n, S] of any strides; RefusedRowsError for what is unsound."""
+        size = ids.itemsize
+        if size < 4 or ids.dtype.kind != "i" or any(stride % size for stride in ids.strides):
+            ids, size = ids.astype(np.int64), 8
+        dense = np.ascontiguousarray(dense, np.float32)
+        count = len(dense)
+        logits = np.empty(count, np.float32)
+        strides = ids.strides[0] // size, ids.strides[1] // size
+        rows = self._compiled.BatchPlaces(
+            _address(dense), self._network.num_dense, _address(ids), int(size == 8), *strides, _address(logits)
+        )
+        if self._threads == 1 or count <= _ROWS_OF_A_TURN:
+            self._score(rows, 0, count)
+            return logits
+
+        def take_turn(first: int) -> None:
+            self._score(rows, first, min(first + _ROWS_OF_A_TURN, count))
+
+        deque(self._workers().map(take_turn, range(0, count, _ROWS_OF_A_TURN)), maxlen=0)
+        return logits
+
+    def _score(self, rows: Any, first: int, end: int) -> None:
+        try:
+            scratch = self._spare.pop()
+        except IndexError:
+            array = np.empty(self._scratch_floats + _LINE_FLOATS, np.float32)
+            scratch = array, -(-_address(array) // _LINE_BYTES) * _LINE_BYTES
+        found = self._compiled.score(self._network, rows, first, end, scratch[1])
+        self._spare.append(scratch)
+        if found != self._compiled.SOUND:
+            raise RefusedRowsError
+
+    def _workers(self) -> ThreadPoolExecutor:
+        with self._making:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self._threads, "dqrm-score")
+            return self._pool
+
+    def _places(self, arrays: NetworkArrays) -> Any:
+        """Returns the model as the kernel reads it."""
+        projections = [layer for layer in arrays.projections if layer is not None]
+        numbers = iter(range(len(projections)))
+        of_tables = [-1 if layer is None else next(numbers) for layer in arrays.projections]
+        layers = [*projections, *arrays.bottom, *arrays.cross, *arrays.top]
+        features, lanes = 1 + len(arrays.tables), self._compiled.LANES
+        joined = arrays.top[0].values.shape[1]
+        widths = [width for layer in layers for width in layer.values.shape]
+        cross_first = len(projections) + len(arrays.bottom)
+        tables = [self._table(table, arrays.is_mean) for table in arrays.tables]
+        return self._compiled.NetworkPlaces(
+            tables=self._address(np.array(tables, np.int64)),
+            num_tables=len(tables),
+            projections=self._address(np.array(of_tables, np.int64)),
+            layers=self._address(np.array([self._layer(layer) for layer in layers], np.int64)),
+            bottom_first=len(projections),
+            cross_first=cross_first,
+            top_first=cross_first + len(arrays.cross),
+            num_layers=len(layers),
+            dim=arrays.dim,
+            num_dense=arrays.bottom[0].values.shape[1],
+            joined_width=joined,
+            is_dot=int(arrays.is_dot),
+            buffer=max(*widths, *(table.dim for table in arrays.tables)),
+            dots_scratch=-(-features // lanes) * lanes * -(-arrays.dim // lanes) * lanes,
+        )
+
+    def _table(self, table: TableArrays, is_mean: bool) -> Any:
+        return self._compiled.TablePlaces(
+            codes=self._address(table.codes),
+            row_bytes=table.codes.shape[1],
+            dim=table.dim,
+            bits=table.bits,
+            num_rows=table.num_rows,
+            bitmap=0 if table.bitmap is None else self._address(table.bitmap),
+            rank=0 if table.rank is None else self._address(table.rank),
+            stored_rows=len(table.codes),
+            first_slot=table.first_slot,
+            num_slots=table.num_slots,
+            is_bag=int(table.is_bag),
+            is_mean=int(is_mean),
+            scale=self._address(table.scale),
+            offset=0 if table.offset is None else self._address(table.offset),
+        )
+
+    def _layer(self, layer: LayerArrays) -> Any:
+        outputs, inputs = layer.values.shape
+        is_bf16 = layer.scale is not None and layer.bits <= _BF16_BITS
+        values = layer.values
+        if layer.scale is not None and not is_bf16:
+            values = values * layer.scale[:, None]
+        affine = np.zeros((2, -(-outputs // self._compiled.PANEL) * self._compiled.PANEL), np.float32)
+        affine[0, :outputs] = layer.scale if is_bf16 else 1
+        affine[1, :outputs] = 0 if layer.bias is None else layer.bias
+        grid = 0
+        if layer.grid is not None:
+            scale, *codes = layer.grid
+            grid = self._address(np.array([np.reciprocal(scale), scale, *codes], np.float32))
+        return self._compiled.LayerPlaces(
+            weight=self._address(self._compiled.packed_panels(values, is_bf16)),
+            is_bf16=int(is_bf16),
+            inputs=inputs,
+            outputs=outputs,
+            affine=self._address(affine),
+            rectify=int(layer.rectify),
+            grid=grid,
+            ends_cross=int(layer.ends_cross),
+        )
+
+    def _address(self, array: NDArray[Any]) -> int:
+        """Returns where an array lies, which is kept alive."""
+        self._kept.append(array)
+        return _address(array)
+
+
+def _address(array: NDArray[Any]) -> int:
+    place: int = array.__array_interface__["data"][0]
+    return place
