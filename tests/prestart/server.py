@@ -1,6 +1,7 @@
 """Imports what commands need, and forks a process for each client.
 
-It computes nothing itself: a child of a process with threads of OpenMP would hang.
+It computes nothing itself: a child of a process with threads of OpenMP would hang. It listens for as long as anybody
+has the other end of its standard input, a pipe with a name.
 """
 
 import atexit
@@ -50,8 +51,8 @@ class Child:
 class Server:
     """Forks a process for each client, whose state the client then follows, and ends it when the client is gone."""
 
-    def __init__(self, listener: socket.socket) -> None:
-        self._listener = listener
+    def __init__(self, listener: socket.socket, path: Path) -> None:
+        self._listener, self._path = listener, path
         self._children: dict[int, Child] = {}  # by descriptor of the client
         self._changes, self._changed = os.pipe()  # written to when a child has ended, stopped or gone on
         os.set_blocking(self._changed, False)
@@ -65,9 +66,7 @@ class Server:
         """Serves until standard input ends; in a child it returns what the child is to run."""
         while True:
             for descriptor, _ in self._poll.poll():
-                if descriptor == sys.stdin.fileno():
-                    for child in self._children.values():
-                        _kill(child)
+                if descriptor == sys.stdin.fileno() and self._left_alone():
                     return None
                 if descriptor == self._changes:
                     os.read(self._changes, 512)
@@ -77,6 +76,23 @@ class Server:
                     self._pass_on(self._children[descriptor])
                 elif descriptor == self._listener.fileno() and (request := self._fork()) is not None:
                     return request
+
+    def _left_alone(self) -> bool:
+        """Says whether everybody is gone, and nobody came at the last moment; then nothing is left but the process."""
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        pipe = select.poll()
+        pipe.register(sys.stdin.fileno(), 0)
+        alone = any(event & select.POLLHUP for _, event in pipe.poll(0))
+        if alone:
+            for child in self._children.values():
+                _kill(child)
+            for name in (self._path, self._path.with_suffix(".alive")):
+                name.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another server is there
+                self._path.parent.rmdir()
+        os.close(folder)
+        return alone
 
     def _fork(self) -> dict[str, Any] | None:
         client, _ = self._listener.accept()
@@ -196,14 +212,25 @@ def _end(status: int) -> NoReturn:
 def main() -> None:
     for name in _IMPORTED:
         importlib.import_module(name)
+    _prepare_numba()
+    path = Path(sys.argv[1])
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        listener.bind(sys.argv[1])
+        # Under its name it listens already.
+        coming = path.with_suffix(".coming")
+        listener.bind(str(coming))
         listener.listen(64)
-        print("ready", flush=True)
-        request = Server(listener).serve()
+        coming.rename(path)
+        request = Server(listener, path).serve()
     if request is not None:
         _become(request)
         _end(_status_of(request["arguments"]))
+
+
+def _prepare_numba() -> None:
+    """Loads what numba knows of Python and NumPy, as the first kernel would: 0.4 seconds of a core."""
+    target = importlib.import_module("numba.core.registry").cpu_target
+    target.typing_context.refresh()
+    target.target_context.refresh()
 
 
 if __name__ == "__main__":

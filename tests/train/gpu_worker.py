@@ -1,7 +1,6 @@
 """One rank: trains every case on DEVICE, over TRANSPORT or simulated, to FOLDER/CASE; a GPU is pretended."""
 
 import io
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -37,14 +36,10 @@ def case_config(case: str, device: str, transport: str) -> Config:
     return replace(config, device=device, kernels="torch", comm=comm)
 
 
-def main(device: str, transport: str, folder: Path) -> None:
+def main(device: str, transport: str, folder: str) -> None:
     gpu = install()
     with opened_transport(case_config("sparse", device, transport)) as way:
         for case in CASES:
             config = case_config(case, device, transport)
-            train(config, RunRequest(folder / case, False, {}, io.StringIO()), way)
+            train(config, RunRequest(Path(folder) / case, False, {}, io.StringIO()), way)
     print(gpu.operations)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))

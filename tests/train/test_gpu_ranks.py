@@ -14,16 +14,15 @@ from pretend_gpu import LIBRARY, NUMBER, build_library
 
 pytestmark = pytest.mark.mpi
 
-WORKER = Path(__file__).with_name("gpu_worker.py")
-# The helpers of these tests, and this checkout, whichever one is installed.
-PATHS = {"PYTHONPATH": ":".join(map(str, WORKER.parents[:3]))}
+PATHS = [str(folder) for folder in Path(__file__).parents[:2]]
+WORKER = f"import sys; sys.path[:0] = {PATHS!r}; from gpu_worker import main; main(*sys.argv[1:])"
 LAUNCHERS = {"sim": run_gloo, "gloo": run_gloo, "nccl": run_gloo, "mpi": run_mpi, "oneccl": run_mpi}
 
 
 def work(device: str, transport: str, folder: Path, library: Path, ranks: int = RANKS, gpus: int = RANKS) -> World:
     started = 1 if transport == "sim" else ranks
-    env = {**PATHS, NUMBER: str(gpus), LIBRARY: str(library)}
-    return LAUNCHERS[transport]([WORKER, device, transport, folder], started, env=env, timeout_s=240)
+    env = {NUMBER: str(gpus), LIBRARY: str(library)}
+    return LAUNCHERS[transport](["-c", WORKER, device, transport, folder], started, env=env, timeout_s=240)
 
 
 @pytest.fixture(scope="module")

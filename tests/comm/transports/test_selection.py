@@ -142,7 +142,7 @@ dist.Backend.register_backend(
 def test_the_bindings_for_pytorch_come_first_where_they_are_installed(tmp_path: Path) -> None:
     """Intel's wheel is in no index: what is imported here registers gloo under its backend's name."""
     (tmp_path / "oneccl_bindings_for_pytorch.py").write_text(STAND_IN)
-    world = run_gloo(["-c", TELL, "oneccl"], 2, env={"PYTHONPATH": str(tmp_path)}).check()
+    world = run_gloo(["-c", TELL, "oneccl"], 2, env={"PYTHONPATH": str(tmp_path)}, forked=False).check()
     expected = "oneccl|2|1|oneccl was asked for, through oneccl_bindings_for_pytorch\n"
     assert [rank.stdout for rank in world.ranks] == [expected] * 2
 
@@ -150,7 +150,7 @@ def test_the_bindings_for_pytorch_come_first_where_they_are_installed(tmp_path: 
 @pytest.mark.mpi
 def test_bindings_that_do_not_load_name_the_mend(tmp_path: Path) -> None:
     (tmp_path / "oneccl_bindings_for_pytorch.py").write_text("raise AttributeError('of another torch')")
-    world = run_gloo(["-c", TELL, "oneccl"], 2, env={"PYTHONPATH": str(tmp_path)})
+    world = run_gloo(["-c", TELL, "oneccl"], 2, env={"PYTHONPATH": str(tmp_path)}, forked=False)
     assert world.returncode != 0
     assert "does not load beside torch" in world.stderr
     assert "pip install 'dqrm-cpu[oneccl]'" in world.stderr
