@@ -28,7 +28,10 @@ def make_contestant(name: str) -> Contestant:
 
 
 def usable(*names: str) -> list[str]:
-    """Those that can take part here: libraries may be missing, and so may BF16."""
+    """Those that can take part here: their libraries may be missing, and so may BF16.
+
+    Not to be asked about others: to set up one of plain torch takes seconds, whenever tests are collected.
+    """
     return [name for name in names if _takes_part(name)]
 
 

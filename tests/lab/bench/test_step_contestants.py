@@ -7,13 +7,13 @@ from bench_cases import BATCH, make_contestant, tiny_case, usable
 from dqrm_cpu.lab.bench.harness.batch_pool import make_pool
 
 STEPS = 6
-FP32_PEERS = usable("torch_fp32", "torch_fp32_flat", "fbgemm_fp32")
-EXACT_PEERS = usable(
+FP32_PEERS = ("torch_fp32", "torch_fp32_flat", *usable("fbgemm_fp32"))
+EXACT_PEERS = (
     "ours_int4_scan_every",
     "torch_qat_scan_every",
     "torch_qat_columns_every",
     "torch_qat_whole_table",
-    "ours_int4_exact_ipex",
+    *usable("ours_int4_exact_ipex"),
 )
 
 
