@@ -57,3 +57,15 @@ def _two_threads(request: pytest.FixtureRequest) -> Iterator[None]:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("bf16") and not has_bf16_products(fingerprint().isa):
         pytest.skip("this CPU has no BF16 products; `train` refuses --train.precision bf16 on it")
+
+
+@pytest.fixture
+def forked_processes(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Has commands that start ranks or other processes of Python fork them from one that has torch already."""
+    from launching import clean_environ
+    from prestart import executable
+
+    environ = clean_environ()
+    for name in ("OMP_NUM_THREADS", "I_MPI_WAIT_MODE"):  # without the last, ranks that wait burn a core each
+        monkeypatch.setenv(name, environ[name])
+    monkeypatch.setattr(sys, "executable", str(executable(tmp_path_factory.mktemp("forked"), environ)))

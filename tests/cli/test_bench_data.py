@@ -8,6 +8,7 @@ import pytest
 from dqrm_cpu.cli.main import main
 
 
+@pytest.mark.usefixtures("forked_processes")
 def test_figures_of_a_run_say_who_read_what_in_how_much_memory(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,6 +14,7 @@ TRANSPORTS = ("mpi", "gloo")
 
 @pytest.mark.mpi
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_processes")
 def test_one_command_measures_every_wire_over_every_transport(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from commands import dqrm_cpu
 from launching import World, clean_environ, run_world
+from prestart import python
 from several_commands import several_commands
 
 SMALL = [
@@ -197,9 +198,9 @@ sys.exit(main([*sys.argv[1:-1], sys.argv[-1] + os.environ["PMI_RANK"]]))
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_says_how_to_resume(number: int, status: int, tmp_path: Path) -> None:
     arguments = ["train", *SMALL, "--train.epochs", "500", "--run-dir", str(tmp_path / "run")]
-    process = subprocess.Popen(
-        [*COMMAND, *arguments], env=clean_environ(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    environ = clean_environ()
+    command = [*python(environ), "-m", "dqrm_cpu", *arguments]
+    process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     rows = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 60
     while not (rows.exists() and rows.stat().st_size) and time.monotonic() < deadline:

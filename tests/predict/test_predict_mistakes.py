@@ -16,6 +16,8 @@ from dqrm_cpu.data.store.copying import Target
 from dqrm_cpu.data.store.stored_rows import StoredRows
 from dqrm_cpu.errors import ConfigError, DataError
 from dqrm_cpu.predict.prediction import PredictRequest, predict
+from launching import clean_environ
+from prestart import python
 from scoring import NAMES, Scored, scored_run, succeed
 from test_predict_rows import predicted, read_csv, write_lines
 
@@ -232,8 +234,9 @@ def test_a_process_that_is_killed_leaves_nothing_under_the_name(
 ) -> None:
     """It waits for the rest of standard input when it is killed, with rows written."""
     out = tmp_path / name
-    command = [sys.executable, "-m", "dqrm_cpu", "predict", str(scored.run_dir), "-", "--out", str(out)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    environ = clean_environ()
+    command = [*python(environ), "-m", "dqrm_cpu", "predict", str(scored.run_dir), "-", "--out", str(out)]
+    with subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdin is not None
         text = "".join(f"{line}\n" for line in scored.lines).encode()
         process.stdin.write(text * ((16 << 20) // len(text)))

@@ -1,9 +1,9 @@
 """A signal stops `dqrm-cpu prepare`, which says how to go on; a second one ends it at once."""
 
 import contextlib
+import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from dqrm_cpu.base.signals import SAME_EVENT_S
 from dqrm_cpu.cli.main import main
 from folders import files_of
 from preparing import criteo_text
+from prestart import python
 
 _STUCK = Path(__file__).parent / "stuck_preparation.py"
 _PATIENCE_S = 90
@@ -26,7 +27,7 @@ def text() -> bytes:
 
 
 def command(out: Path) -> list[str]:
-    return [sys.executable, "-m", "dqrm_cpu", "prepare", "-", "--format", "kaggle", "--out", str(out)]
+    return [*python(os.environ), "-m", "dqrm_cpu", "prepare", "-", "--format", "kaggle", "--out", str(out)]
 
 
 def until_a_step_is_safe(out: Path, process: "subprocess.Popen[bytes]") -> None:
@@ -80,7 +81,7 @@ def test_a_second_signal_ends_it_at_once_and_the_command_can_be_repeated(
     """The first one waits for what is under way, here for a disk that does not answer."""
     raw, expected = whole
     arguments = prepare_in_small_shards(raw, tmp_path / "out")
-    process = subprocess.Popen([sys.executable, _STUCK, "3", *arguments], stdout=subprocess.PIPE)
+    process = subprocess.Popen([*python(os.environ), str(_STUCK), "3", *arguments], stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == b"stuck\n"

@@ -64,6 +64,7 @@ def test_impossible_plans_are_refused(arguments: list[str], capsys: pytest.Captu
 
 @pytest.mark.mpi
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_processes")
 def test_the_model_stands_beside_two_real_ranks(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--quick", "--nodes", "2", "--gbps", "10", "--threads", "1"]) == 0
     output = capsys.readouterr().out

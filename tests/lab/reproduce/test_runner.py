@@ -164,6 +164,7 @@ def test_one_epoch_of_the_paper_maps_to_the_scale() -> None:
     assert (TINY.epochs_for(5), TINY.epochs_for(7)) == (2, 7)
 
 
+@pytest.mark.usefixtures("forked_processes")
 def test_real_ranks_count_what_they_send(tmp_path: Path) -> None:
     two = Variant("two", {"quant.method": "dqrm", "comm.wire": "int8"}, processes=2)
     planned = plan([dataclasses.replace(EXPERIMENT, variants=(two,), baseline="two")], request_in(tmp_path))
@@ -175,6 +176,7 @@ def test_real_ranks_count_what_they_send(tmp_path: Path) -> None:
     assert outcome.phases_ms["wire"] > 0
 
 
+@pytest.mark.usefixtures("forked_processes")
 def test_a_rank_that_fails_is_told_with_what_it_said(tmp_path: Path) -> None:
     wild = Variant("two", {"quant.method": "none", "train.learning_rate": 1e30}, processes=2)
     planned = plan([dataclasses.replace(EXPERIMENT, variants=(wild,), baseline="two")], request_in(tmp_path))
