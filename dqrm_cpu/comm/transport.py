@@ -11,7 +11,7 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, NamedTuple, NoReturn, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +54,32 @@ class Buffers:
             start = -raw.ctypes.data % ALIGNMENT_BYTES
             held = self._held[name] = raw[start : start + size]
         return held[:num_bytes]
+
+
+class Stretches(NamedTuple):
+    """The parts of a buffer that go to, or come from, each rank: each starts on a cache line, where the last ends."""
+
+    counts: list[int]  # bytes, by rank
+    starts: list[int]
+    num_bytes: int  # of the whole buffer
+
+    @classmethod
+    def of(cls, counts: Sequence[int]) -> "Stretches":
+        """Places parts of these lengths one behind the other."""
+        starts = [0]
+        for count in counts:
+            starts.append(starts[-1] + align(count))
+        end = starts.pop()
+        return cls(list(counts), starts, end)
+
+    @property
+    def widths(self) -> list[int]:
+        """The bytes from the start of each part to that of the next."""
+        return [align(count) for count in self.counts]
+
+    def parts(self, buffer: Bytes) -> list[Bytes]:
+        """Returns a view of each part."""
+        return [buffer[start : start + count] for start, count in zip(self.starts, self.counts, strict=True)]
 
 
 def sum_in_order(parts: Sequence[Array] | Array, out: Array) -> None:
@@ -165,14 +191,12 @@ class Transport(ABC):
             return [payload]
         if lengths is None:
             lengths = self.allgather_small(np.array([payload.size], dtype=np.int64))[:, 0].tolist()
-        counts, starts = list(lengths), [0]
-        for count in counts:
-            starts.append(starts[-1] + align(count))
-        received = self.buffers.take("allgatherv", starts.pop())
-        if any(counts):
-            self._allgatherv(payload, received, counts, starts)
+        stretches = Stretches.of(lengths)
+        received = self.buffers.take("allgatherv", stretches.num_bytes)
+        if any(stretches.counts):
+            self._allgatherv(payload, received, stretches.counts, stretches.starts)
         self.bytes_sent += payload.nbytes * (self.size - 1)
-        return [received[start : start + count] for start, count in zip(starts, counts, strict=True)]
+        return stretches.parts(received)
 
     def alltoall(self, parts: Array) -> Array:
         """Sends row r of parts[size, n] to rank r; returns in row r what rank r had for this one.
@@ -187,6 +211,25 @@ class Transport(ABC):
         self._alltoall(parts.reshape(-1), received.reshape(-1))
         self.bytes_sent += parts[0].nbytes * (self.size - 1)
         return received
+
+    def alltoallv(self, send: Bytes, sent: Stretches, lengths: Sequence[int]) -> list[Bytes]:
+        """Sends part r of `send` to rank r; returns what each rank had for this one, by rank, of these lengths.
+
+        `send` has room for all of `sent`, padding with it. The parts returned are views that start on a cache line
+        each, into memory that the next call overwrites.
+        """
+        if send.dtype != np.uint8 or send.shape != (sent.num_bytes,) or not send.flags.c_contiguous:
+            raise ValueError(f"alltoallv moves {sent.num_bytes} contiguous bytes, not {send.dtype}{list(send.shape)}")
+        own = sent.counts[self.rank]
+        if len(sent.counts) != self.size or len(lengths) != self.size or lengths[self.rank] != own:
+            raise ValueError(f"rank {self.rank} of {self.size} sends {sent.counts} bytes and receives {list(lengths)}")
+        if self.size == 1:
+            return sent.parts(send)
+        arriving = Stretches.of(lengths)
+        received = self.buffers.take("alltoallv", arriving.num_bytes)
+        self._alltoallv(send, sent, received, arriving)
+        self.bytes_sent += sum(sent.counts) - own
+        return arriving.parts(received)
 
     def _reduce_at_destination(self, flat: Array) -> None:
         """Sums in parts: rank r receives every rank's part r, sums it, and hands the sum to all."""
@@ -234,6 +277,10 @@ class Transport(ABC):
     def _allgatherv(self, send: Bytes, receive: Bytes, counts: list[int], starts: list[int]) -> None:
         """Fills receive[starts[r] :][: counts[r]] with what rank r sends."""
 
+    @abstractmethod
+    def _alltoallv(self, send: Bytes, sent: Stretches, receive: Bytes, arriving: Stretches) -> None:
+        """Sends part r to rank r and receives its part for this rank; what lies between parts may travel too."""
+
 
 class SingleTransport(Transport):
     """The transport of a single process, which may simulate several ranks: it has nothing to move."""
@@ -261,6 +308,9 @@ class SingleTransport(Transport):
 
     def _allgatherv(self, send: Bytes, receive: Bytes, counts: list[int], starts: list[int]) -> None:
         receive[starts[0] : starts[0] + counts[0]] = send
+
+    def _alltoallv(self, send: Bytes, sent: Stretches, receive: Bytes, arriving: Stretches) -> None:
+        receive[:] = send
 
 
 def _flat(array: Floats) -> Array:

@@ -108,4 +108,14 @@ int dqrm_ccl_alltoall(void *world, const void *send, void *receive, size_t bytes
     return guarded([&] { ccl::alltoall(send, receive, bytes_each, ccl::datatype::uint8, ranks_of(world)).wait(); });
 }
 
+// Parts lie one behind the other, in the order of the ranks.
+int dqrm_ccl_alltoallv(void *world, const void *send, const size_t *sent, void *receive, const size_t *arriving) {
+    return guarded([&] {
+        const auto &ranks = ranks_of(world);
+        const std::vector<size_t> lengths(sent, sent + ranks.size());
+        const std::vector<size_t> places(arriving, arriving + ranks.size());
+        ccl::alltoallv(send, lengths, receive, places, ccl::datatype::uint8, ranks).wait();
+    });
+}
+
 }  // extern "C"

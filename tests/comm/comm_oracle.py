@@ -28,6 +28,12 @@ def payload(rank: int, ranks: int) -> np.ndarray:
     return np.random.default_rng(rank).integers(0, 256, length, dtype=np.uint8)
 
 
+def message_to(case: str, sender: int, receiver: int) -> np.ndarray:
+    """Of the case `some`, rank 0 has nothing for rank 1, and no two lengths are equal."""
+    length = 0 if case == "none" or (sender, receiver) == (0, 1) else 61 * sender + 130 * receiver + 3
+    return np.random.default_rng([sender, receiver]).integers(0, 256, length, dtype=np.uint8)
+
+
 def ordered_sum(parts: Sequence[np.ndarray]) -> np.ndarray:
     total = parts[0].copy()
     for part in parts[1:]:

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from comm_oracle import DENSE_SIZES, dense_input, exchange_sparse, payload, sparse_input
+from comm_oracle import DENSE_SIZES, dense_input, exchange_sparse, message_to, payload, sparse_input
 from dqrm_cpu.comm.exchange.table_exchange import sum_over_ranks_
+from dqrm_cpu.comm.transport import Stretches
 from dqrm_cpu.comm.transports.selection import open_transport
 
 
@@ -30,6 +31,16 @@ def main(name: str, folder: Path) -> None:
         for r, message in enumerate(transport.allgatherv(payload(rank, size))):
             found[f"allgatherv.{r}"] = message.copy()
         found["all_empty"] = np.array([m.size for m in transport.allgatherv(np.empty(0, np.uint8))])
+        for case in ("some", "none"):
+            sent = Stretches.of([message_to(case, rank, other).size for other in range(size)])
+            send = np.full(sent.num_bytes, 255, dtype=np.uint8)
+            for other, room in enumerate(sent.parts(send)):
+                room[:] = message_to(case, rank, other)
+            before = transport.bytes_sent
+            arrived = transport.alltoallv(send, sent, [message_to(case, other, rank).size for other in range(size)])
+            for other, from_other in enumerate(arrived):
+                found[f"alltoallv.{case}.{other}"] = from_other.copy()
+            found[f"alltoallv.{case}.bytes"] = np.array(transport.bytes_sent - before)
         last = size - 1
         found["broadcast"] = np.array(json.dumps(transport.broadcast_json({"from": rank, "text": "\u00fc"}, root=last)))
         found["dense"] = sum_over_ranks_(transport, [dense_input(rank, 301, "float32")])

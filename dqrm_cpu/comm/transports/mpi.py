@@ -8,7 +8,7 @@ from typing import Any
 
 from dqrm_cpu.comm.coordination import require_one_transport
 from dqrm_cpu.comm.heartbeat.watchdog import process_deadline
-from dqrm_cpu.comm.transport import Array, Bytes, abort_message
+from dqrm_cpu.comm.transport import Array, Bytes, Stretches, abort_message
 from dqrm_cpu.comm.transports.launch import NO_LAUNCHER, SLURM, Launch
 from dqrm_cpu.comm.transports.process_transport import ProcessTransport
 from dqrm_cpu.errors import CommError, DeviceError
@@ -137,3 +137,7 @@ class MpiTransport(ProcessTransport):
     def _allgatherv(self, send: Bytes, receive: Bytes, counts: list[int], starts: list[int]) -> None:
         with self._waiting("an allgatherv"):
             self._comm.Allgatherv(send, (receive, (counts, starts)))
+
+    def _alltoallv(self, send: Bytes, sent: Stretches, receive: Bytes, arriving: Stretches) -> None:
+        with self._waiting("an all-to-all"):
+            self._comm.Alltoallv((send, (sent.counts, sent.starts)), (receive, (arriving.counts, arriving.starts)))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dqrm_cpu.comm.coordination import require_one_transport
-from dqrm_cpu.comm.transport import Array, Bytes
+from dqrm_cpu.comm.transport import Array, Bytes, Stretches
 from dqrm_cpu.comm.transports.launch import HYDRA, TORCHRUN, Launch
 from dqrm_cpu.comm.transports.mpi import abort_mpi, start_mpi
 from dqrm_cpu.comm.transports.oneccl_library import OneCclCommunicator, build_shim, oneccl_defaults
@@ -114,6 +114,10 @@ class OneCclTransport(ProcessTransport):
     def _allgatherv(self, send: Bytes, receive: Bytes, counts: list[int], starts: list[int]) -> None:
         with self._waiting("an allgatherv"):
             self._communicator.allgatherv(send, receive, counts, starts)
+
+    def _alltoallv(self, send: Bytes, sent: Stretches, receive: Bytes, arriving: Stretches) -> None:
+        with self._waiting("an all-to-all"):
+            self._communicator.alltoallv(send, sent.widths, receive, arriving.widths)
 
 
 def _started_by_mpi(launch: Launch, environ: Mapping[str, str]) -> bool:

@@ -41,6 +41,7 @@ _SIGNATURES: dict[str, list[Any]] = {
     "broadcast": [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int],
     "allgatherv": [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p],
     "alltoall": [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t],
+    "alltoallv": [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p],
 }
 _VERSION_BYTES = 64
 
@@ -174,6 +175,15 @@ class OneCclCommunicator:
     def alltoall(self, send: Array, receive: Array) -> None:
         """Sends part r of `send` to rank r, which receives it as this rank's part of `receive`; equal parts."""
         self._call("alltoall", self._communicator, send.ctypes.data, receive.ctypes.data, send.nbytes // self._size)
+
+    def alltoallv(self, send: Array, sent: Sequence[int], receive: Array, arriving: Sequence[int]) -> None:
+        """Sends the next sent[r] bytes of `send` to rank r, and fills the next arriving[r] of `receive` with its own.
+
+        Both are full.
+        """
+        lengths = np.array([sent, arriving], dtype=np.uint64)
+        places = send.ctypes.data, lengths[0].ctypes.data, receive.ctypes.data, lengths[1].ctypes.data
+        self._call("alltoallv", self._communicator, *places)
 
     def close(self) -> None:
         """Leaves the other ranks."""

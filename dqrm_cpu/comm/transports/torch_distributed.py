@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dqrm_cpu.comm.coordination import require_one_transport
-from dqrm_cpu.comm.transport import Array, Bytes, align
+from dqrm_cpu.comm.transport import Array, Bytes, Stretches, align
 from dqrm_cpu.comm.transports.gpus import gpu_name, require_distinct_gpus, take_gpu
 from dqrm_cpu.comm.transports.launch import Launch
 from dqrm_cpu.comm.transports.mpi import abort_mpi
@@ -138,6 +138,10 @@ class TorchTransport(ProcessTransport):
         own = strides[self.rank]
         with self._waiting("an allgatherv"):
             self._exchange(self._for_everyone(send, own), receive, strides, [own] * self.size)
+
+    def _alltoallv(self, send: Bytes, sent: Stretches, receive: Bytes, arriving: Stretches) -> None:
+        with self._waiting("an all-to-all"):
+            self._exchange(_tensor(send), receive, arriving.widths, sent.widths)
 
     def _exchange(
         self, send: Tensor, receive: Array, received: list[int] | None = None, sent: list[int] | None = None

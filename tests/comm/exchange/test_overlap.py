@@ -123,7 +123,7 @@ class OneThreaded(ProcessTransport):
         raise AssertionError(arguments)
 
     missing: Any = _missing
-    barrier = _broadcast = _allgather = _alltoall = _allgatherv = missing
+    barrier = _broadcast = _allgather = _alltoall = _allgatherv = _alltoallv = missing
     _open_second = _close_second = _abort_all = missing
 
     def _disconnect(self) -> None:

@@ -13,6 +13,7 @@ from comm_oracle import (
     DENSE_SIZES,
     dense_input,
     exchange_sparse,
+    message_to,
     ordered_sum,
     payload,
     same_bits,
@@ -82,6 +83,15 @@ def test_allgatherv_brings_each_payload_at_its_length(results: Results) -> None:
 
 def test_allgatherv_of_nothing(results: Results) -> None:
     assert all(rank["all_empty"].tolist() == [0] * len(results) for rank in results)
+
+
+@pytest.mark.parametrize("case", ["some", "none"])
+def test_alltoallv_brings_what_each_rank_has_for_this_one(results: Results, case: str) -> None:
+    for receiver, rank in enumerate(results):
+        for sender in range(len(results)):
+            assert rank[f"alltoallv.{case}.{sender}"].tobytes() == message_to(case, sender, receiver).tobytes()
+        others = [message_to(case, receiver, other).size for other in range(len(results)) if other != receiver]
+        assert int(rank[f"alltoallv.{case}.bytes"]) == sum(others)
 
 
 def test_broadcast_gives_the_value_of_the_root(results: Results) -> None:
