@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,15 @@ import torch
 from dqrm_cpu import __version__
 from dqrm_cpu.base.hardware import Fingerprint, fingerprint, has_bf16_products
 from dqrm_cpu.base.memory import format_distinct_sizes
+from dqrm_cpu.comm.sharding.placement import most_held_rows
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.comm.transports.gpus import gpu_in_use, gpu_name, require_distinct_gpus, take_gpu
 from dqrm_cpu.comm.transports.launch import detect_launch
 from dqrm_cpu.comm.transports.selection import open_transport
 from dqrm_cpu.config import Config
+from dqrm_cpu.config.rules import conflicts
 from dqrm_cpu.errors import DeviceError
-from dqrm_cpu.model.size import estimate_memory
+from dqrm_cpu.model.size import MemoryEstimate, estimate_memory
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -43,11 +46,25 @@ def opened_transport(config: Config, note: Callable[[str], object] = _LOGGER.inf
         machine = fingerprint()
         stack.enter_context(threads_of_torch(config.train.threads or default_threads(machine, os.environ)))
         _require_own_device(config, transport)
-        _require_memory(config, transport, machine)
+        _require_memory(with_tables_placed(config, transport), transport, machine)
         if transport.rank == 0 and (transport.size > 1 or config.comm.transport != "auto"):
             ranks = f"{transport.size} ranks over {transport.name}" if transport.size > 1 else "1 process"
             note(f"{ranks}: {transport.reason}")
         yield transport
+
+
+def with_tables_placed(config: Config, transport: Transport) -> Config:
+    """Returns the configuration with a decision in the place of comm.tables auto, the same on every rank.
+
+    Tables are sharded where a host's memory does not hold them for all of its ranks, and other settings allow it.
+    """
+    if config.comm.tables != "auto":
+        return config
+    replicated, sharded = (replace(config, comm=replace(config.comm, tables=way)) for way in ("replicate", "shard"))
+    estimate, here = _needed_here(replicated, transport)
+    fits_here = estimate.total_bytes * here <= fingerprint().memory_available_bytes
+    fits = bool(transport.allgather_small(np.array([fits_here])).all())
+    return replicated if fits or transport.size == 1 or any(conflicts(sharded)) else sharded
 
 
 def gathered_environment(transport: Transport) -> dict[str, Any]:
@@ -123,18 +140,25 @@ def _require_bf16(config: Config) -> None:
         )
 
 
-def _require_memory(config: Config, transport: Transport, machine: Fingerprint) -> None:
-    """Refuses ranks that do not fit: every one of a host needs its own tables, data parallel."""
+def _needed_here(config: Config, transport: Transport) -> tuple[MemoryEstimate, int]:
+    """Estimates the memory of a rank, the one that holds most, and counts the ranks of this host."""
     hosts = gathered(transport, socket.gethostname())
-    estimate = estimate_memory(config, transport.size)
-    here = hosts.count(socket.gethostname())
+    estimate = estimate_memory(config, transport.size, most_held_rows(config, transport.size))
+    return estimate, hosts.count(socket.gethostname())
+
+
+def _require_memory(config: Config, transport: Transport, machine: Fingerprint) -> None:
+    """Refuses ranks that do not fit: every one of a host needs tables of its own."""
+    estimate, here = _needed_here(config, transport)
     need, free = estimate.total_bytes * here, machine.memory_available_bytes
     if config.device == "cpu" and need > free:
         parts = ", ".join(f"{name} {size / _GB:.2f}" for name, size in estimate.parts.items() if size >= 0.05 * _GB)
         ranks = f" x {here} ranks on this host" if here > 1 else ""
         needed, there = format_distinct_sizes(need, free)
         most = f" ({parts} GB{ranks})" if parts else ranks
+        sharded = "" if config.comm.tables == "shard" or transport.size == 1 else "--comm.tables shard, "
         raise DeviceError(
             f"{needed} of memory are needed{most} and {there} are free on "
-            f"{socket.gethostname()}; use fewer ranks per host, smaller --model.table-rows, or a larger machine"
+            f"{socket.gethostname()}; use {sharded}fewer ranks per host, smaller --model.table-rows, or a larger "
+            "machine"
         )

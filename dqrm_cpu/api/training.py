@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
-from dqrm_cpu.api.ranks import gathered, gathered_environment
+from dqrm_cpu.api.ranks import gathered, gathered_environment, with_tables_placed
 from dqrm_cpu.api.settings import GivenSettings, Warn, config_to_train
 from dqrm_cpu.base.kernel_cache import must_compile
 from dqrm_cpu.comm.coordination import require_one_folder
@@ -54,6 +54,7 @@ class TrainingOrder:
 
     def carry_out(self, loaded: LoadedConfig, transport: Transport) -> Result | Interrupted:
         """Trains on this rank's share of the work; every rank calls it."""
+        loaded = loaded._replace(config=with_tables_placed(loaded.config, transport))
         run_dir = self._folder(loaded.config, transport)
         environment = gathered_environment(transport)
         source = loaded.config.data.source

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -132,6 +132,7 @@ def _compress(config: "Config", args: argparse.Namespace, transport: "Transport"
     from dqrm_cpu.train.session import trained_session
 
     checkpoint = find_checkpoint(checkpoints_folder(args.run_dir), args.checkpoint)
+    config = replace(config, comm=replace(config.comm, tables="replicate"))  # rank 0 writes, and reads all of them
     shown = transport.rank == 0
     with Working("reading the checkpoint", shown=shown):
         session = trained_session(config, checkpoint, transport, warn)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,6 +16,7 @@ _Value = TypeVar("_Value")
 
 _ABSENT = "absent"
 _SHOWN_AT_MOST = 20
+_TOLD_EVERY_S = 5.0
 
 
 def on_first_rank(transport: Transport, action: Callable[[], _Value]) -> _Value | None:
@@ -38,6 +40,22 @@ def on_first_rank(transport: Transport, action: Callable[[], _Value]) -> _Value 
     return value
 
 
+def on_first_rank_at_length(transport: Transport, action: Callable[[], _Value]) -> _Value | None:
+    """Does what `on_first_rank` does with an action that may take longer than ranks wait for each other.
+
+    It runs in a thread, beside which rank 0 tells the others every few seconds that it goes on.
+    """
+    if transport.rank:
+        while transport.broadcast_json(None):
+            pass
+        return on_first_rank(transport, action)
+    with ThreadPoolExecutor(1) as executor:
+        future = executor.submit(action)
+        while transport.broadcast_json(bool(wait([future], _TOLD_EVERY_S).not_done)):
+            pass
+        return on_first_rank(transport, future.result)
+
+
 def require_agreement(transport: Transport, document: Mapping[str, Json]) -> None:
     """Raises the same CommError on every rank unless all passed equal documents; it names keys, values and ranks."""
     payload = np.frombuffer(json.dumps(dict(document), sort_keys=True).encode(), dtype=np.uint8)
@@ -50,6 +68,12 @@ def require_agreement(transport: Transport, document: Mapping[str, Json]) -> Non
         shown.append(f"and {len(differences) - len(shown)} more")
     lines = "\n  ".join(shown)
     raise unanimous(CommError(f"the ranks were not given the same work; start all with the same:\n  {lines}"))
+
+
+def gather_texts(transport: Transport, text: str) -> list[str]:
+    """Returns the text of each rank, by rank."""
+    payload = np.frombuffer(text.encode(), dtype=np.uint8)
+    return [part.tobytes().decode() for part in transport.allgatherv(payload)]
 
 
 def require_one_transport(names: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ MAY_CHANGE = frozenset(
         *("train.evaluate_every", "train.test_batch_size", "train.log_every", "train.tensorboard", "train.mlflow"),
         *("train.checkpoint_every", "train.keep_checkpoints", "train.on_disk_full", "train.threads"),
         "train.test_first",
-        *("comm.transport", "comm.timeout", "comm.overlap"),
+        *("comm.transport", "comm.timeout", "comm.overlap", "comm.tables"),
     }
 )
 """Settings of how long, how fast and what is kept, not of what is trained: a file may change them for a resumed run."""

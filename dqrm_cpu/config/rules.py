@@ -9,9 +9,10 @@ from dqrm_cpu.config.schema import (
     UNIFORM_METHODS,
     Config,
     ModelConfig,
+    flatten,
     named_dims,
 )
-from dqrm_cpu.config.setting import BadValueError
+from dqrm_cpu.config.setting import BadValueError, value_text
 from dqrm_cpu.errors import ConfigError
 
 DENSE_WIRE_LIMIT_BYTES = 256 << 20
@@ -317,6 +318,32 @@ def _rounding_is_trained(config: Config) -> Conflict | None:
     return None
 
 
+def _shards_are_possible(config: Config) -> Conflict | None:
+    comm, quant = config.comm, config.quant
+    if comm.tables != "shard":
+        return None
+    possible = {
+        "comm.wire": (comm.wire != "dense", "sparse or int8"),
+        "comm.error_feedback": (comm.error_feedback != "all", "mlp or none"),
+        "model.table_dims": (not config.model.table_dims, "nothing"),
+        "quant.method": (quant.method in ("none", *UNIFORM_METHODS), "dqrm"),
+        "quant.clip_mask": (not quant.clip_mask, "false"),
+        "quant.rounding": (quant.rounding == "nearest", "nearest"),
+        "quant.target_alive": (quant.target_alive == 0, "0"),
+        "init_from": (not config.init_from, "nothing"),
+        "device": (config.device == "cpu", "cpu"),
+        "kernels": (config.kernels in ("auto", "numba"), "auto"),
+    }
+    for key, (is_possible, instead) in possible.items():
+        if not is_possible:
+            return Conflict(
+                (key, "comm.tables"),
+                f"{key} {value_text(flatten(config)[key])} is not possible with comm.tables shard, set it to "
+                f"{instead}, or comm.tables to replicate",
+            )
+    return None
+
+
 _RULES: tuple[Callable[[Config], Conflict | None], ...] = (
     _bottom_ends_in_embedding_dim,
     _table_dims_are_dims,
@@ -342,4 +369,5 @@ _RULES: tuple[Callable[[Config], Conflict | None], ...] = (
     _pretraining_ends,
     _bits_have_a_method,
     _rounding_is_trained,
+    _shards_are_possible,
 )

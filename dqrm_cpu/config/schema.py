@@ -250,6 +250,12 @@ class CommConfig:
         "auto",
         "what carries gradients between processes; auto: mpi under mpirun, gloo under torchrun; sim: one process alone",
     )
+    tables: Annotated[str, OneOf("replicate", "shard", "auto")] = setting(
+        "replicate",
+        "where the tables' rows are; replicate: all on every rank; shard: large tables on one rank or cut over all, of "
+        "which each looks up what a batch needs: for models larger than a machine, to the same bits; auto: shard "
+        "where not every host's memory holds them for all of its ranks",
+    )
     wire: Annotated[str, OneOf(*WIRES)] = setting(
         "sparse",
         "form of table gradients between ranks; sparse: rows looked up, in FP32; dense: whole tables; "

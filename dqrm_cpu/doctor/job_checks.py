@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dqrm_cpu.base.hardware import fingerprint
 from dqrm_cpu.base.wording import counted
+from dqrm_cpu.comm.sharding.placement import most_held_rows
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config import Config
 from dqrm_cpu.doctor.finding import Finding, Verdict
@@ -25,7 +26,8 @@ def examine_job(config: Config, transport: Transport, folder: Path) -> list[Find
     job = read_job(transport, fingerprint(), folder)
     # The best checkpoint is kept beside the newest ones, and the next is written before the oldest goes.
     checkpoints = (config.train.keep_checkpoints + 2) * model_bytes(config).fp32
-    return check_job(job, estimate_memory(config, transport.size).total_bytes, checkpoints, folder)
+    held_rows = most_held_rows(config, transport.size)
+    return check_job(job, estimate_memory(config, transport.size, held_rows).total_bytes, checkpoints, folder)
 
 
 def check_job(job: JobFacts, rank_bytes: int, checkpoint_bytes: int, folder: Path) -> list[Finding]:
@@ -138,7 +140,7 @@ def check_bandwidth(job: JobFacts) -> Finding:
 
 
 def check_memory(job: JobFacts, rank_bytes: int) -> Finding:
-    """Holds the need of a host, of whose ranks each has all tables, against its memory."""
+    """Holds the need of a host's ranks, each with the tables that it has, against its memory."""
     needs = [(len(ranks) * rank_bytes, _least(ranks), host) for host, ranks in job.hosts.items()]
     need, free, host = min(needs, key=lambda each: each[1] - each[0])
     found = f"{need / _GB:.1f} GB needed, {free / _GB:.1f} GB free on {host}, the tightest host"

@@ -37,7 +37,7 @@ from dqrm_cpu.model.mlp_weights import (
     scale_counts,
 )
 from dqrm_cpu.model.projections import Projections
-from dqrm_cpu.model.tables import allocate_groups, table_names
+from dqrm_cpu.model.tables import HeldRows, allocate_groups, table_names
 from dqrm_cpu.model.workspace import DenseGradients, Workspace, allocate_workspace
 from dqrm_cpu.quant.formula import Formula
 from dqrm_cpu.quant.learned import LearnedScales, initial_table_scales
@@ -58,7 +58,8 @@ def keep_rate_correction(trained: float, scored: float = 1.0) -> float:
 class Dlrm:
     """The model on one device. `scale` arguments are the tables' scales, f32[T].
 
-    `tables`: those to use, of the configuration's shape; None: the model allocates its own.
+    `tables`: those to use, of the configuration's shape; None: the model allocates its own. `held`: the rows of each
+    table that this process holds; None: all of them. Batches name all rows in any case.
     """
 
     def __init__(
@@ -68,13 +69,16 @@ class Dlrm:
         device: torch.device,
         spans: Spans | None = None,
         tables: TableGroups | None = None,
+        held: Sequence[HeldRows] | None = None,
     ) -> None:
         self.spans = spans or Spans()
         model, quant = config.model, config.quant
         self.device = device
         self.kernels = kernels
         self.shapes = mlp_shapes(config)
-        self.groups = allocate_groups(model.table_rows, model.dims, device) if tables is None else tables
+        self._held = [HeldRows(0, rows) for rows in model.table_rows] if held is None else held
+        held_rows = [rows.num_rows for rows in self._held]
+        self.groups = allocate_groups(held_rows, model.dims, device) if tables is None else tables
         self.dense = torch.zeros(self.shapes.num_parameters, device=device)
         self._scale_counts = scale_counts(quant, len(model.table_rows), self.shapes.layers)
         self.scales: LearnedScales = self._scale_counts.split(torch.zeros(self._scale_counts.total, device=device))
@@ -95,7 +99,8 @@ class Dlrm:
         self._interaction: Interaction = select_interaction(model.interaction, kernels)
         self._dim, self._interaction_width = model.embedding_dim, interaction_width(model)
         self._table_names = table_names(self.groups.num_tables)
-        self._all_rows = Tables(self.groups.weights[0], self.groups.row_offset)  # for checks, which look at no weight
+        row_offset = torch.tensor([0, *model.table_rows]).cumsum(0)
+        self._all_rows = Tables(self.groups.weights[0], row_offset)  # for checks, which look at no weight
         self._mean_pooling = model.pooling == "mean"
         self.seed: int | None = None
         """The seed of the weights with which training began; None: they were not drawn."""
@@ -122,7 +127,8 @@ class Dlrm:
         """Draws fresh weights: the same for the same seed on any device and any number of threads."""
         self.seed = seed
         for table, weight in enumerate(self.groups.weights):
-            self.first_rows(table, 0, weight)
+            if weight.numel():
+                self.first_rows(table, 0, weight)
         initialize_(self.shapes, self.dense, torch.Generator().manual_seed(seed))
 
     def logit_correction(self, keep_rate: float = 1.0) -> float:
@@ -130,10 +136,10 @@ class Dlrm:
         return keep_rate_correction(1.0 if self.is_corrected else self.trained_keep_rate, keep_rate)
 
     def first_rows(self, table: int, row: int, out: Tensor) -> None:
-        """Writes what `initialize_` gave a table's rows from `row` on into f32[n, D]."""
+        """Writes what `initialize_` gave a table's rows from `row` on, of those held, into f32[n, D]."""
         assert self.seed is not None
-        first, end = self.groups.row_offset[table : table + 2].tolist()
-        self.kernels.initial_rows(self.seed, first + row, end - first, out)
+        first, end = self._all_rows.row_offset[table : table + 2].tolist()
+        self.kernels.initial_rows(self.seed, first + self._held[table].first_row + row, end - first, out)
 
     def require_finite_mlps(self) -> None:
         """Raises TrainingError where the MLPs hold NaN or an infinity.
@@ -229,15 +235,21 @@ class Dlrm:
             for part, key in zip(self._parts, self._keys[1:], strict=True):
                 part.follow_weights(quantized, key)
 
-    def forward(self, batch: Batch, bags: Sequence[Bags], scale: Tensor, workspace: Workspace) -> Tensor:
-        """Returns the logits f32[B]."""
+    @property
+    def lookup_bits(self) -> int:
+        """The bits of the codes that the next forwards look tables up as; UNQUANTIZED: as they are."""
+        return UNQUANTIZED if self.table_formula is None or not self._quantized else self.table_formula.bits
+
+    def forward(
+        self, batch: Batch, bags: Sequence[Bags], scale: Tensor, workspace: Workspace, values: Tables | None = None
+    ) -> Tensor:
+        """Returns the logits f32[B]. `values`: rows that the bags look up instead of the tables', quantized already."""
         features, spans = workspace.features, self.spans
         with spans.gather_quantize:
-            for group, own, of_group, pooled in zip(
-                self.groups, bags, self.groups.split(scale), workspace.pooled, strict=True
-            ):
-                key = self._key_of(group.tables)
-                self._table_quantizer.look_up(group.tables, own, of_group, pooled, self._quantized, key)
+            if values is None:
+                self._look_up(bags, scale, workspace)
+            else:
+                self.kernels.gather_quantize_pool(values, bags[0], scale, UNQUANTIZED, workspace.pooled[0])
         with spans.mlp_forward:
             features[:, 0, :] = self._bottom.forward(batch.dense)
             self._projections.forward(workspace.pooled, features)
@@ -246,6 +258,12 @@ class Dlrm:
             crossed = self._cross.forward(workspace.interaction)
         with spans.mlp_forward:
             return self._top.forward(crossed).view(-1).float()
+
+    def _look_up(self, bags: Sequence[Bags], scale: Tensor, workspace: Workspace) -> None:
+        scales = self.groups.split(scale)
+        for group, own, of_group, pooled in zip(self.groups, bags, scales, workspace.pooled, strict=True):
+            key = self._key_of(group.tables)
+            self._table_quantizer.look_up(group.tables, own, of_group, pooled, self._quantized, key)
 
     def _key_of(self, tables: Tables) -> RoundingKey | None:
         """Returns the key by which tables are rounded: of several groups each has chances of its own."""

@@ -1,7 +1,7 @@
 """How many bytes a model takes: as trained in FP32, packed, and in the memory of a training run."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dqrm_cpu.config import Config
 from dqrm_cpu.kernels.types import UNQUANTIZED
@@ -71,19 +71,27 @@ class MemoryEstimate:
         return sum(self.parts.values())
 
 
-def estimate_memory(config: Config, world_size: int = 1) -> MemoryEstimate:
-    """Estimates the memory of one rank of `world_size`: each holds all tables (data parallel)."""
-    model, train = config.model, config.train
-    rows = sum(model.table_rows)
+def estimate_memory(config: Config, world_size: int = 1, held_rows: Sequence[int] | None = None) -> MemoryEstimate:
+    """Estimates the memory of one rank of `world_size`.
+
+    `held_rows`: how many rows of each table it holds; None: all (data parallel).
+    """
+    train, batch = config.train, config.train.batch_size // world_size
+    # Rows of others that a batch looks up: values, codes and gradients of each at once, at the most.
+    fetched = 0 if held_rows is None else 3 * batch * sum(config.model.dims) * _FLOAT
+    held = config
+    if held_rows is not None:
+        held = replace(config, model=replace(config.model, table_rows=tuple(held_rows)))
+    rows = sum(held.model.table_rows)
     adagrad = train.optimizer == "rowwise-adagrad"
     parts = {
-        "tables": _table_values(config) * _FLOAT,
+        "tables": _table_values(held) * _FLOAT,
         "optimizer": rows * _FLOAT if adagrad else 0,
-        "scale tracker": _tracker_bytes(config),
+        "scale tracker": _tracker_bytes(held),
         "MLPs": _mlp_bytes(config, adagrad),
-        "gradient exchange": _exchange_bytes(config, world_size),
-        "batches": _forward_bytes(config, train.batch_size // world_size)
-        + _gradient_bytes(config, train.batch_size // world_size)
+        "gradient exchange": _exchange_bytes(config, world_size) + fetched,
+        "batches": _forward_bytes(config, batch)
+        + _gradient_bytes(config, batch)
         + _forward_bytes(config, train.test_batch_size // world_size),
         "data": _data_bytes(config, world_size),
         "runtime": RUNTIME_BYTES,

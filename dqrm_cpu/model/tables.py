@@ -1,8 +1,12 @@
 """The arenas that hold the embedding tables: each one mapping of the address space, on huge pages where it can."""
 
 import mmap
+import os
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,25 +33,50 @@ def table_places(model: ModelConfig) -> list[tuple[str, int]]:
     return places
 
 
-def allocate_groups(table_rows: Sequence[int], dims: Sequence[int], device: torch.device) -> TableGroups:
+class HeldRows(NamedTuple):
+    """Consecutive rows of a table that this process holds."""
+
+    first_row: int
+    num_rows: int
+
+
+def allocate_groups(
+    table_rows: Sequence[int], dims: Sequence[int], device: torch.device, folder: Path | None = None
+) -> TableGroups:
     """Allocates an arena for the tables of each dimension, as `allocate_tables` does."""
     groups = []
     for dim in sorted(set(dims)):
         numbers = tuple(number for number, its in enumerate(dims) if its == dim)
-        groups.append(TableGroup(allocate_tables([table_rows[number] for number in numbers], dim, device), numbers))
+        tables = allocate_tables([table_rows[number] for number in numbers], dim, device, folder)
+        groups.append(TableGroup(tables, numbers))
     return TableGroups(groups)
 
 
-def allocate_tables(table_rows: Sequence[int], dim: int, device: torch.device) -> Tables:
-    """Allocates tables of one dimension, not touched yet: who initializes them in parallel decides where pages lie."""
+def allocate_tables(table_rows: Sequence[int], dim: int, device: torch.device, folder: Path | None = None) -> Tables:
+    """Allocates tables of one dimension, not touched yet: who initializes them in parallel decides where pages lie.
+
+    In a nameless file in `folder`, if one is given: tables that are read once need not fit in memory.
+    """
     offset = torch.zeros(len(table_rows) + 1, dtype=torch.int64)
     torch.cumsum(torch.tensor(table_rows, dtype=torch.int64), 0, out=offset[1:])
     num_rows = int(offset[-1])
     if device.type == "cpu":
-        weight = torch.from_numpy(map_floats(num_rows * dim)).view(num_rows, dim)
+        count = num_rows * dim
+        floats = map_floats(count) if folder is None else _map_file(count, folder)
+        weight = torch.from_numpy(floats).view(num_rows, dim)
     else:
         weight = torch.empty(num_rows, dim, device=device)
     return Tables(weight, offset)
+
+
+def _map_file(count: int, folder: Path) -> np.ndarray:
+    """Returns f32[count] in a file that is gone with its last view; OSError where the disk has no room for it."""
+    num_bytes = max(count * _FLOAT_BYTES, mmap.PAGESIZE)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        # All of it at once: a page that finds no room later ends the process.
+        os.posix_fallocate(file.fileno(), 0, num_bytes)
+        memory = mmap.mmap(file.fileno(), num_bytes)
+    return np.frombuffer(memory, dtype=np.float32, count=count)
 
 
 def map_floats(count: int) -> np.ndarray:

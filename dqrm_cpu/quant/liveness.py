@@ -63,11 +63,23 @@ class RowCounts:
         )
 
 
-def liveness(formula: Formula, tables: TableGroups, scale: Tensor, first_rows: DrawRows | None = None) -> Liveness:
-    """Computes the shares from all tables; scale f32[T]. `first_rows`: None where the first weights are not known."""
-    counts = _count_rows(formula, tables, scale, first_rows, values_too=True)
+def liveness(
+    formula: Formula,
+    tables: TableGroups,
+    scale: Tensor,
+    first_rows: DrawRows | None = None,
+    over_ranks: Callable[[Tensor], Tensor] | None = None,
+) -> Liveness:
+    """Computes the shares from all tables; scale f32[T]. `first_rows`: None where the first weights are not known.
+
+    `over_ranks`: the sum f64[T, n] over all processes, where each has some rows; None: this one has all.
+    """
     rows = tables.row_offset.diff().double()
     values = torch.tensor([weight.numel() for weight in tables.weights], dtype=torch.float64)
+    counts = _count_rows(formula, tables, scale, first_rows, values_too=True)
+    if over_ranks is not None:
+        counts = over_ranks(torch.cat([counts, rows[:, None], values[:, None]], 1))
+        counts, rows, values = counts[:, :-2], counts[:, -2], counts[:, -1]
     # Rows that are updated and live are a share of the updated ones.
     sizes = torch.stack((rows, values, values, rows, counts[:, 3]), 1)
     by_table = [tuple(shares) for shares in (counts / sizes.clamp(min=1)).t().tolist()]

@@ -44,6 +44,8 @@ class Scales(Protocol):
     def for_evaluation(self, at_least: Tensor | None = None) -> Tensor:
         """Returns the scales of the weights as they stand, as an exported model has them; training's are left alone.
 
+        Every process calls it where each has some rows of the tables.
+
         Those that are found take max|W| of each table to be `at_least`, f32[T].
         """
 
@@ -60,7 +62,15 @@ class Scales(Protocol):
 class TableScales:
     """Scales found from max|W|, and again every `scale_period` iterations, by a scan or from the tracker."""
 
-    def __init__(self, quant: QuantConfig, kernels: Kernels, tables: TableGroups) -> None:
+    def __init__(
+        self,
+        quant: QuantConfig,
+        kernels: Kernels,
+        tables: TableGroups,
+        over_ranks: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        """`over_ranks`: the largest f32[T] of all processes, where each has some rows; None: each has all of them."""
+        self._over_ranks = over_ranks
         self._formula = found_formula(quant, quant.embedding_bits)
         self._kernels = kernels
         self.scan: Callable[[Tables], Tensor] = kernels.scan_absmax
@@ -123,12 +133,13 @@ class TableScales:
         return before.width if kept and before.width is not None else width.at(iteration, unit_scale)
 
     def _find(self) -> Tensor:
-        return self._tables.join(
+        absmax = self._tables.join(
             [
                 self.scan(group.tables) if tracker is None else tracker.absmax()
                 for group, tracker in zip(self._tables, self.trackers, strict=True)
             ]
         )
+        return absmax if self._over_ranks is None else self._over_ranks(absmax)
 
     def _scale_of(self, formula: FoundScale, absmax: Tensor) -> Tensor:
         if formula.has_fused_lookup:

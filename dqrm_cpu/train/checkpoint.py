@@ -1,11 +1,15 @@
 """The checkpoints of a run: written beside, renamed when complete, the newest and the best kept."""
 
 import contextlib
+import json
+import math
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from torch import Tensor
@@ -13,15 +17,28 @@ from torch import Tensor
 from dqrm_cpu.base.decode import Json
 from dqrm_cpu.base.files import making_folder, remove_folder, remove_leftovers, sync_folder
 from dqrm_cpu.base.memory import format_distinct_sizes
+from dqrm_cpu.comm.coordination import gather_texts, on_first_rank
+from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config.recorded import RecordedConfig, recorded_config
 from dqrm_cpu.errors import CheckpointError, ConfigError
 from dqrm_cpu.train.checkpoint_files import (
     SHARD_BYTES,
+    describe_tensors,
     load_checkpoint,
     write_folder,
+    write_shards,
+    write_state,
 )
-from dqrm_cpu.train.checkpoint_manifest import STATE_FILE, read_manifest
-from dqrm_cpu.train.checkpoint_shard import DamagedCheckpointError
+from dqrm_cpu.train.checkpoint_manifest import (
+    STATE_FILE,
+    CheckpointManifest,
+    CheckpointShard,
+    Piece,
+    TensorInfo,
+    read_manifest,
+)
+from dqrm_cpu.train.checkpoint_shard import DTYPES, DamagedCheckpointError
+from dqrm_cpu.train.held_tensor import Stored
 
 # A second checkpoint of one step gets a number, so that the first is never taken away before the new one is there.
 _NAME = re.compile(r"step-(\d{9,})(?:\.(\d+))?")
@@ -88,13 +105,52 @@ class CheckpointStore:
 
         Checkpoints of later steps go too: they belong to a course that training has left by resuming before them.
         """
+        with self._writing(step, sum(tensor.nbytes for tensor in tensors.values())) as (path, folder):
+            write_folder(folder, step, tensors, state, best, self._shard_bytes, self._config)
+        return path
+
+    def save_together(
+        self,
+        transport: Transport,
+        step: int,
+        tensors: Mapping[str, Stored],
+        state: Callable[[], Mapping[str, Json]],
+        best: bool,
+    ) -> None:
+        """Does what `save` does, each rank writing the rows that are its own; all ranks call it.
+
+        It is whole or not at all on every rank: all raise the same error. `state` is asked on rank 0, as the last.
+        """
+        with ExitStack() as stack:
+
+            def begin() -> str:
+                num_bytes = sum(map(_whole_bytes, describe_tensors(tensors).values()))
+                _, folder = stack.enter_context(self._writing(step, num_bytes))
+                return str(folder)
+
+            folder = Path(str(transport.broadcast_json(on_first_rank(transport, begin))))
+            answers = _gather_shards(transport, folder, tensors, self._shard_bytes)
+
+            def finish() -> None:
+                shards = tuple(_require_shards(step, answers))
+                manifest = CheckpointManifest(step, best, describe_tensors(tensors), shards, state(), self._config)
+                write_state(folder, manifest)
+                stack.close()
+
+            on_first_rank(transport, finish)
+
+    @contextlib.contextmanager
+    def _writing(self, step: int, num_bytes: int) -> Iterator[tuple[Path, Path]]:
+        """Yields where the checkpoint will be, and the folder to fill; those no longer kept go at the end."""
         try:
             if not self._folder.is_dir():
                 self._folder.mkdir(parents=True, exist_ok=True)
                 sync_folder(self._folder.parent)
             remove_leftovers(self._folder)
-            self._check_space(sum(tensor.nbytes for tensor in tensors.values()))
-            path = self._write(step, tensors, state, best)
+            self._check_space(num_bytes)
+            path = self._free_path(step)
+            with making_folder(path) as folder:
+                yield path, folder
         except (OSError, SafetensorError) as error:
             raise CheckpointError(
                 f"the checkpoint of step {step} could not be written to {self._folder}: {error}; "
@@ -103,9 +159,8 @@ class CheckpointStore:
         # The new checkpoint is safe: that an old one cannot go is no reason to stop training.
         with contextlib.suppress(OSError):
             self._remove_surplus(path)
-        return path
 
-    def load_newest(self, into: Mapping[str, Tensor]) -> Resumed | None:
+    def load_newest(self, into: Mapping[str, Stored]) -> Resumed | None:
         """Loads the newest checkpoint that is not damaged; None where there is no checkpoint at all."""
         warnings = [f"{path} is no checkpoint but a file; remove it" for path in self._named() if not path.is_dir()]
         damaged: list[str] = []
@@ -139,12 +194,6 @@ class CheckpointStore:
             return []
         return sorted((path for path in self._folder.iterdir() if _NAME.fullmatch(path.name)), key=_order)
 
-    def _write(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Json], best: bool) -> Path:
-        path = self._free_path(step)
-        with making_folder(path) as folder:
-            write_folder(folder, step, tensors, state, best, self._shard_bytes, self._config)
-        return path
-
     def _free_path(self, step: int) -> Path:
         attempts = [attempt for other, attempt in map(_order, self._named()) if other == step]
         return self._folder / (f"step-{step:09d}.{max(attempts) + 1}" if attempts else f"step-{step:09d}")
@@ -165,6 +214,34 @@ class CheckpointStore:
         for path in self.paths():
             if path not in kept:
                 remove_folder(path)
+
+
+def _whole_bytes(info: TensorInfo) -> int:
+    return math.prod(info.shape) * DTYPES[info.dtype][1].itemsize
+
+
+def _gather_shards(transport: Transport, folder: Path, tensors: Mapping[str, Stored], shard_bytes: int) -> list[Any]:
+    """Writes this rank's shards; returns those of each rank as lists of [number, shard], or why there are none."""
+    answer: object
+    try:
+        answer = write_shards(folder, tensors, shard_bytes, transport.rank)
+    except (OSError, SafetensorError) as error:
+        answer = f"{error}, of what rank {transport.rank} writes; every rank must see the folder, on a shared disk"
+    return [json.loads(text) for text in gather_texts(transport, json.dumps(answer))]
+
+
+def _require_shards(step: int, answers: Sequence[Any]) -> list[CheckpointShard]:
+    """Returns the shards of all ranks in their order; CheckpointError where a rank could not write its own."""
+    for answer in answers:
+        if isinstance(answer, str):
+            raise CheckpointError(
+                f"the checkpoint of step {step} could not be written: {answer}; then resume from the checkpoint before"
+            )
+    numbered = sorted(shard for answer in answers for shard in answer)
+    return [
+        CheckpointShard(file, size, crc32, tuple(Piece(*piece) for piece in pieces))
+        for _, (file, size, crc32, pieces) in numbered
+    ]
 
 
 def _order(path: Path) -> tuple[int, int]:

@@ -8,7 +8,7 @@ fast on machines without SHA instructions too.
 import json
 import math
 import zlib
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,7 @@ from dqrm_cpu.train.checkpoint_manifest import (
     read_manifest,
 )
 from dqrm_cpu.train.checkpoint_shard import ShardReader, damaged
+from dqrm_cpu.train.held_tensor import HeldTensor, Stored
 
 SHARD_BYTES = 256 << 20
 _READ_BYTES = 1 << 20
@@ -47,33 +48,62 @@ def write_folder(
     config: Mapping[str, Json] | None = None,
 ) -> None:
     """Fills an empty folder and forces it to the disk; state.json comes last."""
-    shards = []
-    for number, pieces in enumerate(_plan(tensors, shard_bytes)):
-        shards.append(_write_shard(folder / f"shard-{number:05d}.safetensors", pieces, tensors))
-    described = {name: _describe(tensor) for name, tensor in tensors.items()}
-    _write_manifest(folder / STATE_FILE, CheckpointManifest(step, best, described, tuple(shards), state, config))
+    shards = [shard for _, shard in write_shards(folder, tensors, shard_bytes, rank=0)]
+    write_state(folder, CheckpointManifest(step, best, describe_tensors(tensors), tuple(shards), state, config))
+
+
+def write_shards(
+    folder: Path, tensors: Mapping[str, Stored], shard_bytes: int, rank: int
+) -> list[tuple[int, CheckpointShard]]:
+    """Writes the shards that are a rank's to write, with their numbers: whole tensors are rank 0's."""
+    written = []
+    for number, (writer, pieces) in enumerate(_plan_ranks(tensors, shard_bytes)):
+        if writer == rank:
+            written.append((number, _write_shard(folder / f"shard-{number:05d}.safetensors", pieces, tensors)))
+    return written
+
+
+def write_state(folder: Path, manifest: CheckpointManifest) -> None:
+    """Writes state.json, once every shard lies in the folder, and forces their names to the disk."""
+    _write_manifest(folder / STATE_FILE, manifest)
     sync_folder(folder)
 
 
-def load_checkpoint(folder: Path, into: Mapping[str, Tensor], *, allow_unused: bool = False) -> Mapping[str, Json]:
+def describe_tensors(tensors: Mapping[str, Stored]) -> dict[str, TensorInfo]:
+    """Returns the types and shapes of whole tensors."""
+    return {name: _describe(tensor) for name, tensor in tensors.items()}
+
+
+def load_checkpoint(folder: Path, into: Mapping[str, Stored], *, allow_unused: bool = False) -> Mapping[str, Json]:
     """Copies the tensors of the checkpoint in `folder` into those of `into`, and returns its state.
 
     Names, shapes and dtypes must match. Every shard is checked before it is copied; after a DamagedCheckpointError
-    earlier shards may have been copied already. With `allow_unused`, tensors that `into` does not name, such as the
-    optimizer's, are passed over and their shards not read.
+    earlier shards may have been copied already. Shards with no row that is held here are not read. With
+    `allow_unused`, tensors that `into` does not name, such as the optimizer's, are passed over and their shards not
+    read.
     """
     manifest = read_manifest(folder)
     _check_same(folder, manifest.tensors, into, allow_unused)
     with torch.no_grad():
-        for piece, rows in read_pieces(folder, manifest, into.keys()):
-            _rows_of(piece, into).copy_(rows)
+        for piece, rows in _read_pieces(folder, manifest, lambda piece: _is_held(piece, into)):
+            target = into[piece.tensor]
+            if isinstance(target, HeldTensor):
+                target.fill(piece.first_row, rows)
+            else:
+                _rows_of(piece, into).copy_(rows)
     return manifest.state
 
 
 def read_pieces(folder: Path, manifest: CheckpointManifest, names: Set[str]) -> Iterator[tuple[Piece, Tensor]]:
     """Yields the rows of the named tensors, shard after shard; a shard is checked before any of its rows come."""
+    yield from _read_pieces(folder, manifest, lambda piece: piece.tensor in names)
+
+
+def _read_pieces(
+    folder: Path, manifest: CheckpointManifest, is_wanted: Callable[[Piece], bool]
+) -> Iterator[tuple[Piece, Tensor]]:
     for shard in manifest.shards:
-        wanted = [piece for piece in shard.pieces if piece.tensor in names]
+        wanted = [piece for piece in shard.pieces if is_wanted(piece)]
         if not wanted:
             continue
         path = folder / shard.file
@@ -119,6 +149,27 @@ class RowReader:
             return rows
 
 
+def _is_held(piece: Piece, into: Mapping[str, Stored]) -> bool:
+    target = into.get(piece.tensor)
+    return target.holds_any(piece.first_row, piece.num_rows) if isinstance(target, HeldTensor) else target is not None
+
+
+def _plan_ranks(tensors: Mapping[str, Stored], shard_bytes: int) -> list[tuple[int, list[Piece]]]:
+    """Returns what is in each shard, and which rank writes it; every rank comes to the same."""
+    whole = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
+    planned = [(0, pieces) for pieces in _plan(whole, shard_bytes)]
+    for name, tensor in tensors.items():
+        if isinstance(tensor, Tensor):
+            continue
+        row_bytes = math.prod(tensor.shape[1:]) * tensor.tensor.element_size()
+        at_once = max(shard_bytes // row_bytes, 1)
+        for part in tensor.owned:
+            end = part.first_row + part.num_rows
+            for first in range(part.first_row, end, at_once):
+                planned.append((part.rank, [Piece(name, first, min(at_once, end - first))]))
+    return planned
+
+
 def _plan(tensors: Mapping[str, Tensor], shard_bytes: int) -> list[list[Piece]]:
     """Fills one shard after another; only a single row larger than a shard exceeds it."""
     shards: list[list[Piece]] = []
@@ -138,7 +189,7 @@ def _plan(tensors: Mapping[str, Tensor], shard_bytes: int) -> list[list[Piece]]:
     return shards
 
 
-def _write_shard(path: Path, pieces: Sequence[Piece], tensors: Mapping[str, Tensor]) -> CheckpointShard:
+def _write_shard(path: Path, pieces: Sequence[Piece], tensors: Mapping[str, Stored]) -> CheckpointShard:
     parts = {piece.tensor: _rows_of(piece, tensors).detach().cpu().contiguous() for piece in pieces}
     save_file(parts, path)
     sync_file(path)
@@ -149,16 +200,20 @@ def _as_rows(tensor: Tensor) -> Tensor:
     return tensor.reshape(1) if tensor.dim() == 0 else tensor
 
 
-def _rows_of(piece: Piece, tensors: Mapping[str, Tensor]) -> Tensor:
-    return _as_rows(tensors[piece.tensor]).narrow(0, piece.first_row, piece.num_rows)
+def _rows_of(piece: Piece, tensors: Mapping[str, Stored]) -> Tensor:
+    tensor = tensors[piece.tensor]
+    if isinstance(tensor, HeldTensor):
+        return tensor.rows(piece.first_row, piece.num_rows)
+    return _as_rows(tensor).narrow(0, piece.first_row, piece.num_rows)
 
 
-def _describe(tensor: Tensor) -> TensorInfo:
-    return TensorInfo(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
+def _describe(tensor: Stored) -> TensorInfo:
+    dtype = tensor.dtype if isinstance(tensor, Tensor) else tensor.tensor.dtype
+    return TensorInfo(str(dtype).removeprefix("torch."), tuple(tensor.shape))
 
 
-def _check_same(folder: Path, stored: Mapping[str, TensorInfo], into: Mapping[str, Tensor], allow_unused: bool) -> None:
-    wanted = {name: _describe(tensor) for name, tensor in into.items()}
+def _check_same(folder: Path, stored: Mapping[str, TensorInfo], into: Mapping[str, Stored], allow_unused: bool) -> None:
+    wanted = describe_tensors(into)
     differences = [f"{name} is missing" for name in sorted(wanted.keys() - stored.keys())]
     if not allow_unused:
         differences += [f"{name} is not part of this model" for name in sorted(stored.keys() - wanted.keys())]

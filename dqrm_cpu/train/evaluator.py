@@ -6,17 +6,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dqrm_cpu.comm.sharding.row_exchange import RowExchange
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.data.batch import BadBatchError, Batch
 from dqrm_cpu.data.loader import Loader
 from dqrm_cpu.errors import DataError
-from dqrm_cpu.kernels.types import Bags
+from dqrm_cpu.kernels.types import Bags, Tables
 from dqrm_cpu.metrics.click import ClickAccumulator, ClickMetrics
 from dqrm_cpu.model.activations import Mode
 from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.quant.liveness import Liveness, liveness
 from dqrm_cpu.quant.scale import Scales
 from dqrm_cpu.train.bad_batches import described
+from dqrm_cpu.train.shards import Shards
 
 CALIBRATION_BATCHES = 32
 
@@ -29,8 +31,18 @@ class Evaluator:
     """
 
     def __init__(
-        self, model: Dlrm, scales: Scales, transport: Transport, micro_batch: int, skips_bad: bool = False
+        self,
+        model: Dlrm,
+        scales: Scales,
+        transport: Transport,
+        micro_batch: int,
+        skips_bad: bool = False,
+        rows: RowExchange | None = None,
+        shards: Shards | None = None,
     ) -> None:
+        """`rows` fetches those of tables that lie on several ranks, as `shards` says; None: each rank has all."""
+        self._rows = rows
+        self._shards = shards
         self._model = model
         self._scales = scales
         self._transport = transport
@@ -74,8 +86,9 @@ class Evaluator:
         mine = ClickAccumulator(num_keys=len(keys), weighted=weighted)
         for batch, bags, skipped, correction in self._all_sound(loaders):
             mine.skipped_rows += skipped
+            looked_up, values = self._fetched(bags, scale)
             if batch.size:
-                logits = self._model.forward(batch, bags, scale, self._workspace.first(batch.size))
+                logits = self._model.forward(batch, looked_up, scale, self._workspace.first(batch.size), values)
                 corrected = logits + correction if correction else logits
                 mine.add(corrected, batch.label, batch.single_ids(keys) if keys else None, batch.weight)
             if advance is not None:
@@ -97,22 +110,34 @@ class Evaluator:
         seen = torch.empty_like(means)
         for number in batches:
             for batch, bags, _ in self._sound(loader, number):
+                looked_up, values = self._fetched(bags, scale)
                 if batch.size == 0:
                     continue
-                model.forward(batch, bags, scale, model.workspace(batch.size))
+                model.forward(batch, looked_up, scale, model.workspace(batch.size), values)
                 model.inputs.write_seen(batch.size / (loader.global_size(number) * len(batches)), seen)
                 means += seen
         of_ranks = torch.from_numpy(self._transport.allgather_small(means.cpu().numpy()))
         model.inputs.follow(of_ranks.sum(0).to(means.device))
 
+    def _fetched(self, bags: tuple[Bags, ...], scale: Tensor) -> tuple[tuple[Bags, ...], Tables | None]:
+        """Returns lookups, and the rows that they are in; None: in the model's tables. All ranks call it."""
+        if self._rows is None:
+            return bags, None
+        fetched = self._rows.fetch(bags[0], scale, self._model.lookup_bits)
+        return (fetched.bags,), fetched.tables
+
     def liveness(self) -> Liveness | None:
-        """Counts what lives of the tables as they would be exported, read by the rank that calls it; None in FP32."""
+        """Counts what lives of the tables as they would be exported; None in FP32.
+
+        Each rank reads the tables that it holds: rank 0 all of them, or every rank its own, where all call it.
+        """
         formula = self._model.table_formula
         if formula is None:
             return None
         model = self._model
         first_rows = None if model.seed is None else model.first_rows
-        return liveness(formula, model.groups, self._scales.for_evaluation(), first_rows)
+        total = None if self._shards is None else self._shards.total
+        return liveness(formula, model.groups, self._scales.for_evaluation(), first_rows, total)
 
     def _all_sound(self, loaders: Sequence[Loader]) -> Iterator[tuple[Batch, tuple[Bags, ...], int, float]]:
         """Yields what `_sound` does of all batches, and the correction of their logits."""

@@ -8,7 +8,7 @@ import torch
 
 from dqrm_cpu.base.memory import peak_bytes
 from dqrm_cpu.base.signals import StopRequest
-from dqrm_cpu.comm.coordination import on_first_rank
+from dqrm_cpu.comm.coordination import on_first_rank, on_first_rank_at_length
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.batch import BadBatchError, rank_shares
@@ -16,6 +16,7 @@ from dqrm_cpu.data.loader import Loader
 from dqrm_cpu.errors import CheckpointError, DqrmError, TrainingError, unanimous
 from dqrm_cpu.export.write import PackedFiles, pack_model
 from dqrm_cpu.metrics.click import ClickMetrics
+from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.model.size import model_bytes
 from dqrm_cpu.timing.span_file import SpanFile, SpanFileError
 from dqrm_cpu.train.bad_batches import BadBatches
@@ -26,7 +27,7 @@ from dqrm_cpu.train.progress import Progress
 from dqrm_cpu.train.recorder import RunRecorder
 from dqrm_cpu.train.run_folder import RunLog
 from dqrm_cpu.train.saver import Saver
-from dqrm_cpu.train.session import Session, load_session
+from dqrm_cpu.train.session import Session, load_session, whole_model
 from dqrm_cpu.train.state import Interrupted, PartResult, Result, RunState
 from dqrm_cpu.train.thread_count import ThreadCount
 
@@ -185,7 +186,8 @@ class TrainingLoop:
         if state.evaluated_step < 0:
             state.first_evaluated_step = state.step
         state.last_validation, state.evaluated_step = metrics, state.step
-        alive = self._session.evaluate.liveness() if self._context.transport.rank == 0 else None
+        counts_here = self._context.transport.rank == 0 or self._session.shards is not None
+        alive = self._session.evaluate.liveness() if counts_here else None
         self._recorder.log_metrics("validation", metrics, self._rate_of_last_step(), alive)
         self._notes.validated(f"step {state.step:,}  epoch {self._recorder.epoch}", metrics, better)
         self._notes.hint(state)
@@ -278,9 +280,25 @@ class TrainingLoop:
         identity = self._state.identity
         if sum(self._config.model.table_rows) > _ROWS_OF_MOMENTS:
             context.progress.note("writing the packed model, which reads all rows of the tables")
-        return on_first_rank(
-            context.transport, lambda: pack_model(folder, self._config, session.model, scale, identity)
-        )
+        threads = torch.get_num_threads()
+
+        def pack() -> PackedFiles:
+            torch.set_num_threads(threads)  # of whatever thread this is
+            return pack_model(folder, self._config, self._whole(), scale, identity)
+
+        # Sharded tables are larger than other ranks would wait for.
+        do = on_first_rank if session.shards is None else on_first_rank_at_length
+        return do(context.transport, pack)
+
+    def _whole(self) -> Dlrm:
+        """Returns the chosen model with all of its rows: of tables on several ranks, as its checkpoint has them."""
+        session, context = self._session, self._context
+        if session.shards is None:
+            return session.model
+        path = context.checkpoints.best(self._state.best_step)
+        if path is None:
+            raise CheckpointError(f"the best checkpoint is gone from {context.run_dir}")
+        return whole_model(self._config, session.model.kernels, path, context.run_dir)
 
     def _test_at_best(self) -> ClickMetrics:
         """Computes test metrics of the chosen checkpoint; the last weights are on disk already."""

@@ -14,13 +14,14 @@ from dqrm_cpu.base.code_version import code_version
 from dqrm_cpu.base.decode import Json
 from dqrm_cpu.base.lock import FolderLock
 from dqrm_cpu.base.signals import StopRequest
-from dqrm_cpu.comm.coordination import on_first_rank, require_agreement
+from dqrm_cpu.comm.coordination import gather_texts, on_first_rank, require_agreement
+from dqrm_cpu.comm.sharding.placement import table_loads
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config import Config
 from dqrm_cpu.config.recorded import MAY_CHANGE, config_to_record, differences, require_recorded
 from dqrm_cpu.data.source import DataSet, open_data
 from dqrm_cpu.data.store.schema import DataIdentity
-from dqrm_cpu.errors import CheckpointError, ConfigError
+from dqrm_cpu.errors import CheckpointError, ConfigError, unanimous
 from dqrm_cpu.kernels.interface import Kernels
 from dqrm_cpu.train.beginning import begin_with_parent
 from dqrm_cpu.train.checkpoint import CheckpointStore, newest_config, read_state
@@ -120,6 +121,8 @@ def _train_in_folder(
     # A new run's folder comes first: whatever is wrong with it is said before gigabytes are allocated.
     new_log = RunLog() if resume else _open_log(config, request, transport, data.fingerprint, None)
     session = build_session(config, kernels, data, transport, device)
+    if session.shards is not None and transport.rank == 0:
+        request.note(session.shards.describe(table_loads(config)))
     state = _resumed_state(session, store, transport, request) if resume else None
     if state is None:
         state = _initial_state(session, config, data, transport, request)
@@ -197,7 +200,12 @@ def _initial_state(
 def _resumed_state(
     session: Session, store: CheckpointStore, transport: Transport, request: RunRequest
 ) -> RunState | None:
-    """Loads the newest checkpoint that is whole, found by rank 0, on every rank; None where there is none."""
+    """Loads the newest checkpoint that is whole on every rank; None where there is none.
+
+    Rank 0 finds it, or all together, where each reads rows of its own.
+    """
+    if session.shards is not None:
+        return _resumed_together(session, store, transport, request)
 
     def load_newest() -> tuple[str, RunState] | None:
         tensors = session.tensors()
@@ -218,6 +226,35 @@ def _resumed_state(
     if path is None:
         return None
     return loaded[1] if loaded is not None else load_session(session, Path(str(path)))
+
+
+def _resumed_together(
+    session: Session, store: CheckpointStore, transport: Transport, request: RunRequest
+) -> RunState | None:
+    """Loads the newest checkpoint whose rows every rank could read."""
+    damaged: list[str] = []
+    names = on_first_rank(transport, lambda: [str(path) for path in reversed(store.paths())])
+    paths = transport.broadcast_json(names)
+    assert isinstance(paths, list)
+    for path in map(str, paths):
+        state, failure = None, ""
+        try:
+            state = load_session(session, Path(path))
+        except DamagedCheckpointError as error:
+            failure = str(error)
+        except CheckpointError as error:  # of another model, which every rank finds
+            raise unanimous(error) from error
+        failures = [text for text in gather_texts(transport, failure) if text]
+        if state is not None and not failures:
+            for warning in damaged if transport.rank == 0 else ():
+                request.warn(warning)
+            if transport.rank == 0:
+                request.note(f"resuming from {path}")
+            return state
+        damaged.append(failures[0])
+    if damaged:
+        raise unanimous(CheckpointError(f"no checkpoint is usable: {'; '.join(damaged)}; start a new run"))
+    return None
 
 
 def _require_same_run(config: Config, request: RunRequest, store: CheckpointStore, data: DataSet) -> None:

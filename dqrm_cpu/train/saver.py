@@ -1,5 +1,7 @@
 """Saves a run, rank 0 for all, and follows --train.on-disk-full where the disk does not take it."""
 
+from collections.abc import Callable, Mapping
+
 from dqrm_cpu.base.decode import Json
 from dqrm_cpu.comm.coordination import on_first_rank
 from dqrm_cpu.comm.transport import Transport
@@ -53,9 +55,7 @@ class Saver:
                 return str(error)
             return None
 
-        failure: Json = on_first_rank(self._transport, write)
-        if self._goes_on:
-            failure = self._transport.broadcast_json(failure)
+        failure = self._on_first_rank(write) if session.shards is None else self._save_together(session, state, best)
         if failure is None:
             self.failed, self._best_before = 0, None
             return
@@ -66,6 +66,25 @@ class Saver:
                 f"step {state.step:,} is not saved: {failure}. Training goes on (--train.on-disk-full), "
                 f"{self.on_disk()}; the next checkpoint is tried again"
             )
+
+    def _on_first_rank(self, write: Callable[[], str | None]) -> Json:
+        failure: Json = on_first_rank(self._transport, write)
+        return self._transport.broadcast_json(failure) if self._goes_on else failure
+
+    def _save_together(self, session: Session, state: RunState, best: bool) -> str | None:
+        """Has each rank write the rows that are its own; returns on every rank what failed, where that may be."""
+
+        def describe() -> Mapping[str, Json]:
+            state.log = self._log.sync()
+            return state.as_dict()
+
+        try:
+            self._checkpoints.save_together(self._transport, state.step, session.stored(), describe, best)
+        except DqrmError as error:
+            if not self._goes_on or not error.unanimous:
+                raise
+            return str(error)
+        return None
 
     def note_best(self, state: RunState, metrics: ClickMetrics) -> None:
         """Makes this step the best so far, until training leaves it without having saved it."""

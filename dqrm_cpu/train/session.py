@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dqrm_cpu.comm.exchange.settings import ExchangeSettings
+from dqrm_cpu.comm.sharding.row_exchange import RowExchange
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config import Config, QuantConfig
 from dqrm_cpu.data.batch import rank_shares
@@ -21,6 +22,7 @@ from dqrm_cpu.kernels.interface import Kernels, KernelsUnavailableError
 from dqrm_cpu.kernels.select import select_kernels
 from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.model.size import DATA_CACHE_BYTES
+from dqrm_cpu.model.tables import allocate_groups
 from dqrm_cpu.quant.learned import LearnedTableScales
 from dqrm_cpu.quant.methods import learned_formula
 from dqrm_cpu.quant.scale import Scales, TableScales
@@ -28,8 +30,10 @@ from dqrm_cpu.train.checkpoint import read_state
 from dqrm_cpu.train.checkpoint_files import load_checkpoint
 from dqrm_cpu.train.checkpoint_manifest import read_manifest
 from dqrm_cpu.train.evaluator import Evaluator
+from dqrm_cpu.train.held_tensor import Stored
 from dqrm_cpu.train.optimizers import Optimizer, select_optimizer
 from dqrm_cpu.train.same_ids import TrainedIds, require_same_ids
+from dqrm_cpu.train.shards import Shards, held_tensors, select_shards
 from dqrm_cpu.train.state import RunState
 from dqrm_cpu.train.step import TrainingStep
 
@@ -58,10 +62,18 @@ class Session:
     step: TrainingStep
     evaluate: Evaluator
     loaders: Loaders
+    shards: Shards | None = None  # None: every process has all tables
 
     def tensors(self) -> dict[str, Tensor]:
-        """Returns what a checkpoint stores, by name; the tensors themselves, to be read (after `gather`) or filled."""
+        """Returns what a session consists of, by name; the tensors themselves, to be read (after `gather`) or filled.
+
+        Of tables that lie on several ranks, what this one holds.
+        """
         return {**self.model.weights(), **self.scales.tensors(), **self.optimizer.state(), **self.step.state()}
+
+    def stored(self) -> dict[str, Stored]:
+        """Returns what a checkpoint stores: `tensors`, those of which each rank has some rows described as such."""
+        return held_tensors(self.tensors(), self.shards)
 
     def gather(self) -> None:
         """Brings together what only other ranks hold of `tensors`; all ranks call it."""
@@ -78,10 +90,9 @@ def load_kernels(config: Config, device: torch.device) -> Kernels:
 
 def load_session(session: Session, path: Path) -> RunState:
     """Fills the session from the checkpoint at `path`; returns where that run stood."""
-    tensors = session.tensors()
-    state = RunState.from_dict(load_checkpoint(path, tensors))
+    state = RunState.from_dict(load_checkpoint(path, session.stored()))
     session.model.is_corrected = False
-    session.scales.restore(tensors, state.scale_refreshed_at)
+    session.scales.restore(session.tensors(), state.scale_refreshed_at)
     return state
 
 
@@ -91,27 +102,44 @@ def load_weights(session: Session, path: Path) -> None:
     Scales that this session would learn and the checkpoint does not have stay where training would start them; those
     of activations are found from training rows. All ranks call it.
     """
-    if not load_model_weights(session.model, session.scales, path):
+    if not load_model_weights(session.model, session.scales, path, session.shards):
         session.model.inputs.forget()
         session.evaluate.calibrate(session.loaders.train)
 
 
-def load_model_weights(model: Dlrm, scales: Scales, path: Path) -> bool:
-    """Loads the weights of a checkpoint; False where the scales that the model has for activations are not in it."""
+def load_model_weights(model: Dlrm, scales: Scales | None, path: Path, shards: Shards | None = None) -> bool:
+    """Loads the weights of a checkpoint; False where the scales that the model has for activations are not in it.
+
+    `shards`: of a model that holds some rows; None: it has all of them. `scales`: what follows its tables.
+    """
     stored, weights = read_manifest(path).tensors, model.weights()
     into = {name: weights[name] for name in weights if name in stored or name not in ("scales", "activations")}
-    state = RunState.from_dict(load_checkpoint(path, into, allow_unused=True))
+    state = RunState.from_dict(load_checkpoint(path, held_tensors(into, shards), allow_unused=True))
     model.is_corrected = False
-    scales.tables_loaded(state.scale_refreshed_at)
+    if scales is not None:
+        scales.tables_loaded(state.scale_refreshed_at)
     return "activations" in stored or "activations" not in weights
 
 
-def open_scales(quant: QuantConfig, model: Dlrm) -> Scales:
-    """Makes the tables' scales: parameters of the model where the method learns them, else found from max|W|."""
+def whole_model(config: Config, kernels: Kernels, checkpoint: Path, folder: Path) -> Dlrm:
+    """Returns the model of a checkpoint with all of its rows, which lie in a nameless file in `folder`."""
+    device = torch.device(config.device)
+    groups = allocate_groups(config.model.table_rows, config.model.dims, device, folder)
+    model = Dlrm(config, kernels, device, tables=groups)
+    model.seed = config.seed
+    load_model_weights(model, None, checkpoint)
+    return model
+
+
+def open_scales(quant: QuantConfig, model: Dlrm, shards: Shards | None = None) -> Scales:
+    """Makes the tables' scales: parameters of the model where the method learns them, else found from max|W|.
+
+    `shards`: of a model that holds some rows; None: it has all of them.
+    """
     learned = learned_formula(quant, quant.embedding_bits)
     if learned is not None:
         return LearnedTableScales(learned, model.groups, model.scales)
-    return TableScales(quant, model.kernels, model.groups)
+    return TableScales(quant, model.kernels, model.groups, None if shards is None else shards.largest)
 
 
 def quantized_from(quant: QuantConfig, batches_per_epoch: int) -> float:
@@ -127,11 +155,13 @@ def build_session(
     `share`: of the run that its schedules are for; shorter ones train in FP32 for as much shorter.
     """
     shares = rank_shares(transport.rank, transport.size, config.comm.simulated_ranks)
-    model = Dlrm(config, kernels, device)
+    tables = select_shards(config, transport)
+    model = Dlrm(config, kernels, device, held=None if tables is None else tables.held)
+    rows = None if tables is None else RowExchange(transport, tables.placement, model.tables, model.spans)
     model.initialize_(config.seed)
     if config.init_from:
         model.seed = None  # what the parent's rows began with cannot be drawn again
-    scales = open_scales(config.quant, model)
+    scales = open_scales(config.quant, model, tables)
     optimizer = select_optimizer(config.train, model)
     train = config.train
 
@@ -159,13 +189,15 @@ def build_session(
             first_quantized,
             skips_bad,
             train_loader.is_weighted,
+            rows,
         ),
-        Evaluator(model, scales, transport, largest_share(train.test_batch_size), skips_bad),
+        Evaluator(model, scales, transport, largest_share(train.test_batch_size), skips_bad, rows, tables),
         Loaders(
             train_loader,
             loader(data.validation, train.test_batch_size, "validation"),
             loader(data.test, train.test_batch_size, "test"),
         ),
+        tables,
     )
 
 

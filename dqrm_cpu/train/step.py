@@ -9,11 +9,12 @@ from torch import Tensor
 
 from dqrm_cpu.comm.exchange.gradient_exchange import GradientShape, TableShape, open_exchange
 from dqrm_cpu.comm.exchange.settings import ExchangeSettings, SentBytes
+from dqrm_cpu.comm.sharding.row_exchange import Asked, FetchedRows, RowExchange
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.data.batch import BadBatchError, Batch
 from dqrm_cpu.errors import TrainingError
 from dqrm_cpu.kernels.table_groups import TableGroups
-from dqrm_cpu.kernels.types import Bags, SparseGrad
+from dqrm_cpu.kernels.types import Bags, SparseGrad, Tables
 from dqrm_cpu.model.activations import Mode
 from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.model.workspace import DenseGradients
@@ -60,8 +61,11 @@ class TrainingStep:
         quantized_from: float = 0,
         skips_bad: bool = False,
         weighted: bool = False,
+        rows: RowExchange | None = None,
     ) -> None:
+        """`rows` fetches those of tables that lie on several ranks; None: each rank has all of them."""
         self._model = model
+        self._rows = rows
         self._spans = model.spans
         self._scales = scales
         self._optimizer = optimizer
@@ -70,16 +74,17 @@ class TrainingStep:
         self._skips_bad, self._weighted = skips_bad, weighted
         shape = GradientShape(_table_shapes(model.groups), model.shapes.num_parameters, model.device)
         merge = model.kernels.merge_sparse
-        self._exchange = open_exchange(exchange, transport, num_shares, shape, merge, self._spans)
+        placement = None if rows is None else rows.placement
+        self._exchange = open_exchange(exchange, transport, num_shares, shape, merge, self._spans, placement)
         self._workspace = model.workspace(micro_batch)
         self._gradients = [model.gradients() for _ in range(num_shares)]
         # A single rank that is to round its gradient does so: that is how its effect is seen by itself.
-        self._alone = transport.size == 1 and num_shares == 1 and self._exchange.is_exact
+        self._alone = transport.size == 1 and num_shares == 1 and self._exchange.is_exact and rows is None
 
     @property
     def sent(self) -> SentBytes:
         """What this rank handed over for others since the step was built."""
-        return self._exchange.sent
+        return self._exchange.sent if self._rows is None else self._exchange.sent.plus(self._rows.sent)
 
     def is_quantized_at(self, iteration: int) -> bool:
         """Says whether the model is quantized in this iteration, not only when it is scored."""
@@ -182,11 +187,16 @@ class TrainingStep:
     ) -> StepOutcome:
         total, spans = self._gradients[0], self._spans
         sparse: list[list[SparseGrad]] = []
+        asked: list[Asked] = []
         for batch, looked_up, gradients in zip(shares, bags, self._gradients, strict=True):
-            sparse.append(self._table_gradients(batch, looked_up, global_batch, loss_share, scale, gradients))
+            fetched = None
+            if self._rows is not None:
+                fetched = self._rows.fetch(looked_up[0], scale, self._model.lookup_bits)
+                asked.append(fetched.asked)
+            sparse.append(self._table_gradients(batch, looked_up, global_batch, loss_share, scale, gradients, fetched))
             if len(sparse) == len(shares):
                 # The tables' gradients are complete: they travel while the rest of the backward runs.
-                finish = self._exchange.begin_tables(sparse)
+                finish = self._exchange.begin_tables(sparse, asked)
             self._backward_bottom(batch, gradients)
         with spans.mlp_exchange:
             self._exchange.mlp.sum_([gradients.flat for gradients in self._gradients])
@@ -195,7 +205,9 @@ class TrainingStep:
             outcome = _outcome(total)
         self._model.inputs.follow(total.input_maxima)
         with spans.embedding_update:
-            self._optimizer.apply_tables(merged, lr, self._scales.trackers)
+            # Of tables on several ranks, what was summed by different ways is about different tables.
+            for grads in [merged] if self._rows is None else [[grad] for grad in merged]:
+                self._optimizer.apply_tables(grads, lr, self._scales.trackers)
         with spans.dense_update:
             self._optimizer.update_dense(total.parameters, lr)
             self._optimizer.update_scales(total.scales.flat, lr)
@@ -209,14 +221,21 @@ class TrainingStep:
         loss_share: float,
         scale: Tensor,
         gradients: DenseGradients,
+        fetched: FetchedRows | None = None,
     ) -> list[SparseGrad]:
-        """Computes the table gradients of one share; leaves what the bottom MLP's backward needs in the workspace."""
+        """Computes the table gradients of one share; leaves what the bottom MLP's backward needs in the workspace.
+
+        Of fetched rows they count among those.
+        """
         model = self._model
-        self._forward_backward_top(batch, bags, global_batch, loss_share, scale, gradients)
+        values = None
+        if fetched is not None:
+            bags, values = (fetched.bags,), fetched.tables
+        self._forward_backward_top(batch, bags, global_batch, loss_share, scale, gradients, values)
         with self._spans.coalesce:
             pooled = self._workspace.first(batch.size).grad_pooled
             of_rows = [
-                model.kernels.coalesce(group.tables, own, grad)
+                model.kernels.coalesce(group.tables if values is None else values, own, grad)
                 for group, own, grad in zip(model.groups, bags, pooled, strict=True)
             ]
             model.backward_tables_(of_rows, scale, gradients)
@@ -230,6 +249,7 @@ class TrainingStep:
         loss_share: float,
         scale: Tensor,
         gradients: DenseGradients,
+        values: Tables | None = None,
     ) -> None:
         """Gradients of this share's part of the global mean loss; leaves those of the features in the workspace."""
         if batch.size == 0:
@@ -239,7 +259,7 @@ class TrainingStep:
             gradients.loss.zero_()
             return
         workspace = self._workspace.first(batch.size)
-        logits = self._model.forward(batch, bags, scale, workspace)
+        logits = self._model.forward(batch, bags, scale, workspace, values)
         with self._spans.loss:
             grad_logits = workspace.grad_logits
             self._model.kernels.click_loss(logits, batch.label, loss_share, gradients.loss, grad_logits, batch.weight)

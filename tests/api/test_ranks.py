@@ -1,8 +1,15 @@
-"""How many threads a process takes when the configuration leaves it open."""
+"""What a rank decides when the configuration leaves it open: how many threads, and where tables lie."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
-from dqrm_cpu.api.ranks import default_threads
+from dqrm_cpu.api import ranks
+from dqrm_cpu.api.ranks import default_threads, with_tables_placed
+from dqrm_cpu.comm.transport import Array, Bytes, SingleTransport
+from dqrm_cpu.config import Config, load_config
 from planted import XEON
 
 
@@ -19,3 +26,42 @@ from planted import XEON
 )
 def test_omp_num_threads_lowers_the_number_of_usable_cores(environment: dict[str, str], threads: int) -> None:
     assert default_threads(XEON, environment) == threads
+
+
+class OfAll(SingleTransport):
+    """Four ranks, of which the others have just what this one has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size = 4
+
+    def allgatherv(self, payload: Bytes, lengths: Sequence[int] | None = None) -> list[Bytes]:
+        return [payload] * 4
+
+    def allgather_small(self, array: Array) -> Array:
+        return np.stack([array] * 4)
+
+
+def auto(**settings: str) -> Config:
+    given = {name.replace("__", "."): text for name, text in settings.items()}
+    return load_config("terabyte", None, {"comm.tables": "auto", **given})
+
+
+@pytest.mark.parametrize(
+    ("free_gb", "settings", "tables"),
+    [
+        (100, {}, "replicate"),
+        (30, {}, "shard"),  # four ranks of one host, 12.6 GB of tables each
+        (30, {"quant__method": "lsq"}, "replicate"),  # which cannot be sharded: the memory is refused later
+    ],
+)
+def test_tables_are_sharded_where_they_do_not_fit(
+    free_gb: int, settings: dict[str, str], tables: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranks, "fingerprint", lambda: replace(XEON, memory_available_bytes=free_gb * 10**9))
+    assert with_tables_placed(auto(**settings), OfAll()).comm.tables == tables
+
+
+def test_a_process_alone_has_all_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "fingerprint", lambda: replace(XEON, memory_available_bytes=1))
+    assert with_tables_placed(auto(), SingleTransport()).comm.tables == "replicate"

@@ -1,6 +1,7 @@
 """How a disagreement reads; that it is raised on real ranks is in test_failures."""
 
 import json
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,9 +9,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dqrm_cpu.comm.coordination import format_ranks, require_agreement, require_one_folder
+from dqrm_cpu.base.decode import Json
+from dqrm_cpu.comm import coordination
+from dqrm_cpu.comm.coordination import (
+    format_ranks,
+    on_first_rank_at_length,
+    require_agreement,
+    require_one_folder,
+)
 from dqrm_cpu.comm.transport import SingleTransport
-from dqrm_cpu.errors import CommError
+from dqrm_cpu.errors import CheckpointError, CommError
 
 
 class Gathering(SingleTransport):
@@ -74,3 +82,55 @@ def test_folders_that_differ_by_rank_are_named() -> None:
 )
 def test_one_folder_may_be_reached_in_two_ways(names: list[str], resolved: list[str]) -> None:
     require_one_folder("--run-dir", names, resolved)
+
+
+class Broadcasting(SingleTransport):
+    """Rank 0 of two, which notes what it tells the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size = 2
+        self.told: list[Json] = []
+        self.often = threading.Event()
+
+    def broadcast_json(self, value: Json, root: int = 0) -> Json:
+        self.told.append(value)
+        if len(self.told) == 3:
+            self.often.set()
+        return value
+
+
+class Listening(SingleTransport):
+    """Rank 1 of two, which is told what was written down beforehand."""
+
+    def __init__(self, *told: Json) -> None:
+        super().__init__()
+        self.rank, self.size = 1, 2
+        self._told = list(told)
+
+    def broadcast_json(self, value: Json, root: int = 0) -> Json:
+        return self._told.pop(0)
+
+
+def test_a_long_action_is_told_of_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coordination, "_TOLD_EVERY_S", 0.01)
+    transport = Broadcasting()
+    assert on_first_rank_at_length(transport, lambda: transport.often.wait(30)) is True
+    assert transport.told[:3] == [True] * 3
+    assert transport.told[-2:] == [False, None]
+
+
+def test_a_long_action_that_fails_does_so_on_every_rank() -> None:
+    def fail() -> None:
+        raise CheckpointError("no room")
+
+    transport = Broadcasting()
+    with pytest.raises(CheckpointError, match="no room"):
+        on_first_rank_at_length(transport, fail)
+    assert transport.told[-1] == ["CheckpointError", "no room"]
+    with pytest.raises(CheckpointError, match="no room"):
+        on_first_rank_at_length(Listening(True, True, False, ["CheckpointError", "no room"]), fail)
+
+
+def test_the_others_have_no_value_of_a_long_action() -> None:
+    assert on_first_rank_at_length(Listening(True, False, None), lambda: 7) is None

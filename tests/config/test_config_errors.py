@@ -202,6 +202,27 @@ CONFLICTS = [
         "quant.rounding stochastic is about training with dqrm or hawq, quant.method is ptq",
     ),
     (
+        {"comm.tables": "shard", "quant.method": "lsq"},
+        "--quant.method lsq and --comm.tables shard: "
+        "quant.method lsq is not possible with comm.tables shard, set it to dqrm, or comm.tables to replicate",
+    ),
+    (
+        {"comm.tables": "shard", "comm.wire": "dense"},
+        "--comm.wire dense and --comm.tables shard: "
+        "comm.wire dense is not possible with comm.tables shard, set it to sparse or int8, or comm.tables to replicate",
+    ),
+    (
+        {"comm.tables": "shard", "quant.rounding": "stochastic"},
+        "--quant.rounding stochastic and --comm.tables shard: "
+        "quant.rounding stochastic is not possible with comm.tables shard, set it to nearest, or comm.tables to "
+        "replicate",
+    ),
+    (
+        {"comm.tables": "shard", "model.table_dims": "C3=4"},
+        "--model.table-dims C3=4 and --comm.tables shard: "
+        "model.table_dims C3=4 is not possible with comm.tables shard, set it to nothing, or comm.tables to replicate",
+    ),
+    (
         {"quant.mlp_rounding": "stochastic", "quant.mlp_bits": "32"},
         "--quant.mlp-rounding stochastic and --quant.mlp-bits 32: "
         "quant.mlp_rounding stochastic has nothing to round, quant.mlp_bits is 32, set that to 4 or 8",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dqrm_cpu.comm.sharding.placement import most_held_rows
 from dqrm_cpu.comm.transport import SingleTransport
 from dqrm_cpu.config import load_config
 from dqrm_cpu.model.size import estimate_memory
@@ -102,6 +103,17 @@ def test_ranks_share_batches_but_not_tables() -> None:
     one, four = estimate_memory(config, 1).parts, estimate_memory(config, 4).parts
     assert four["tables"] == one["tables"]
     assert four["batches"] < one["batches"] / 3
+
+
+def test_a_rank_of_sharded_tables_needs_memory_for_its_own() -> None:
+    config = load_config("terabyte", None, {"comm.tables": "shard", "train.optimizer": "rowwise-adagrad"})
+    all_rows, held = sum(config.model.table_rows), most_held_rows(config, 8)
+    assert held is not None
+    assert sum(held) < all_rows / 6
+    parts = estimate_memory(config, 8, held).parts
+    assert parts["tables"] == sum(held) * 64 * 4
+    assert parts["optimizer"] == sum(held) * 4
+    assert parts["gradient exchange"] == 3 * (config.train.batch_size // 8) * 26 * 64 * 4
 
 
 def with_settings(**settings: str) -> int:

@@ -20,6 +20,7 @@ from dqrm_cpu.kernels.types import SparseGrad
 PART_ALIGNMENT_BYTES = 16
 
 Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int32]
 Longs = npt.NDArray[np.int64]
 Merge = Callable[[Sequence[SparseGrad]], SparseGrad]
 """Sums the gradients of all ranks in rank order, in memory of its own."""
@@ -123,8 +124,13 @@ class Codec(Protocol):
     def sent(self, grad: SparseGrad, scales: Floats, message: Bytes) -> Floats:
         """Returns the values f32[N, D] that the other ranks will decode from the message of `grad`."""
 
-    def merge(self, messages: Sequence[Bytes], pointers: Longs, dim: int, scales: Floats) -> SparseGrad:
-        """Sums all messages in rank order, in memory of its own; pointers int64[ranks, T + 1]."""
+    def sum_rows(
+        self, rows: Sequence[Ints], values: Sequence[Bytes], pointers: Longs, dim: int, scales: Floats
+    ) -> SparseGrad:
+        """Sums rows int32[N] and encoded values of each rank in rank order, in memory of its own.
+
+        pointers: int64[ranks, T + 1].
+        """
 
 
 class Fp32Codec:
@@ -149,9 +155,14 @@ class Fp32Codec:
     def sent(self, grad: SparseGrad, scales: Floats, message: Bytes) -> Floats:
         return grad.values.numpy()
 
-    def merge(self, messages: Sequence[Bytes], pointers: Longs, dim: int, scales: Floats) -> SparseGrad:
+    def sum_rows(
+        self, rows: Sequence[Ints], values: Sequence[Bytes], pointers: Longs, dim: int, scales: Floats
+    ) -> SparseGrad:
         return self._merge(
-            [_decoded(message, pointer, dim) for message, pointer in zip(messages, pointers, strict=True)]
+            [
+                SparseGrad(*map(torch.from_numpy, (pointer, own, part.view(np.float32).reshape(own.size, dim))))
+                for pointer, own, part in zip(pointers, rows, values, strict=True)
+            ]
         )
 
 
@@ -179,8 +190,9 @@ def layout_of(grad: SparseGrad, value_bytes: int) -> MessageLayout:
     return MessageLayout(grad.rows.numel(), grad.values.shape[1], value_bytes)
 
 
-def _decoded(message: Bytes, pointer: Longs, dim: int) -> SparseGrad:
-    """Returns a gradient of views into the message."""
-    layout = MessageLayout(int(pointer[-1]), dim, Fp32Codec.value_bytes)
-    values = layout.values(message).view(np.float32).reshape(layout.num_rows, dim)
-    return SparseGrad(*(torch.from_numpy(part) for part in (pointer, layout.rows(message), values)))
+def merge_messages(codec: Codec, messages: Sequence[Bytes], pointers: Longs, dim: int, scales: Floats) -> SparseGrad:
+    """Sums the messages of all ranks in rank order, in memory of its own; pointers int64[ranks, T + 1]."""
+    layouts = [MessageLayout(int(pointer[-1]), dim, codec.value_bytes) for pointer in pointers]
+    parts = list(zip(layouts, messages, strict=True))
+    rows = [layout.rows(message) for layout, message in parts]
+    return codec.sum_rows(rows, [layout.values(message) for layout, message in parts], pointers, dim, scales)

@@ -27,6 +27,9 @@ from dqrm_cpu.comm.exchange.table_exchange import (
     TableExchange,
     open_channel,
 )
+from dqrm_cpu.comm.sharding.placement import Placement
+from dqrm_cpu.comm.sharding.row_exchange import Asked
+from dqrm_cpu.comm.sharding.shard_exchange import ShardExchange
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.kernels.hashing import splitmix64
 from dqrm_cpu.kernels.types import SparseGrad
@@ -61,8 +64,11 @@ class GradientExchange:
         mlp: MlpExchange,
         is_exact: bool,
         residuals: dict[str, Residuals] | None = None,
+        shards: ShardExchange | None = None,
     ) -> None:
+        """`shards`: of tables that lie on several ranks; there are no `tables` then."""
         self.tables = tables
+        self.shards = shards
         self.mlp = mlp
         self.is_exact = is_exact
         """Says whether a world of one rank would get its gradients back unchanged: then nothing need be exchanged."""
@@ -74,13 +80,18 @@ class GradientExchange:
         total = self.mlp.sent
         for tables in self.tables:
             total = total.plus(tables.sent)
-        return total
+        return total if self.shards is None else total.plus(self.shards.sent)
 
-    def begin_tables(self, local: Sequence[Sequence[SparseGrad]]) -> Callable[[], list[SparseGrad]]:
+    def begin_tables(
+        self, local: Sequence[Sequence[SparseGrad]], asked: Sequence[Asked] = ()
+    ) -> Callable[[], list[SparseGrad]]:
         """Begins the exchanges of all tables, as `TableExchange.begin` does; `local` has gradients of each dimension.
 
-        Those of several dimensions travel one after the other, each to its end.
+        Those of several dimensions travel one after the other, each to its end. `asked`: of each of `local`, where
+        tables lie on several ranks; the sums are then those of `ShardExchange.begin`.
         """
+        if self.shards is not None:
+            return self.shards.begin([grad for (grad,) in local], asked)
         finishes = [tables.begin(grads) for tables, grads in zip(self.tables, zip(*local, strict=True), strict=True)]
         return lambda: [finish() for finish in finishes]
 
@@ -101,15 +112,20 @@ def open_exchange(
     shape: GradientShape,
     merge: Merge,
     spans: Spans | None = None,
+    placement: Placement | None = None,
 ) -> GradientExchange:
     """Opens the exchange of `num_local` gradients in this process: 1 of a real rank, or all that are simulated.
 
-    Every rank calls it.
+    Every rank calls it. `placement`: None where every rank has all tables.
     """
     spans = Spans() if spans is None else spans
     residuals: dict[str, Residuals] = {}
     # Two messages must not be under way in one channel: they would use the same memory.
     channel = open_channel(transport, settings.overlap if len(shape.tables) == 1 else "off", spans)
+    if placement is not None:
+        shards = _shard_exchange(settings, transport, num_local, placement, merge, spans, channel)
+        mlp = _mlp_exchange(settings, transport, num_local, shape.num_parameters, residuals)
+        return GradientExchange((), mlp, settings.is_exact, residuals, shards)
     tables = tuple(
         _table_exchange(
             _of_dimension(settings, shape, one), transport, num_local, one, merge, residuals, spans, channel
@@ -145,6 +161,26 @@ def _table_exchange(
         residuals[f"feedback.tables.{shape.dim}" if shape.numbers else "feedback.tables"] = kept
     codec = _codec(settings, transport, num_local, merge)
     return SparseTableExchange(transport, codec, kept, spans, channel, shape.numbers)
+
+
+def _shard_exchange(
+    settings: ExchangeSettings,
+    transport: Transport,
+    num_local: int,
+    placement: Placement,
+    merge: Merge,
+    spans: Spans,
+    channel: Channel,
+) -> ShardExchange:
+    def codec() -> Codec:
+        # Each gradient is encoded twice, by codecs that count their turns alone: once as rows of ranks, once as those
+        # of replicated tables.
+        return _codec(settings, transport, num_local, merge)
+
+    everywhere = None
+    if any(placement.replicated):
+        everywhere = SparseTableExchange(transport, codec(), None, spans, channel)
+    return ShardExchange(transport, placement, codec(), everywhere, spans, channel)
 
 
 def _codec(settings: ExchangeSettings, transport: Transport, num_local: int, merge: Merge) -> Codec:

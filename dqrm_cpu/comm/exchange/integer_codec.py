@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dqrm_cpu.comm.exchange.codec import Floats, Longs, MessageLayout, ScaleRule, layout_of
+from dqrm_cpu.comm.exchange.codec import Floats, Ints, Longs, ScaleRule, layout_of
 from dqrm_cpu.comm.exchange.mlp_exchange import BLOCK, Int8Form
 from dqrm_cpu.comm.transport import Bytes
 from dqrm_cpu.kernels.gradient_codes import gradient_absmax, quantize_gradient, round_gradient, sum_codes
@@ -53,12 +53,11 @@ class IntegerCodec:
         counts = np.diff(grad.table_ptr.numpy())
         return integers.astype(np.float32) * np.repeat(scales, counts)[:, None]
 
-    def merge(self, messages: Sequence[Bytes], pointers: Longs, dim: int, scales: Floats) -> SparseGrad:
-        layouts = [MessageLayout(int(pointer[-1]), dim, self.value_bytes) for pointer in pointers]
-        parts = list(zip(layouts, messages, strict=True))
-        rows = [torch.from_numpy(layout.rows(part)) for layout, part in parts]
-        codes = [torch.from_numpy(layout.values(part)) for layout, part in parts]
-        return sum_codes(rows, torch.from_numpy(pointers), codes, dim, self.value_bytes, torch.from_numpy(scales))
+    def sum_rows(
+        self, rows: Sequence[Ints], values: Sequence[Bytes], pointers: Longs, dim: int, scales: Floats
+    ) -> SparseGrad:
+        own, codes = [torch.from_numpy(part) for part in rows], [torch.from_numpy(part) for part in values]
+        return sum_codes(own, torch.from_numpy(pointers), codes, dim, self.value_bytes, torch.from_numpy(scales))
 
 
 class GradientKeys:

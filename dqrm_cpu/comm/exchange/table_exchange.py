@@ -18,7 +18,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dqrm_cpu.comm.exchange.codec import Codec, Floats, Longs, MessageLayout, layout_of, require_finite
+from dqrm_cpu.comm.exchange.codec import (
+    Codec,
+    Floats,
+    Longs,
+    MessageLayout,
+    layout_of,
+    merge_messages,
+    require_finite,
+)
 from dqrm_cpu.comm.exchange.residuals import TableResiduals
 from dqrm_cpu.comm.exchange.settings import SentBytes
 from dqrm_cpu.comm.transport import Bytes, Transport, sum_in_order
@@ -147,7 +155,7 @@ class SparseTableExchange:
         def merge(received: Sequence[Bytes], bytes_sent: int) -> SparseGrad:
             self._count(own, header_bytes + bytes_sent)
             with self._spans.merge:
-                return self._codec.merge(received, pointers, dim, scales)
+                return merge_messages(self._codec, received, pointers, dim, scales)
 
         return self._channel.start(lambda transport: _all_messages(transport, messages, lengths), merge)
 

@@ -13,6 +13,7 @@ from dqrm_cpu.config import Config
 from dqrm_cpu.data.batch import rank_shares
 from dqrm_cpu.data.loader import Loader
 from dqrm_cpu.data.source import DataSet
+from dqrm_cpu.errors import ConfigError
 from dqrm_cpu.kernels.types import Tables
 from dqrm_cpu.lab.bench.harness.shared_tables import CPU, SharedTables
 from dqrm_cpu.lab.bench.step.our_step import model_on_shared_tables
@@ -37,6 +38,8 @@ class TrainingVariant:
 
 def variants_of(config: Config, num_ranks: int, *, compare: bool) -> list[TrainingVariant]:
     """Lists the configuration, and with `compare` those that it is to be seen beside, as in the paper's figure 1c."""
+    if config.comm.tables == "shard":
+        raise ConfigError("a profile shares one copy of all tables among its variants: set comm.tables to replicate")
     own = TrainingVariant("this configuration", "as asked for", config)
     return [own, *_compared(config, num_ranks)] if compare else [own]
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comm_oracle import merge, sparse_input
-from dqrm_cpu.comm.exchange.codec import Codec, Fp32Codec, ScaleRule, layout_of
+from dqrm_cpu.comm.exchange.codec import Codec, Fp32Codec, ScaleRule, layout_of, merge_messages
 from dqrm_cpu.comm.exchange.integer_codec import IntegerCodec
 from dqrm_cpu.comm.transport import Buffers
 from dqrm_cpu.kernels.types import SparseGrad
@@ -60,7 +60,8 @@ def test_integer_layout() -> None:
 def test_fp32_keeps_every_bit(counts: list[int], dim: int, seed: int) -> None:
     grad = gradient(counts, dim, np.random.default_rng(seed).integers(0, 2**32, sum(counts) * dim, dtype=np.uint32))
     codec = Fp32Codec(lambda grads: grads[0])
-    back = codec.merge([encode(codec, grad, np.empty(0))], grad.table_ptr.numpy()[None], dim, np.empty(0, np.float32))
+    message = encode(codec, grad, np.empty(0))
+    back = merge_messages(codec, [message], grad.table_ptr.numpy()[None], dim, np.empty(0, np.float32))
     assert back.table_ptr.tolist() == grad.table_ptr.tolist()
     assert back.rows.numpy().tobytes() == grad.rows.numpy().tobytes()
     assert back.values.numpy().tobytes() == grad.values.numpy().tobytes()
@@ -71,7 +72,7 @@ def test_decoding_copies_neither_rows_nor_values() -> None:
     codec = Fp32Codec(lambda grads: grads[0])
     message = encode(codec, grad, np.empty(0))
     dim = grad.values.shape[1]
-    back = codec.merge([message], grad.table_ptr.numpy()[None], dim, np.empty(0, np.float32))
+    back = merge_messages(codec, [message], grad.table_ptr.numpy()[None], dim, np.empty(0, np.float32))
     assert np.shares_memory(back.values.numpy(), message)
     assert np.shares_memory(back.rows.numpy(), message)
 
