@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     if args.quick:
         print(f"quick: small tables and {costs.batch} examples in a step; the figures mean nothing\n")
     print(format_plan(costs, nodes, links, args.latency_us))
+    print(format_sharding(costs, nodes, args.case))
     with Working("measuring two ranks beside each other"):
         check = check_here(PlanTask(args.case, args.batch, max(1, cores // 2), args.quick))
     print(format_check(check, max(1, cores // 2)))
@@ -124,6 +125,26 @@ def _predicted(costs: "RankCosts", nodes: list[int], links: list[int], latency_u
                     f"{(prediction.table_bytes + prediction.mlp_bytes) / 1e6:>15.2f}   "
                     f"{count * costs.batch / prediction.step_s:>10,.0f}"
                 )
+
+
+def format_sharding(costs: "RankCosts", nodes: list[int], case: str) -> str:
+    """Formats where the tables of the whole model would lie, what they take, and when to shard them."""
+    from dqrm_cpu.lab.planning.sharded_tables import advice, model_of_case, rows_of_message, shard_tables
+
+    model = model_of_case(case)
+    rows = rows_of_message(costs.wires["int8"].message_bytes, model.embedding_dim)
+    plans = [shard_tables(model, rows, costs.batch, count) for count in nodes]
+    lines = [
+        f"computed: all tables of the model, not cut; {rows:,.0f} different rows in a batch of {costs.batch}, INT8 "
+        "gradients",
+        "  nodes   GB on a node   sharded   MB that it receives   sharded (rows in 4 bits)",
+    ]
+    for plan in plans:
+        lines.append(
+            f"  {plan.nodes:>5}   {plan.replicated_bytes / 1e9:>12.2f}   {plan.held_bytes / 1e9:>7.2f}   "
+            f"{plan.received_replicated / 1e6:>19.2f}   {plan.received_sharded / 1e6:>7.2f}"
+        )
+    return "\n".join([*lines, f"  {advice(plans)}", ""])
 
 
 def format_check(check: "Check", threads: int) -> str:

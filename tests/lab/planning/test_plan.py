@@ -4,11 +4,13 @@ import pytest
 from bench_cases import tiny_case
 
 from dqrm_cpu.cli.main import main
-from dqrm_cpu.cli.plan import format_plan
+from dqrm_cpu.cli.plan import format_plan, format_sharding
+from dqrm_cpu.config.schema import ModelConfig
 from dqrm_cpu.lab.bench.harness.batch_pool import make_pool
 from dqrm_cpu.lab.planning.network import Network
 from dqrm_cpu.lab.planning.prediction import PlanTask, _on_line, plan_case, predict
 from dqrm_cpu.lab.planning.rank_costs import WIRES, RankCosts, WireCosts, measure_costs
+from dqrm_cpu.lab.planning.sharded_tables import shard_tables
 
 WIRE = WireCosts(message_bytes=1e6, quantize_s=1e-3, merge_s=(2e-3, 8e-3), update_s=(1e-3, 4e-3))
 COSTS = RankCosts(
@@ -50,6 +52,23 @@ def test_a_profile_measures_every_phase_of_every_wire() -> None:
 def test_the_table_has_a_row_for_each_number_of_nodes_link_and_wire() -> None:
     output = format_plan(COSTS, [2, 64], [10, 100], 20.0).splitlines()
     assert sum(line.split()[:1] in (["2"], ["64"]) for line in output) == 2 * 2 * len(WIRES)
+
+
+def test_sharded_tables_take_a_share_of_the_memory_and_of_the_traffic() -> None:
+    model = ModelConfig(table_rows=(1 << 20, 1 << 20, 10), embedding_dim=64)
+    found = shard_tables(model, rows_of_batch=1000, batch=2048, nodes=4)
+    assert found.replicated_bytes == 2 * (1 << 28) + 10 * 256
+    assert found.held_bytes == 2 * (1 << 26) + 10 * 256
+    assert found.received_replicated == 3 * 1000 * (4 + 64)
+    assert found.received_sharded == 0.75 * 1000 * (4 + 32 + 64)
+
+
+def test_the_plan_says_from_when_on_to_shard() -> None:
+    """Of 4 + D and 4 + D / 2 + D bytes a row: 136 against 100 at 2 nodes with D = 64, half as much again at 3."""
+    output = format_sharding(COSTS, [2, 3, 64], "terabyte_2048")
+    assert "from 3 nodes on" in output
+    assert "from" not in format_sharding(COSTS, [2], "terabyte_2048").splitlines()[-2]
+    assert sum(line.split()[:1] in (["2"], ["3"], ["64"]) for line in output.splitlines()) == 3
 
 
 def test_ranks_take_the_batch_that_is_planned_for() -> None:

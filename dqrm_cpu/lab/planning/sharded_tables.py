@@ -1,0 +1,67 @@
+"""What sharded tables take on each node and send in a step, computed from the rows of one measured batch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dqrm_cpu.comm.sharding.placement import TableLoad, held_bytes, place_tables
+from dqrm_cpu.config import preset_config
+from dqrm_cpu.config.schema import ModelConfig
+
+_ID_BYTES, _FLOAT_BYTES = 4, 4
+_WORTH_IT = 1.5
+"""So many times fewer bytes are worth three more messages in a step."""
+
+PRESET_OF_CASE = {"kaggle_2048": "kaggle", "terabyte_2048": "terabyte"}
+
+
+@dataclass(frozen=True)
+class ShardedTables:
+    """Tables on N nodes, one rank on each; bytes of the node with the most, received in a step."""
+
+    nodes: int
+    replicated_bytes: int  # of all tables: what a node holds without sharding
+    held_bytes: int
+    received_replicated: float  # INT8 gradients of every other node
+    received_sharded: float  # numbers of rows, rows in 4 bits, INT8 gradients
+
+    @property
+    def is_better(self) -> bool:
+        """Whether sharding is worth it where memory is not short."""
+        return self.received_replicated > _WORTH_IT * self.received_sharded
+
+
+def shard_tables(model: ModelConfig, rows_of_batch: float, batch: int, nodes: int) -> ShardedTables:
+    """Places a model's tables on nodes whose batches look up so many different rows each."""
+    dim = model.embedding_dim
+    loads = [TableLoad(rows, _FLOAT_BYTES * dim, min(batch, rows)) for rows in model.table_rows]
+    placement = place_tables(loads, nodes)
+    others = (nodes - 1) / nodes
+    gradient, row = dim, dim / 2
+    return ShardedTables(
+        nodes,
+        sum(load.num_bytes for load in loads),
+        max(held_bytes(placement, loads, rank) for rank in range(nodes)),
+        (nodes - 1) * rows_of_batch * (_ID_BYTES + gradient),
+        others * rows_of_batch * (_ID_BYTES + row + gradient),
+    )
+
+
+def model_of_case(case: str) -> ModelConfig:
+    """Returns the model that a case of the step benchmark is cut from."""
+    return preset_config(PRESET_OF_CASE[case]).model
+
+
+def rows_of_message(message_bytes: float, dim: int) -> float:
+    """Returns the different rows of a batch, from the bytes of its INT8 message."""
+    return message_bytes / (_ID_BYTES + dim)
+
+
+def advice(plans: Sequence[ShardedTables]) -> str:
+    """Says from how many nodes on tables should be sharded."""
+    better = [plan.nodes for plan in plans if plan.is_better]
+    if not better:
+        return "shard tables (--comm.tables shard) where a node's memory does not hold all of them"
+    return (
+        f"shard tables (--comm.tables shard) from {min(better)} nodes on, for the network's sake; with fewer nodes "
+        "where one's memory does not hold all of them"
+    )
