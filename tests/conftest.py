@@ -1,8 +1,10 @@
 """Lets tests import the helpers that stand beside them: tiny, plain_dlrm, launching; sets up hypothesis."""
 
 import os
+import shutil
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,8 +32,26 @@ settings.register_profile("dqrm", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None)
 settings.load_profile("dqrm")
 
-for folder in ("", "model", "comm", "data/prepare", "doctor", "predict", "quant", "server", "serving", "lab/bench"):
+for folder in (
+    "",
+    "model",
+    "comm",
+    "data/prepare",
+    "doctor",
+    "node",
+    "predict",
+    "quant",
+    "server",
+    "serving",
+    "lab/bench",
+):
     sys.path.insert(0, str(Path(__file__).parent / folder))
+
+# Debian: apt-get install npm. The summary says what is left out.
+collect_ignore_glob: list[str] = []
+if not all(map(shutil.which, ("node", "npm"))):
+    collect_ignore_glob += ["node/test_*.py", "browser/test_same_probability.py", "browser/test_serving_page.py"]
+    warnings.warn("tests in Node and of ONNX Runtime in browsers are left out: they need npm", stacklevel=1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -18,14 +18,12 @@ from dqrm_cpu.base.decode import UnreadableError
 from dqrm_cpu.config import Config
 from dqrm_cpu.errors import CheckpointError, ConfigError
 from dqrm_cpu.metrics.calibration import FITS
-from dqrm_cpu.predict.exporting import ExportedFile, ExportRequest, export
+from dqrm_cpu.predict.exporting import SUFFIXES, ExportedFile, ExportRequest, export
 from dqrm_cpu.predict.prediction import PredictionSummary
 from dqrm_cpu.train.run_folder import holds_run, read_result, read_rows
 from dqrm_cpu.train.state import Result
 
 _LOGGER = logging.getLogger(__name__)
-
-_SUFFIXES = {"packed": ".safetensors", "onnx": ".onnx"}
 
 
 class Run(os.PathLike[str]):
@@ -127,23 +125,23 @@ class Run(os.PathLike[str]):
     ) -> ExportedFile:
         """Writes its model as one file that scores raw rows by itself.
 
-        :param out: the file; None: model.safetensors or model.onnx in its folder
-        :param format: packed, for dqrm_cpu.serving, or onnx
+        :param out: the file; None: model with the ending of the format, in its folder
+        :param format: packed, for dqrm_cpu.serving, onnx, or openvino
         :param layout: dense: the codes of all rows; sparse: of rows that are not zero
         :param checkpoint: best, last, or the folder of one
         :param data: a data set with its vocabulary; None: its own
         :param calibrate: platt or isotonic: corrects the probabilities by its validation rows
         :param overwrite: replace `out` where it exists
         """
-        require_choice(format, "format", tuple(_SUFFIXES))
+        require_choice(format, "format", tuple(SUFFIXES))
         require_choice(layout, "layout", ("dense", "sparse"))
         if calibrate is not None:
             require_choice(calibrate, "calibrate", tuple(FITS))
         return export(
             ExportRequest(
                 run_dir=self.path,
-                out=self.path / f"model{_SUFFIXES[format]}" if out is None else path_of(out, "out"),
-                is_onnx=format == "onnx",
+                out=self.path / f"model{SUFFIXES[format]}" if out is None else path_of(out, "out"),
+                format=format,
                 layout=layout,
                 checkpoint=str(checkpoint),
                 data=None if data is None else path_of(data, "data"),

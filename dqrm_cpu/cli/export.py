@@ -9,13 +9,12 @@ from dqrm_cpu.cli.parser import Subparsers
 _ABOUT = """Writes a trained run as one file that scores raw rows by itself: INT4 weights, names and transforms of its
 columns, the vocabulary, calibration. `dqrm_cpu.serving` reads it with NumPy alone: docs/serving.md."""
 
-_FORMATS = {"packed": ".safetensors", "onnx": ".onnx"}
-
 _EXAMPLES = """examples:
   dqrm-cpu export runs/a                                  runs/a/model.safetensors
   dqrm-cpu export runs/a --layout sparse --out model.safetensors
   dqrm-cpu export runs/a --calibrate platt
   dqrm-cpu export runs/a --format onnx                    runs/a/model.onnx, for ONNX Runtime or OpenVINO
+  dqrm-cpu export runs/a --format openvino                runs/a/model.xml and model.bin
 
 In Python, dqrm_cpu.serving.Model.open(FILE).predict(rows) reads it; over HTTP, dqrm-cpu serve FILE."""
 
@@ -29,12 +28,13 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--format",
         metavar="NAME",
-        choices=tuple(_FORMATS),
+        choices=("packed", "onnx", "openvino"),
         default="packed",
         help="packed (default): for dqrm_cpu.serving, a raw row in, a probability out\n"
-        "onnx: numbers and ids in; needs pip install 'dqrm-cpu[export]'",
+        "onnx, openvino (.xml and .bin): numbers and ids in; need\n"
+        "pip install 'dqrm-cpu[export]' or 'dqrm-cpu[openvino]'",
     )
-    parser.add_argument("--out", metavar="FILE", type=Path, help="default: RUN/model.safetensors or RUN/model.onnx")
+    parser.add_argument("--out", metavar="FILE", type=Path, help="default: RUN/model.safetensors, .onnx or .xml")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE where it exists")
     parser.add_argument(
         "--layout",
@@ -59,13 +59,13 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exports a run; says what the file holds and how it was checked."""
-    from dqrm_cpu.predict.exporting import ExportRequest, export
+    from dqrm_cpu.predict.exporting import SUFFIXES, ExportRequest, export
 
     written = export(
         ExportRequest(
             run_dir=args.run_dir,
-            out=args.out or args.run_dir / f"model{_FORMATS[args.format]}",
-            is_onnx=args.format == "onnx",
+            out=args.out or args.run_dir / f"model{SUFFIXES[args.format]}",
+            format=args.format,
             layout=args.layout,
             checkpoint=args.checkpoint,
             data=args.data,

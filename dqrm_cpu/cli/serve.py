@@ -50,6 +50,18 @@ def add_parser(subparsers: Subparsers) -> None:
         default=10,
         help="seconds for requests under way at the end\ndefault: 10",
     )
+    parser.add_argument(
+        "--onnx",
+        metavar="FILE",
+        type=Path,
+        help="the same model as ONNX: the page can then score in the browser, which sends no row anywhere",
+    )
+    parser.add_argument(
+        "--web-runtime",
+        metavar="DIR",
+        type=Path,
+        help="node_modules/onnxruntime-web/dist, what browsers score with; goes with --onnx",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,12 +70,17 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("the server needs more packages: pip install 'dqrm-cpu[serve]'")
     if not args.name or "/" in args.name:
         raise UsageError(f"--name {args.name!r}: a word without a slash, as it stands in the address")
+    if (args.onnx is None) != (args.web_runtime is None):
+        raise UsageError("--onnx and --web-runtime go together: a browser needs the model and what reads it")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: a process has one core, others have theirs
     from dqrm_cpu.server.app import ServerSettings
+    from dqrm_cpu.server.browser_files import BrowserFiles
     from dqrm_cpu.server.run import serve
     from dqrm_cpu.serving import Model
 
     Model.open(args.model)  # whatever is wrong is said before a port is taken
+    if args.onnx is not None:
+        BrowserFiles(args.model, args.onnx, args.web_runtime)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     settings = ServerSettings(
         model=args.model,
@@ -71,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
         most_body_bytes=args.max_body << 20,
         most_rows=args.max_rows,
         timeout_s=float(args.timeout),
+        onnx=args.onnx,
+        web_runtime=args.web_runtime,
     )
     print(f"serving {args.model} at http://{args.host}:{args.port}/ (Ctrl-C ends it)", file=sys.stderr)
     serve(settings, args.host, args.port, args.workers, args.max_connections, args.grace)

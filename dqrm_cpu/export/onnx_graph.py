@@ -1,16 +1,17 @@
 """An exported file as an ONNX graph of standard operators: INT4 codes stay packed, in the file and in memory.
 
-All tables are one array of bytes. A row is gathered, each of its bytes looked up in a table of the two (or four or one)
-codes that it holds, and multiplied by the scale of its table. Layers are looked up likewise, once, when a session is
-made. Inputs are numbers as the model reads them, f32[n, D], and rows of tables, int64[n, S], one of each table or as
-many as a bag may have; the outputs are logits and probabilities, f32[n]. The names of columns, their transforms and
-their vocabulary stand in the metadata, as in docs/serving.md.
+All tables of one dimension are one array of bytes. A row is gathered, each of its bytes looked up in a table of the two
+(or four or one) codes that it holds, and multiplied by the scale of its table; one of another dimension than those that
+interact is projected. Layers are looked up likewise, once, when a session is made. Inputs are numbers as the model
+reads them, f32[n, D], and rows of tables, int64[n, S], one of each table or as many as a bag may have; the outputs are
+logits and probabilities, f32[n]. The names of columns, their transforms and their vocabulary stand in the metadata, as
+in docs/serving.md.
 """
 
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ from dqrm_cpu.serving.description import (
     FLOAT_BITS,
     MODEL,
     PLATT,
+    PROJECT,
     TOP,
     Calibrating,
     Description,
@@ -38,7 +40,9 @@ from dqrm_cpu.serving.network import row_bytes, unpacked
 OPSET = 17
 IR_VERSION = 8
 _PACKED_BITS = (2, 4, 8)
-_LEAST_PROBABILITY = 1e-6
+LEAST_PROBABILITY = 1e-6
+"""Of an isotonic calibration, whose ends may be 0 and 1."""
+
 _PIECE_BYTES = 16 << 20
 
 
@@ -57,13 +61,7 @@ def write_onnx(file: MappedFile, description: Description, out: Path) -> int:
     A file that is replaced has its own tables until the moment at which it goes.
     """
     onnx = require_onnx()
-    if description.layout != DENSE:
-        raise ConfigError(f"{file.path} leaves out rows, which ONNX has no array for: export it with --layout dense")
-    if any(column.dim != description.dim for column in description.categories):
-        raise ConfigError(f"{file.path} has tables of several dimensions, which ONNX files cannot hold yet")
-    widths = {description.table_bits, description.bias_bits, *(layer.bits for layer in description.layers)}
-    if not widths <= {*_PACKED_BITS, FLOAT_BITS}:
-        raise ConfigError(f"{file.path} has {min(widths)} bits; ONNX files have 2, 4, 8 or 32, for tables and layers")
+    require_whole_codes(file, description, "ONNX files")
     graph = _Graph(onnx, file, description)
     data_name = f"{out.name}-{file.metadata[HEADER_CHECKSUM]}.data"
     model = graph.model(data_name)
@@ -76,11 +74,27 @@ def write_onnx(file: MappedFile, description: Description, out: Path) -> int:
     return len(content) + sum(table.nbytes for table in graph.tables)
 
 
+def require_whole_codes(file: MappedFile, description: Description, what: str) -> None:
+    """Raises ConfigError for a file whose rows are not all there, or of whose codes no whole number fits a byte."""
+    if description.layout != DENSE:
+        raise ConfigError(f"{file.path} leaves out rows, which {what} have no place for: export it with --layout dense")
+    widths = {description.table_bits, description.bias_bits, *(layer.bits for layer in description.layers)}
+    if not widths <= {*_PACKED_BITS, FLOAT_BITS}:
+        raise ConfigError(f"{file.path} has {min(widths)} bits; {what} have 2, 4, 8 or 32, for tables and layers")
+
+
 def _pieces(file: MappedFile, tables: Sequence[NDArray[np.uint8]]) -> Iterable[memoryview]:
     for table in tables:
         flat = table.reshape(-1)
         for first in range(0, flat.size, _PIECE_BYTES):
             yield flat[first : first + _PIECE_BYTES].data
+
+
+class _Group(NamedTuple):
+    """The tables of one dimension."""
+
+    dim: int
+    tables: list[int]
 
 
 class _Graph:
@@ -91,10 +105,15 @@ class _Graph:
         self._nodes: list[Any] = []
         self._constants: list[Any] = []
         self._count = 0
-        width = row_bytes(description.dim, description.table_bits)
-        self.tables = [
-            file.tensor(f"C{t + 1}.codes", "U8", (one.rows, width)) for t, one in enumerate(description.categories)
-        ]
+        dims = [column.dim for column in description.categories]
+        self._groups = [_Group(dim, [t for t, its in enumerate(dims) if its == dim]) for dim in dict.fromkeys(dims)]
+        self._projections = {layer.name.removeprefix("project."): layer for layer in description.part(PROJECT)}
+        self.tables = [self._codes(t) for group in self._groups for t in group.tables]
+
+    def _codes(self, t: int) -> NDArray[np.uint8]:
+        column = self._model.categories[t]
+        width = row_bytes(column.dim, self._model.table_bits)
+        return self._file.tensor(f"C{t + 1}.codes", "U8", (column.rows, width))
 
     def model(self, data_name: str) -> Any:
         """Returns the finished model, whose tables are in the file of that name."""
@@ -127,40 +146,67 @@ class _Graph:
         return self._node("Squeeze", [x, self._whole([1])])
 
     def _rows_of_tables(self, data_name: str) -> str:
-        """Gathers packed rows of all tables, and adds up those of a bag: f32[n, T, D]."""
-        model, slots = self._model, np.array(self._model.slots)
-        first = np.cumsum([0, *(len(table) for table in self.tables[:-1])])[slots]
-        ids = self._node("Max", ["ids", self._whole([0])]) if model.has_bags else "ids"
-        rows = self._node("Add", [ids, self._whole(first)])
-        packed = self._node("Gather", [self._external(data_name), rows], axis=0)
-        values = self._unpacked(packed, model.table_bits, [0, len(slots), -1], model.dim)
+        """Gathers packed rows of all tables, adds up those of a bag, and projects them: f32[n, T, D]."""
+        features, order, offset = [], [], 0
+        for group in self._groups:
+            rows = self._external(group, data_name, offset)
+            features += self._projected(group, self._rows_of_group(group, rows))
+            order += group.tables
+            offset += sum(self._codes(t).nbytes for t in group.tables)
+        if len(features) == 1:
+            return features[0]
+        joined = self._node("Concat", features, axis=1)
+        return self._node("Gather", [joined, self._whole(np.argsort(order))], axis=1)
+
+    def _projected(self, group: _Group, values: str) -> list[str]:
+        """Returns what interacts of f32[n, T, D of the group]: the whole, or table by table where it is projected."""
+        if group.dim == self._model.dim:
+            return [values]
+        found = []
+        for k, t in enumerate(group.tables):
+            rows = self._node("Gather", [values, self._constant(np.int64(k))], axis=1)
+            projected = self._layer(self._projections[f"C{t + 1}"], rows, unsigned=False)
+            found.append(self._node("Unsqueeze", [projected, self._whole([1])]))
+        return found
+
+    def _rows_of_group(self, group: _Group, tables: str) -> str:
+        model, of_slot = self._model, np.array(self._model.slots)
+        places = np.flatnonzero(np.isin(of_slot, group.tables))
+        slots, counts = of_slot[places], [model.categories[t].rows for t in group.tables]
+        first = np.cumsum([0, *counts[:-1]])[np.searchsorted(group.tables, slots)]
+        given = "ids" if len(places) == len(of_slot) else self._node("Gather", ["ids", self._whole(places)], axis=1)
+        ids = self._node("Max", [given, self._whole([0])]) if model.has_bags else given
+        packed = self._node("Gather", [tables, self._node("Add", [ids, self._whole(first)])], axis=0)
+        values = self._unpacked(packed, model.table_bits, [0, len(slots), -1], group.dim)
         for operator, name in (("Mul", "tables.step"), ("Add", "tables.offset")):
             if name in self._file.entries:
                 values = self._node(operator, [values, self._constant(self._tensor(name, "F32")[slots, None])])
-        return self._pooled(values, slots) if model.has_bags else values
+        belongs = (np.array(group.tables)[:, None] == slots).astype(np.float32)
+        return self._pooled(values, given, belongs) if model.has_bags else values
 
-    def _pooled(self, values: str, slots: NDArray[np.int64]) -> str:
+    def _pooled(self, values: str, ids: str, belongs: NDArray[np.float32]) -> str:
         """Adds up the values of each bag, f32[n, S, D], where there is an id; or takes their mean."""
-        belongs = self._constant((np.arange(len(self.tables))[:, None] == slots).astype(np.float32))
-        there = self._node("GreaterOrEqual", ["ids", self._whole([0])])
+        there = self._node("GreaterOrEqual", [ids, self._whole([0])])
         there = self._node("Unsqueeze", [there, self._whole([2])])
         counted = self._node("Cast", [there], to=self._onnx.TensorProto.FLOAT)
-        summed = self._node("MatMul", [belongs, self._node("Mul", [values, counted])])
+        summed = self._node("MatMul", [self._constant(belongs), self._node("Mul", [values, counted])])
         if not self._model.mean_pooling:
             return summed
-        counts = self._node("Max", [self._node("MatMul", [belongs, counted]), self._constant(np.float32(1))])
-        return self._node("Div", [summed, counts])
+        counts = self._node("MatMul", [self._constant(belongs), counted])
+        return self._node("Div", [summed, self._node("Max", [counts, self._constant(np.float32(1))])])
 
-    def _external(self, data_name: str) -> str:
+    def _external(self, group: _Group, data_name: str, offset: int) -> str:
+        """Names the bytes of a group's tables, which lie in another file from `offset` on."""
+        codes = [self._codes(t) for t in group.tables]
         tensor = self._onnx.TensorProto()
-        tensor.name, tensor.data_type = "tables", self._onnx.TensorProto.UINT8
-        tensor.dims.extend([sum(len(table) for table in self.tables), self.tables[0].shape[1]])
+        tensor.name, tensor.data_type = f"tables.{group.dim}", self._onnx.TensorProto.UINT8
+        tensor.dims.extend([sum(map(len, codes)), codes[0].shape[1]])
         tensor.data_location = self._onnx.TensorProto.EXTERNAL
-        num_bytes = sum(table.nbytes for table in self.tables)
-        for key, value in (("location", data_name), ("offset", "0"), ("length", str(num_bytes))):
+        length = sum(table.nbytes for table in codes)
+        for key, value in (("location", data_name), ("offset", str(offset)), ("length", str(length))):
             tensor.external_data.add(key=key, value=value)
         self._constants.append(tensor)
-        return "tables"
+        return str(tensor.name)
 
     def _unpacked(self, packed: str, bits: int, shape: Sequence[int], width: int) -> str:
         """Looks up the codes of bytes: f32 of that shape, `width` of them at the end."""
@@ -174,7 +220,7 @@ class _Graph:
         return values
 
     def _joined(self, x: str, features: str) -> str:
-        count = 1 + len(self.tables)
+        count = 1 + len(self._model.categories)
         if self._model.interaction != DOT:
             return self._node("Reshape", [features, self._whole([0, self._model.joined_width])])
         turned = self._node("Transpose", [features], perm=[0, 2, 1])
@@ -247,7 +293,7 @@ class _Graph:
         rise = self._node("Mul", [self._node("Sub", [within, self._constant(low)]), self._constant(np.float32(slopes))])
         total = self._node("ReduceSum", [rise, self._whole([1])], keepdims=0)
         total = self._node("Add", [total, self._constant(np.float32(values[0]))])
-        ends = [self._constant(np.float32(end)) for end in (_LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)]
+        ends = [self._constant(np.float32(end)) for end in (LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)]
         share = self._node("Clip", [total, *ends])
         rest = self._node("Sub", [self._constant(np.float32(1)), share])
         return self._node("Log", [self._node("Div", [share, rest])])

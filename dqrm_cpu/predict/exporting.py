@@ -21,6 +21,7 @@ from dqrm_cpu.data.store.manifest import PART_NAMES, Manifest
 from dqrm_cpu.errors import CheckpointError, ConfigError
 from dqrm_cpu.export.features import RawFeatures
 from dqrm_cpu.export.onnx_graph import require_onnx, write_onnx
+from dqrm_cpu.export.openvino_ir import require_openvino, write_openvino
 from dqrm_cpu.export.write import has_sparse_layout, write_model
 from dqrm_cpu.metrics.calibration import Calibration, IsotonicCalibration, PlattCalibration
 from dqrm_cpu.predict.scorer import Scorer, fit_calibration, load_weights, prepared_rows
@@ -28,6 +29,11 @@ from dqrm_cpu.predict.trained_model import TrainedModel, data_of_model, find_mod
 from dqrm_cpu.serving.description import ISOTONIC, PLATT, Calibrating, Description, IdRule
 from dqrm_cpu.serving.mapped_file import MappedFile
 from dqrm_cpu.serving.model import NO_ID, Model, read_description
+
+PACKED, ONNX, OPENVINO = "packed", "onnx", "openvino"
+
+SUFFIXES = {PACKED: ".safetensors", ONNX: ".onnx", OPENVINO: ".xml"}
+"""How the names of files end, by format."""
 
 _MOST_CHECKED = 2048
 _LARGEST_DIFFERENCE = 1e-4
@@ -40,7 +46,7 @@ class ExportRequest:
 
     run_dir: Path
     out: Path
-    is_onnx: bool = False  # else packed
+    format: str = PACKED
     layout: str = "dense"
     checkpoint: str = "best"
     data: Path | None = None  # the data set with the run's vocabulary; None: the one that it was trained on
@@ -72,14 +78,21 @@ def export(request: ExportRequest) -> ExportedFile:
         raise ConfigError(f"{request.out} exists; give another name, or --overwrite")
     if not request.out.parent.is_dir():
         raise ConfigError(f"there is no folder {request.out.parent}; make it, or give another name")
-    if not request.is_onnx:
+    if request.format == PACKED:
         return _export_packed(request)
-    require_onnx()
+    if request.out.suffix != SUFFIXES[request.format]:
+        raise ConfigError(f"{request.out}: the name of such a file ends in {SUFFIXES[request.format]}")
+    {ONNX: require_onnx, OPENVINO: require_openvino}[request.format]()
     # On the same disk: the tables are as large as those of the file that is to be.
-    with TemporaryDirectory(dir=request.out.parent, prefix=WRITING) as folder:
-        packed = _export_packed(replace(request, out=Path(folder) / "model.safetensors"))
+    with TemporaryDirectory(dir=request.out.parent, prefix=WRITING) as name:
+        folder = Path(name)
+        packed = _export_packed(replace(request, out=folder / "model.safetensors"))
         file = MappedFile(packed.path)
-        size = write_onnx(file, read_description(file), request.out)
+        description = read_description(file)
+        if request.format == ONNX:
+            size = write_onnx(file, description, request.out)
+        else:
+            size = write_openvino(file, description, request.out, folder)
     return replace(packed, path=request.out, num_bytes=size, vocabulary_bytes=0)
 
 

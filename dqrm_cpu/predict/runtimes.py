@@ -1,6 +1,6 @@
 """Exported files as the programs open them that score with them, one way to ask all for logits."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqrm_cpu.errors import CheckpointError, ConfigError, DeviceError
+from dqrm_cpu.export.openvino_ir import OPENVINO_INFO
 from dqrm_cpu.serving import Model
 from dqrm_cpu.serving.description import MODEL, Description, DescriptionError
 
@@ -25,8 +26,11 @@ class OpenedFile(Protocol):
         """Returns the logits f32[n] of prepared rows: numbers f32[n, D], and rows of tables int64[n, S]."""
 
 
-def open_file(path: Path) -> OpenedFile:
-    """Opens an exported file by the end of its name; ConfigError for another one, DeviceError without its runtime."""
+def open_file(path: Path) -> Sequence[OpenedFile]:
+    """Opens an exported file by the end of its name, more than once where its runtime has several precisions.
+
+    ConfigError for another file, DeviceError where the runtime is not installed.
+    """
     opener = _OPENERS.get(path.suffix)
     if opener is None:
         raise ConfigError(f"{path} is no exported file: those end in {', '.join(_OPENERS)}")
@@ -62,7 +66,42 @@ class _OnnxFile:
         return found
 
 
-_OPENERS: Mapping[str, Callable[[Path], OpenedFile]] = {".safetensors": _PackedFile, ".onnx": _OnnxFile}
+class _OpenVinoFile:
+    """IR compiled for the processor; `precision` f32, or None for the one that OpenVINO chooses: BF16 where it is."""
+
+    def __init__(self, path: Path, precision: str | None) -> None:
+        openvino = require_runtime("openvino", "OpenVINO's files", "openvino")
+        weights, core = path.with_suffix(".bin"), openvino.Core()
+        try:
+            model = core.read_model(str(path), str(weights))
+            document = (
+                model.get_rt_info(list(OPENVINO_INFO)).astype(str) if model.has_rt_info(list(OPENVINO_INFO)) else None
+            )
+            hint = {} if precision is None else {"INFERENCE_PRECISION_HINT": precision}
+            self._compiled = core.compile_model(model, "CPU", hint)
+        except Exception as error:  # its errors have no common class
+            raise _unreadable(path, error) from error
+        self.precision = str(self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
+        self.runtime = f"OpenVINO {openvino.__version__.partition('-')[0]}, {self.precision}"
+        self.is_exact = precision is not None
+        self.num_bytes = path.stat().st_size + weights.stat().st_size
+        self.description = _described(path, document)
+
+    def logits(self, dense: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        found: NDArray[np.float32] = self._compiled({"dense": dense, "ids": ids})["logits"]
+        return found.copy()
+
+
+def _open_openvino(path: Path) -> Sequence[OpenedFile]:
+    exact, fast = _OpenVinoFile(path, "f32"), _OpenVinoFile(path, None)
+    return (exact,) if fast.precision == exact.precision else (exact, fast)
+
+
+_OPENERS: Mapping[str, Callable[[Path], Sequence[OpenedFile]]] = {
+    ".safetensors": lambda path: (_PackedFile(path),),
+    ".onnx": lambda path: (_OnnxFile(path),),
+    ".xml": _open_openvino,
+}
 
 
 def require_runtime(package: str, what: str, extra: str) -> Any:
@@ -70,7 +109,9 @@ def require_runtime(package: str, what: str, extra: str) -> Any:
     try:
         return import_module(package)
     except ImportError:
-        raise DeviceError(f"{what} need the package {package}: pip install 'dqrm-cpu[{extra}]'") from None
+        raise DeviceError(
+            f"{what} need the package {package.partition('.')[0]}: pip install 'dqrm-cpu[{extra}]'"
+        ) from None
 
 
 def _described(path: Path, document: str | None) -> Description:

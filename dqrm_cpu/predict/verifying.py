@@ -30,7 +30,7 @@ class VerifyRequest:
     part: str = "test"
     rows: int | None = None  # None: all of the part
     max_logit: float = 1e-5  # of files that are to be exact
-    max_auc: float = 1e-3
+    max_auc: float | None = None
     note: Callable[[str], None] = lambda _: None
 
 
@@ -106,7 +106,7 @@ class Verifier:
             raise DataError(f"{self._folder} has no {request.part} rows; give --part {' or '.join(there)}")
         self._loader = prepared_rows(self._folder, manifest, request.part, request.rows)
         self.num_rows = min(request.rows or manifest.num_rows(request.part), manifest.num_rows(request.part))
-        self._files = [_Compared(path, one := open_file(path), _calibration(one)) for path in request.files]
+        self._files = [_Compared(path, one, _calibration(one)) for path in request.files for one in open_file(path)]
         model = trained.config.model
         for compared in self._files:
             _require_same_shape(compared, model.num_dense, model.table_rows)
@@ -137,7 +137,7 @@ class Verifier:
         request, failures = self._request, []
         if file.opened.is_exact and file.largest > request.max_logit:
             failures.append(f"a logit differs by {file.largest:.2g}, more than --max-logit {request.max_logit:g}")
-        if abs(difference) > request.max_auc:
+        if request.max_auc is not None and abs(difference) > request.max_auc:
             failures.append(f"AUC differs by {difference:.2g}, more than --max-auc {request.max_auc:g}")
         opened = file.opened
         return FileVerdict(file.path, opened.runtime, opened.num_bytes, file.largest, auc, difference, tuple(failures))

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from dqrm_cpu import __version__
 from dqrm_cpu.errors import DqrmError
+from dqrm_cpu.server.answers import Answer, AnswerError, Receive, Route
+from dqrm_cpu.server.browser_files import BrowserFiles
 from dqrm_cpu.server.inference_protocol import InferRequest, RequestError, metadata
 from dqrm_cpu.server.monitoring import Monitoring
 from dqrm_cpu.server.scoring_queue import PreparedRows, QueueFullError, ScoringQueue, ServerDefectError
@@ -23,11 +25,9 @@ from dqrm_cpu.server.served_model import ServedModel
 from dqrm_cpu.serving import Model, UnusableRowError
 from dqrm_cpu.serving.model import probabilities
 
-Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 _LOG = logging.getLogger("dqrm_cpu.server")
-_JSON = b"application/json"
 _PREDICT = "/predict"
 _INFERENCE_HEADER = b"inference-header-content-length"
 
@@ -43,23 +43,8 @@ class ServerSettings:
     most_waiting_rows: int = 1 << 16
     timeout_s: float = 5.0
     reload_every_s: float = 1.0
-
-
-class Answer(NamedTuple):
-    """An answer as it goes out."""
-
-    status: HTTPStatus
-    body: bytes
-    content_type: bytes = _JSON
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-
-
-class AnswerError(Exception):
-    """A request that gets an error as its answer."""
-
-    def __init__(self, status: HTTPStatus, why: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
-        super().__init__(why)
-        self.answer = Answer(status, msgspec.json.encode({"error": why}), _JSON, headers)
+    onnx: Path | None = None  # the model as ONNX, for browsers that score by themselves
+    web_runtime: Path | None = None  # the folder of the files with which they do
 
 
 class _Rows(msgspec.Struct):
@@ -74,6 +59,9 @@ class Application:
         self._monitoring = Monitoring()
         self._served: ServedModel | None = None
         self._queue: ScoringQueue | None = None
+        self._routes = dict(_ROUTES)
+        if settings.onnx is not None and settings.web_runtime is not None:
+            self._routes |= BrowserFiles(settings.model, settings.onnx, settings.web_runtime).routes()
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answers one request, or lives through the server's life."""
@@ -128,7 +116,7 @@ class Application:
         of_model = f"/v2/models/{self._settings.name}"
         if path == of_model or path.startswith(f"{of_model}/"):
             path = "/v2/models/*" + path.removeprefix(of_model).removeprefix("/versions/1")
-        return path if path in _ROUTES else ""
+        return path if path in self._routes else ""
 
     async def _answered(self, scope: Mapping[str, Any], route: str, receive: Receive) -> Answer:
         if not route:
@@ -136,7 +124,7 @@ class Application:
                 HTTPStatus.NOT_FOUND, f"there is no {scope['path'][:80]}; the model is called {self._settings.name}"
             )
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        allowed, answer = _ROUTES[route]
+        allowed, answer = self._routes[route]
         if method != allowed:
             raise AnswerError(
                 HTTPStatus.METHOD_NOT_ALLOWED, f"{route} takes {allowed}", ((b"allow", allowed.encode()),)
@@ -147,8 +135,11 @@ class Application:
 
     async def _page(self, headers: Mapping[bytes, bytes], receive: Receive) -> Answer:
         page = files("dqrm_cpu.server").joinpath("page.html").read_text()
-        policy = b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
-        content = page.replace('"MODEL_NAME"', json.dumps(self._settings.name).replace("<", "\\u003c")).encode()
+        has_files = self._settings.onnx is not None
+        scripts = b"'unsafe-inline' 'self' 'wasm-unsafe-eval'" if has_files else b"'unsafe-inline'"
+        policy = b"default-src 'none'; style-src 'unsafe-inline'; script-src %s; connect-src 'self'" % scripts
+        name = json.dumps(self._settings.name).replace("<", "\\u003c")
+        content = page.replace('"MODEL_NAME"', name).replace('"SCORES_HERE"', json.dumps(has_files)).encode()
         return Answer(HTTPStatus.OK, content, b"text/html; charset=utf-8", ((b"content-security-policy", policy),))
 
     async def _metrics(self, headers: Mapping[bytes, bytes], receive: Receive) -> Answer:
@@ -247,9 +238,7 @@ def _document(document: Mapping[str, Any]) -> Answer:
     return Answer(HTTPStatus.OK, msgspec.json.encode(document))
 
 
-_Route = Callable[[Application, Mapping[bytes, bytes], Receive], Awaitable[Answer]]
-
-_ROUTES: Mapping[str, tuple[str, _Route]] = {
+_ROUTES: Mapping[str, Route] = {
     "/": ("GET", Application._page),
     "/metrics": ("GET", Application._metrics),
     "/v2": ("GET", Application._server),

@@ -45,7 +45,7 @@ def serve(settings: ServerSettings, host: str, port: int, workers: int, most_con
         return
     with tempfile.TemporaryDirectory(prefix="dqrm-metrics-") as folder:
         os.environ[SHARED_FOLDER] = folder
-        os.environ[_SETTINGS] = json.dumps([os.getpid(), {**asdict(settings), "model": str(settings.model)}])
+        os.environ[_SETTINGS] = json.dumps([os.getpid(), asdict(settings)], default=str)
         uvicorn.run("dqrm_cpu.server.run:application", factory=True, workers=workers, **common)  # type: ignore[arg-type]
 
 
@@ -56,4 +56,5 @@ def application() -> Application:
     parent, settings = json.loads(os.environ[_SETTINGS])
     if os.getppid() != parent:  # it has ended already
         raise SystemExit(1)
-    return Application(ServerSettings(**{**settings, "model": Path(settings["model"])}))
+    paths = {name: Path(settings[name]) for name in ("model", "onnx", "web_runtime") if settings[name] is not None}
+    return Application(ServerSettings(**{**settings, **paths}))
