@@ -1,5 +1,6 @@
 """One endless stream of generated click data, each row made from (seed, row) alone."""
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 from dqrm_cpu.data.batch import Batch
 from dqrm_cpu.data.synthetic import encoding, kernel
 from dqrm_cpu.data.synthetic.click_model import BASE_CLICK_RATE
-from dqrm_cpu.data.synthetic.world import Folding, RawArrays, StreamKeys, assign_roles, build_world
+from dqrm_cpu.data.synthetic.world import Folding, RawArrays, StreamKeys, World, assign_roles, build_world
 from dqrm_cpu.errors import DataError
 
 _CALIBRATION_START = 1 << 62
@@ -38,10 +39,9 @@ class SyntheticClicks:
         self.max_bag_size = max_bag_size
         self.roles = assign_roles(table_rows)
         self._key = np.uint64(seed % 2**64)
-        self._world = build_world(self.roles, table_rows, num_dense, seed % 2**64)
         first_id = np.asarray([role.field.first_id for role in self.roles], np.int64)
         self._folding = Folding(first_id, np.asarray(table_rows, np.int64))
-        self.bias = self._calibrate()
+        self._world, self.bias = _calibrated_world(tuple(table_rows), num_dense, seed % 2**64)
 
     def rows(self, start: int, stop: int) -> Batch:
         """Returns rows start to stop - 1."""
@@ -72,19 +72,11 @@ class SyntheticClicks:
         """Returns the planted probability of a click of each row: what the best possible model would predict."""
         return _logistic(self._draw(start, stop).log_odds.astype(np.float64) + self.bias)
 
-    def _draw(self, start: int, stop: int, bias: float | None = None) -> RawArrays:
+    def _draw(self, start: int, stop: int) -> RawArrays:
         if not 0 <= start <= stop <= _LAST_ROW:
             raise DataError(f"rows {start} to {stop} of the generated data: want 0 <= start <= stop <= {_LAST_ROW}")
-        count = stop - start
-        out = RawArrays(
-            integers=np.empty((count, self.num_dense), np.int32),
-            ranks=np.empty((len(self.table_rows), count), np.int32),
-            log_odds=np.empty(count, np.float32),
-            label=np.empty(count, np.float32),
-        )
-        keys = StreamKeys(self._key, start, self.bias if bias is None else bias)
-        kernel.draw_rows(keys, self._world, out)
-        return out
+        shape = (len(self.table_rows), self.num_dense)
+        return _draw_rows(self._world, StreamKeys(self._key, start, self.bias), shape, stop - start)
 
     def _bags(self, start: int, ranks: NDArray[np.int32]) -> tuple[Tensor, Tensor]:
         num_tables, num_rows = ranks.shape
@@ -96,20 +88,6 @@ class SyntheticClicks:
         encoding.fill_bags(keys, self._world, self._folding, encoding.DrawnBags(ranks, offsets, ids))
         return torch.from_numpy(ids), torch.from_numpy(offsets)
 
-    def _calibrate(self) -> float:
-        """Finds the bias with which the mean click rate is the measured one, to four digits."""
-        log_odds = self._draw(_CALIBRATION_START, _CALIBRATION_START + _CALIBRATION_ROWS, 0.0).log_odds.astype(
-            np.float64
-        )
-        low, high = -20.0, 20.0
-        while high - low > 1e-6:
-            middle = (low + high) / 2
-            if _logistic(log_odds + middle).mean() < BASE_CLICK_RATE:
-                low = middle
-            else:
-                high = middle
-        return round(low, 4)
-
     def _check_targets(self, dense: Tensor, ids: Tensor, label: Tensor) -> None:
         if self.max_bag_size > 1:
             raise DataError("fill() writes one id a bag, but max_bag_size is above 1: use rows()")
@@ -120,6 +98,39 @@ class SyntheticClicks:
             if tuple(tensor.shape) != shape or tensor.dtype != kind or tensor.device.type != "cpu":
                 actual = f"{tensor.dtype} {tuple(tensor.shape)} on {tensor.device}"
                 raise DataError(f"fill() wants {name} as {kind} {shape} on the CPU, not {actual}")
+
+
+@lru_cache(maxsize=16)
+def _calibrated_world(table_rows: tuple[int, ...], num_dense: int, seed_key: int) -> tuple[World, float]:
+    """Builds the world, and finds the bias with which the mean click rate is the measured one, to four digits.
+
+    It takes a tenth of a second and more, and a process that trains often mostly does so on the same rows.
+    """
+    world = build_world(assign_roles(table_rows), table_rows, num_dense, seed_key)
+    keys = StreamKeys(np.uint64(seed_key), _CALIBRATION_START, 0.0)
+    raw = _draw_rows(world, keys, (len(table_rows), num_dense), _CALIBRATION_ROWS)
+    log_odds = raw.log_odds.astype(np.float64)
+    low, high = -20.0, 20.0
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        if _logistic(log_odds + middle).mean() < BASE_CLICK_RATE:
+            low = middle
+        else:
+            high = middle
+    return world, round(low, 4)
+
+
+def _draw_rows(world: World, keys: StreamKeys, shape: tuple[int, int], count: int) -> RawArrays:
+    """Draws `count` rows from the one that `keys` name; `shape` says how many tables and dense features there are."""
+    num_tables, num_dense = shape
+    out = RawArrays(
+        integers=np.empty((count, num_dense), np.int32),
+        ranks=np.empty((num_tables, count), np.int32),
+        log_odds=np.empty(count, np.float32),
+        label=np.empty(count, np.float32),
+    )
+    kernel.draw_rows(keys, world, out)
+    return out
 
 
 def _logistic(log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
