@@ -57,10 +57,10 @@ def output(process: subprocess.Popen[str]) -> str:
 
 
 def test_processes_that_compile_at_once_share_a_cache(tmp_path: Path) -> None:
-    processes = [start(PREPARE + RUN_A_KERNEL, tmp_path) for _ in range(3)]
+    processes = [start(PREPARE + RUN_A_KERNEL, tmp_path) for _ in range(2)]
     lines = [output(process).split(maxsplit=2) for process in processes]
-    assert sorted(int(line[1]) for line in lines) == [0, 0, 1]  # one compiled the kernel, the others waited for it
-    assert [line[2].strip() for line in lines] == ["[5.0, 3.0]"] * 3
+    assert sorted(int(line[1]) for line in lines) == [0, 1]  # one compiled the kernel, the other waited for it
+    assert [line[2].strip() for line in lines] == ["[5.0, 3.0]"] * 2
     [folder] = {Path(line[0]) for line in lines}
     files = {path.name for path in folder.rglob("*") if path.is_file()}
     assert len(files) == 1

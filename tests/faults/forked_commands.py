@@ -21,6 +21,7 @@ import psutil
 
 from injection import Fault, calls_met, compile_library
 from outcomes import Done
+from prestart import python
 
 TIMEOUT_S = 60.0
 _PATIENCE = 5  # times the limit, for a command that has not used as much of a core: the machine may be busy
@@ -82,10 +83,10 @@ class Lab:
         return self._forked(run, fault, timeout_s, None)
 
     def start(self, *arguments: object, fault: Fault | None = None, **more: Any) -> subprocess.Popen[str]:
-        """Starts the command line as a process of its own."""
-        environ = {name: value for name, value in os.environ.items() if name not in ("LD_PRELOAD", "NUMBA_CACHE_DIR")}
-        environ |= fault.environment(self.library) if fault else {}
-        command = [sys.executable, "-m", "dqrm_cpu", *map(str, arguments)]
+        """Starts the command line as a process of its own, which does as any other where it has no fault."""
+        environ = {**os.environ, "LD_PRELOAD": "", **(fault.environment(self.library) if fault else {})}
+        runs_python = [sys.executable] if fault else python(environ)
+        command = [*runs_python, "-m", "dqrm_cpu", *map(str, arguments)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
         return subprocess.Popen(command, env=environ, **{**pipes, **more})
 

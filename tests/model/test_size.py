@@ -61,7 +61,7 @@ def test_the_estimate_is_within_a_tenth_of_the_peak(preset: str, optimizer: str,
     settings = {
         "data.validation_rows": "20000",
         "data.test_rows": "20000",
-        "train.max_steps": "3",
+        "train.max_steps": "2",
         "train.optimizer": optimizer,
     }
     options = [word for key, value in settings.items() for word in (f"--{key.replace('_', '-')}", value)]
@@ -83,7 +83,7 @@ def test_cross_layers_are_in_the_estimate(rank: str, tmp_path: Path) -> None:
         "data.test_rows": "100",
         "train.batch_size": "8192",
         "train.test_batch_size": "100",
-        "train.max_steps": "2",
+        "train.max_steps": "1",
     }
     options = [word for key, value in settings.items() for word in (f"--{key.replace('_', '-')}", value)]
     peak = measured_peak("--run-dir", str(tmp_path / "run"), *options)

@@ -35,7 +35,7 @@ def _lose(lab: Lab, random_: random.Random, number: int) -> Verdict:
     script = [str(part) for part in (_WORKER, fault, lost, step, *arguments)]
     started = run_gloo if transport == "gloo" else run_mpi
     environ = {"PYTHONPATH": os.environ["PYTHONPATH"], "LD_PRELOAD": ""}
-    world = started(script, ranks, env=environ, timeout_s=_WORLD_S, forked=False)
+    world = started(script, ranks, env=environ, timeout_s=_WORLD_S)
     wrong = _wrong_end(world, lost, case) or _left_behind(run, case)
     if wrong:
         return wrong
