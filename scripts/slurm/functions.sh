@@ -31,9 +31,28 @@ train() {
   [ -z "${DQRM_DATA:-}" ] || data=(--data "$DQRM_DATA")
   # Whatever an earlier try left would speak for this one if it fails before it opens the run folder.
   rm -f "$run_dir/interrupted.json"
+  outlast_kills
   say "try ${SLURM_RESTART_COUNT:-0} on ${SLURM_JOB_NODELIST:-this host}, ${SLURM_NTASKS:-1} ranks by $launcher"
   run_ranks "$command" "${action[@]}" --run-dir "$run_dir" "${data[@]}" "$@" || status=$?
   finish_try "$status"
+}
+
+# What Slurm still kills of a requeued try it knows by job and step, and the steps of the next try have the same numbers:
+# KillWait seconds after the requeue, and a few more, nothing may run yet. Most sites start a job again later than that.
+outlast_kills() {
+  local kill_wait requeued now left
+  [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] || return 0
+  kill_wait=$(scontrol show config | sed -nE 's/^KillWait *= *([0-9]+).*/\1/p') || kill_wait=
+  printf -v now '%(%s)T' -1
+  requeued=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%V) || requeued=
+  requeued=$(date --date="${requeued:-none}" +%s 2>/dev/null) || requeued=$now
+  left=$((requeued + ${kill_wait:-30} + 5 - now))
+  [ "$left" -gt 0 ] || return 0
+  say "waiting $left s: until then Slurm may take this try for the one before, and kill it"
+  sleep "$left" &
+  wait $! || true
+  kill $! 2>/dev/null || true
+  [ -z "$cancelled" ] || exit 143 # 128 + SIGTERM
 }
 
 # Ends this script after a try: requeues the job if time or a node ran out, otherwise exits with the status given.
