@@ -37,6 +37,7 @@ for folder in (
     "model",
     "comm",
     "data/prepare",
+    "data/store",
     "doctor",
     "node",
     "predict",

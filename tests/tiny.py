@@ -25,7 +25,7 @@ def tiny_config(
         "bottom_mlp": (9, 6),
         "top_mlp": (11, 1),
     }
-    small_data: dict[str, Any] = {"train_rows": 2000, "validation_rows": 500, "test_rows": 500}
+    small_data: dict[str, Any] = {"min_count": 0, "train_rows": 2000, "validation_rows": 500, "test_rows": 500}
     small_train: dict[str, Any] = {"batch_size": 32, "test_batch_size": 200, "log_every": 5, "epochs": 1}
     return replace(
         config,

@@ -17,6 +17,7 @@ PathLike: TypeAlias = str | os.PathLike[str]
 """The name of a file or folder; runs and data sets are such names too."""
 
 _OPTIMIZER, _RATE = "train.optimizer", "train.learning_rate"
+_TABLE_ROWS, _MIN_COUNT = "model.table_rows", "data.min_count"
 
 
 def path_of(value: object, name: str) -> Path:
@@ -76,6 +77,8 @@ def texts_of_config(config: Config) -> dict[str, str]:
     texts = {key: value_text(value) for key, value in values.items() if value != usual[key]}
     if _OPTIMIZER in texts:  # a rate that nobody gives would follow the optimizer
         texts[_RATE] = value_text(values[_RATE])
+    if _TABLE_ROWS in texts:  # a count that nobody gives would be none, with sizes that are given
+        texts[_MIN_COUNT] = value_text(values[_MIN_COUNT])
     return texts
 
 

@@ -125,6 +125,8 @@ class _Loading:
         preset = preset_config(str(values["preset"]))
         if values["train.optimizer"] != preset.train.optimizer and "train.learning_rate" not in self.origins:
             values["train.learning_rate"] = OPTIMIZER_RATES[str(values["train.optimizer"])]
+        if "model.table_rows" in self.origins and "data.min_count" not in self.origins:
+            values["data.min_count"] = 0  # sizes that somebody gives are not found from the rows
         config = unflatten(values)
         self.take_conflicts(config)
         self.raise_mistakes()

@@ -1,4 +1,4 @@
-"""The presets: a demo of minutes, and the paper's two models (section 4 and appendix A)."""
+"""The presets: a demo of minutes, a recipe for data of one's own, the paper's two models (section 4, appendix A)."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -10,6 +10,20 @@ TERABYTE_TABLE_ROWS = (
     *(9980333, 36084, 17217, 7378, 20134, 3, 7112, 1442, 61, 9758201, 1333352, 313829, 10),
     *(2208, 11156, 122, 4, 970, 14, 9994101, 7267859, 9946608, 415421, 12420, 101, 36),
 )
+
+
+def _demo() -> Config:
+    """Returns the settings of the demo: generated clicks, whose tables hold the ids that its training rows have."""
+    return Config(data=DataConfig(min_count=1))
+
+
+def _production() -> Config:
+    """Returns the settings for a log of one's own: one epoch of row-wise Adagrad, INT4 throughout."""
+    return Config(
+        preset="production",
+        data=DataConfig(min_count=1),
+        train=TrainConfig(epochs=1, optimizer="rowwise-adagrad", learning_rate=0.01),
+    )
 
 
 def _kaggle() -> Config:
@@ -45,7 +59,7 @@ def _terabyte() -> Config:
 
 
 PRESETS: Mapping[str, Callable[[], Config]] = MappingProxyType(
-    {"demo": Config, "kaggle": _kaggle, "terabyte": _terabyte}
+    {"demo": _demo, "production": _production, "kaggle": _kaggle, "terabyte": _terabyte}
 )
 """Makers of the presets, by name."""
 

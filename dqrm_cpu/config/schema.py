@@ -57,6 +57,11 @@ class DataConfig:
     train_rows: Positive = setting(60_000, "rows of the training part; of prepared data all of them, unless set")
     validation_rows: Positive = setting(20_000, "rows that choose the best checkpoint")
     test_rows: Positive = setting(20_000, "rows of the test part, scored once a checkpoint is chosen")
+    min_count: Count = setting(
+        0,
+        "of generated rows: tables hold the ids that so many training rows have, and every other id is row 0; "
+        "0: tables have model.table_rows rows, whether training sees them or not",
+    )
     max_bag_size: Annotated[int, Range(minimum=1, maximum=1024)] = setting(
         1, "of generated rows; 1: one id per feature (one-hot); above: 0 to that many ids per feature"
     )
@@ -296,7 +301,9 @@ class CommConfig:
 class Config:
     """All settings of one run, fully resolved. The run folder is not part of it."""
 
-    preset: Annotated[str, OneOf("demo", "kaggle", "terabyte")] = setting("demo", "the settings to start from")
+    preset: Annotated[str, OneOf("demo", "production", "kaggle", "terabyte")] = setting(
+        "demo", "the settings to start from"
+    )
     seed: Annotated[int, Range(minimum=0, maximum=_LARGEST_SEED)] = setting(
         1, "decides initial weights, generated data and the order of rows"
     )

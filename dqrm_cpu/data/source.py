@@ -14,6 +14,7 @@ from dqrm_cpu.data.store.order import Order
 from dqrm_cpu.data.store.run_data import SYNTHETIC, fingerprint_of
 from dqrm_cpu.data.store.schema import DataIdentity, identity_of_generated
 from dqrm_cpu.data.store.stored_rows import StoredRows, Stream
+from dqrm_cpu.data.synthetic.known_ids import KnownClicks, known_clicks
 from dqrm_cpu.data.synthetic.stream import SyntheticClicks
 from dqrm_cpu.errors import DataError
 
@@ -70,15 +71,32 @@ def _generated(config: Config) -> DataSet:
     for key, given in of_prepared.items():
         if given:
             raise DataError(f"{key} works on prepared rows, not on generated ones; leave it out or give --data DIR")
-    source = SyntheticClicks(model.table_rows, model.num_dense, config.seed, data.max_bag_size)
+    source: RowSource
+    if data.min_count:
+        known = known_clicks(config)
+        _require_room(config, known)
+        source, of_ids = known, f" of min-count {data.min_count} in {data.train_rows}"
+    else:
+        source = SyntheticClicks(model.table_rows, model.num_dense, config.seed, data.max_bag_size)
+        of_ids = ""
     test_at = data.train_rows + data.validation_rows
     return DataSet(
         Part(source, 0, data.train_rows),
         Part(source, data.train_rows, data.validation_rows),
         Part(source, test_at, data.test_rows),
-        fingerprint=f"synthetic seed {config.seed} rows {test_at + data.test_rows}",
-        identity=identity_of_generated(model.num_dense, model.table_rows, config.seed),
+        fingerprint=f"synthetic seed {config.seed} rows {test_at + data.test_rows}{of_ids}",
+        identity=identity_of_generated(model.num_dense, model.table_rows, config.seed, of_ids),
     )
+
+
+def _require_room(config: Config, known: KnownClicks) -> None:
+    """Raises DataError where the settings' tables are not those of the ids that the generated rows hold."""
+    mine, theirs = config.model.table_rows, known.table_rows
+    if len(mine) != len(theirs) or any(rows < needed for rows, needed in zip(mine, theirs, strict=True)):
+        raise DataError(
+            f"model.table_rows does not fit the ids of {config.data.train_rows:,} generated rows, which take "
+            f"{','.join(map(str, theirs))}; leave the setting out to follow them, or give --data.min-count 0"
+        )
 
 
 def _prepared(config: Config) -> DataSet:

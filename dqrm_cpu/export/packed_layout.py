@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dqrm_cpu.config import Config, preset_config
+from dqrm_cpu.config import Config
 from dqrm_cpu.config.load import check_config
 from dqrm_cpu.config.schema import SETTINGS, flatten, unflatten
 from dqrm_cpu.config.setting import BadValueError
@@ -57,7 +57,7 @@ def stored_config(file: PackedFile) -> Config:
     dots = max(piece.count(".") for piece in re.split(r"[=,{}\[\]\n]", text[:_MOST_CONFIG_CHARACTERS]))
     if len(text) > _MOST_CONFIG_CHARACTERS or dots > _MOST_DOTS:
         raise file.foreign("its configuration is none of ours")
-    values = flatten(preset_config("demo"))
+    values = flatten(Config())
     try:
         settings = dict(_leaves(tomllib.loads(text)))
         for key, value in settings.items():

@@ -172,6 +172,14 @@ def test_metrics_are_columns_of_pandas_and_polars(run: "dqrm_cpu.Run") -> None:
 # Settings.
 
 
+def test_the_demos_settings_may_be_typed_with_the_sizes_that_its_rows_decide() -> None:
+    demo = dqrm_cpu.settings({"train_rows": 500})
+    assert demo.data.min_count == 1
+    assert dqrm_cpu.settings(config=demo) == demo
+    sizes: dict[str, Any] = {"model.table_rows": (40, 3)}
+    assert dqrm_cpu.settings(**sizes).data.min_count == 0
+
+
 def test_settings_follow_the_data_set_and_may_be_typed(shop: Path, tmp_path: Path, run: "dqrm_cpu.Run") -> None:
     config = dqrm_cpu.settings(shop / "data", **QUICK)
     assert config.model.table_rows == read_manifest(shop / "data").table_rows

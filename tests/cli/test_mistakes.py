@@ -46,7 +46,11 @@ MISTAKES = [
     ("train --data data/no-split", 1, "data/no-split has no validation rows; prepare it with a split that leaves some"),
     ("train --data data/clicks --model.num-dense 5", 1, "model.num_dense is 5, and"),
     ("train --data data/clicks --data.train-rows 1000000", 1, "has 600 train rows; leave the setting out"),
-    ("train --preset kagle", 2, "--preset kagle: no such choice; nearest is kaggle; allowed: demo | kaggle | terabyte"),
+    (
+        "train --preset kagle",
+        2,
+        "--preset kagle: no such choice; nearest is kaggle; allowed: demo | production | kaggle | terabyte",
+    ),
     ("train --config nothere.toml", 2, "nothere.toml: no such file; give the path of a TOML file to --config"),
     ("train --config run.toml", 2, "run.toml:2: train.learning_rat: unknown key; nearest is train.learning_rate"),
     ("train --config clicks.csv", 2, "clicks.csv:1: not valid TOML"),

@@ -22,6 +22,7 @@ from dqrm_cpu.config.setting import Setting, Value, value_text
 from dqrm_cpu.config.toml_source import lines_of
 
 REPOSITORY = Path(__file__).parents[2]
+OF_SGD = [name for name in PRESETS if name != "production"]
 
 
 def write(folder: Path, text: str) -> Path:
@@ -69,7 +70,19 @@ def test_presets_are_valid_and_named(preset: str) -> None:
 
 
 def test_without_anything_it_is_the_demo() -> None:
-    assert load_config(None, None, {}) == Config() == preset_config("demo")
+    assert load_config(None, None, {}) == preset_config("demo")
+
+
+def test_the_demo_differs_from_the_defaults_in_its_tables_alone() -> None:
+    demo = preset_config("demo")
+    assert dataclasses.replace(demo, data=dataclasses.replace(demo.data, min_count=0)) == Config()
+    assert demo.data.min_count == 1
+
+
+def test_sizes_that_are_given_are_not_found_from_the_rows() -> None:
+    sizes = {"model.table_rows": "40,3,500"}
+    assert load_config(None, None, sizes).data.min_count == 0
+    assert load_config(None, None, {**sizes, "data.min_count": "2"}).data.min_count == 2
 
 
 def test_file_overrules_preset_and_option_overrules_file(tmp_path: Path) -> None:
@@ -93,11 +106,19 @@ def test_preset_may_be_an_override(tmp_path: Path) -> None:
 
 def test_an_optimizer_brings_its_learning_rate_unless_one_is_given(tmp_path: Path) -> None:
     adagrad = {"train.optimizer": "rowwise-adagrad"}
-    assert {load_config(name, None, adagrad).train.learning_rate for name in PRESETS} == {0.02}
+    assert {load_config(name, None, adagrad).train.learning_rate for name in OF_SGD} == {0.02}
     assert load_config(None, write(tmp_path, 'train.optimizer = "rowwise-adagrad"'), {}).train.learning_rate == 0.02
     assert load_config(None, None, {**adagrad, "train.learning_rate": "0.3"}).train.learning_rate == 0.3
     assert load_config(None, write(tmp_path, "train.learning_rate = 0.1"), adagrad).train.learning_rate == 0.1
-    assert {load_config(name, None, {"train.optimizer": "sgd"}) for name in PRESETS} == set(map(preset_config, PRESETS))
+    assert {load_config(name, None, {"train.optimizer": "sgd"}) for name in OF_SGD} == set(map(preset_config, OF_SGD))
+    assert load_config("production", None, {"train.optimizer": "sgd"}).train.learning_rate == 0.1
+
+
+def test_production_is_one_epoch_of_adagrad_in_int4_throughout() -> None:
+    config = load_config("production", None, {})
+    train, quant = config.train, config.quant
+    assert (train.optimizer, train.learning_rate, train.epochs) == ("rowwise-adagrad", 0.01, 1)
+    assert (quant.method, quant.embedding_bits, quant.mlp_bits, quant.step_width) == ("dqrm", 4, 4, (1.0,))
 
 
 def test_every_optimizer_has_a_learning_rate() -> None:

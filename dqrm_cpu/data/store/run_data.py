@@ -19,11 +19,13 @@ _PREPARED = "prepared "
 def follow_data(config: Config, given: Set[str], needed: Sequence[str] = PART_NAMES) -> Config:
     """Fills in what the data set decides, sizes of tables and of parts, except the dotted keys that were `given`.
 
-    The parts that are `needed` must have rows. Generated data decide nothing. A folder without a manifest is left to
-    whoever opens the data.
+    The parts that are `needed` must have rows. Generated data decide the sizes of tables where those are to hold the
+    ids that occur. A folder without a manifest is left to whoever opens the data.
     """
     directory = Path(config.data.source)
-    if config.data.source == SYNTHETIC or not holds_manifest(directory):
+    if config.data.source == SYNTHETIC:
+        return _following_ids(config) if config.data.min_count and "model.table_rows" not in given else config
+    if not holds_manifest(directory):
         return config
     manifest = read_manifest(directory)
     model: dict[str, Any] = {"table_rows": manifest.table_rows, "num_dense": len(manifest.schema.features)}
@@ -38,6 +40,13 @@ def follow_data(config: Config, given: Set[str], needed: Sequence[str] = PART_NA
     )
     _ = followed.model.dims  # ConfigError where the settings name a table that the data do not have
     return followed
+
+
+def _following_ids(config: Config) -> Config:
+    # Imported here: the generator is compiled, and most settings are resolved without it.
+    from dqrm_cpu.data.synthetic.known_ids import known_clicks
+
+    return replace(config, model=replace(config.model, table_rows=known_clicks(config).table_rows))
 
 
 def fingerprint_of(digest: str) -> str:

@@ -114,9 +114,13 @@ def identity_of_hashing(
     return _identity(schema, transforms, ["hash", key_bits, max_ind_range, hash_rows])
 
 
-def identity_of_generated(num_dense: int, table_rows: Sequence[int], seed: int) -> DataIdentity:
-    """Returns the identity of generated clicks: the seed and the sizes of all tables decide what an id means."""
-    return DataIdentity(_digest(["generated", num_dense, len(table_rows)]), _digest([seed, *table_rows]))
+def identity_of_generated(num_dense: int, table_rows: Sequence[int], seed: int, of_ids: str = "") -> DataIdentity:
+    """Returns the identity of generated clicks: the seed and the sizes of all tables decide what an id means.
+
+    `of_ids` says which rows the ids were found in, where the tables hold those that occur.
+    """
+    vocabulary: list[object] = [seed, *table_rows, *([of_ids] if of_ids else [])]
+    return DataIdentity(_digest(["generated", num_dense, len(table_rows)]), _digest(vocabulary))
 
 
 def _identity(schema: Schema, transforms: Sequence[Transform], vocabulary: list[object]) -> DataIdentity:

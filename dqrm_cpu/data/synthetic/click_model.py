@@ -12,6 +12,21 @@ BASE_CLICK_RATE = 0.2245
 PAIR_RANK_LIMIT = 4096
 """Values rarer than this rank take no part in the products: nothing could learn them, they would be label noise."""
 
+COMMON_SHARE = 1e-4
+"""A value with this share of a field's cells comes back often enough in some ten thousand rows to be learned."""
+
+
+class EffectSizes(NamedTuple):
+    """How far the hashed effects of values spread, as a multiple of what the fields have."""
+
+    common: float = 1.0  # of values with COMMON_SHARE of the cells or more
+    rare: float = 1.0  # of the others
+    pairs: float = 1.0  # of the products
+    integers: float = 0.0  # log odds by the product of two sums over integers, which no sum of effects can say
+
+
+OF_KNOWN_IDS = EffectSizes(common=5.0, rare=0.0, pairs=0.3, integers=1.0)
+"""Where tables hold the ids that occur: with these, models do to each other what they do on the real rows."""
 
 HIDDEN_LEADS = ("C3", "C7", "C15")
 """The hidden ids, each with the marginal of the richest field that is a function of it."""

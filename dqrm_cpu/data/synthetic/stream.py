@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dqrm_cpu.data.batch import Batch
 from dqrm_cpu.data.synthetic import encoding, kernel
-from dqrm_cpu.data.synthetic.click_model import BASE_CLICK_RATE
+from dqrm_cpu.data.synthetic.click_model import BASE_CLICK_RATE, EffectSizes
 from dqrm_cpu.data.synthetic.world import Folding, RawArrays, StreamKeys, World, assign_roles, build_world
 from dqrm_cpu.errors import DataError
 
@@ -18,6 +18,7 @@ _CALIBRATION_START = 1 << 62
 _CALIBRATION_ROWS = 1 << 17
 _LAST_ROW = _CALIBRATION_START + _CALIBRATION_ROWS
 _MAX_ROWS = 2**31 - 1
+_AS_THE_FIELDS_HAVE_THEM = EffectSizes()
 
 
 class RawRows(NamedTuple):
@@ -31,7 +32,14 @@ class RawRows(NamedTuple):
 class SyntheticClicks:
     """Rows numbered from 0 without end; the same seed and shape give the same rows, however they are asked for."""
 
-    def __init__(self, table_rows: tuple[int, ...], num_dense: int, seed: int, max_bag_size: int = 1) -> None:
+    def __init__(
+        self,
+        table_rows: tuple[int, ...],
+        num_dense: int,
+        seed: int,
+        max_bag_size: int = 1,
+        effects: EffectSizes = _AS_THE_FIELDS_HAVE_THEM,
+    ) -> None:
         _check_shape(table_rows, num_dense, max_bag_size)
         self.table_rows = table_rows
         self.num_dense = num_dense
@@ -41,7 +49,7 @@ class SyntheticClicks:
         self._key = np.uint64(seed % 2**64)
         first_id = np.asarray([role.field.first_id for role in self.roles], np.int64)
         self._folding = Folding(first_id, np.asarray(table_rows, np.int64))
-        self._world, self.bias = _calibrated_world(tuple(table_rows), num_dense, seed % 2**64)
+        self._world, self.bias = _calibrated_world(tuple(table_rows), num_dense, seed % 2**64, effects)
 
     def rows(self, start: int, stop: int) -> Batch:
         """Returns rows start to stop - 1."""
@@ -101,12 +109,14 @@ class SyntheticClicks:
 
 
 @lru_cache(maxsize=16)
-def _calibrated_world(table_rows: tuple[int, ...], num_dense: int, seed_key: int) -> tuple[World, float]:
+def _calibrated_world(
+    table_rows: tuple[int, ...], num_dense: int, seed_key: int, effects: EffectSizes
+) -> tuple[World, float]:
     """Builds the world, and finds the bias with which the mean click rate is the measured one, to four digits.
 
     It takes a tenth of a second and more, and a process that trains often mostly does so on the same rows.
     """
-    world = build_world(assign_roles(table_rows), table_rows, num_dense, seed_key)
+    world = build_world(assign_roles(table_rows), table_rows, num_dense, seed_key, effects)
     keys = StreamKeys(np.uint64(seed_key), _CALIBRATION_START, 0.0)
     raw = _draw_rows(world, keys, (len(table_rows), num_dense), _CALIBRATION_ROWS)
     log_odds = raw.log_odds.astype(np.float64)

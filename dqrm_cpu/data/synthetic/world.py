@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from dqrm_cpu.data.synthetic.click_model import (
     BASE_CLICK_RATE,
     CATEGORY_MODELS,
+    COMMON_SHARE,
     HIDDEN_LEADS,
     INTEGER_MODELS,
     PAIR_MODELS,
+    EffectSizes,
 )
 from dqrm_cpu.data.synthetic.fields import CATEGORICAL_FIELDS, INTEGER_FIELDS, CategoricalField, IntegerField
 from dqrm_cpu.kernels.hashing import splitmix64
@@ -29,7 +31,9 @@ CATEGORY = np.dtype(
         ("hidden", np.int64),  # which hidden id it follows
         ("hidden_share", np.float64),  # in what share of the rows
         ("missing_share", np.float64),
-        ("spread", np.float64),  # of the hashed effects
+        ("num_common", np.int64),  # ranks below are of values that come back often enough to be learned
+        ("common_spread", np.float64),  # of their hashed effects
+        ("spread", np.float64),  # of those of rarer values
         ("num_heads", np.int64),  # ranks whose effects are given rather than hashed
     ],
     align=True,
@@ -68,6 +72,7 @@ class World(NamedTuple):
     hidden_draws: NDArray[np.uint64]  # [H]
     hidden_quantiles: Floats  # [H, POINTS]
     pairs: Records  # PAIR[P]
+    integer_product: float  # log odds by the product of the integers' sums
 
 
 class StreamKeys(NamedTuple):
@@ -188,8 +193,18 @@ def _copies(roles: tuple[Role, ...]) -> int:
     return max((role.copy for role in roles), default=0) + 1
 
 
-def build_categories(roles: tuple[Role, ...], seed_key: int) -> NDArray[np.void]:
-    """Builds CATEGORY[T]; several copies of a field share its strength."""
+def count_common(quantiles: NDArray[np.float32]) -> int:
+    """Returns how many ranks have COMMON_SHARE of the cells or more, by the quantiles of the rank."""
+    ranks = quantiles.astype(np.float64)
+    common = np.diff(table_shares()) >= COMMON_SHARE * np.diff(ranks)
+    # The last coarse cell and the first fine one meet at the same share: a step of nothing.
+    return int(ranks[1:][common & (np.diff(ranks) > 0)].max(initial=0))
+
+
+def build_categories(
+    roles: tuple[Role, ...], quantiles: NDArray[np.float32], seed_key: int, effects: EffectSizes
+) -> NDArray[np.void]:
+    """Builds CATEGORY[T] of fields with these quantiles; several copies of a field share its strength."""
     records = np.zeros(len(roles), CATEGORY)
     for t, role in enumerate(roles):
         model, copy = CATEGORY_MODELS[role.field.name], role.copy
@@ -203,7 +218,9 @@ def build_categories(roles: tuple[Role, ...], seed_key: int) -> NDArray[np.void]
         records[t]["hidden"] = max(model.hidden, 0) + len(HIDDEN_LEADS) * copy
         records[t]["hidden_share"] = model.hidden_share if model.hidden >= 0 else 0.0
         records[t]["missing_share"] = role.field.missing_share
-        records[t]["spread"] = model.spread * _copies(roles) ** -0.5
+        spread = model.spread * _copies(roles) ** -0.5
+        records[t]["num_common"] = count_common(quantiles[t])
+        records[t]["common_spread"], records[t]["spread"] = effects.common * spread, effects.rare * spread
         records[t]["num_heads"] = len(role.field.head_shares) if model.head_weight > 0 else 0
     return records
 
@@ -248,12 +265,12 @@ def build_integers(num_dense: int) -> NDArray[np.void]:
     return records
 
 
-def build_pairs(roles: tuple[Role, ...]) -> NDArray[np.void]:
+def build_pairs(roles: tuple[Role, ...], effects: EffectSizes) -> NDArray[np.void]:
     """Builds PAIR[P]: the products whose two fields both have a table, of each copy."""
     place = {(role.field.name, role.copy): t for t, role in enumerate(roles)}
     copies = _copies(roles)
     found = [
-        (place[pair.first, copy], place[pair.second, copy], pair.spread * copies**-0.5)
+        (place[pair.first, copy], place[pair.second, copy], effects.pairs * pair.spread * copies**-0.5)
         for pair in PAIR_MODELS
         for copy in range(copies)
         if (pair.first, copy) in place and (pair.second, copy) in place
@@ -261,21 +278,23 @@ def build_pairs(roles: tuple[Role, ...]) -> NDArray[np.void]:
     return np.array(found, PAIR)
 
 
-def build_world(roles: tuple[Role, ...], table_rows: tuple[int, ...], num_dense: int, seed_key: int) -> World:
+def build_world(
+    roles: tuple[Role, ...], table_rows: tuple[int, ...], num_dense: int, seed_key: int, effects: EffectSizes
+) -> World:
     """Builds everything that the rows of these tables and dense features are drawn from."""
     hidden_quantiles = build_hidden_quantiles(roles, table_rows)
     integer_tables = [integer_quantiles(INTEGER_FIELDS[d % len(INTEGER_FIELDS)]) for d in range(num_dense)]
-    rank_tables = [
-        rank_quantiles(role.field, rows - role.field.first_id) for role, rows in zip(roles, table_rows, strict=True)
-    ]
+    pairs = zip(roles, table_rows, strict=True)
+    rank_tables = np.stack([rank_quantiles(role.field, rows - role.field.first_id) for role, rows in pairs])
     heads = np.stack([_head_effects(role.field) for role in roles]) * np.float32(_copies(roles) ** -0.5)
     return World(
-        categories=build_categories(roles, seed_key),
-        category_quantiles=np.stack(rank_tables),
+        categories=build_categories(roles, rank_tables, seed_key, effects),
+        category_quantiles=rank_tables,
         head_effects=heads,
         integers=build_integers(num_dense),
         integer_quantiles=np.stack(integer_tables) if integer_tables else np.empty((0, POINTS), np.float32),
         hidden_draws=np.arange(len(hidden_quantiles), dtype=np.uint64) + np.uint64(_HIDDEN_DRAWS),
         hidden_quantiles=hidden_quantiles,
-        pairs=build_pairs(roles),
+        pairs=build_pairs(roles, effects),
+        integer_product=effects.integers,
     )

@@ -136,6 +136,10 @@ def configuration(
         "train.threads": request.threads,
         **variant.settings,
     }
+    if "data.min_count" in variant.settings:
+        given.pop("model.table_rows", None)  # tables of the ids that occur so often
+    elif "model.table_rows" in given or variant.tables_divided_by > 1:
+        given["data.min_count"] = 0  # tables of these sizes, into which generated ids are folded
     if variant.pretrain_epochs:
         given["quant.pretrain_epochs"] = size.epochs_for(variant.pretrain_epochs)
     config = unflatten({**flatten(preset_config(size.presets[family])), **given})
@@ -186,10 +190,10 @@ def _planned(experiment: Experiment, request: ReproduceRequest, manifest: Manife
 
 
 def _can_run(variant: Variant, request: ReproduceRequest, manifest: Manifest | None) -> bool:
-    """Tables of prepared data cannot be made smaller: their ids need them."""
+    """Tables of prepared data cannot be made smaller, their ids need them; `prepare` chose which ids there are."""
     if variant.small_tables and not request.size.caps_rows:
         return False
-    return manifest is None or variant.tables_divided_by == 1
+    return manifest is None or (variant.tables_divided_by == 1 and "data.min_count" not in variant.settings)
 
 
 def _job(

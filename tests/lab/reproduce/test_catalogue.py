@@ -10,10 +10,12 @@ from dqrm_cpu.lab.reproduce.experiments.catalogue import EXPERIMENTS
 from dqrm_cpu.lab.reproduce.experiments.definition import Experiment, Family
 from dqrm_cpu.lab.reproduce.plan import ReproduceRequest, configuration, jobs_of, plan
 from dqrm_cpu.lab.reproduce.size_presets import SIZE_PRESETS, SMALL, SizePreset
+from stored import write_data_set
 
 ASKED_FOR = (
     *("table2", "table3a", "table3b", "table4", "table5", "table6", "table7", "table8", "table9", "table10"),
     *("figure1c", "figure3", "figure4", "figure5", "figure6-7", "figure8", "figure10", "deadzone", "tuning", "options"),
+    "baselines",
 )
 
 
@@ -74,3 +76,28 @@ def test_the_dead_zone_varies_what_it_says(tmp_path: Path) -> None:
     assert {config.quant.step_width for config in made} >= {(1.0,), (2.0,), (3.0,), (4.0,)}
     assert {config.train.optimizer for config in made} == {"sgd", "rowwise-adagrad"}
     assert len({config.model.table_rows for config in made}) == 2
+
+
+def test_baselines_train_as_long_as_they_say(tmp_path: Path) -> None:
+    request = ReproduceRequest(SMALL, "synthetic", (1,), tmp_path)
+    made = {v.name: configuration(request, None, Family.KAGGLE, v, 1) for v in EXPERIMENTS["baselines"].variants}
+    epochs = {(config.train.optimizer, config.train.epochs) for config in made.values()}
+    assert epochs == {("rowwise-adagrad", 1), ("sgd", 12)}
+    names = ("INT4", *(f"INT4, min-count {count}" for count in (2, 5, 10, 20)))
+    sizes = [sum(made[name].model.table_rows) for name in names]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[2] < 0.13 * sizes[0]
+
+
+def test_counts_of_prepared_data_are_left_to_prepare(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    write_data_set(tmp_path / "data", [300])
+    generated = variants(ReproduceRequest(SMALL, "synthetic", (1,), tmp_path))
+    prepared = variants(ReproduceRequest(SMALL, str(tmp_path / "data"), (1,), tmp_path))
+    assert "INT4, min-count 5" in generated
+    assert prepared == [name for name in generated if "min-count" not in name]
+
+
+def variants(request: ReproduceRequest) -> list[str]:
+    """The rows of the table of baselines that these data can run."""
+    return [cell.variant.name for cell in plan([EXPERIMENTS["baselines"]], request)[0].cells]

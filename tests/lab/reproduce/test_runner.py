@@ -91,7 +91,9 @@ def test_sizes_are_those_of_the_files_that_were_written(
     assert sizes["PTQ"] == (folders["PTQ"] / "packed.safetensors").stat().st_size
     assert sizes["row-wise"] == (folders["row-wise"] / "packed.safetensors").stat().st_size
     assert sizes["DQRM"] == (folders["DQRM"] / "packed" / "dense.safetensors").stat().st_size
-    assert sizes["DQRM"] == sizes["PTQ"] < sizes["row-wise"] < sizes["FP32"]
+    # The header names the method, a character longer in one of them, and is filled up to eight bytes.
+    assert sizes["DQRM"] == pytest.approx(sizes["PTQ"], abs=8)
+    assert sizes["PTQ"] < sizes["row-wise"] < sizes["FP32"]
 
 
 def test_an_interrupted_run_goes_on_to_the_same_figures(
