@@ -12,7 +12,7 @@ OLDEST := tests/kernels tests/quant $(addprefix tests/model/test_,dlrm.py activa
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-long test-all test-quick explore faults test-ipex test-oldest lint clean
+.PHONY: help install train test test-long test-all test-quick explore faults test-ipex test-oldest test-executorch lint clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -29,7 +29,7 @@ train: $(STAMP) ## Train the demo model; more options through ARGS="--quant.scal
 	$(BIN)/dqrm-cpu train --preset demo $(ARGS)
 
 # Ranks and other programs share the cores in tests: OpenMP's threads should sleep soon instead of spinning for each other.
-test test-long test-quick explore test-ipex test-oldest: export GOMP_SPINCOUNT ?= 1000
+test test-long test-quick explore test-ipex test-oldest test-executorch: export GOMP_SPINCOUNT ?= 1000
 
 test: $(STAMP) ## Run the tests of every feature, JOBS files of them side by side
 	$(BIN)/pytest -q -m 'not long' -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=60 --durations-min=5 $(ARGS)
@@ -55,6 +55,15 @@ test-ipex: .venv-ipex/.installed ## Run the tests of --kernels ipex in .venv-ipe
 test-oldest: .venv-ipex/.installed ## Run quick tests with the oldest torch that is supported, IPEX's
 	.venv-ipex/bin/pytest -q -m 'not slow and not long' $(OLDEST) $(ARGS)
 
+test-executorch: .venv-executorch/.installed ## Run the tests of `export --format pte` in .venv-executorch (2 GB; docs/serving.md)
+	.venv-executorch/bin/pytest -q tests/phone $(ARGS)
+
+.venv-executorch/.installed: setup.cfg requirements-executorch.txt
+	test -x .venv-executorch/bin/python || $(PYTHON) -m venv .venv-executorch
+	grep -v '^#' requirements-executorch.txt | xargs .venv-executorch/bin/python -m pip install --quiet --no-deps
+	.venv-executorch/bin/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
 .venv-ipex/.installed: setup.cfg requirements-ipex.txt
 	test -x .venv-ipex/bin/python || $(PYTHON) -m venv .venv-ipex
 	# A few at a time and kept nowhere else: the disk never holds all the archives beside what they hold.
@@ -69,4 +78,4 @@ lint: $(STAMP) ## ruff, mypy, shellcheck
 	$(BIN)/shellcheck -x .ci/run $(wildcard scripts/slurm/*.sh tests/slurm/*.sh)
 
 clean: ## Remove the virtual environment and caches
-	rm -rf $(VENV) .venv-ipex .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) .venv-ipex .venv-executorch .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

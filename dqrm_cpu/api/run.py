@@ -126,7 +126,7 @@ class Run(os.PathLike[str]):
         """Writes its model as one file that scores raw rows by itself.
 
         :param out: the file; None: model with the ending of the format, in its folder
-        :param format: packed, for dqrm_cpu.serving, onnx, or openvino
+        :param format: packed, for dqrm_cpu.serving, onnx, openvino, or pte
         :param layout: dense: the codes of all rows; sparse: of rows that are not zero
         :param checkpoint: best, last, or the folder of one
         :param data: a data set with its vocabulary; None: its own

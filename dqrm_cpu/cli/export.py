@@ -15,6 +15,7 @@ _EXAMPLES = """examples:
   dqrm-cpu export runs/a --calibrate platt
   dqrm-cpu export runs/a --format onnx                    runs/a/model.onnx, for ONNX Runtime or OpenVINO
   dqrm-cpu export runs/a --format openvino                runs/a/model.xml and model.bin
+  dqrm-cpu export runs/a --format pte                     runs/a/model.pte, for phones
 
 In Python, dqrm_cpu.serving.Model.open(FILE).predict(rows) reads it; over HTTP, dqrm-cpu serve FILE."""
 
@@ -28,13 +29,13 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--format",
         metavar="NAME",
-        choices=("packed", "onnx", "openvino"),
+        choices=("packed", "onnx", "openvino", "pte"),
         default="packed",
         help="packed (default): for dqrm_cpu.serving, a raw row in, a probability out\n"
-        "onnx, openvino (.xml and .bin): numbers and ids in; need\n"
-        "pip install 'dqrm-cpu[export]' or 'dqrm-cpu[openvino]'",
+        "onnx, openvino (.xml and .bin), pte (of ExecuTorch): numbers and ids in;\n"
+        "need pip install 'dqrm-cpu[export]', [openvino], [executorch]",
     )
-    parser.add_argument("--out", metavar="FILE", type=Path, help="default: RUN/model.safetensors, .onnx or .xml")
+    parser.add_argument("--out", metavar="FILE", type=Path, help="default: RUN/model.safetensors, .onnx, .xml or .pte")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE where it exists")
     parser.add_argument(
         "--layout",

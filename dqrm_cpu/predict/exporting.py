@@ -19,6 +19,7 @@ from dqrm_cpu.data.prepare.row_layout import Layout
 from dqrm_cpu.data.prepare.vocabulary.saved_vocabulary import require_hashing, vocabulary_of
 from dqrm_cpu.data.store.manifest import PART_NAMES, Manifest
 from dqrm_cpu.errors import CheckpointError, ConfigError
+from dqrm_cpu.export.executorch_program import require_executorch, write_executorch
 from dqrm_cpu.export.features import RawFeatures
 from dqrm_cpu.export.onnx_graph import require_onnx, write_onnx
 from dqrm_cpu.export.openvino_ir import require_openvino, write_openvino
@@ -30,9 +31,9 @@ from dqrm_cpu.serving.description import ISOTONIC, PLATT, Calibrating, Descripti
 from dqrm_cpu.serving.mapped_file import MappedFile
 from dqrm_cpu.serving.model import NO_ID, Model, read_description
 
-PACKED, ONNX, OPENVINO = "packed", "onnx", "openvino"
+PACKED, ONNX, OPENVINO, EXECUTORCH = "packed", "onnx", "openvino", "pte"
 
-SUFFIXES = {PACKED: ".safetensors", ONNX: ".onnx", OPENVINO: ".xml"}
+SUFFIXES = {PACKED: ".safetensors", ONNX: ".onnx", OPENVINO: ".xml", EXECUTORCH: ".pte"}
 """How the names of files end, by format."""
 
 _MOST_CHECKED = 2048
@@ -82,7 +83,7 @@ def export(request: ExportRequest) -> ExportedFile:
         return _export_packed(request)
     if request.out.suffix != SUFFIXES[request.format]:
         raise ConfigError(f"{request.out}: the name of such a file ends in {SUFFIXES[request.format]}")
-    {ONNX: require_onnx, OPENVINO: require_openvino}[request.format]()
+    {ONNX: require_onnx, OPENVINO: require_openvino, EXECUTORCH: require_executorch}[request.format]()
     # On the same disk: the tables are as large as those of the file that is to be.
     with TemporaryDirectory(dir=request.out.parent, prefix=WRITING) as name:
         folder = Path(name)
@@ -91,8 +92,10 @@ def export(request: ExportRequest) -> ExportedFile:
         description = read_description(file)
         if request.format == ONNX:
             size = write_onnx(file, description, request.out)
-        else:
+        elif request.format == OPENVINO:
             size = write_openvino(file, description, request.out, folder)
+        else:
+            size = write_executorch(file, description, request.out)
     return replace(packed, path=request.out, num_bytes=size, vocabulary_bytes=0)
 
 

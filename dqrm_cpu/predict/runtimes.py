@@ -2,16 +2,22 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from dqrm_cpu.base.files import begins_with
 from dqrm_cpu.errors import CheckpointError, ConfigError, DeviceError
 from dqrm_cpu.export.openvino_ir import OPENVINO_INFO
 from dqrm_cpu.serving import Model
 from dqrm_cpu.serving.description import MODEL, Description, DescriptionError
+
+_PROGRAM_MARK = b"ET1"
+"""Stands at byte 4 of a program of ExecuTorch, before the digit of the version of its format."""
 
 
 class OpenedFile(Protocol):
@@ -92,6 +98,26 @@ class _OpenVinoFile:
         return found.copy()
 
 
+class _ExecuTorchFile:
+    def __init__(self, path: Path) -> None:
+        runtime = require_runtime("executorch.runtime", "programs of ExecuTorch", "executorch").Runtime.get()
+        if not begins_with(path, _PROGRAM_MARK, at=4):  # its runtime would end the process
+            raise _unreadable(path, ValueError("it is no program of ExecuTorch"))
+        try:
+            self._program = runtime.load_program(path)
+            self._forward = self._program.load_method("forward")
+            document = self._program.load_method(MODEL).execute([])[0]
+        except Exception as error:  # its errors have no common class
+            raise _unreadable(path, error) from error
+        self.runtime, self.is_exact = f"ExecuTorch {version('executorch')}", True
+        self.num_bytes, self.description = path.stat().st_size, _described(path, document)
+
+    def logits(self, dense: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        inputs = [torch.from_numpy(np.ascontiguousarray(one)) for one in (dense, ids)]
+        found: NDArray[np.float32] = self._forward.execute(inputs)[0].numpy()
+        return found.copy()
+
+
 def _open_openvino(path: Path) -> Sequence[OpenedFile]:
     exact, fast = _OpenVinoFile(path, "f32"), _OpenVinoFile(path, None)
     return (exact,) if fast.precision == exact.precision else (exact, fast)
@@ -101,6 +127,7 @@ _OPENERS: Mapping[str, Callable[[Path], Sequence[OpenedFile]]] = {
     ".safetensors": lambda path: (_PackedFile(path),),
     ".onnx": lambda path: (_OnnxFile(path),),
     ".xml": _open_openvino,
+    ".pte": lambda path: (_ExecuTorchFile(path),),
 }
 
 

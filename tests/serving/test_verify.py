@@ -86,7 +86,7 @@ def test_mistakes_are_named(folder: Path, tmp_path: Path, monkeypatch: pytest.Mo
         ((packed,), 2, "against which run?"),
         ((packed, "--against", packed), 2, "is a packed file; give the folder of a run"),
         ((tmp_path / "none.onnx", *rest), 2, "there is no file"),
-        ((tmp_path / "model.txt", *rest), 2, "is no exported file: those end in .safetensors, .onnx, .xml"),
+        ((tmp_path / "model.txt", *rest), 2, "is no exported file: those end in .safetensors, .onnx, .xml, .pte"),
         ((bad, *rest), 1, "is no exported model"),
         ((packed, *rest, "--max-logit", "-1"), 2, "no number from 0 on"),
         ((packed, *rest, "--rows", "0"), 2, "no whole number from 1 on"),
