@@ -29,8 +29,8 @@ FILE_MISTAKES = [
     ("[zzz]\nyyy = 2", ":2: zzz.yyy: unknown key; sections are data, model, quant, train, comm"),
     (
         "\n[comm]\nxxxxxxxx = 2",
-        ":3: comm.xxxxxxxx: unknown key; [comm] has transport, wire, scale_reduce, rounding, mlp_gradients, "
-        "error_feedback, overlap, simulated_ranks, simulated_scale, timeout",
+        ":3: comm.xxxxxxxx: unknown key; [comm] has transport, tables, wire, scale_reduce, rounding, "
+        "mlp_gradients, error_feedback, overlap, simulated_ranks, simulated_scale, timeout",
     ),
     # misplaced
     ("scale_period = 2", ":1: scale_period: misplaced key; scale_period belongs in [quant]"),
