@@ -6,15 +6,18 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from commands import dqrm_cpu
 from dqrm_cpu.cli.main import COMMANDS
 from dqrm_cpu.cli.options import option_texts
 from dqrm_cpu.cli.parser import Parser
 from dqrm_cpu.config.load import load_given_config
+from served_command import answers_rows
 
 ROOT = Path(__file__).parent.parent
 NOT_FROM_A_TEST = {"make test"}
@@ -72,6 +75,21 @@ def test_every_command_is_understood(command: str) -> None:
     assert program in ("make", "mkdir", ".venv/bin/dqrm-cpu")
 
 
+def test_a_server_of_a_command_answers_rows(tmp_path: Path) -> None:
+    """What the README's last of three commands does, in little."""
+    done = dqrm_cpu("data", "generate", tmp_path / "train.txt", "--rows", "800")
+    assert done.returncode == 0, done.stderr
+    for command in (
+        ("prepare", tmp_path / "train.txt", "--format", "kaggle", "--out", tmp_path / "data"),
+        ("train", "--data", tmp_path / "data", "--run-dir", tmp_path / "run", "--train.epochs", "1"),
+        ("predict", tmp_path / "run", tmp_path / "train.txt", "--out", tmp_path / "scores.csv"),
+    ):
+        done = dqrm_cpu(*command)
+        assert done.returncode == 0, done.stderr
+    answers_rows(f"{shlex.quote(sys.executable)} -m dqrm_cpu serve run", tmp_path, dict(os.environ))
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
 @pytest.mark.long
 @pytest.mark.mpi
 @pytest.mark.timeout(900)
@@ -80,6 +98,9 @@ def test_commands_run_as_written(checkout: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
     for command in readme_commands():
         if command in NOT_FROM_A_TEST:
+            continue
+        if " serve " in command:
+            answers_rows(command, checkout, environment)
             continue
         done = subprocess.run(
             ["bash", "-c", command], cwd=checkout, env=environment, capture_output=True, text=True, timeout=400

@@ -9,6 +9,9 @@ from dqrm_cpu.cli.parser import Subparsers
 _ABOUT = """Writes a trained run as one file that scores raw rows by itself: INT4 weights, names and transforms of its
 columns, the vocabulary, calibration. `dqrm_cpu.serving` reads it with NumPy alone: docs/serving.md."""
 
+EXPORTED_NAME = "model.safetensors"
+"""Of the packed file in the folder of its run, unless another name is given."""
+
 _EXAMPLES = """examples:
   dqrm-cpu export runs/a                                  runs/a/model.safetensors
   dqrm-cpu export runs/a --layout sparse --out model.safetensors

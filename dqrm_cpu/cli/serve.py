@@ -7,12 +7,13 @@ import os
 import sys
 from pathlib import Path
 
+from dqrm_cpu.cli.export import EXPORTED_NAME
 from dqrm_cpu.cli.parser import Subparsers, UsageError, whole_number
 
 _ABOUT = "Answers requests over HTTP with an exported model: rows as JSON, or the Open Inference Protocol (KServe v2)."
 
 _EXAMPLES = """examples:
-  dqrm-cpu serve runs/a/model.safetensors
+  dqrm-cpu serve runs/a                             its model.safetensors, which is exported first if need be
   dqrm-cpu serve model.safetensors --host 0.0.0.0 --port 80 --workers 8
   curl localhost:8000/predict -d '{"rows": [{"site": "a.com", "hour": 7}]}'
 
@@ -24,7 +25,9 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "serve", help="answer requests with an exported model", description=_ABOUT, epilog=_EXAMPLES
     )
-    parser.add_argument("model", metavar="MODEL", type=Path, help="a file that dqrm-cpu export wrote")
+    parser.add_argument(
+        "model", metavar="MODEL", type=Path, help="a file that dqrm-cpu export wrote, or the folder of a run"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine alone")
     parser.add_argument("--port", type=whole_number(1), default=8000, help="default: 8000")
     parser.add_argument("--name", default="model", help="what requests call the model\ndefault: model")
@@ -78,12 +81,13 @@ def run(args: argparse.Namespace) -> int:
     from dqrm_cpu.server.run import serve
     from dqrm_cpu.serving import Model
 
-    Model.open(args.model)  # whatever is wrong is said before a port is taken
+    path = _exported(args.model) if args.model.is_dir() else args.model
+    Model.open(path)  # whatever is wrong is said before a port is taken
     if args.onnx is not None:
-        BrowserFiles(args.model, args.onnx, args.web_runtime)
+        BrowserFiles(path, args.onnx, args.web_runtime)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     settings = ServerSettings(
-        model=args.model,
+        model=path,
         name=args.name,
         most_body_bytes=args.max_body << 20,
         most_rows=args.max_rows,
@@ -91,6 +95,17 @@ def run(args: argparse.Namespace) -> int:
         onnx=args.onnx,
         web_runtime=args.web_runtime,
     )
-    print(f"serving {args.model} at http://{args.host}:{args.port}/ (Ctrl-C ends it)", file=sys.stderr)
+    print(f"serving {path} at http://{args.host}:{args.port}/ (Ctrl-C ends it)", file=sys.stderr)
     serve(settings, args.host, args.port, args.workers, args.max_connections, args.grace)
     return 0
+
+
+def _exported(run_dir: Path) -> Path:
+    """Returns the exported file in a run's folder; it is written where there is none yet."""
+    path = run_dir / EXPORTED_NAME
+    if not path.exists():
+        from dqrm_cpu.predict.exporting import ExportRequest, export
+
+        print(f"exporting {run_dir} to {path}", file=sys.stderr)
+        export(ExportRequest(run_dir, path, note=lambda text: print(text, file=sys.stderr)))
+    return path
