@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from dqrm_cpu import __version__
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.prepare.row_layout import CATEGORY_ROLES, DENSE_ROLES, FieldRole, Layout
 from dqrm_cpu.data.store.transform import BUCKETS, LOG, Transform
-from dqrm_cpu.export.safetensors_writer import Streamed, whole
+from dqrm_cpu.export.safetensors_writer import Streamed
 from dqrm_cpu.model.layers import mlp_shapes
 from dqrm_cpu.serving.description import (
     BOTTOM,
@@ -26,6 +27,8 @@ from dqrm_cpu.serving.description import (
     NumberColumn,
 )
 from dqrm_cpu.serving.ids import keys_tensors
+
+_KEYS_AT_ONCE = 1 << 20
 
 _KINDS = {
     FieldRole.INTEGER: "integer",
@@ -72,9 +75,18 @@ def describe(config: Config, file_layout: str, features: RawFeatures) -> Descrip
 def vocabulary_tensors(description: Description, features: RawFeatures) -> Iterator[Streamed]:
     """Yields the keys of each table in rising order, and the row of each."""
     for (keys_name, rows_name), keys in zip(keys_tensors(description).values(), features.keys, strict=False):
-        order = np.argsort(keys, kind="stable")
-        yield whole(keys_name, np.ascontiguousarray(keys[order]))
-        yield whole(rows_name, (order + 1).astype(np.int32))
+        yield Streamed(keys_name, str(keys.dtype), keys.shape, partial(_sorted_keys, keys))
+        yield Streamed(rows_name, "int32", keys.shape, partial(_rows_of_keys, keys))
+
+
+def _sorted_keys(keys: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    yield np.sort(keys)
+
+
+def _rows_of_keys(keys: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    order = np.argsort(keys, kind="stable")
+    for first in range(0, order.size, _KEYS_AT_ONCE):
+        yield (order[first : first + _KEYS_AT_ONCE] + 1).astype(np.int32)
 
 
 def _numbers(features: RawFeatures) -> Iterator[NumberColumn]:

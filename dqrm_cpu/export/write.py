@@ -8,7 +8,7 @@ codes without scanning. `rowwise` is the baseline of `codes.pack_rows`. docs/qua
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -30,8 +30,36 @@ from dqrm_cpu.quant.formula import Formula
 from dqrm_cpu.quant.liveness import RowCounts, count_rows
 from dqrm_cpu.serving.description import MODEL
 
-_ROWS_AT_ONCE = 1 << 16
 _FLOAT_BYTES = _RANK_BYTES = 4
+_BLOCK_BYTES = 4 << 20
+"""Of weights that are turned into codes at a time: with all that comes of them some 30 MB."""
+
+
+def rows_at_once(dim: int) -> int:
+    """Returns how many rows f32[dim] to work on at a time."""
+    return max(1, _BLOCK_BYTES // (_FLOAT_BYTES * dim))
+
+
+class TableRows(Protocol):
+    """The weights of a table, wherever they are."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Its rows, and the values of a row."""
+
+    def blocks(self, most_rows: int) -> Iterator[Tensor]:
+        """Yields f32[n, D], all rows in their order, so many at once at most."""
+
+
+class _InMemory(NamedTuple):
+    weight: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.weight.shape[0], self.weight.shape[1]
+
+    def blocks(self, most_rows: int) -> Iterator[Tensor]:
+        yield from torch.split(self.weight, most_rows)
 
 
 @dataclass(frozen=True)
@@ -89,17 +117,20 @@ def write_model(
     layout: str,
     identity: str = "",
     features: RawFeatures | None = None,
+    tables: Sequence[TableRows] | None = None,
 ) -> int:
     """Writes one file, its layout dense or sparse; scale f32[T] of the tables. Returns the bytes of the file.
 
+    `tables`: their weights, where those of the model are not in memory.
     `identity`: that of the data's schema and vocabulary, as a run records it; empty where it is not known. With
     `features` the file can score raw rows by itself.
     """
     formula = model.table_formula
     assert formula is not None, "an FP32 model has no codes"
     tensors: list[Streamed] = []
-    for name, weight, of_table in zip(table_names(len(scale)), model.groups.weights, scale, strict=True):
-        table = _Table(name, weight, formula, of_table.view(1, 1), model.kernels)
+    rows = [_InMemory(weight) for weight in model.groups.weights] if tables is None else tables
+    for name, weights, of_table in zip(table_names(len(scale)), rows, scale, strict=True):
+        table = _Table(name, weights, formula, of_table.view(1, 1), model.kernels)
         tensors += table.sparse() if layout == "sparse" else table.dense()
     tensors += _grid("tables", formula, scale)
     tensors += mlp_tensors(model)
@@ -140,13 +171,13 @@ def has_sparse_layout(model: Dlrm) -> bool:
 
 class _Table(NamedTuple):
     name: str
-    weight: Tensor
+    weights: TableRows
     formula: Formula
     scale: Tensor
     kernels: Kernels
 
     def dense(self) -> list[Streamed]:
-        return [self._codes(self.weight.shape[0], lambda: self._packed(None))]
+        return [self._codes(self.weights.shape[0], lambda: self._packed(None))]
 
     def sparse(self) -> list[Streamed]:
         alive = self._alive()
@@ -158,18 +189,18 @@ class _Table(NamedTuple):
 
     def _alive(self) -> NDArray[np.bool_]:
         # Filled in place: small arrays between large ones that come and go would keep holes in the heap.
-        alive = np.empty(self.weight.shape[0], dtype=np.bool_)
-        stretches = np.split(alive, range(_ROWS_AT_ONCE, alive.size, _ROWS_AT_ONCE))
-        for stretch, codes in zip(stretches, self._all_codes(), strict=True):
-            stretch[:] = (codes != 0).any(1).cpu().numpy()
+        alive, first = np.empty(self.weights.shape[0], dtype=np.bool_), 0
+        for codes in self._all_codes():
+            alive[first : first + len(codes)] = (codes != 0).any(1).cpu().numpy()
+            first += len(codes)
         return alive
 
     def _codes(self, rows: int, parts: Callable[[], Iterator[NDArray[np.generic]]]) -> Streamed:
-        row_bytes = packed_row_bytes(self.weight.shape[1], self.formula.bits)
+        row_bytes = packed_row_bytes(self.weights.shape[1], self.formula.bits)
         return Streamed(f"{self.name}.codes", "uint8", (rows, row_bytes), parts)
 
     def _all_codes(self) -> Iterator[Tensor]:
-        for part in torch.split(self.weight, _ROWS_AT_ONCE):
+        for part in self.weights.blocks(rows_at_once(self.weights.shape[1])):
             yield self.formula.codes(part, self.scale)
 
     def _packed(self, alive: NDArray[np.bool_] | None) -> Iterator[NDArray[np.generic]]:
@@ -183,7 +214,7 @@ class _Table(NamedTuple):
 
 def _rowwise_table(name: str, weight: Tensor, bits: int) -> Streamed:
     def parts() -> Iterator[NDArray[np.generic]]:
-        for part in torch.split(weight, _ROWS_AT_ONCE):
+        for part in torch.split(weight, rows_at_once(weight.shape[1])):
             yield pack_rows(part.cpu().contiguous(), bits).numpy()
 
     row_bytes = packed_row_bytes(weight.shape[1], bits) + ROWWISE_SCALE_BYTES

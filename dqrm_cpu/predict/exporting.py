@@ -1,6 +1,6 @@
 """A trained run as one file that scores raw rows by itself: weights, columns, vocabulary, calibration."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from dqrm_cpu.base.decode import UnreadableError, decoded, read_json
 from dqrm_cpu.base.files import WRITING
@@ -23,9 +24,11 @@ from dqrm_cpu.export.executorch_program import require_executorch, write_executo
 from dqrm_cpu.export.features import RawFeatures
 from dqrm_cpu.export.onnx_graph import require_onnx, write_onnx
 from dqrm_cpu.export.openvino_ir import require_openvino, write_openvino
-from dqrm_cpu.export.write import has_sparse_layout, write_model
+from dqrm_cpu.export.write import TableRows, has_sparse_layout, write_model
 from dqrm_cpu.metrics.calibration import Calibration, IsotonicCalibration, PlattCalibration
+from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.predict.scorer import Scorer, fit_calibration, load_weights, prepared_rows
+from dqrm_cpu.predict.streamed_run import can_stream, open_streamed, renumbered, rows_of
 from dqrm_cpu.predict.trained_model import TrainedModel, data_of_model, find_model, require_shape
 from dqrm_cpu.serving.description import ISOTONIC, PLATT, Calibrating, Description, IdRule
 from dqrm_cpu.serving.mapped_file import MappedFile
@@ -37,6 +40,9 @@ SUFFIXES = {PACKED: ".safetensors", ONNX: ".onnx", OPENVINO: ".xml", EXECUTORCH:
 """How the names of files end, by format."""
 
 _MOST_CHECKED = 2048
+_CHECKED_AT_ONCE = 32
+"""Rows of the file's model: each id brings 16 pages of a large file into memory, which are then let go."""
+
 _LARGEST_DIFFERENCE = 1e-4
 """Of a logit, between the file and the model that it was written from: they add up in another order."""
 
@@ -109,7 +115,9 @@ def _export_packed(request: ExportRequest) -> ExportedFile:
         request.note(f"warning: {warning}")
     require_shape(trained, folder, manifest)
     features = _features(folder, manifest, recorded_layout(folder, manifest))
-    model, scale = load_weights(trained)
+    sample = _sample(folder, manifest)
+    loaded = _load(trained, sample, whole=request.calibrate is not None)
+    model, scale = loaded.model, loaded.scale
     if request.layout == "sparse" and not has_sparse_layout(model):
         raise ConfigError(f"{trained.config.quant.method} has no code for zero: no row can be left out; use dense")
     scorer = Scorer(model, scale, quantized=True)
@@ -118,8 +126,9 @@ def _export_packed(request: ExportRequest) -> ExportedFile:
         features = replace(features, calibration=_described(fitted))
     features = replace(features, metrics=_test_metrics(request.run_dir))
     identity = str(trained.ids.identity or "")
-    size = write_model(request.out, trained.config, model, scale, request.layout, identity, features)
-    count, difference = _compare(request.out, scorer, folder, manifest, features.calibration is not None)
+    size = write_model(request.out, trained.config, model, scale, request.layout, identity, features, loaded.tables)
+    compared = () if request.calibrate else tuple(zip(sample, loaded.batches, strict=True))
+    count, difference = _compare(request.out, scorer, compared)
     vocabulary_bytes = sum(keys.nbytes + 4 * keys.size for keys in features.keys)
     return ExportedFile(request.out, size, vocabulary_bytes, count, difference)
 
@@ -160,17 +169,49 @@ def _test_metrics(run_dir: Path) -> dict[str, float] | None:
     return {name: float(value) for name, value in test.items() if isinstance(value, int | float) and isfinite(value)}
 
 
-def _compare(path: Path, scorer: Scorer, folder: Path, manifest: Manifest, calibrated: bool) -> tuple[int, float]:
-    """Scores prepared rows by the file and by the run: how many, and the largest difference of a logit."""
-    file, count, largest = Model.open(path, verify=True), 0, 0.0
+def _sample(folder: Path, manifest: Manifest) -> list[Batch]:
+    """Returns some rows by which the file is compared with the run: of the test rows, where there are any."""
     part = next((part for part in reversed(PART_NAMES) if manifest.num_rows(part)), None)
-    if part is None or calibrated:
-        return count, largest
+    if part is None:
+        return []
     loader = prepared_rows(folder, manifest, part, _MOST_CHECKED)
-    for number in range(loader.num_batches):
-        (batch,) = loader.batches(number)
-        found = file.logits_of_ids(batch.dense.numpy(), slot_ids(batch, file.description))
-        largest = max(largest, float(np.abs(found - scorer.logits(batch)).max()))
+    return [batch.copied() for number in range(loader.num_batches) for batch in loader.batches(number)]
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A model to write: its tables are in memory, or (`tables`) read from the checkpoint while they are written."""
+
+    model: Dlrm
+    scale: Tensor
+    batches: Sequence[Batch]  # the sample, as this model numbers the rows
+    tables: Sequence[TableRows] | None = None
+
+
+def _load(trained: TrainedModel, sample: Sequence[Batch], whole: bool) -> _Loaded:
+    """Loads what is to be written; all of it where rows of the whole data set are to be scored by it."""
+    if whole or not can_stream(trained.config):
+        return _Loaded(*load_weights(trained), sample)
+    rows = rows_of(sample, len(trained.config.model.table_rows))
+    run = open_streamed(trained, rows)
+    return _Loaded(run.model, run.scale, [renumbered(batch, rows) for batch in sample], run.tables)
+
+
+def _compare(path: Path, scorer: Scorer, batches: Sequence[tuple[Batch, Batch]]) -> tuple[int, float]:
+    """Reads the file to its end, and scores batches by it and, as the run numbers their rows, by the run.
+
+    Returns how many rows that were, and the largest difference of a logit.
+    """
+    file = MappedFile(path)
+    file.require_intact()
+    model, count, largest = Model(file, read_description(file)), 0, 0.0
+    for batch, of_run in batches:
+        ids, expected = slot_ids(batch, model.description), scorer.logits(of_run)
+        for first in range(0, batch.size, _CHECKED_AT_ONCE):
+            few = slice(first, first + _CHECKED_AT_ONCE)
+            found = model.logits_of_ids(batch.dense.numpy()[few], ids[few])
+            largest = max(largest, float(np.abs(found - expected[few]).max()))
+            file.release()
         count += batch.size
     if largest > _LARGEST_DIFFERENCE:
         raise CheckpointError(

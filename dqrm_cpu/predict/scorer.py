@@ -88,8 +88,13 @@ def load_weights(trained: TrainedModel) -> tuple[Dlrm, Tensor]:
         return model, torch.ones(model.groups.num_tables)
     scales = open_scales(config.quant, model)
     if not load_model_weights(model, scales, trained.path):
-        raise CheckpointError(f"{trained.path} has no scales of activations; take a checkpoint of the run itself")
+        raise lacks_activations(trained.path)
     return model, scales.for_evaluation()
+
+
+def lacks_activations(path: Path) -> CheckpointError:
+    """Returns the error for a checkpoint that does not know the scales of what its layers read."""
+    return CheckpointError(f"{path} has no scales of activations; take a checkpoint of the run itself")
 
 
 def zero_rows(trained: TrainedModel) -> list[NDArray[np.bool_]]:

@@ -21,6 +21,9 @@ from dqrm_cpu.base.tensor_header import (
 )
 from dqrm_cpu.errors import CheckpointError
 
+_RELEASED_BYTES = 32 << 20
+"""After so many bytes of a file that is read to its end, the pages read before are let go."""
+
 _ADVICE = "copy it again, or export it again"
 
 
@@ -41,7 +44,8 @@ class MappedFile:
                     raise self.foreign(f"its header would have {length:,} bytes, the file has {size:,}")
                 self._start = LENGTH_BYTES + length
                 self._header = read_header(file.read(length), size - self._start)
-                self._memory = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                self._mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                self._memory = memoryview(self._mapping)
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read: {error.strerror or error}; is it the right file?") from error
         except ForeignHeaderError as error:
@@ -80,9 +84,15 @@ class MappedFile:
         for name in chosen:
             begin, end = self.entries[name].data_offsets
             numbers.update(range(begin // stretch, -(-end // stretch)))
-        for number in sorted(numbers):
+        for count, number in enumerate(sorted(numbers), 1):
+            if count * stretch % _RELEASED_BYTES < stretch:
+                self.release()
             at = self._start + number * stretch
             if zlib.crc32(self._memory[at : at + stretch]) != checksums[number]:
                 raise CheckpointError(
                     f"{self.path} is damaged: its bytes from {at:,} on are not those that were written; {_ADVICE}"
                 )
+
+    def release(self) -> None:
+        """Lets go of the pages that have been read, so that they do not count as memory of this process any more."""
+        self._mapping.madvise(mmap.MADV_DONTNEED)

@@ -106,12 +106,38 @@ def _read_pieces(
         wanted = [piece for piece in shard.pieces if is_wanted(piece)]
         if not wanted:
             continue
-        path = folder / shard.file
-        with ShardReader(path, shard.num_bytes, manifest.parts(shard)) as file:
-            if file.crc32() != shard.crc32:
-                raise damaged(path, "its checksum changed")
+        with ShardReader(folder / shard.file, shard.num_bytes, manifest.parts(shard)) as file:
+            _require_checksum(file, folder, shard)
             for piece in wanted:
                 yield piece, file.tensor(piece.tensor)
+
+
+def require_intact(folder: Path, manifest: CheckpointManifest) -> None:
+    """Reads every shard to its end and compares its checksum; DamagedCheckpointError where it is another one."""
+    for shard in manifest.shards:
+        with ShardReader(folder / shard.file, shard.num_bytes, manifest.parts(shard)) as file:
+            _require_checksum(file, folder, shard)
+
+
+def _require_checksum(file: ShardReader, folder: Path, shard: CheckpointShard) -> None:
+    if file.crc32() != shard.crc32:
+        raise damaged(folder / shard.file, "its checksum changed")
+
+
+def read_blocks(
+    folder: Path, manifest: CheckpointManifest, tensor: str, first_row: int, num_rows: int, rows_at_once: int
+) -> Iterator[Tensor]:
+    """Yields rows of a tensor in their order, few at a time; checksums of shards are left to `require_intact`."""
+    end = first_row + num_rows
+    pieces = [(piece, shard) for shard in manifest.shards for piece in shard.pieces if piece.tensor == tensor]
+    for piece, shard in sorted(pieces, key=lambda one: one[0].first_row):
+        low, high = max(first_row, piece.first_row), min(end, piece.first_row + piece.num_rows)
+        if low >= high:
+            continue
+        with ShardReader(folder / shard.file, shard.num_bytes, manifest.parts(shard)) as file:
+            for begin in range(low, high, rows_at_once):
+                last = min(begin + rows_at_once, high)
+                yield file.rows(tensor, begin - piece.first_row, last - piece.first_row)
 
 
 class RowReader:

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -107,13 +107,17 @@ def load_weights(session: Session, path: Path) -> None:
         session.evaluate.calibrate(session.loaders.train)
 
 
-def load_model_weights(model: Dlrm, scales: Scales | None, path: Path, shards: Shards | None = None) -> bool:
+def load_model_weights(
+    model: Dlrm, scales: Scales | None, path: Path, shards: Shards | None = None, without: Collection[str] = ()
+) -> bool:
     """Loads the weights of a checkpoint; False where the scales that the model has for activations are not in it.
 
-    `shards`: of a model that holds some rows; None: it has all of them. `scales`: what follows its tables.
+    `shards`: of a model that holds some rows; None: it has all of them. `scales`: what follows its tables. Tensors
+    named in `without` stay as they are.
     """
     stored, weights = read_manifest(path).tensors, model.weights()
-    into = {name: weights[name] for name in weights if name in stored or name not in ("scales", "activations")}
+    optional = {"scales", "activations"}
+    into = {name: weights[name] for name in weights.keys() - set(without) if name in stored or name not in optional}
     state = RunState.from_dict(load_checkpoint(path, held_tensors(into, shards), allow_unused=True))
     model.is_corrected = False
     if scales is not None:
