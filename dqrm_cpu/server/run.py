@@ -12,6 +12,7 @@ from pathlib import Path
 import uvicorn
 
 from dqrm_cpu.server.app import Application, ServerSettings
+from dqrm_cpu.server.connection import LimitedConnection
 from dqrm_cpu.server.monitoring import SHARED_FOLDER
 
 _SETTINGS = "DQRM_SERVER_SETTINGS"
@@ -30,12 +31,14 @@ def serve(settings: ServerSettings, host: str, port: int, workers: int, most_con
     common = {
         "host": host,
         "port": port,
-        "http": "httptools",
+        "http": LimitedConnection,
         "loop": "asyncio",
         "lifespan": "on",
         "log_level": "warning",
         "access_log": False,
         "server_header": False,
+        "proxy_headers": False,
+        "ws": "none",
         "timeout_keep_alive": _KEEP_ALIVE_S,
         "limit_concurrency": most_connections,
         "timeout_graceful_shutdown": grace_s,

@@ -4,7 +4,7 @@ It stands in the metadata of the file under `MODEL`. Whoever reads the file in a
 """
 
 import json
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
@@ -28,6 +28,7 @@ PLATT, ISOTONIC = "platt", "isotonic"
 
 FLOAT_BITS = 32
 
+_LARGEST_NUMBER = sys.float_info.max
 _WIDEST = 1 << 16
 _MOST = 1 << 20
 """The limit of the length of every list in the document."""
@@ -200,7 +201,7 @@ def _made(kind: type[T], document: Any, where: str) -> T:
 
 
 def _finite(value: Any) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value):
+    if type(value) not in (int, float) or not abs(value) <= _LARGEST_NUMBER:
         raise DescriptionError(f"its description has {str(value)[:40]!r} among numbers")
     return float(value)
 
@@ -283,8 +284,10 @@ def _require_tables(model: Description) -> None:
             raise DescriptionError("its description has a table of an impossible size")
         if (column.kind == BAG) != (column.limit > 0) or len(column.separator) > 1:
             raise DescriptionError(f"its description of {column.name[:80]} has a limit or separator that cannot be")
-    if len(model.slots) > _WIDEST:
+    if sum(column.limit or 1 for column in model.categories) > _WIDEST:
         raise DescriptionError("its description has too many ids in a row")
+    if model.ids.max_ind_range >= 1 << 63 or (model.ids.hash_rows and not 1 < model.ids.hash_rows < 1 << 31):
+        raise DescriptionError("its description has ids that cannot be")
     other = [
         (f"project.C{t + 1}", column.dim, model.dim)
         for t, column in enumerate(model.categories)
