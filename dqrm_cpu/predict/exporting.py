@@ -204,7 +204,7 @@ def _compare(path: Path, scorer: Scorer, batches: Sequence[tuple[Batch, Batch]])
     """
     file = MappedFile(path)
     file.require_intact()
-    model, count, largest = Model(file, read_description(file)), 0, 0.0
+    model, count, largest = Model(file, read_description(file), None, None), 0, 0.0
     for batch, of_run in batches:
         ids, expected = slot_ids(batch, model.description), scorer.logits(of_run)
         for first in range(0, batch.size, _CHECKED_AT_ONCE):
