@@ -82,8 +82,9 @@ def _infer(document: Mapping[str, Any], binary: bytes) -> bytes:
     return _request("/v2/models/model/infer", head + binary, *lengths)
 
 
-def _binary_answer(body: bytes) -> list[float]:
-    values: list[float] = np.frombuffer(body[body.rindex(b"}") + 1 :], "<f4").tolist()
+def binary_answer(body: bytes) -> list[float]:
+    _, head = json.JSONDecoder().raw_decode(body.decode("latin-1"))  # a byte of a float may look like its end
+    values: list[float] = np.frombuffer(body[head:], "<f4").tolist()
     return values
 
 
@@ -97,8 +98,8 @@ FORMS = (
         _json_columns,
         lambda body: json.loads(body)["outputs"][0]["data"],
     ),
-    RequestForm("binary_columns", "the same in binary", _binary_columns, _binary_answer),
+    RequestForm("binary_columns", "the same in binary", _binary_columns, binary_answer),
     RequestForm(
-        "binary_prepared", "numbers and ids as the model reads them, in binary", _binary_prepared, _binary_answer
+        "binary_prepared", "numbers and ids as the model reads them, in binary", _binary_prepared, binary_answer
     ),
 )
