@@ -23,6 +23,7 @@ from dqrm_cpu.export.packed_layout import (
     FORMATS,
     LAYOUTS,
     ROWS_PER_RANK,
+    SELF_CONTAINED,
     expected_tensors,
     stored_config,
     vocabulary_entries,
@@ -48,6 +49,7 @@ class PackedModel:
     stored_rows: int  # rows that have codes
     num_checksums: int  # 0: it was written by an earlier version, and damage cannot be noticed
     is_corrected: bool = False  # for the rows without a click that training did not see, in the bias of the last layer
+    is_exported: bool = False  # it says what raw rows are, and holds their vocabulary
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -132,7 +134,10 @@ def _opened(path: Path) -> Iterator[tuple[PackedFile, PackedModel]]:
         stored_rows = sum(entry.shape[0] for entry in codes)
         identity = file.metadata.get("identity", "")
         sizes = file.num_bytes, stored_rows, file.num_checksums
-        yield file, PackedModel(path, config, layout, identity, *sizes, CORRECTED in file.metadata)
+        yield (
+            file,
+            PackedModel(path, config, layout, identity, *sizes, CORRECTED in file.metadata, version == SELF_CONTAINED),
+        )
 
 
 def _require_layout(file: PackedFile, config: Config, layout: str) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from dqrm_cpu.base.decode import UnreadableError, decoded, read_json
@@ -27,12 +26,13 @@ from dqrm_cpu.export.openvino_ir import require_openvino, write_openvino
 from dqrm_cpu.export.write import TableRows, has_sparse_layout, write_model
 from dqrm_cpu.metrics.calibration import Calibration, IsotonicCalibration, PlattCalibration
 from dqrm_cpu.model.dlrm import Dlrm
+from dqrm_cpu.predict.packed_scorer import slot_ids
 from dqrm_cpu.predict.scorer import Scorer, fit_calibration, load_weights, prepared_rows
 from dqrm_cpu.predict.streamed_run import can_stream, open_streamed, renumbered, rows_of
 from dqrm_cpu.predict.trained_model import TrainedModel, data_of_model, find_model, require_shape
-from dqrm_cpu.serving.description import ISOTONIC, PLATT, Calibrating, Description, IdRule
+from dqrm_cpu.serving.description import ISOTONIC, PLATT, Calibrating, IdRule
 from dqrm_cpu.serving.mapped_file import MappedFile
-from dqrm_cpu.serving.model import NO_ID, Model, read_description
+from dqrm_cpu.serving.model import Model, read_description
 
 PACKED, ONNX, OPENVINO, EXECUTORCH = "packed", "onnx", "openvino", "pte"
 
@@ -218,17 +218,3 @@ def _compare(path: Path, scorer: Scorer, batches: Sequence[tuple[Batch, Batch]])
             f"{path} gives logits that differ by {largest:.2g} from those of the run; please report this"
         )
     return count, largest
-
-
-def slot_ids(batch: Batch, description: Description) -> NDArray[np.int64]:
-    """Returns the ids [n, S] of a batch as an exported file reads them, -1 where a bag has fewer than its limit."""
-    if batch.offsets is None:
-        return batch.ids.numpy().T.astype(np.int64)
-    slots, offsets, flat = np.array(description.slots), batch.offsets.numpy(), batch.ids.numpy()
-    ids = np.full((batch.size, slots.size), NO_ID, np.int64)
-    for t in range(len(description.categories)):
-        bounds = offsets[t * batch.size : (t + 1) * batch.size + 1]
-        sizes = np.diff(bounds)
-        places = np.arange(bounds[-1] - bounds[0]) - np.repeat(bounds[:-1] - bounds[0], sizes)
-        ids[np.repeat(np.arange(batch.size), sizes), np.searchsorted(slots, t) + places] = flat[bounds[0] : bounds[-1]]
-    return ids

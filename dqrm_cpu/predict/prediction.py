@@ -26,7 +26,7 @@ from dqrm_cpu.data.store.manifest import PART_NAMES, Manifest, holds_manifest, r
 from dqrm_cpu.data.store.run_data import fingerprint_of
 from dqrm_cpu.errors import ConfigError, DataError
 from dqrm_cpu.metrics.calibration import Calibration, sigmoid
-from dqrm_cpu.predict.scorer import Scorer, fit_calibration, load_scorer, prepared_rows, sound_batches
+from dqrm_cpu.predict.scorer import RowScorer, fit_calibration, load_scorer, prepared_rows, sound_batches
 from dqrm_cpu.predict.trained_model import TrainedModel, data_of_model, find_model, require_shape
 from dqrm_cpu.train.same_ids import require_same_ids
 
@@ -82,12 +82,13 @@ class RowsToScore(Protocol):
 
     key_names: tuple[str, ...]
     total_bytes: int  # 0: not known
+    threads: int | None  # that score a batch; None: one for each core
 
     @property
     def skipped(self) -> SkippedRows:
         """The bad rows that were left out so far."""
 
-    def scored(self, scorer: Scorer) -> Iterator[ScoredRows]:
+    def scored(self, scorer: RowScorer) -> Iterator[ScoredRows]:
         """Yields all rows once, in their order."""
 
 
@@ -104,7 +105,7 @@ def predict(request: PredictRequest) -> PredictionSummary:
         request.note(f"warning: {text}")
     rows = _open_rows(request, model)
     validation = data_of_model(model, request.data) if request.calibrate else None
-    scorer = load_scorer(model)
+    scorer = load_scorer(model, rows.threads)
     calibration = None
     if validation is not None and request.calibrate:
         calibration = fit_calibration(scorer, request.calibrate, *validation[:2], model.config.data)
@@ -151,7 +152,7 @@ def _open_rows(request: PredictRequest, model: TrainedModel) -> RowsToScore:
 def _write(
     request: PredictRequest,
     rows: RowsToScore,
-    scorer: Scorer,
+    scorer: RowScorer,
     calibration: Calibration | None,
     quarantine: Path | None,
 ) -> tuple[int, float]:
@@ -212,6 +213,8 @@ def _raw_files(request: PredictRequest) -> list[str]:
 class _RawRowsToScore:
     """Raw files, read as the data set of the model was."""
 
+    threads: int | None = 1  # each worker scores the rows that it has parsed
+
     def __init__(self, request: PredictRequest, model: TrainedModel) -> None:
         files = [examine(name) for name in _raw_files(request)]
         folder, manifest, warning = data_of_model(model, request.data)
@@ -233,9 +236,9 @@ class _RawRowsToScore:
         """The bad rows so far."""
         return self._reader.skipped
 
-    def scored(self, scorer: Scorer) -> Iterator[ScoredRows]:
+    def scored(self, scorer: RowScorer) -> Iterator[ScoredRows]:
         """Yields the rows of block after block, which each worker scores alone: with products on one thread."""
-        scorers: SimpleQueue[Scorer] = SimpleQueue()
+        scorers: SimpleQueue[RowScorer] = SimpleQueue()
         for one in (scorer, *(scorer.twin(self._config) for _ in range(self._workers - 1))):
             scorers.put(one)
 
@@ -260,6 +263,7 @@ class _PreparedRows:
     """The rows of a prepared data set, part after part in the order in which they are stored."""
 
     key_names: tuple[str, ...] = ()
+    threads: int | None = None
 
     def __init__(self, request: PredictRequest, model: TrainedModel, folder: Path) -> None:
         manifest: Manifest = read_manifest(folder)
@@ -277,7 +281,7 @@ class _PreparedRows:
         self._policy, self._most = request.bad_rows, request.max_bad_rows
         self.skipped = SkippedRows()
 
-    def scored(self, scorer: Scorer) -> Iterator[ScoredRows]:
+    def scored(self, scorer: RowScorer) -> Iterator[ScoredRows]:
         """Yields the rows of batch after batch."""
         done = 0
         for part in self._parts:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from dqrm_cpu.metrics.calibration import FITS, Calibration
 from dqrm_cpu.metrics.click import ClickAccumulator
 from dqrm_cpu.model.activations import Mode
 from dqrm_cpu.model.dlrm import Dlrm
+from dqrm_cpu.predict.packed_scorer import PackedScorer
 from dqrm_cpu.predict.trained_model import TrainedModel
 from dqrm_cpu.quant.liveness import live_rows
 from dqrm_cpu.train.bad_batches import described
@@ -74,8 +76,23 @@ class Scorer:
         return self._model.sound_rows(batch)
 
 
-def load_scorer(trained: TrainedModel) -> Scorer:
-    """Loads the weights of a model."""
+class RowScorer(Protocol):
+    """Scores rows, by a trained run or by an exported file."""
+
+    def logits(self, batch: Batch) -> NDArray[np.float32]:
+        """Returns f32[B]; BadBatchError for rows that are not sound."""
+
+    def twin(self, config: Config) -> "RowScorer":
+        """Returns a scorer of the same weights for another thread."""
+
+    def sound_rows(self, batch: Batch) -> Tensor:
+        """Returns bool[B]: which rows can be scored."""
+
+
+def load_scorer(trained: TrainedModel, threads: int | None = None) -> RowScorer:
+    """Loads the weights of a model; `threads`: the most that score a batch by an exported file, None: all cores."""
+    if trained.is_exported:
+        return PackedScorer(trained.path, threads)
     return Scorer(*load_weights(trained), quantized=not trained.is_packed)
 
 
@@ -116,7 +133,7 @@ def prepared_rows(folder: Path, manifest: Manifest, part: str, most: int | None 
 
 
 def sound_batches(
-    scorer: Scorer, loader: Loader, skips_bad: bool
+    scorer: RowScorer, loader: Loader, skips_bad: bool
 ) -> Iterator[tuple[Batch, NDArray[np.float32], NDArray[np.int64]]]:
     """Yields the sound rows of each batch, their logits, and the numbers of the others, from 0.
 
@@ -137,7 +154,7 @@ def sound_batches(
             yield rest, scorer.logits(rest), loader.row_numbers(number, 0)[~sound.numpy()]
 
 
-def fit_calibration(scorer: Scorer, how: str, folder: Path, manifest: Manifest, data: DataConfig) -> Calibration:
+def fit_calibration(scorer: RowScorer, how: str, folder: Path, manifest: Manifest, data: DataConfig) -> Calibration:
     """Fits a calibration to the validation rows of a data set, as many as the settings `data` have evaluated."""
     if data.evaluation_keep_rate < 1:
         raise ConfigError(

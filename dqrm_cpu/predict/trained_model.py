@@ -30,6 +30,7 @@ class TrainedModel:
     run_dir: Path | None  # of a packed file: the run's folder that it lies in, if it does
     is_packed: bool
     warnings: tuple[str, ...] = ()
+    is_exported: bool = False  # a packed file that says what raw rows are, by `dqrm-cpu export`
 
 
 def find_model(path: Path, checkpoint: str = "best") -> TrainedModel:
@@ -65,7 +66,9 @@ def _packed_model(path: Path) -> TrainedModel:
     folder = path.absolute().parent.parent  # of RUN/packed and RUN/compressed
     run_dir = folder if (folder / CONFIG_FILE).exists() else None
     ids = TrainedIds(path, DataIdentity.from_text(packed.identity), "")
-    return TrainedModel(path, replace(packed.config, device="cpu"), ids, run_dir, True, packed.warnings)
+    return TrainedModel(
+        path, replace(packed.config, device="cpu"), ids, run_dir, True, packed.warnings, packed.is_exported
+    )
 
 
 def data_of_model(model: TrainedModel, given: Path | None) -> tuple[Path, Manifest, str | None]:

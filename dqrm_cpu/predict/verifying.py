@@ -12,7 +12,8 @@ from dqrm_cpu.data.store.manifest import PART_NAMES
 from dqrm_cpu.errors import CheckpointError, ConfigError, DataError
 from dqrm_cpu.metrics.calibration import Calibration, IsotonicCalibration, PlattCalibration
 from dqrm_cpu.metrics.click import ClickAccumulator, click_metrics
-from dqrm_cpu.predict.exporting import as_exported, slot_ids
+from dqrm_cpu.predict.exporting import as_exported
+from dqrm_cpu.predict.packed_scorer import slot_ids
 from dqrm_cpu.predict.runtimes import OpenedFile, open_file
 from dqrm_cpu.predict.scorer import Scorer, load_weights, prepared_rows, sound_batches
 from dqrm_cpu.predict.trained_model import data_of_model, find_model, require_shape

@@ -1,7 +1,7 @@
 """Cells of raw rows, as Python or NumPy hold them, to numbers and keys: what `prepare` makes of the same text."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,10 +23,19 @@ from dqrm_cpu.serving.description import (
 
 Cells: TypeAlias = Sequence[Any] | NDArray[Any]
 
-_NUMBER = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
+# One way to read each text: a long one that is no number is refused in a time that grows with its length alone.
+_NUMBER = re.compile(r"-?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
 _WHOLE_WITH_POINT = re.compile(r"-?[0-9]+\.0+", re.ASCII)
+_NUMBER_LINES = re.compile(rf"(?:{_NUMBER.pattern})?(?:\n(?:{_NUMBER.pattern})?)*+", re.ASCII)
 _HEX = re.compile(r"[0-9a-fA-F]{1,8}", re.ASCII)
+_HEX_LINES = re.compile(r"[0-9a-fA-F]{0,8}(?:\n[0-9a-fA-F]{0,8})*+", re.ASCII)
+_FEW_CELLS = 4
+"""Cells of a column that are cheaper one by one than all at once."""
+
 _TRUTH = {"true": 1.0, "false": 0.0}
+_LONGEST_WORD = max(map(len, _TRUTH))
+"""No text that is longer and has no point stands for something else."""
+
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 _LARGEST_INT32 = 2**31
 
@@ -42,24 +51,47 @@ class UnusableRowError(DqrmError):
         self.row, self.column = row, column
 
 
-def read_numbers(column: NumberColumn, cells: Cells) -> NDArray[np.float64]:
-    """Returns f64[n], NaN for what is missing; UnusableRowError for what is no number."""
-    if isinstance(cells, np.ndarray) and cells.dtype.kind in "biuf":
-        values = cells.astype(np.float64)
-    else:
-        values = np.array([_number(cell, k, column.name) for k, cell in enumerate(cells)], np.float64)
+def read_numbers(columns: Sequence[NumberColumn], cells: Iterable[Cells]) -> NDArray[np.float64]:
+    """Returns f64[columns, n], NaN for what is missing; UnusableRowError for what is no number."""
+    read: list[Cells] = []
+    found = []
+    for column, its in zip(columns, cells, strict=True):
+        read.append(its)
+        found.append(_numbers(column, its))
+    values = np.array(found, np.float64)
     bad = np.isinf(values)
-    if column.kind == INTEGER:
-        known = np.nan_to_num(values, nan=0.0)
-        bad |= (known != np.trunc(known)) | (known < -_LARGEST_INT32) | (known >= _LARGEST_INT32)
+    whole = np.array([column.kind == INTEGER for column in columns])
+    if whole.any():
+        integers = values[whole]
+        off = (integers != np.trunc(integers)) & ~np.isnan(integers)
+        bad[whole] |= off | (integers < -_LARGEST_INT32) | (integers >= _LARGEST_INT32)
     if bad.any():
-        row = int(bad.argmax())
-        what = "a whole number of 32 bits" if column.kind == INTEGER else "a finite number"
-        raise UnusableRowError(f"{str(cells[row])[:40]!r} is not {what}", row, column.name)
+        k, row = np.argwhere(bad)[0].tolist()
+        what = "a whole number of 32 bits" if columns[k].kind == INTEGER else "a finite number"
+        raise UnusableRowError(f"{str(read[k][row])[:40]!r} is not {what}", row, columns[k].name)
     return values
 
 
+def _numbers(column: NumberColumn, cells: Cells) -> NDArray[np.float64] | list[float]:
+    if isinstance(cells, np.ndarray) and cells.dtype.kind in "biuf":
+        return cells.astype(np.float64)
+    if len(cells) > _FEW_CELLS and (texts := _lines_of(cells, _NUMBER_LINES)) is not None:
+        return [float(text or "nan") for text in texts]
+    return [_number(cell, k, column.name) for k, cell in enumerate(cells)]
+
+
+def _lines_of(cells: Cells, form: re.Pattern[str]) -> Cells | None:
+    """Returns the cells where all of them are texts of this form, or empty; else None: they are taken one by one."""
+    try:
+        joined = "\n".join(cells)
+    except TypeError:
+        return None
+    return cells if joined.count("\n") == len(cells) - 1 and form.fullmatch(joined) else None
+
+
 def _number(cell: Any, row: int, column: str) -> float:
+    if type(cell) is str and cell.isascii() and cell.isdecimal():
+        return float(cell)
     if cell is None:
         return np.nan
     if isinstance(cell, np.generic):
@@ -87,9 +119,14 @@ def _is_null(cell: Any) -> bool:
     return type(cell).__name__ in ("NAType", "NaTType")
 
 
-def dense_values(column: NumberColumn, values: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Returns what the model reads, f32[n], of numbers as they are read."""
-    return _TRANSFORMS[column.transform](values, np.array(column.numbers)).astype(np.float32)
+def dense_values(columns: Sequence[NumberColumn], values: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Returns what the model reads, f32[columns, n], of numbers as they are read."""
+    if all(column.transform == LOG for column in columns):
+        return _log(values, np.empty(0)).astype(np.float32)
+    dense = np.empty(values.shape, np.float32)
+    for k, column in enumerate(columns):
+        dense[k] = _TRANSFORMS[column.transform](values[k], np.array(column.numbers))
+    return dense
 
 
 def bucket_ids(column: NumberColumn, values: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -107,7 +144,7 @@ def _rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _log(values: NDArray[np.float64], _: NDArray[np.float64]) -> NDArray[np.float64]:
-    known: NDArray[np.float64] = np.log1p(np.nan_to_num(values, nan=0.0).clip(0.0, None))
+    known: NDArray[np.float64] = np.log1p(np.fmax(values, 0.0))  # of NaN and 0: 0
     return known
 
 
@@ -142,11 +179,24 @@ _TRANSFORMS: Mapping[str, Callable[[NDArray[np.float64], NDArray[np.float64]], N
 }
 
 
-def read_keys(column: CategoryColumn, cells: Cells) -> NDArray[np.uint64]:
-    """Returns the key of each category, uint64[n], 0 where it is missing."""
-    if column.kind == HEX:
-        return np.array([_hex_key(cell, k, column.name) for k, cell in enumerate(cells)], np.uint64)
-    return _text_keys([_text(cell, k, column.name) for k, cell in enumerate(cells)])
+def read_keys(columns: Sequence[CategoryColumn], cells: Iterable[Cells]) -> NDArray[np.uint64]:
+    """Returns the key of each category, uint64[columns, n], 0 where it is missing."""
+    of_hashes: dict[str, list[int]] = {}
+    texts: list[bytes] = []
+    for column, its in zip(columns, cells, strict=True):
+        if column.kind == HEX:
+            of_hashes[column.name] = _hex_keys(column, its)
+        else:
+            texts += [_text(cell, row, column.name) for row, cell in enumerate(its)]
+    of_texts = iter(_text_keys(texts).reshape(max(1, len(columns) - len(of_hashes)), -1))
+    keys = [of_hashes[column.name] if column.kind == HEX else next(of_texts) for column in columns]
+    return np.array(keys, np.uint64)
+
+
+def _hex_keys(column: CategoryColumn, cells: Cells) -> list[int]:
+    if len(cells) > _FEW_CELLS and (texts := _lines_of(cells, _HEX_LINES)) is not None:
+        return [int(text, 16) if text else 0 for text in texts]
+    return [_hex_key(cell, k, column.name) for k, cell in enumerate(cells)]
 
 
 def read_bags(column: CategoryColumn, cells: Cells) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64]]:
@@ -196,6 +246,8 @@ def _stripped(value: Any) -> Any:
 
 
 def _hex_key(cell: Any, row: int, column: str) -> int:
+    if type(cell) is str and _HEX.fullmatch(cell):
+        return int(cell, 16)
     if isinstance(cell, np.generic):
         cell = cell.item()
     if isinstance(cell, int) and not isinstance(cell, bool) and 0 <= cell < 1 << 32:
@@ -211,6 +263,8 @@ def _hex_key(cell: Any, row: int, column: str) -> int:
 def _text(cell: Any, row: int, column: str) -> bytes:
     """Returns the text of a category, b"" where it is missing; what programs write differently is the same."""
     if isinstance(cell, str):
+        if len(cell) > _LONGEST_WORD and "." not in cell:
+            return cell.encode("utf-8", "surrogateescape")
         text = cell
     elif cell is None or _is_null(cell) or (isinstance(cell, float | np.floating) and cell != cell):
         return b""

@@ -39,7 +39,7 @@ class RowColumns:
         """Returns a column; UnusableRowError where no row has it. A row without it has no value there."""
         if self._rows is not None:
             found = [row.get(name) for row in self._rows]
-            if found and all(cell is None for cell in found) and not any(name in row for row in self._rows):
+            if found and found[0] is None and not any(name in row for row in self._rows):
                 raise self._missing(name)
             return found
         if name not in self.names:

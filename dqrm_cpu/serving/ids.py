@@ -1,6 +1,7 @@
 """Rows of tables that keys of categories stand for: by the vocabulary in the file, or by hashing."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,6 @@ from dqrm_cpu.serving.description import BUCKETS, Description, IdRule
 from dqrm_cpu.serving.mapped_file import MappedFile
 
 Keys = NDArray[np.uint64]
-FindIds = Callable[[Keys], NDArray[np.int64]]
 
 _FACTOR = np.uint64(INCREMENT)
 _29, _32 = np.uint64(29), np.uint64(32)
@@ -24,32 +24,44 @@ def keys_tensors(model: Description) -> dict[str, tuple[str, str]]:
     return {name: (f"{name}.keys", f"{name}.rows") for name in kept}
 
 
-def find_ids(file: MappedFile, model: Description) -> list[FindIds | None]:
-    """Returns what gives each table's keys their rows; None for buckets, which are rows already."""
-    rule, tensors = model.ids, keys_tensors(model)
-    found: list[FindIds | None] = []
-    for t, column in enumerate(model.categories):
-        if column.kind == BUCKETS:
-            found.append(None)
-        elif rule.hash_rows:
-            found.append(lambda keys: _hashed(_folded(keys, rule), rule.hash_rows))
-        else:
-            keys_name, rows_name = tensors[f"C{t + 1}"]
-            known = file.tensor(keys_name, f"U{rule.key_bits}", (None,))
-            found.append(_search(known, file.tensor(rows_name, "I32", (known.size,)), rule))
-    return found
+class IdFinder:
+    """Gives keys the rows that they stand for."""
+
+    def __init__(self, file: MappedFile, model: Description) -> None:
+        self._rule = model.ids
+        self._vocabularies = {
+            int(table.removeprefix("C")) - 1: _vocabulary(file, names, model.ids)
+            for table, names in keys_tensors(model).items()
+        }
+
+    def rows(self, tables: Sequence[int], keys: Keys) -> NDArray[np.int64]:
+        """Returns int64[k, n] of the keys uint64[k, n] of k tables; 0 for what is unknown."""
+        keys = _folded(keys, self._rule)
+        if self._rule.hash_rows:
+            return _hashed(keys, self._rule.hash_rows)
+        found = np.zeros(keys.shape, np.int64)
+        for k, table in enumerate(tables):
+            known, rows = self._vocabularies[table]
+            if not known.size:
+                continue
+            # Of one type: NumPy would convert the whole vocabulary otherwise.
+            wanted = keys[k].astype(known.dtype)
+            place = known.searchsorted(wanted)
+            if len(place) == 1:
+                at = int(place[0])
+                if at < known.size and known[at] == wanted[0]:
+                    found[k, 0] = rows[at]
+                continue
+            place[place == known.size] = 0
+            np.copyto(found[k], rows[place], where=known[place] == wanted)
+        found[keys == 0] = 0
+        return found
 
 
-def _search(known: Keys, rows: NDArray[np.int32], rule: IdRule) -> FindIds:
-    def find(keys: Keys) -> NDArray[np.int64]:
-        keys = _folded(keys, rule)
-        if not known.size:
-            return np.zeros(keys.size, np.int64)
-        # Of one type: NumPy would convert the whole vocabulary otherwise.
-        place = known.searchsorted(keys.astype(known.dtype)).clip(max=known.size - 1)
-        return np.where((known[place] == keys) & (keys > 0), rows[place], 0).astype(np.int64)
-
-    return find
+def _vocabulary(file: MappedFile, names: tuple[str, str], rule: IdRule) -> tuple[NDArray[Any], NDArray[np.int32]]:
+    """Returns the keys of a table, which rise, and the row of each."""
+    keys = file.tensor(names[0], f"U{rule.key_bits}", (None,))
+    return keys, file.tensor(names[1], "I32", (keys.size,))
 
 
 def _folded(keys: Keys, rule: IdRule) -> Keys:

@@ -14,7 +14,7 @@ from dqrm_cpu.serving.cells import UnusableRowError, bucket_ids, dense_values, r
 from dqrm_cpu.serving.columns import RowColumns
 from dqrm_cpu.serving.description import BAG, BUCKETS, MODEL, PLATT, Calibrating, Description, DescriptionError
 from dqrm_cpu.serving.fused import can_compile, compile_network
-from dqrm_cpu.serving.ids import find_ids, keys_tensors
+from dqrm_cpu.serving.ids import IdFinder, keys_tensors
 from dqrm_cpu.serving.mapped_file import MappedFile
 from dqrm_cpu.serving.network import PackedNetwork
 
@@ -38,7 +38,13 @@ class Model:
         self.description = description
         """The columns that the model reads, its shape, and the metrics that it had when it was exported."""
         self._network = PackedNetwork(file, description)
-        self._find_ids = find_ids(file, description)
+        self._ids = IdFinder(file, description)
+        self._is_bucket = np.array([column.transform == BUCKETS for column in description.numbers])
+        slots = np.searchsorted(self._network.tables.slots, np.arange(len(description.categories))).tolist()
+        numbered = list(zip(range(len(slots)), slots, description.categories, strict=True))
+        self._special = [one for one in numbered if one[2].kind in (BAG, BUCKETS)]
+        self._single = [t for t, _, category in numbered if category.kind not in (BAG, BUCKETS)]
+        self._single_slots = [slots[t] for t in self._single]
         bags = [t for t, column in enumerate(description.categories) if column.kind == BAG]
         self._num_dense = len(description.dense)
         self._least_ids = np.where(np.isin(self._network.tables.slots, bags), NO_ID, 0)
@@ -105,34 +111,43 @@ class Model:
         A row has one id of each table; of a column with several values in a cell as many as its limit, the last of them
         -1 where there are fewer.
         """
-        columns = RowColumns(rows)
-        values = {column.name: read_numbers(column, columns.cells(column.name)) for column in self.description.numbers}
-        buckets = {one.name: one for one in self.description.numbers if one.transform == BUCKETS}
-        dense = np.empty((columns.num_rows, len(self.description.dense)), np.float32)
-        for k, column in enumerate(self.description.dense):
-            dense[:, k] = dense_values(column, values[column.name])
-        slots = self._network.tables.slots
-        ids = np.full((columns.num_rows, slots.size), NO_ID, np.int64)
-        for t, (category, find) in enumerate(zip(self.description.categories, self._find_ids, strict=True)):
-            slot = int(np.searchsorted(slots, t))
-            if find is None:
-                ids[:, slot] = bucket_ids(buckets[category.name], values[category.name])
-            elif category.kind == BAG:
-                rows_of_values, places, keys = read_bags(category, columns.cells(category.name))
-                ids[rows_of_values, slot + places] = find(keys)
+        columns, description = RowColumns(rows), self.description
+        values = read_numbers(description.numbers, (columns.cells(column.name) for column in description.numbers))
+        dense = np.ascontiguousarray(dense_values(description.dense, values[~self._is_bucket]).T)
+        ids = np.full((columns.num_rows, self._least_ids.size), NO_ID, np.int64)
+        buckets = ((description.numbers[k], values[k]) for k in np.flatnonzero(self._is_bucket))
+        for t, slot, category in self._special:
+            if category.kind == BUCKETS:  # in the order of the numbers
+                ids[:, slot] = bucket_ids(*next(buckets))
             else:
-                ids[:, slot] = find(read_keys(category, columns.cells(category.name)))
+                rows_of_values, places, keys = read_bags(category, columns.cells(category.name))
+                ids[rows_of_values, slot + places] = self._ids.rows([t], keys[None])[0]
+        if self._single:
+            categories = [description.categories[t] for t in self._single]
+            keys = read_keys(categories, (columns.cells(category.name) for category in categories))
+            ids[:, self._single_slots] = self._ids.rows(self._single, keys).T
         return dense, ids
 
     def require_rows(self, dense: NDArray[np.float32], ids: NDArray[np.integer[Any]]) -> None:
         """Raises UnusableRowError for prepared rows that are none of this model."""
         self._require_shape(dense, ids)
-        bad = ~np.isfinite(dense).all(axis=1)
-        if bad.any():
-            raise UnusableRowError("a number is not finite", int(bad.argmax()))
-        bad = ((ids < self._least_ids) | (ids >= self._network.tables.num_rows)).any(axis=1)
-        if bad.any():
-            raise UnusableRowError("an id is no row of its table", int(bad.argmax()))
+        finite, known = self._soundness(dense, ids)
+        if not finite.all():
+            raise UnusableRowError("a number is not finite", int(finite.argmin()))
+        if not known.all():
+            raise UnusableRowError("an id is no row of its table", int(known.argmin()))
+
+    def sound_rows(self, dense: NDArray[np.float32], ids: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+        """Tells which of prepared rows can be scored, bool[n]."""
+        self._require_shape(dense, ids)
+        return np.logical_and(*self._soundness(dense, ids))
+
+    def _soundness(
+        self, dense: NDArray[np.float32], ids: NDArray[np.integer[Any]]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Tells which rows have finite numbers alone, and which of them ids of rows alone."""
+        within = (ids >= self._least_ids) & (ids < self._network.tables.num_rows)
+        return np.logical_and.reduce(np.isfinite(dense), axis=1), np.logical_and.reduce(within, axis=1)
 
     def _require_shape(self, dense: NDArray[np.float32], ids: NDArray[np.integer[Any]]) -> None:
         count, widths = len(dense), (self._num_dense, self._least_ids.size)

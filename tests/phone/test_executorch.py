@@ -11,7 +11,7 @@ from test_serving import BAG_NAMES, BAG_SCHEMA, LOG_SCHEMA, as_csv, bag_rows, lo
 
 from commands import dqrm_cpu
 from dqrm_cpu.data.store.manifest import read_manifest
-from dqrm_cpu.predict.exporting import slot_ids
+from dqrm_cpu.predict.packed_scorer import slot_ids
 from dqrm_cpu.predict.runtimes import open_file
 from dqrm_cpu.predict.scorer import prepared_rows
 from dqrm_cpu.serving import Model

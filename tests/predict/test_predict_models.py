@@ -10,7 +10,7 @@ import torch
 
 from commands import dqrm_cpu
 from dqrm_cpu.config.load import load_config
-from dqrm_cpu.data.batch import Batch
+from dqrm_cpu.data.batch import BadBatchError, Batch
 from dqrm_cpu.data.store.manifest import read_manifest, write_manifest
 from dqrm_cpu.metrics.calibration import FITS
 from dqrm_cpu.predict.scorer import load_scorer
@@ -147,3 +147,36 @@ def test_a_run_on_generated_clicks_has_no_schema(scored: Scored, tmp_path: Path)
     assert (output.returncode, "generated clicks, which have neither" in output.stderr) == (1, True)
     output = dqrm_cpu("predict", tmp_path / "run", scored.data, "--out", tmp_path / "out.csv")
     assert "another schema and vocabulary" in output.stderr
+
+
+def test_an_exported_file_scores_rows_as_its_run_does(scored: Scored, tmp_path: Path) -> None:
+    """Raw rows and prepared ones; its calibration, where it has one, is part of it."""
+    raw, out = write_lines(tmp_path / "raw", scored.lines), tmp_path / "out.csv"
+    for layout in ("dense", "sparse"):
+        file = tmp_path / f"{layout}.safetensors"
+        succeed("export", scored.run_dir, "--layout", layout, "--out", file)
+        for rows in ((raw, "--data", scored.data), (scored.data, "--part", "validation")):
+            found = predicted(file, *rows, out=out)
+            np.testing.assert_allclose(found, scored.probabilities, rtol=1e-6, atol=1e-7)
+    succeed("export", scored.run_dir, "--calibrate", "platt", "--out", tmp_path / "platt.safetensors")
+    wanted = predicted(scored.run_dir, raw, "--calibrate", "platt", out=out)
+    found = predicted(tmp_path / "platt.safetensors", raw, "--data", scored.data, out=out)
+    np.testing.assert_allclose(found, wanted, rtol=2e-6, atol=1e-7)
+
+
+def test_an_exported_file_names_rows_that_are_not_sound_as_its_run_does(scored: Scored, tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    succeed("export", scored.run_dir, "--out", file)
+    _, dense, ids = rows_of(scored.data, "validation")
+    scorers = [load_scorer(find_model(path)) for path in (scored.run_dir, file)]
+    for place, number in (((3, 7), -1), ((4, 25), 1 << 20), ((9, 2), np.nan), ((60, 12), np.inf)):
+        bad_dense, bad_ids = dense[:70].copy(), ids[:70].copy()
+        (bad_ids if isinstance(number, int) else bad_dense)[place] = number
+        batch = Batch(torch.from_numpy(bad_dense), torch.from_numpy(bad_ids.T.copy()), None, torch.zeros(70))
+        faults = []
+        for scorer in scorers:
+            with pytest.raises(BadBatchError) as error:
+                scorer.logits(batch)
+            faults.append((error.value.row, error.value.column, error.value.fault.partition(";")[0]))
+            assert scorer.sound_rows(batch).tolist() == [row != place[0] for row in range(70)]
+        assert faults[0] == faults[1]

@@ -16,7 +16,7 @@ from commands import dqrm_cpu
 from dqrm_cpu.data.store.manifest import read_manifest
 from dqrm_cpu.errors import CheckpointError
 from dqrm_cpu.export.read import verify_packed
-from dqrm_cpu.predict.exporting import slot_ids
+from dqrm_cpu.predict.packed_scorer import slot_ids
 from dqrm_cpu.predict.scorer import prepared_rows
 from dqrm_cpu.serving import Model, UnusableRowError
 from dqrm_cpu.serving.model import calibrated
@@ -108,6 +108,12 @@ def test_raw_rows_score_as_by_predict(log_run: Path, tmp_path: Path, options: tu
         require_onnx_alike(log_run / "run", log_run / "data", Model.open(out), tmp_path / "model.onnx", *options)
 
 
+def widened(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lets logits be as far apart as the runtimes' rounding."""
+    lower, upper = np.minimum(low, high), np.maximum(low, high)
+    return lower - 1e-5 * np.abs(lower) - np.float32(2e-5), upper + 1e-5 * np.abs(upper) + np.float32(2e-5)
+
+
 def require_onnx_alike(run: Path, data: Path, model: Model, out: Path, *options: str) -> None:
     """Compares the model's logits of the validation rows with those that other runtimes compute from an ONNX file."""
     succeed("export", run, "--format", "onnx", "--out", out, *options)
@@ -116,11 +122,9 @@ def require_onnx_alike(run: Path, data: Path, model: Model, out: Path, *options:
     description = model.description
     plain = Model(model._file, replace(description, calibration=None), fused=None, threads=1)
     expected = plain.logits_of_ids(dense, ids)
-    margin = (1e-5 * np.abs(expected) + 2e-5).astype(np.float32)
-    low, high = expected - margin, expected + margin
+    low, high = widened(expected, expected)
     if description.calibration is not None:  # an isotonic one may be as good as vertical, or flat; Platt's may fall
-        ends = [calibrated(description.calibration, limit) for limit in (low - margin, high + margin)]
-        low, high = np.minimum(*ends) - margin, np.maximum(*ends) + margin
+        low, high = widened(*(calibrated(description.calibration, limit) for limit in (low, high)))
     for runtime in RUNTIMES:
         for count in (1, 17, len(ids)):
             found = runtime(out, dense[:count], ids[:count])

@@ -1,0 +1,73 @@
+"""Batches scored by an exported file: through the reader that servers use, which knows nothing of the trainer."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dqrm_cpu.config import Config
+from dqrm_cpu.data.batch import BadBatchError, Batch
+from dqrm_cpu.serving.description import Description
+from dqrm_cpu.serving.model import NO_ID, Model, UnusableRowError
+
+_ADVICE = "prepare the rows with the vocabulary of the model"
+
+
+class PackedScorer:
+    """Scores rows as a server does: the file's calibration is part of its logits."""
+
+    def __init__(self, path: Path, threads: int | None) -> None:
+        """`threads`: the most that score a batch; None: one for each core."""
+        self._model = Model.open(path, verify=True, threads=threads)
+
+    def logits(self, batch: Batch) -> NDArray[np.float32]:
+        """Returns f32[B]; BadBatchError for rows that are not sound."""
+        dense, ids = self._arrays(batch)
+        try:
+            return self._model.logits_of_ids(dense, ids)
+        except UnusableRowError as error:
+            raise self._bad_batch(dense, ids, error) from error
+
+    def twin(self, config: Config) -> "PackedScorer":
+        """Returns what another thread may use: itself."""
+        return self
+
+    def sound_rows(self, batch: Batch) -> Tensor:
+        """Returns bool[B]: which rows can be scored."""
+        return torch.from_numpy(self._model.sound_rows(*self._arrays(batch)))
+
+    def _arrays(self, batch: Batch) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
+        one_each = batch.offsets is None
+        return batch.dense.numpy(), batch.ids.numpy().T if one_each else slot_ids(batch, self._model.description)
+
+    def _bad_batch(
+        self, dense: NDArray[np.float32], ids: NDArray[np.integer], error: UnusableRowError
+    ) -> BadBatchError:
+        """Names the value and the column of a row that cannot be scored."""
+        row = error.row
+        if row is None:
+            return BadBatchError(str(error))
+        for k, value in enumerate(dense[row].tolist()):
+            if not np.isfinite(value):
+                return BadBatchError(f"is {value}, not a finite number", row, f"I{k + 1}")
+        for t, value in zip(self._model.description.slots, ids[row].tolist(), strict=True):
+            rows = self._model.description.categories[t].rows
+            if not 0 <= value < rows and (value != NO_ID or not self._model.description.has_bags):
+                return BadBatchError(f"id {value} is outside of 0 to {rows - 1}; {_ADVICE}", row, f"C{t + 1}")
+        return BadBatchError(str(error))
+
+
+def slot_ids(batch: Batch, description: Description) -> NDArray[np.int64]:
+    """Returns the ids [n, S] of a batch as an exported file reads them, -1 where a bag has fewer than its limit."""
+    if batch.offsets is None:
+        return batch.ids.numpy().T.astype(np.int64)
+    slots, offsets, flat = np.array(description.slots), batch.offsets.numpy(), batch.ids.numpy()
+    ids = np.full((batch.size, slots.size), NO_ID, np.int64)
+    for t in range(len(description.categories)):
+        bounds = offsets[t * batch.size : (t + 1) * batch.size + 1]
+        sizes = np.diff(bounds)
+        places = np.arange(bounds[-1] - bounds[0]) - np.repeat(bounds[:-1] - bounds[0], sizes)
+        ids[np.repeat(np.arange(batch.size), sizes), np.searchsorted(slots, t) + places] = flat[bounds[0] : bounds[-1]]
+    return ids
