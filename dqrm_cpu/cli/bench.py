@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dqrm_cpu.lab.bench.harness.benchmark import Benchmark, RunEnvironment
     from dqrm_cpu.lab.bench.harness.runner import BenchProgress
 
-_KINDS = ("step", "kernels", "data", "exchange", "serve", "spans")
+_KINDS = ("step", "kernels", "data", "exchange", "serve", "score", "spans")
 _ROUNDS, _QUICK_ROUNDS = 15, 3
 _DATA_ROUNDS = 5  # a round of a million rows takes about fifteen seconds
 _TURN_S, _QUICK_TURN_S = 0.15, 0.005
@@ -42,13 +42,14 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="WHAT",
         choices=_KINDS,
         help="step: whole training steps; kernels: one by one; data: prepare; exchange: gradients between ranks; "
-        "serve: the server under a load of requests; spans: what timing costs",
+        "score: a model file; serve: the server under a load of requests; spans: what timing costs",
     )
     parser.add_argument(
         "--cases",
         metavar="NAME,...",
         help="demo_128, kaggle_128, kaggle_2048, terabyte_2048; data: rows_1m, "
-        "rows_8m; exchange: terabyte_d64, terabyte_d16; serve: rows_64, rows_64_fast, rows_1",
+        "rows_8m; exchange: terabyte_d64, terabyte_d16; serve: rows_64, rows_64_fast, rows_1; "
+        "score: kaggle_1, kaggle_64, kaggle_2048",
     )
     parser.add_argument("--transports", metavar="NAME,...", help="of bench exchange (default: those that work here)")
     parser.add_argument(
@@ -120,12 +121,14 @@ def _benchmark(args: argparse.Namespace, environment: "RunEnvironment") -> "Benc
     from dqrm_cpu.lab.bench.data.data_benchmark import DATA
     from dqrm_cpu.lab.bench.exchange.exchange_benchmark import RANKS, TRANSPORTS, exchange_benchmark, usable_transports
     from dqrm_cpu.lab.bench.kernels.kernel_benchmark import KERNELS
+    from dqrm_cpu.lab.bench.scoring.score_benchmark import SCORE
     from dqrm_cpu.lab.bench.serve.serve_benchmark import SERVE
     from dqrm_cpu.lab.bench.step.span_benchmark import SPANS
     from dqrm_cpu.lab.bench.step.step_benchmark import STEP
 
     if args.what != "exchange":
-        return {"step": STEP, "kernels": KERNELS, "data": DATA, "serve": SERVE, "spans": SPANS}[args.what]
+        kinds = {"step": STEP, "kernels": KERNELS, "data": DATA, "score": SCORE, "serve": SERVE, "spans": SPANS}
+        return kinds[args.what]
     transports = _names(args.transports, usable_transports())
     for name in transports:
         if name not in TRANSPORTS:
