@@ -78,6 +78,7 @@ def _range_text(setting: Setting) -> str:
 
 
 def _default_text(defaults: dict[str, Value]) -> str:
+    """Writes the default, which is the demo's, and the presets that have another one."""
     presets_of: dict[str, list[str]] = {}
     for preset, value in defaults.items():
         presets_of.setdefault(value_text(value), []).append(preset)
@@ -85,7 +86,8 @@ def _default_text(defaults: dict[str, Value]) -> str:
         return next(iter(presets_of))
     if max(map(len, presets_of)) > _LONGEST_DEFAULT:
         return "the preset's"
-    return ", ".join(f"{text} ({', '.join(presets)})" for text, presets in presets_of.items())
+    usual, *others = presets_of.items()
+    return ", ".join([usual[0], *(f"{' and '.join(presets)} {text}" for text, presets in others)])
 
 
 def _metavar(setting: Setting) -> str:

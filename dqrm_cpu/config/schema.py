@@ -217,7 +217,7 @@ class TrainConfig:
     optimizer: Annotated[str, OneOf("sgd", "rowwise-adagrad")] = setting("sgd", "sgd is the paper's")
     learning_rate: AboveZero = setting(
         OPTIMIZER_RATES["sgd"],
-        f"step size before warm-up and decay; of rowwise-adagrad {OPTIMIZER_RATES['rowwise-adagrad']:g}",
+        f"before warm-up and decay; rowwise-adagrad: {OPTIMIZER_RATES['rowwise-adagrad']:g}",
     )
     weight_decay: NotNegative = setting(0.0, "pulls weights to zero by this much of themselves")
     warmup_steps: Count = setting(0, "iterations in which the learning rate rises from 0; 0: none")

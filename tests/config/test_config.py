@@ -182,6 +182,7 @@ def test_toml_round_trip(values: dict[str, Value], toml_path: Path) -> None:
         "comm.wire": "int8",
         "comm.mlp_gradients": "int8",
         "comm.simulated_scale": "all",
+        "comm.tables": "replicate",
         "kernels": "auto",
     }
     config = unflatten({**values, **rules})

@@ -151,9 +151,9 @@ def test_a_packed_model_that_does_not_fit_does_not_cost_the_result(
 def test_all_ranks_learn_of_a_save_that_failed(tmp_path: Path) -> None:
     """Only rank 0 writes checkpoints, and so only rank 0 meets the full disk."""
     script = (
-        "import sys; from dqrm_cpu.cli.main import main; from dqrm_cpu.train.checkpoint import CheckpointStore\n"
+        "import sys; from dqrm_cpu.cli.main import main; from dqrm_cpu.train import checkpoint\n"
         "def full(*_): raise OSError(28, 'No space left on device')\n"
-        "CheckpointStore._write = full; sys.exit(main(sys.argv[1:]))"
+        "checkpoint.making_folder = full; sys.exit(main(sys.argv[1:]))"
     )
     sizes = ["--data.train-rows", "400", "--data.validation-rows", "100", "--data.test-rows", "100"]
     sizes += ["--model.table-rows", "40,3,500", "--model.embedding-dim", "6", "--model.bottom-mlp", "9,6"]

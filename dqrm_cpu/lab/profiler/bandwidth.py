@@ -111,7 +111,7 @@ def row_floors(tables: Tables, batches: Sequence[Batch]) -> RowFloors | None:
         read_rows(arena, batch.ids.data_ptr(), batch.size)
 
     def rewrite(batch: Batch) -> None:
-        rewrite_rows(arena, batch.ids.data_ptr(), batch.size, gradient.data_ptr())
+        rewrite_rows(arena, batch.ids.data_ptr(), batch.size, gradient.data_ptr(), True)
 
     num_ids = [batch.ids.numel() for batch in batches]
     moved = [ids + 2 * distinct_rows([batch]) for ids, batch in zip(num_ids, batches, strict=True)]

@@ -95,7 +95,7 @@ def test_the_floor_of_an_update_reads_gradient_and_rows_and_leaves_them() -> Non
     tables, before = shared.untracked(), shared.untracked().weight.clone()
     ids = make_pool(case.config.model, BATCH, STEPS, seed=3).next().batch.ids
     grad = torch.randn(BATCH, 1 + tables.num_tables, tables.dim)
-    total = rewrite_rows(arena_of(tables), ids.data_ptr(), BATCH, grad.data_ptr())
+    total = rewrite_rows(arena_of(tables), ids.data_ptr(), BATCH, grad.data_ptr(), True)
     rows = ids.long() + tables.row_offset[:-1, None]
     assert total == pytest.approx(float(before[rows].sum() + grad[:, 1:].sum()), rel=1e-4, abs=1e-4)
     assert torch.equal(tables.weight, before)
