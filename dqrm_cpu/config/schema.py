@@ -221,11 +221,11 @@ class TrainConfig:
     )
     weight_decay: NotNegative = setting(0.0, "pulls weights to zero by this much of themselves")
     warmup_steps: Count = setting(0, "iterations in which the learning rate rises from 0; 0: none")
-    decay_start_step: Count = setting(0, "iteration at which the learning rate begins to fall")
+    decay_start_step: Count = setting(0, "iteration at which the rate begins to fall")
     decay_steps: Count = setting(0, "iterations in which it falls to 0; 0: it stays")
     evaluate_every: Count = setting(0, "iterations between evaluations; 0: at the end of each epoch")
     log_every: Positive = setting(100, "iterations between lines of progress")
-    checkpoint_every: Count = setting(0, "iterations between checkpoints; 0: at each evaluation")
+    checkpoint_every: Count = setting(0, "iterations between checkpoints; 0: at evaluations")
     keep_checkpoints: Positive = setting(2, "newest checkpoints kept, beside the best")
     on_disk_full: Annotated[str, OneOf("stop", "continue-without-saving")] = setting(
         "stop", "a full disk ends the run, or is told and tried again later"
