@@ -87,7 +87,7 @@ def _default_text(defaults: dict[str, Value]) -> str:
     if max(map(len, presets_of)) > _LONGEST_DEFAULT:
         return "the preset's"
     usual, *others = presets_of.items()
-    return ", ".join([usual[0], *(f"{' and '.join(presets)} {text}" for text, presets in others)])
+    return "; ".join([usual[0], *(f"{', '.join(presets)} {text}" for text, presets in others)])
 
 
 def _metavar(setting: Setting) -> str:

@@ -151,7 +151,7 @@ def test_all_of_the_help_holds_every_option(
 
 def test_help_shows_range_and_defaults(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     text = " ".join(" ".join(help_lines(capsys, monkeypatch, "quant")).split())
-    assert "integer, 1 or more; default: 1, kaggle 200, terabyte 1000" in text
+    assert "integer, 1 or more; default: 1; kaggle 200; terabyte 1000" in text
     assert "4 | 8 | 32; default: 4 " in text
 
 
