@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dqrm_cpu.data.store.manifest import PART_NAMES
 from dqrm_cpu.errors import CheckpointError, ConfigError, DataError
-from dqrm_cpu.metrics.calibration import Calibration, IsotonicCalibration, PlattCalibration
+from dqrm_cpu.metrics.calibration import Calibration, IsotonicCalibration, PlattCalibration, sigmoid
 from dqrm_cpu.metrics.click import ClickAccumulator, click_metrics
 from dqrm_cpu.predict.exporting import as_exported
 from dqrm_cpu.predict.packed_scorer import slot_ids
@@ -18,6 +18,9 @@ from dqrm_cpu.predict.runtimes import OpenedFile, open_file
 from dqrm_cpu.predict.scorer import Scorer, load_weights, prepared_rows, sound_batches
 from dqrm_cpu.predict.trained_model import data_of_model, find_model, require_shape
 from dqrm_cpu.serving.description import PLATT, Calibrating, Description
+
+_LOGITS_PER_PROBABILITY = 4
+"""At a probability of one half."""
 
 
 @dataclass(frozen=True)
@@ -73,15 +76,32 @@ class _Compared:
     path: Path
     opened: OpenedFile
     calibration: Calibration | None
+    max_logit: float
     largest: float = 0.0
     logits: list[NDArray[np.float32]] = field(default_factory=list)
 
     def add(self, expected: NDArray[np.float32], found: NDArray[np.float32]) -> None:
         if found.shape != expected.shape or not np.isfinite(found).all():
             raise CheckpointError(f"{self.path} gives logits that are not finite; export it again")
-        wanted = expected if self.calibration is None else self.calibration.logits(expected)
-        self.largest = max(self.largest, float(np.abs(found - wanted).max(initial=0)))
+        self.largest = max(self.largest, float(self._differences(expected, found).max(initial=0)))
         self.logits.append(found)
+
+    def _differences(self, expected: NDArray[np.float32], found: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns how far logits are from the run's.
+
+        An isotonic calibration may be as good as vertical. Behind one, probabilities are compared with what it makes of
+        the logits that the limit allows before it, and differ by so much of a logit as they would in the middle.
+        """
+        if not isinstance(self.calibration, IsotonicCalibration):
+            wanted = expected if self.calibration is None else self.calibration.logits(expected)
+            apart: NDArray[np.float32] = np.abs(found - wanted)
+            return apart
+        low, high = (self.calibration.probabilities(expected + limit) for limit in (-self.max_logit, self.max_logit))
+        probability = sigmoid(found.astype(np.float64))
+        beyond: NDArray[np.float32] = (
+            _LOGITS_PER_PROBABILITY * np.maximum(low - probability, probability - high)
+        ).astype(np.float32)
+        return beyond
 
 
 class Verifier:
@@ -107,7 +127,11 @@ class Verifier:
             raise DataError(f"{self._folder} has no {request.part} rows; give --part {' or '.join(there)}")
         self._loader = prepared_rows(self._folder, manifest, request.part, request.rows)
         self.num_rows = min(request.rows or manifest.num_rows(request.part), manifest.num_rows(request.part))
-        self._files = [_Compared(path, one, _calibration(one)) for path in request.files for one in open_file(path)]
+        self._files = [
+            _Compared(path, one, _calibration(one), request.max_logit)
+            for path in request.files
+            for one in open_file(path)
+        ]
         model = trained.config.model
         for compared in self._files:
             _require_same_shape(compared, model.num_dense, model.table_rows)
