@@ -31,6 +31,7 @@ _COMPARISONS = (
     r"\b(exact|identical|the same) (at every|in every)\b",
     r"\bto the bit\b",
 )
+_ADDRESS = re.compile(r"https?://\S+")
 _CLAIMS = re.compile("|".join((*_FIGURES, *_COMPARISONS)), re.IGNORECASE)
 _NUMBER = re.compile(r"(?<![\w.])[+-]?\d*\.?\d+(?![\w.]*\d)")
 
@@ -49,7 +50,7 @@ def sentences(text: str) -> list[str]:
 
 def claims_of(text: str) -> list[str]:
     """Returns the sentences that state a ratio, a share, a small decimal, or a comparison."""
-    return [sentence for sentence in sentences(text) if _CLAIMS.search(sentence)]
+    return [sentence for sentence in sentences(text) if _CLAIMS.search(_ADDRESS.sub("", sentence))]
 
 
 @dataclass(frozen=True)
