@@ -95,7 +95,7 @@ def known_clicks(config: Config) -> KnownClicks:
     return KnownClicks(source, known_ids(counts, data.min_count))
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)  # a plan asks for several seeds in turn
 def _counts(num_dense: int, seed: int, max_bag_size: int, train_rows: int) -> tuple[IdCounts, ...]:
     """Counts once for everybody who asks: who resolves the settings, and who opens the rows."""
     return count_ids(SyntheticClicks(KAGGLE_TABLE_ROWS, num_dense, seed, max_bag_size), train_rows)
