@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 FIELDS = ("shown by", "figure", "data", "machine", "date")
-"""What every entry says."""
+"""The names of the fields that every entry of the page has."""
 
 _CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")

@@ -41,7 +41,7 @@ OPSET = 17
 IR_VERSION = 8
 _PACKED_BITS = (2, 4, 8)
 LEAST_PROBABILITY = 1e-6
-"""Of an isotonic calibration, whose ends may be 0 and 1."""
+"""Probabilities of an isotonic calibration, whose ends may be 0 and 1, stay this far from both."""
 
 _PIECE_BYTES = 16 << 20
 

@@ -65,7 +65,7 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """Whether every file is within its limits."""
+        """Tells whether every file is within its limits."""
         return not any(one.failures for one in self.files)
 
 

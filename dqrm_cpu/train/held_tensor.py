@@ -63,4 +63,4 @@ class HeldTensor:
 
 
 Stored = Tensor | HeldTensor
-"""What a checkpoint stores under one name."""
+"""A tensor that a checkpoint stores under one name: whole, or the rows of it that this rank holds."""

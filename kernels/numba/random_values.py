@@ -18,7 +18,7 @@ from ..jit.threads import on_all_threads
 _ROWS_PER_ITEM = 1 << 12
 _ROUNDED_AT_ONCE = 512
 _CHANCE_BITS = 24
-"""What a float between 0 and 1 holds exactly."""
+"""The bits of a chance: an FP32 number between 0 and 1 holds so many exactly."""
 
 
 @intrinsic

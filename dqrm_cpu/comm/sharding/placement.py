@@ -66,7 +66,7 @@ class Placement:
 
 
 class TableLoad(NamedTuple):
-    """What a table asks of the rank that holds it."""
+    """The memory and the lookups that a table costs the rank that holds it."""
 
     rows: int
     row_bytes: int  # with what the optimizer keeps of a row
@@ -150,7 +150,7 @@ def held_bytes(placement: Placement, loads: Sequence[TableLoad], rank: int) -> i
 
 
 class _Ranks:
-    """What the ranks hold and answer so far, as shares of all there is."""
+    """The shares of all bytes and of all lookups that tables placed so far give each rank."""
 
     def __init__(self, loads: Sequence[TableLoad], placed: Sequence[int], world_size: int) -> None:
         self._loads = loads

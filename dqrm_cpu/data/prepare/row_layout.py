@@ -193,7 +193,7 @@ class Layout:
 
     @property
     def has_text(self) -> bool:
-        """Whether some category is text, whose keys take 64 bits."""
+        """Tells whether some category is text, whose keys take 64 bits."""
         return any(field.role in (FieldRole.TEXT, FieldRole.BAG) for field in self.fields)
 
     def _names(self, roles: tuple[FieldRole, ...]) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ class ShardedTables:
 
     @property
     def is_better(self) -> bool:
-        """Whether sharding is worth it where memory is not short."""
+        """Tells whether sharding saves enough traffic to be worth it where memory is not short."""
         return self.received_replicated > _WORTH_IT * self.received_sharded
 
 

@@ -18,7 +18,7 @@ RANKS = 2
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], dict[str, np.ndarray]]:
-    """What each rank fetched and sent, by bits and rank."""
+    """The arrays that each rank fetched and sent, by bits and rank."""
     folder = tmp_path_factory.mktemp("rows")
     run_world("gloo", [WORKER, "gloo", folder], RANKS, timeout_s=90).check()
     return {(bits, rank): dict(np.load(folder / f"{bits}.{rank}.npz")) for bits in BITS for rank in range(RANKS)}

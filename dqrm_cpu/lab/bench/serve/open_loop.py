@@ -38,7 +38,7 @@ class Load:
 
 @dataclass
 class LoadFigures:
-    """What became of a load."""
+    """The latencies and failures of the requests of one load."""
 
     latency_s: list[float] = field(default_factory=list)  # of each request in its order, of those that failed too
     failed: dict[str, int] = field(default_factory=dict)  # how many, by status or by what broke
