@@ -19,20 +19,25 @@ from launching import World, alive, run_gloo, run_mpi
 
 pytestmark = [pytest.mark.mpi, pytest.mark.long]
 
+OVERLAP = ("--comm.overlap", "on")
+SHARD = ("--comm.tables", "shard")
 LAUNCHERS = {
-    "mpi": ("mpi", run_mpi, "off"),
-    "gloo": ("gloo", run_gloo, "off"),
-    "oneccl-mpi": ("oneccl", run_mpi, "off"),
-    "oneccl-ofi": ("oneccl", run_gloo, "off"),
-    "mpi-overlap": ("mpi", run_mpi, "on"),
-    "gloo-overlap": ("gloo", run_gloo, "on"),
-    "oneccl-overlap": ("oneccl", run_mpi, "on"),
+    "mpi": ("mpi", run_mpi, ()),
+    "gloo": ("gloo", run_gloo, ()),
+    "oneccl-mpi": ("oneccl", run_mpi, ()),
+    "oneccl-ofi": ("oneccl", run_gloo, ()),
+    "mpi-overlap": ("mpi", run_mpi, OVERLAP),
+    "gloo-overlap": ("gloo", run_gloo, OVERLAP),
+    "oneccl-overlap": ("oneccl", run_mpi, OVERLAP),
+    "mpi-shard": ("mpi", run_mpi, SHARD),
+    "gloo-shard": ("gloo", run_gloo, SHARD),
+    "oneccl-shard": ("oneccl", run_mpi, SHARD),
 }
 RANKS = 2
 COMM_TIMEOUT_S = 6
 PATIENCE_S = 60.0
 LONGEST_STEP_S = 0.05
-SETTINGS = ["--model.table-rows", "40,3,500", "--data.train-rows", "100000", "--data.validation-rows", "200"]
+SETTINGS = ["--model.table-rows", "40,3,500,6000,6000", "--data.train-rows", "100000", "--data.validation-rows", "200"]
 SETTINGS += ["--data.test-rows", "200", "--train.batch-size", "50", "--train.epochs", "100", "--train.log-every", "5"]
 SETTINGS += ["--train.checkpoint-every", "20", "--comm.wire", "int8"]
 TRAIN = ["-m", "dqrm_cpu", "train", *SETTINGS]
@@ -85,10 +90,9 @@ def lose(world: str, number: signal.Signals, run_dir: Path) -> tuple[int, World]
     moment = random.Random(f"{world} {number.name}")
     victim = moment.randrange(RANKS)
     assassin = Assassin(run_dir, victim, number, moment.uniform(0, LONGEST_STEP_S))
-    transport, run, overlap = LAUNCHERS[world]
+    transport, run, options = LAUNCHERS[world]
     assassin.start()
-    arguments = ["--run-dir", run_dir, "--comm.transport", transport, "--comm.timeout", str(COMM_TIMEOUT_S)]
-    arguments += ["--comm.overlap", overlap]
+    arguments = ["--run-dir", run_dir, "--comm.transport", transport, "--comm.timeout", str(COMM_TIMEOUT_S), *options]
     ended = run([*TRAIN, *arguments], RANKS, timeout_s=2 * PATIENCE_S, forked=False)
     assassin.join()
     assert assassin.others_ended, ended
