@@ -46,6 +46,14 @@ class TableArrays:
 
 
 @dataclass(frozen=True)
+class IntegerInputs:
+    """The numbers that a layer reads and rounds to bytes."""
+
+    is_unsigned: bool  # none is negative
+    first_inputs: int  # so many have a scale of their own in each row, the others another one; or all have one
+
+
+@dataclass(frozen=True)
 class LayerArrays:
     """A layer: `values` f32[outputs, inputs] are its weight, or with a scale its codes, of `bits`."""
 
@@ -56,6 +64,7 @@ class LayerArrays:
     rectify: bool
     grid: tuple[np.float32, int, int] | None = None  # scale, least and largest code of inputs that are rounded
     ends_cross: bool = False
+    integers: IntegerInputs | None = None  # of a layer with codes of 8 bits or fewer: multiply them as they are
 
 
 @dataclass(frozen=True)
@@ -154,6 +163,7 @@ class CompiledNetwork:
             is_dot=int(arrays.is_dot),
             buffer=max(*widths, *(table.dim for table in arrays.tables)),
             dots_scratch=-(-features // lanes) * lanes * -(-arrays.dim // lanes) * lanes,
+            codes_stride=max(_bytes_of_a_row(layer) for layer in layers),
         )
 
     def _table(self, table: TableArrays, is_mean: bool) -> Any:
@@ -176,32 +186,53 @@ class CompiledNetwork:
 
     def _layer(self, layer: LayerArrays) -> Any:
         outputs, inputs = layer.values.shape
-        is_bf16 = layer.scale is not None and layer.bits <= _BF16_BITS
+        compiled, integers = self._compiled, layer.integers
+        has_codes = layer.scale is not None and layer.bits <= _BF16_BITS
         values = layer.values
-        if layer.scale is not None and not is_bf16:
+        if layer.scale is not None and not has_codes:
             values = values * layer.scale[:, None]
-        affine = np.zeros((2, -(-outputs // self._compiled.PANEL) * self._compiled.PANEL), np.float32)
-        affine[0, :outputs] = layer.scale if is_bf16 else 1
+        affine = np.zeros((2, -(-outputs // compiled.PANEL) * compiled.PANEL), np.float32)
+        affine[0, :outputs] = layer.scale if has_codes else 1
         affine[1, :outputs] = 0 if layer.bias is None else layer.bias
         grid = 0
         if layer.grid is not None:
             scale, *codes = layer.grid
             grid = self._address(np.array([np.reciprocal(scale), scale, *codes], np.float32))
-        return self._compiled.LayerPlaces(
-            weight=self._address(self._compiled.packed_panels(values, is_bf16)),
-            is_bf16=int(is_bf16),
+        first_inputs = zero = first_sums = 0
+        if integers is None:
+            form = compiled.HALVES if has_codes else compiled.FLOATS
+            panels = compiled.packed_panels(values, has_codes)
+        else:
+            form, first_inputs = compiled.BYTES, integers.first_inputs
+            zero = 0 if integers.is_unsigned else compiled.SIGNED_ZERO
+            panels = compiled.packed_bytes(values, first_inputs)
+            first_sums = self._address(compiled.first_sums(values, first_inputs, zero))
+        return compiled.LayerPlaces(
+            weight=self._address(panels),
+            form=form,
             inputs=inputs,
             outputs=outputs,
             affine=self._address(affine),
             rectify=int(layer.rectify),
             grid=grid,
             ends_cross=int(layer.ends_cross),
+            first_inputs=first_inputs,
+            zero=zero,
+            first_sums=first_sums,
         )
 
     def _address(self, array: NDArray[Any]) -> int:
         """Returns where an array lies, which is kept alive."""
         self._kept.append(array)
         return _address(array)
+
+
+def _bytes_of_a_row(layer: LayerArrays) -> int:
+    """Returns the bytes for a row's rounded numbers, with room for what fills registers; 0 where none are rounded."""
+    if layer.integers is None:
+        return 0
+    inputs: int = layer.values.shape[1]
+    return -(-inputs // _LINE_BYTES) * _LINE_BYTES + 2 * _LINE_BYTES
 
 
 def _address(array: NDArray[Any]) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
 from dqrm_cpu.base.files import begins_with
+from dqrm_cpu.base.precision import FP32, INT8, PRODUCTS
 from dqrm_cpu.config.load import nearest
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[Parser]"
@@ -40,6 +41,18 @@ def whole_number(minimum: int, maximum: int = 2**63 - 1) -> Callable[[str], int]
         return int(digits)
 
     return parse
+
+
+def add_products_option(parser: "Parser", of_what: str) -> None:
+    """Adds `--products`, the arithmetic of exported files."""
+    parser.add_argument(
+        "--products",
+        metavar="HOW",
+        choices=PRODUCTS,
+        default=FP32,
+        help=f"{of_what}: {FP32} (default), as exact as the run, or\n"
+        f"{INT8}: several times quicker by compiled code, what layers read rounded to 8 bits",
+    )
 
 
 class Parser(argparse.ArgumentParser):

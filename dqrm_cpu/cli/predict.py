@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from dqrm_cpu.base.signals import StoppedBySignal, stopped_by_signals
-from dqrm_cpu.cli.parser import Subparsers, UsageError, whole_number
+from dqrm_cpu.cli.parser import Subparsers, UsageError, add_products_option, whole_number
 from dqrm_cpu.comm.transports.launch import detect_launch
 from dqrm_cpu.data.store.manifest import PART_NAMES
 
@@ -79,6 +79,7 @@ def add_parser(subparsers: Subparsers) -> None:
         choices=("platt", "isotonic"),
         help="platt | isotonic: correct the probabilities by what the run's validation rows tell",
     )
+    add_products_option(parser, "of a file that dqrm-cpu export wrote")
     parser.add_argument(
         "--bad-rows",
         metavar="POLICY",
@@ -142,6 +143,7 @@ def _request(args: argparse.Namespace, progress: "PrepareProgress") -> "PredictR
         checkpoint=args.checkpoint,
         part=args.part,
         calibrate=args.calibrate,
+        products=args.products,
         bad_rows=args.bad_rows,
         max_bad_rows=args.max_bad_rows,
         overwrite=args.overwrite,

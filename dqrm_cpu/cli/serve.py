@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from dqrm_cpu.cli.export import EXPORTED_NAME
-from dqrm_cpu.cli.parser import Subparsers, UsageError, whole_number
+from dqrm_cpu.cli.parser import Subparsers, UsageError, add_products_option, whole_number
 
 _ABOUT = "Answers requests over HTTP with an exported model: rows as JSON, or the Open Inference Protocol (KServe v2)."
 
@@ -32,6 +32,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--port", type=whole_number(1), default=8000, help="default: 8000")
     parser.add_argument("--name", default="model", help="what requests call the model\ndefault: model")
     parser.add_argument("--workers", metavar="N", type=whole_number(1), default=1, help="processes\ndefault: 1")
+    add_products_option(parser, "products of layers")
     parser.add_argument(
         "--max-rows", metavar="N", type=whole_number(1), default=4096, help="of a request\ndefault: 4096"
     )
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     from dqrm_cpu.serving import Model
 
     path = _exported(args.model) if args.model.is_dir() else args.model
-    Model.open(path)  # whatever is wrong is said before a port is taken
+    Model.open(path, products=args.products)  # whatever is wrong is said before a port is taken
     if args.onnx is not None:
         BrowserFiles(path, args.onnx, args.web_runtime)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
@@ -92,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
         most_body_bytes=args.max_body << 20,
         most_rows=args.max_rows,
         timeout_s=float(args.timeout),
+        products=args.products,
         onnx=args.onnx,
         web_runtime=args.web_runtime,
     )

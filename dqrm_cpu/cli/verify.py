@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dqrm_cpu.cli.parser import Subparsers, UsageError, whole_number
+from dqrm_cpu.cli.parser import Subparsers, UsageError, add_products_option, whole_number
 from dqrm_cpu.data.store.manifest import PART_NAMES
 
 if TYPE_CHECKING:
@@ -41,12 +41,14 @@ def add_parser(subparsers: Subparsers) -> None:
         "--part", metavar="PART", choices=PART_NAMES, default="test", help="train | validation | test (default)"
     )
     parser.add_argument("--rows", metavar="N", type=whole_number(1), help="the first N rows\ndefault: all of them")
+    add_products_option(parser, "of packed files, beside the exact ones")
     parser.add_argument(
         "--max-logit",
         metavar="X",
         type=_limit,
         default=1e-5,
-        help="how far a logit may be from the run's\ndefault: 1e-5; OpenVINO's in BF16 may be anything",
+        help="how far a logit may be from the run's\n"
+        "default: 1e-5; OpenVINO's in BF16, and those by int8, may be anything",
     )
     parser.add_argument(
         "--max-auc", metavar="X", type=_limit, help="how far AUC may be from the run's\ndefault: as far as it is"
@@ -80,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
         rows=args.rows,
         max_logit=args.max_logit,
         max_auc=args.max_auc,
+        products=args.products,
         note=lambda text: print(text, file=sys.stderr),
     )
     with Working("opening the run and its files"):

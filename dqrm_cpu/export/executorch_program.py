@@ -36,7 +36,7 @@ from dqrm_cpu.serving.description import (
     LayerDescription,
 )
 from dqrm_cpu.serving.mapped_file import MappedFile
-from dqrm_cpu.serving.network import finite, row_bytes, unpacked
+from dqrm_cpu.serving.stored import finite, row_bytes, unpacked
 
 MOST_ROWS = 2048
 """Of a batch: ExecuTorch plans the memory of a program for the largest one."""

@@ -35,7 +35,7 @@ from dqrm_cpu.serving.description import (
     LayerDescription,
 )
 from dqrm_cpu.serving.mapped_file import MappedFile
-from dqrm_cpu.serving.network import row_bytes, unpacked
+from dqrm_cpu.serving.stored import row_bytes, unpacked
 
 OPSET = 17
 IR_VERSION = 8

@@ -18,9 +18,9 @@ _ADVICE = "prepare the rows with the vocabulary of the model"
 class PackedScorer:
     """Scores rows as a server does: the file's calibration is part of its logits."""
 
-    def __init__(self, path: Path, threads: int | None) -> None:
+    def __init__(self, path: Path, threads: int | None, products: str) -> None:
         """`threads`: the most that score a batch; None: one for each core."""
-        self._model = Model.open(path, verify=True, threads=threads)
+        self._model = Model.open(path, verify=True, threads=threads, products=products)
 
     def logits(self, batch: Batch) -> NDArray[np.float32]:
         """Returns f32[B]; BadBatchError for rows that are not sound."""

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from dqrm_cpu.base.files import replacing
+from dqrm_cpu.base.precision import FP32
 from dqrm_cpu.data.batch import Batch
 from dqrm_cpu.data.predictions.writers import PROBABILITY, ArrayWriter, predictions_to, require_writable
 from dqrm_cpu.data.prepare.bad_rows import QUARANTINE_FILE
@@ -48,6 +49,7 @@ class PredictRequest:
     checkpoint: str = "best"
     part: str = ALL_PARTS  # of a prepared data set
     calibrate: str | None = None  # platt or isotonic
+    products: str = FP32  # or int8, of an exported file
     bad_rows: str = "stop"  # or skip, quarantine
     max_bad_rows: int = 1000
     overwrite: bool = False
@@ -105,7 +107,7 @@ def predict(request: PredictRequest) -> PredictionSummary:
         request.note(f"warning: {text}")
     rows = _open_rows(request, model)
     validation = data_of_model(model, request.data) if request.calibrate else None
-    scorer = load_scorer(model, rows.threads)
+    scorer = load_scorer(model, rows.threads, request.products)
     calibration = None
     if validation is not None and request.calibrate:
         calibration = fit_calibration(scorer, request.calibrate, *validation[:2], model.config.data)

@@ -11,10 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from dqrm_cpu.base.files import begins_with
+from dqrm_cpu.base.precision import FP32
 from dqrm_cpu.errors import CheckpointError, ConfigError, DeviceError
 from dqrm_cpu.export.openvino_ir import OPENVINO_INFO
 from dqrm_cpu.serving import Model
 from dqrm_cpu.serving.description import MODEL, Description, DescriptionError
+
+PACKED = ".safetensors"
 
 _PROGRAM_MARK = b"ET1"
 """Stands at byte 4 of a program of ExecuTorch, before the digit of the version of its format."""
@@ -32,8 +35,10 @@ class OpenedFile(Protocol):
         """Returns the logits f32[n] of prepared rows: numbers f32[n, D], and rows of tables int64[n, S]."""
 
 
-def open_file(path: Path) -> Sequence[OpenedFile]:
+def open_file(path: Path, products: str = FP32) -> Sequence[OpenedFile]:
     """Opens an exported file by the end of its name, more than once where its runtime has several precisions.
+
+    `products`: other than FP32, a packed file is opened with these too.
 
     ConfigError for another file, DeviceError where the runtime is not installed.
     """
@@ -42,13 +47,15 @@ def open_file(path: Path) -> Sequence[OpenedFile]:
         raise ConfigError(f"{path} is no exported file: those end in {', '.join(_OPENERS)}")
     if not path.is_file():
         raise ConfigError(f"there is no file {path}; write it by dqrm-cpu export")
-    return opener(path)
+    opened = opener(path)
+    return (*opened, _PackedFile(path, products)) if path.suffix == PACKED and products != FP32 else opened
 
 
 class _PackedFile:
-    def __init__(self, path: Path) -> None:
-        self._model = Model.open(path, verify=True)
-        self.runtime, self.is_exact = "dqrm_cpu.serving", True
+    def __init__(self, path: Path, products: str) -> None:
+        self._model = Model.open(path, verify=True, products=products)
+        self.is_exact = products == FP32
+        self.runtime = "dqrm_cpu.serving" if self.is_exact else f"dqrm_cpu.serving, {products}"
         self.num_bytes, self.description = path.stat().st_size, self._model.description
 
     def logits(self, dense: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -124,7 +131,7 @@ def _open_openvino(path: Path) -> Sequence[OpenedFile]:
 
 
 _OPENERS: Mapping[str, Callable[[Path], Sequence[OpenedFile]]] = {
-    ".safetensors": lambda path: (_PackedFile(path),),
+    PACKED: lambda path: (_PackedFile(path, FP32),),
     ".onnx": lambda path: (_OnnxFile(path),),
     ".xml": _open_openvino,
     ".pte": lambda path: (_ExecuTorchFile(path),),

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dqrm_cpu.base.precision import FP32
 from dqrm_cpu.config import Config, DataConfig
 from dqrm_cpu.data.batch import BadBatchError, Batch, RankShares
 from dqrm_cpu.data.loader import Loader
@@ -89,10 +90,17 @@ class RowScorer(Protocol):
         """Returns bool[B]: which rows can be scored."""
 
 
-def load_scorer(trained: TrainedModel, threads: int | None = None) -> RowScorer:
-    """Loads the weights of a model; `threads`: the most that score a batch by an exported file, None: all cores."""
+def load_scorer(trained: TrainedModel, threads: int | None = None, products: str = FP32) -> RowScorer:
+    """Loads the weights of a model.
+
+    Of an exported file: `threads`: the most that score a batch, None: all cores; `products`: its arithmetic.
+    """
     if trained.is_exported:
-        return PackedScorer(trained.path, threads)
+        return PackedScorer(trained.path, threads, products)
+    if products != FP32:
+        raise ConfigError(
+            f"--products {products} takes a file that dqrm-cpu export wrote, and {trained.path} is none; give that file"
+        )
     return Scorer(*load_weights(trained), quantized=not trained.is_packed)
 
 

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dqrm_cpu.base.precision import FP32
 from dqrm_cpu.data.store.manifest import PART_NAMES
 from dqrm_cpu.errors import CheckpointError, ConfigError, DataError
 from dqrm_cpu.metrics.calibration import Calibration, IsotonicCalibration, PlattCalibration, sigmoid
 from dqrm_cpu.metrics.click import ClickAccumulator, click_metrics
 from dqrm_cpu.predict.exporting import as_exported
 from dqrm_cpu.predict.packed_scorer import slot_ids
-from dqrm_cpu.predict.runtimes import OpenedFile, open_file
+from dqrm_cpu.predict.runtimes import PACKED, OpenedFile, open_file
 from dqrm_cpu.predict.scorer import Scorer, load_weights, prepared_rows, sound_batches
 from dqrm_cpu.predict.trained_model import data_of_model, find_model, require_shape
 from dqrm_cpu.serving.description import PLATT, Calibrating, Description
@@ -35,6 +36,7 @@ class VerifyRequest:
     rows: int | None = None  # None: all of the part
     max_logit: float = 1e-5  # of files that are to be exact
     max_auc: float | None = None
+    products: str = FP32  # int8: packed files are scored in that, too
     note: Callable[[str], None] = lambda _: None
 
 
@@ -112,6 +114,8 @@ class Verifier:
             raise ConfigError(f"--rows {request.rows}: at least one row is to be scored")
         if request.part not in PART_NAMES:
             raise ConfigError(f"there is no part {request.part!r}; there are {', '.join(PART_NAMES)}")
+        if request.products != FP32 and not any(path.suffix == PACKED for path in request.files):
+            raise ConfigError(f"--products {request.products} is of packed files, and none of these ends in {PACKED}")
         self._request = request
         trained = find_model(request.run_dir, request.checkpoint)
         if trained.is_packed:
@@ -130,7 +134,7 @@ class Verifier:
         self._files = [
             _Compared(path, one, _calibration(one), request.max_logit)
             for path in request.files
-            for one in open_file(path)
+            for one in open_file(path, request.products)
         ]
         model = trained.config.model
         for compared in self._files:

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from dqrm_cpu import __version__
+from dqrm_cpu.base.precision import FP32
 from dqrm_cpu.errors import DqrmError
 from dqrm_cpu.server.answers import Answer, AnswerError, Receive, Route
 from dqrm_cpu.server.browser_files import BrowserFiles
@@ -42,6 +43,7 @@ class ServerSettings:
     most_rows: int = 4096
     most_waiting_rows: int = 1 << 16
     timeout_s: float = 5.0
+    products: str = FP32
     reload_every_s: float = 1.0
     onnx: Path | None = None  # the model as ONNX, for browsers that score by themselves
     web_runtime: Path | None = None  # the folder of the files with which they do
@@ -82,7 +84,10 @@ class Application:
 
     @contextlib.asynccontextmanager
     async def _open(self) -> AsyncIterator[None]:
-        self._served = await asyncio.to_thread(ServedModel, self._settings.model, self._monitoring.replaced)
+        settings = self._settings
+        self._served = await asyncio.to_thread(
+            ServedModel, settings.model, self._monitoring.replaced, settings.products
+        )
         self._queue = ScoringQueue(self._served.current, self._settings.most_waiting_rows, self._monitoring.scored)
         following = asyncio.create_task(self._served.follow(self._settings.reload_every_s))
         try:

@@ -14,11 +14,11 @@ _LOG = logging.getLogger("dqrm_cpu.server")
 class ServedModel:
     """The model in a file: opened and read to its end at the start, and again whenever another file has its name."""
 
-    def __init__(self, path: Path, watch: Callable[[bool], None]) -> None:
+    def __init__(self, path: Path, watch: Callable[[bool], None], products: str) -> None:
         """`watch` is told of every file that took the place of another one, and whether it could be used."""
-        self.path, self._watch = path, watch
+        self.path, self._watch, self._products = path, watch, products
         self._seen = _identity(path)
-        self.model = _opened(path)
+        self.model = _opened(path, products)
         self.generation = 1
 
     def current(self) -> Model:
@@ -37,7 +37,7 @@ class ServedModel:
                 continue
             self._seen = identity
             try:
-                newer = await asyncio.to_thread(_opened, self.path)
+                newer = await asyncio.to_thread(_opened, self.path, self._products)
                 self._require_same_columns(newer)
             except DqrmError as error:
                 _LOG.error("the model stays as it was: %s", error)
@@ -55,9 +55,9 @@ class ServedModel:
             raise DqrmError(f"{self.path} reads column {missing[0]!r}, which no request has; start a server of its own")
 
 
-def _opened(path: Path) -> Model:
+def _opened(path: Path, products: str) -> Model:
     """Opens and reads a whole file; one thread scores, as a server has one process for each core."""
-    model = Model.open(path, verify=True, threads=1)
+    model = Model.open(path, verify=True, threads=1, products=products)
     model.load_kernels()
     return model
 

@@ -4,10 +4,12 @@ import importlib.util
 from itertools import accumulate
 
 from dqrm_cpu.base.kernel_cache import choose_cache_folder
-from dqrm_cpu.kernels.packed_scoring import CompiledNetwork, LayerArrays, NetworkArrays, TableArrays
+from dqrm_cpu.kernels.packed_scoring import CompiledNetwork, IntegerInputs, LayerArrays, NetworkArrays, TableArrays
 from dqrm_cpu.serving.description import BAG, CROSS, DENSE, DOT, FLOAT_BITS, Description
+from dqrm_cpu.serving.layers import IntegerLayer
 from dqrm_cpu.serving.mapped_file import MappedFile
-from dqrm_cpu.serving.network import AffineLayer, PackedNetwork, dense_codes, finite, sparse_table
+from dqrm_cpu.serving.network import Layer, PackedNetwork, dense_codes, sparse_table
+from dqrm_cpu.serving.stored import finite
 
 
 def can_compile() -> bool:
@@ -62,7 +64,11 @@ def _tables(file: MappedFile, model: Description) -> list[TableArrays]:
     return tables
 
 
-def _layer(layer: AffineLayer) -> LayerArrays:
+def _layer(of_network: Layer) -> LayerArrays:
+    layer, integers = of_network, None
+    if isinstance(layer, IntegerLayer):
+        integers = IntegerInputs(layer.is_unsigned, layer.first_inputs)
+        layer = layer.layer
     about, stored = layer.description, layer.stored
     has_codes = stored.scale is not None and stored.offset is None
     return LayerArrays(
@@ -73,4 +79,5 @@ def _layer(layer: AffineLayer) -> LayerArrays:
         rectify=about.relu,
         grid=layer.grid,
         ends_cross=about.part == CROSS and about.has_bias,
+        integers=integers,
     )

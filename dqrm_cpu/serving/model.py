@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from dqrm_cpu.base.precision import FP32, INT8, PRODUCTS
 from dqrm_cpu.errors import CheckpointError, ConfigError
 from dqrm_cpu.kernels.packed_scoring import CompiledNetwork, RefusedRowsError
 from dqrm_cpu.serving.cells import UnusableRowError, bucket_ids, dense_values, read_bags, read_keys, read_numbers
@@ -33,11 +34,23 @@ __all__ = ["Model", "UnusableRowError"]
 class Model:
     """An exported model. It may be used by several threads at a time."""
 
-    def __init__(self, file: MappedFile, description: Description, fused: bool | None, threads: int | None) -> None:
+    def __init__(
+        self,
+        file: MappedFile,
+        description: Description,
+        fused: bool | None,
+        threads: int | None,
+        products: str = FP32,
+    ) -> None:
         self._file = file
         self.description = description
         """The columns that the model reads, its shape, and the metrics that it had when it was exported."""
-        self._network = PackedNetwork(file, description)
+        self._network = PackedNetwork(file, description, products)
+        if products == INT8 and not self._network.integer_layers:
+            raise ConfigError(
+                f"{file.path} has no layer for products in {INT8}: one with codes of 8 bits or fewer and several "
+                f"outputs, behind the first of the bottom MLP; take {FP32}"
+            )
         self._ids = IdFinder(file, description)
         self._is_bucket = np.array([column.transform == BUCKETS for column in description.numbers])
         slots = np.searchsorted(self._network.tables.slots, np.arange(len(description.categories))).tolist()
@@ -55,21 +68,30 @@ class Model:
 
     @classmethod
     def open(
-        cls, path: str | Path, verify: bool = False, fused: bool | None = None, threads: int | None = None
+        cls,
+        path: str | Path,
+        verify: bool = False,
+        fused: bool | None = None,
+        threads: int | None = None,
+        products: str = FP32,
     ) -> Self:
         """Opens a file that `dqrm-cpu export` wrote; CheckpointError where it is another one, or damaged.
 
         Layers are compared with their checksums; with `verify` tables and vocabulary are read and compared too.
         `fused`: score by compiled code, which takes numba, and seconds when rows are scored for the first time; None:
-        where numba is there. `threads`: the most that score a large batch; None: one for each core.
+        where numba is there. `threads`: the most that score a large batch; None: one for each core. `products`: `fp32`,
+        or `int8`, which rounds what layers read to 8 bits and is quicker by compiled code; ConfigError where no layer
+        has codes of 8 bits or fewer.
         """
+        if products not in PRODUCTS:
+            raise ConfigError(f"products={products!r}: no such arithmetic; there are {', '.join(PRODUCTS)}")
         file = MappedFile(Path(path))
         description = read_description(file)
         tables = {f"C{t + 1}" for t in range(len(description.categories))}
         large = {name for pair in keys_tensors(description).values() for name in pair}
         large |= {f"{table}.{part}" for table in tables for part in ("codes", "bitmap", "rank")}
         file.require_intact(None if verify else set(file.entries) - large)
-        return cls(file, description, fused, threads)
+        return cls(file, description, fused, threads, products)
 
     def load_kernels(self) -> None:
         """Loads or compiles now what scores rows, instead of with the first of them."""

@@ -6,33 +6,18 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dqrm_cpu.serving.description import (
-    BOTTOM,
-    CROSS,
-    DENSE,
-    DOT,
-    FLOAT_BITS,
-    PROJECT,
-    TOP,
-    Description,
-    LayerDescription,
-)
+from dqrm_cpu.base.precision import FP32, INT8
+from dqrm_cpu.serving.description import BOTTOM, CROSS, DENSE, DOT, PROJECT, TOP, Description
+from dqrm_cpu.serving.layers import AffineLayer, IntegerLayer
 from dqrm_cpu.serving.mapped_file import MappedFile
+from dqrm_cpu.serving.stored import Floats, finite, row_bytes, unpacked
 
 ROWS_PER_RANK = 512
 """Rows of a sparse table for which it has a count."""
 
 _BITS_OF_BYTE = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1).astype(np.int64)
-_NIBBLES = np.array(
-    [[low - 16 * (low > 7), high - 16 * (high > 7)] for high in range(16) for low in range(16)], np.int8
-)
-"""The two codes in a byte, the lower half first."""
-
-WEIGHT_TENSORS, _BIAS_TENSORS = ("weight", "codes", "step"), ("bias", "bias_codes", "bias_step")
-"""The tensors of a layer that hold a matrix in FP32, or its codes and their scale."""
-
-Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
+Layer = AffineLayer | IntegerLayer
 
 
 class RowLookup(Protocol):
@@ -40,23 +25,6 @@ class RowLookup(Protocol):
 
     def __call__(self, ids: Ids) -> NDArray[np.uint8]:
         """Returns uint8[n, S, bytes of a row] of ids [n, S], S of each row of the batch, all of them rows."""
-
-
-def row_bytes(dim: int, bits: int) -> int:
-    """Returns the bytes of a packed row."""
-    return -(-dim * bits // 8)
-
-
-def unpacked(packed: NDArray[np.uint8], bits: int, dim: int) -> Floats:
-    """Unpacks codes uint8[..., bytes of a row] to f32[..., dim]: two's complement, the lowest bits first."""
-    if bits == 4:
-        pairs: NDArray[np.int8] = _NIBBLES[packed].reshape(*packed.shape[:-1], -1)
-        return pairs[..., :dim].astype(np.float32)
-    if bits in (8, 16):
-        return np.ascontiguousarray(packed).view(np.int8 if bits == 8 else "<i2").astype(np.float32)
-    single = np.unpackbits(packed, axis=-1, count=dim * bits, bitorder="little").reshape(*packed.shape[:-1], dim, bits)
-    values: NDArray[np.int64] = single @ (1 << np.arange(bits)) - (single[..., -1].astype(np.int64) << bits)
-    return values.astype(np.float32)
 
 
 class PackedTables:
@@ -192,14 +160,32 @@ def _sparse_lookup_of(file: MappedFile, model: Description, table: int) -> RowLo
 class PackedNetwork:
     """Tables, bottom MLP, interaction, cross layers, top MLP."""
 
-    def __init__(self, file: MappedFile, model: Description) -> None:
-        self._model = model
+    def __init__(self, file: MappedFile, model: Description, products: str = FP32) -> None:
+        self._model, self._has_integers = model, products == INT8
         self.tables = PackedTables(file, model)
-        self.bottom, self.cross, self.top = (
-            [AffineLayer(file, layer, model, i > 0 and part != CROSS) for i, layer in enumerate(model.part(part))]
-            for part in (BOTTOM, CROSS, TOP)
-        )
+        self.bottom, self.cross, self.top = (self._layers(file, part) for part in (BOTTOM, CROSS, TOP))
         self._below = np.tril_indices(1 + len(model.categories), -1)
+
+    @property
+    def integer_layers(self) -> list[str]:
+        """The names of the layers that multiply whole numbers."""
+        layers = (*self.bottom, *self.cross, *self.top)
+        return [layer.description.name for layer in layers if isinstance(layer, IntegerLayer)]
+
+    def _layers(self, file: MappedFile, part: str) -> list[Layer]:
+        """Reads the layers of a part; with integer products only what reads the raw numbers is not rounded."""
+        layers: list[Layer] = []
+        for i, about in enumerate(self._model.part(part)):
+            layer = AffineLayer(file, about, self._model, i > 0 and part != CROSS)
+            reads_numbers = part == BOTTOM and i == 0
+            if not self._has_integers or reads_numbers or not layer.takes_integers:
+                layers.append(layer)
+                continue
+            # The dense vector stands before dots, or rows of tables, of another size.
+            reads_joined = part == CROSS or (part == TOP and i == 0)
+            first = min(self._model.dim, about.inputs) if reads_joined else about.inputs
+            layers.append(IntegerLayer(layer, i > 0 and layers[i - 1].description.relu, first))
+        return layers
 
     def logits(self, dense: Floats, ids: Ids) -> Floats:
         """Returns f32[n] of dense values f32[n, D] and ids [n, S], which are rows of their tables."""
@@ -224,74 +210,3 @@ class PackedNetwork:
             if layer.description.has_bias:
                 x = crossed = first * crossed + x
         return x
-
-
-class AffineLayer:
-    """One layer with its weight in FP32."""
-
-    def __init__(self, file: MappedFile, layer: LayerDescription, model: Description, unsigned: bool) -> None:
-        self.description = layer
-        self.stored = stored_matrix(file, layer.name, (layer.outputs, layer.inputs), layer.bits, WEIGHT_TENSORS)
-        self._relu = layer.relu
-        self._weight = np.ascontiguousarray(self.stored.floats().T)
-        self.bias: Floats | None = None
-        if layer.has_bias:
-            shape = (1, layer.outputs)
-            self.bias = stored_matrix(file, layer.name, shape, model.bias_bits, _BIAS_TENSORS).floats()[0]
-        self.grid: tuple[np.float32, int, int] | None = None
-        """Scale, least and largest code of inputs that are rounded."""
-        if model.activation_bits != FLOAT_BITS:
-            half = 1 << (model.activation_bits - 1)
-            least, most = (0, 2 * half - 1) if unsigned else (-half, half - 1)
-            largest = finite(file, f"{layer.name}.input_max", 1)[0]
-            self.grid = np.maximum(largest / np.float32(most), np.float32(1e-8)), least, most
-
-    def __call__(self, x: Floats) -> Floats:
-        if self.grid is not None:
-            scale, least, most = self.grid
-            x = np.clip(np.rint(x * np.reciprocal(scale)), least, most) * scale
-        y = x @ self._weight
-        if self.bias is not None:
-            y += self.bias
-        return np.maximum(y, 0, out=y) if self._relu else y
-
-
-class StoredMatrix(NamedTuple):
-    """A matrix as a file has it: numbers, or codes with a scale for each row or for all, and perhaps an offset."""
-
-    values: Floats  # f32[rows, columns]
-    scale: Floats | None = None  # f32[rows or 1]
-    offset: Floats | None = None  # the same
-
-    def floats(self) -> Floats:
-        """Returns the numbers that the matrix stands for, f32[rows, columns]."""
-        if self.scale is None:
-            return self.values
-        scaled = self.values * self.scale[:, None]
-        return scaled if self.offset is None else scaled + self.offset[:, None]
-
-
-def stored_matrix(
-    file: MappedFile, layer: str, shape: tuple[int, int], bits: int, names: tuple[str, str, str]
-) -> StoredMatrix:
-    """Reads a matrix of this shape from the tensors of a layer that are called so."""
-    plain, packed, step = (f"{layer}.{name}" for name in names)
-    if bits == FLOAT_BITS:
-        return StoredMatrix(finite(file, plain, *(shape if names is WEIGHT_TENSORS else shape[1:])).reshape(shape))
-    codes = unpacked(file.tensor(packed, "U8", (shape[0], row_bytes(shape[1], bits))), bits, shape[1])
-    scales = file.entries[step].shape[0] if step in file.entries and file.entries[step].shape else 1
-    offset = f"{layer}.offset"
-    has_offset = names is WEIGHT_TENSORS and offset in file.entries
-    return StoredMatrix(
-        codes,
-        finite(file, step, shape[0] if scales > 1 else 1),
-        finite(file, offset, scales) if has_offset else None,
-    )
-
-
-def finite(file: MappedFile, name: str, *shape: int) -> Floats:
-    """Returns floats of a file, all of which must be finite."""
-    values: Floats = file.tensor(name, "F32", shape)
-    if not np.isfinite(values).all():
-        raise file.foreign(f"{name[:80]} holds a number that is not finite")
-    return values

@@ -6,6 +6,7 @@ vector. Which lanes are chosen travels as an int64: bit 0 stands for the first l
 
 from typing import Any
 
+import llvmlite.binding as llvm
 from llvmlite import ir
 from numba.core import types
 
@@ -25,6 +26,7 @@ from .simd import (
 )
 
 _I1, _I32, _I64, _F32 = ir.IntType(1), ir.IntType(32), ir.IntType(64), ir.FloatType()
+_I8, _I16 = ir.IntType(8), ir.IntType(16)
 _BITS = ir.IntType(LANES)
 _AVX512_LANES = 16
 
@@ -236,3 +238,66 @@ def pack_one_by_one(typing: Any, place: Any, index: Any, words: Any, lanes: Any)
 
 pack = pack_at_once if LANES == _AVX512_LANES else pack_one_by_one
 """Writes the chosen lanes one after another from `index` on; what lies behind them, up to LANES words, is lost."""
+
+
+_FEATURES = llvm.get_host_cpu_features()
+HAS_BYTE_PRODUCTS = bool(
+    _FEATURES.get("avx512vnni", False) and (LANES == _AVX512_LANES or _FEATURES.get("avx512vl", False))
+)
+"""Whether the processor multiplies bytes and sums them by fours in one instruction."""
+
+
+def byte_products_at_once(builder: ir.IRBuilder, sums: Any, unsigned: Any, signed: Any) -> Any:
+    """Generates sums + u0 s0 + u1 s1 + u2 s2 + u3 s3 of each word's bytes, by the instruction that does so."""
+    return call(builder, f"llvm.x86.avx512.vpdpbusd.{32 * LANES}", WORD_VECTOR, [sums, unsigned, signed])
+
+
+def byte_products_by_halves(builder: ir.IRBuilder, sums: Any, unsigned: Any, signed: Any) -> Any:
+    """Generates the same for any processor, by bytes widened to 16 bits, of which no sum saturates."""
+    halves = ir.VectorType(_I16, 2 * LANES)
+    unsigned, signed = builder.bitcast(unsigned, halves), builder.bitcast(signed, halves)
+    eight = ir.Constant(halves, [8] * (2 * LANES))
+    low = builder.and_(unsigned, ir.Constant(halves, [255] * (2 * LANES)))
+    high = builder.lshr(unsigned, eight)
+    low_signed, high_signed = builder.ashr(builder.shl(signed, eight), eight), builder.ashr(signed, eight)
+    for a, b in ((low, low_signed), (high, high_signed)):
+        sums = builder.add(sums, _pairs_of_products(builder, a, b))
+    return sums
+
+
+def _pairs_of_products(builder: ir.IRBuilder, a: Any, b: Any) -> Any:
+    """Generates a0 b0 + a1 b1 of each word's halves."""
+    narrow, parts = 8, []
+    for first in range(0, LANES, narrow):
+        order = ir.Constant(ir.VectorType(_I32, 2 * narrow), list(range(2 * first, 2 * (first + narrow))))
+        few = [builder.shuffle_vector(one, ir.Constant(one.type, ir.Undefined), order) for one in (a, b)]
+        parts.append(call(builder, "llvm.x86.avx2.pmadd.wd", ir.VectorType(_I32, narrow), few))
+    if len(parts) == 1:
+        return parts[0]
+    return builder.shuffle_vector(parts[0], parts[1], ir.Constant(WORD_VECTOR, list(range(LANES))))
+
+
+byte_products = byte_products_at_once if HAS_BYTE_PRODUCTS else byte_products_by_halves
+
+
+@intrinsic
+def store_bytes(typing: Any, place: Any, index: Any, value: Any, added: Any) -> tuple[Any, Codegen]:
+    """Writes LANES bytes from byte `index` on: each lane rounded half to even, plus `added`; NaN counts as 0."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        place, index, value, added = args
+        added = every_lane(builder, builder.trunc(added, _I32))
+        kind = ir.VectorType(_I8, LANES)
+        words = builder.add(_rounded_words(builder, value), added)
+        builder.store(builder.trunc(words, kind), element_pointer(builder, place, index, kind, 1), align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, FLOATS, types.int64), codegen
+
+
+def _rounded_words(builder: ir.IRBuilder, value: Any) -> Any:
+    """Generates int32 of floats, half to even; NaN and what int32 does not hold become -2^31, whose low byte is 0."""
+    if LANES == _AVX512_LANES:
+        arguments = [value, same_words(0), ir.Constant(_BITS, -1), _I32(4)]
+        return call(builder, "llvm.x86.avx512.mask.cvtps2dq.512", WORD_VECTOR, arguments)
+    return call(builder, "llvm.x86.avx.cvt.ps2dq.256", WORD_VECTOR, [value])

@@ -11,6 +11,7 @@ import numpy as np
 from ..jit.compile import inlined, kernel, serial
 from ..jit.memory import float_at, long_at, set_float
 from ..jit.simd import LANES, add, load_part, multiply, round_clamp, splat, store_part
+from .integer_panels import SIGNED_ZERO, IntegerProduct, first_sums, multiply_bytes, packed_bytes
 from .packed_rows import Ids, TablePlaces, id_at, look_up_packed, prefetch_packed, table_at
 from .pair_dots import dots
 from .panels import PANEL, Product, packed_panels
@@ -22,23 +23,39 @@ TILE = 48
 SOUND, REFUSED = 0, 1
 """What `score` returns: REFUSED for a number that is not finite, an id of no row, a file that contradicts itself."""
 
-LAYER_LONGS = 8
+FLOATS, HALVES, BYTES = 0, 1, 2
+"""Forms of a weight in panels: FP32, codes as BF16, codes that are multiplied as they are."""
 
-
-__all__ = ["LANES", "PANEL", "TablePlaces", "packed_panels", "score", "scratch_floats"]
+__all__ = [
+    "LANES",
+    "PANEL",
+    "SIGNED_ZERO",
+    "TablePlaces",
+    "first_sums",
+    "packed_bytes",
+    "packed_panels",
+    "score",
+    "scratch_floats",
+]
 
 
 class LayerPlaces(NamedTuple):
     """A layer; places are addresses."""
 
     weight: int  # panels
-    is_bf16: int
+    form: int
     inputs: int
     outputs: int
     affine: int  # f32[2, outputs in whole panels]: scale, bias
     rectify: int
     grid: int  # f32[4]: 1 / scale, scale, least and largest code of quantized inputs; or 0
     ends_cross: int
+    first_inputs: int  # this one and those below: of BYTES alone
+    zero: int
+    first_sums: int
+
+
+LAYER_LONGS = len(LayerPlaces._fields)
 
 
 class NetworkPlaces(NamedTuple):
@@ -58,12 +75,14 @@ class NetworkPlaces(NamedTuple):
     is_dot: int
     buffer: int  # floats of a row in each of the buffers for layers: the widest
     dots_scratch: int
+    codes_stride: int  # bytes of a row's bytes, in whole lines
 
 
 def scratch_floats(network: NetworkPlaces) -> int:
     """Returns the floats of scratch memory that `score` needs for each thread."""
     features = (1 + network.num_tables) * network.dim
-    return TILE * (features + network.joined_width + 4 * network.buffer) + network.dots_scratch + 16 * LANES
+    floats = features + network.joined_width + 4 * network.buffer + network.codes_stride // 4 + 2
+    return TILE * floats + network.dots_scratch + 16 * LANES
 
 
 class BatchPlaces(NamedTuple):
@@ -87,6 +106,8 @@ class _TilePlaces(NamedTuple):
     second: int
     crossed: int
     on_grid: int
+    codes: int  # uint8[TILE, codes_stride]
+    row_scales: int  # f32[TILE, 2]
     dots: int
 
 
@@ -102,6 +123,9 @@ def _layer_at(layers: int, number: int) -> LayerPlaces:
         long_at(at, 5),
         long_at(at, 6),
         long_at(at, 7),
+        long_at(at, 8),
+        long_at(at, 9),
+        long_at(at, 10),
     )
 
 
@@ -113,8 +137,18 @@ def score(network: NetworkPlaces, scored: BatchPlaces, first: int, end: int, scr
     joined = features + 4 * TILE * (1 + network.num_tables) * network.dim
     buffers = joined + 4 * TILE * network.joined_width
     size = 4 * TILE * network.buffer
+    codes = buffers + 4 * size
+    row_scales = codes + TILE * network.codes_stride
     places = _TilePlaces(
-        features, joined, buffers, buffers + size, buffers + 2 * size, buffers + 3 * size, buffers + 4 * size
+        features,
+        joined,
+        buffers,
+        buffers + size,
+        buffers + 2 * size,
+        buffers + 3 * size,
+        codes,
+        row_scales,
+        row_scales + 8 * TILE,
     )
     _prefetch(network, ids, first, min(first + TILE, end))
     for start in range(first, end, TILE):
@@ -167,25 +201,52 @@ def _look_up(network: NetworkPlaces, ids: Ids, start: int, stop: int, places: _T
             for row in range(start, stop):
                 bad |= look_up_packed(table, ids, row, places.first + 4 * (row - start) * table.dim)
             layer = _layer_at(network.layers, projection)
-            _apply(layer, places.first, table.dim, target, stride, stop - start, places.on_grid)
+            _apply(network, layer, places.first, table.dim, target, stride, places, stop - start)
     return bad
 
 
 @serial
-def _apply(layer: LayerPlaces, x: int, x_stride: int, out: int, out_stride: int, rows: int, on_grid: int) -> None:
-    """Runs a layer on rows; `on_grid` has room for its inputs, rounded to its grid."""
-    if layer.grid:
-        for row in range(rows):
-            _round_to_grid(layer, x + 4 * row * x_stride, on_grid + 4 * row * layer.inputs)
-        x, x_stride = on_grid, layer.inputs
+def _apply(
+    network: NetworkPlaces,
+    layer: LayerPlaces,
+    x: int,
+    x_stride: int,
+    out: int,
+    out_stride: int,
+    places: _TilePlaces,
+    rows: int,
+) -> None:
+    """Runs a layer on rows."""
     padded = (layer.outputs + 2 * LANES - 1) // (2 * LANES) * (2 * LANES)
     bias = layer.affine + 4 * padded
+    if layer.form == BYTES:
+        of_bytes = IntegerProduct(
+            layer.weight,
+            layer.first_sums,
+            layer.inputs,
+            layer.first_inputs,
+            layer.zero,
+            layer.grid,
+            layer.outputs,
+            layer.affine,
+            bias,
+            layer.rectify,
+            places.codes,
+            network.codes_stride,
+            places.row_scales,
+        )
+        multiply_bytes(of_bytes, x, x_stride, rows, out, out_stride)
+        return
+    if layer.grid:
+        for row in range(rows):
+            _round_to_grid(layer, x + 4 * row * x_stride, places.on_grid + 4 * row * layer.inputs)
+        x, x_stride = places.on_grid, layer.inputs
     multiply_rows(
         Product(
             x,
             x_stride,
             layer.weight,
-            layer.is_bf16,
+            int(layer.form == HALVES),
             layer.inputs,
             layer.outputs,
             layer.affine,
@@ -216,7 +277,7 @@ def _run_layers(network: NetworkPlaces, scored: BatchPlaces, start: int, rows: i
         is_last = number == network.cross_first - 1
         out = places.features if is_last else (places.second if x == places.first else places.first)
         out_stride = width if is_last else layer.outputs
-        _apply(layer, x, stride, out, out_stride, rows, places.on_grid)
+        _apply(network, layer, x, stride, out, out_stride, places, rows)
         x, stride = out, out_stride
     x, stride = places.features, width
     if network.is_dot:
@@ -230,7 +291,7 @@ def _run_layers(network: NetworkPlaces, scored: BatchPlaces, start: int, rows: i
     for number in range(network.top_first, network.num_layers):
         layer = _layer_at(network.layers, number)
         out = places.second if x == places.first else places.first
-        _apply(layer, x, stride, out, layer.outputs, rows, places.on_grid)
+        _apply(network, layer, x, stride, out, layer.outputs, places, rows)
         x, stride = out, layer.outputs
     for row in range(rows):
         set_float(scored.logits, start + row, float_at(x, row * stride))
@@ -245,7 +306,7 @@ def _cross(network: NetworkPlaces, first: int, first_stride: int, rows: int, pla
     for number in range(network.cross_first, network.top_first):
         layer = _layer_at(network.layers, number)
         out = places.second if crossed == places.first else places.first
-        _apply(layer, crossed, crossed_stride, out, layer.outputs, rows, places.on_grid)
+        _apply(network, layer, crossed, crossed_stride, out, layer.outputs, places, rows)
         crossed, crossed_stride = out, layer.outputs
         if layer.ends_cross:
             for row in range(rows):

@@ -79,7 +79,7 @@ def _micro_kernel(rows: int, panels: int, is_bf16: bool) -> Intrinsic:
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
             x, x_stride, weight, inputs, scale, bias, rectify, out, out_stride, count = args
             sums = _sums(builder, (x, x_stride), weight, inputs, (rows, panels, is_bf16))
-            _finish(builder, sums, (scale, bias, rectify), (out, out_stride, count), panels)
+            finish(builder, sums, (scale, bias, rectify), (out, out_stride, count), panels)
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 10), codegen
@@ -142,7 +142,7 @@ def _weights(builder: ir.IRBuilder, place: Any, is_bf16: bool) -> Sequence[Any]:
     return [builder.bitcast(half, FLOAT_VECTOR) for half in halves]
 
 
-def _finish(
+def finish(
     builder: ir.IRBuilder, sums: list[list[Any]], affine: tuple[Any, Any, Any], out: tuple[Any, Any, Any], panels: int
 ) -> None:
     """Generates what scales the sums, adds the bias, rectifies, and writes the first `count` outputs of each row."""

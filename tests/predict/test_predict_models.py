@@ -164,6 +164,16 @@ def test_an_exported_file_scores_rows_as_its_run_does(scored: Scored, tmp_path: 
     np.testing.assert_allclose(found, wanted, rtol=2e-6, atol=1e-7)
 
 
+def test_an_exported_file_can_score_in_integers(scored: Scored, tmp_path: Path) -> None:
+    raw, file, out = write_lines(tmp_path / "raw", scored.lines), tmp_path / "model.safetensors", tmp_path / "out.csv"
+    succeed("export", scored.run_dir, "--out", file)
+    found = predicted(file, raw, "--data", scored.data, "--products", "int8", out=out)
+    apart = np.abs(found - scored.probabilities).max()
+    assert 1e-6 < apart < 0.01
+    output = dqrm_cpu("predict", scored.run_dir, raw, "--products", "int8", "--out", tmp_path / "none.csv")
+    assert (output.returncode, "takes a file that dqrm-cpu export wrote" in output.stderr) == (2, True)
+
+
 def test_an_exported_file_names_rows_that_are_not_sound_as_its_run_does(scored: Scored, tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     succeed("export", scored.run_dir, "--out", file)

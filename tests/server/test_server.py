@@ -52,6 +52,15 @@ def test_rows_in_json_score_as_in_python(server: Server, models: tuple[Path, Pat
     assert server.json("POST", "/predict", {"rows": []}) == (200, {"probabilities": []})
 
 
+def test_it_scores_in_integers_where_it_is_asked_to(models: tuple[Path, Path]) -> None:
+    rows = dicts(log_rows(60, seed=3))
+    with serving(models[0], "--products", "int8") as started:
+        _, found = started.json("POST", "/predict", {"rows": rows})
+    expected = Model.open(models[0], products="int8").predict(rows)
+    np.testing.assert_allclose(found["probabilities"], expected, rtol=1e-6)
+    assert np.abs(expected - Model.open(models[0]).predict(rows)).max() > 1e-5
+
+
 @pytest.mark.parametrize("is_binary", [False, True])
 def test_tritons_client_talks_to_it(server: Server, models: tuple[Path, Path], is_binary: bool) -> None:
     import tritonclient.http as triton

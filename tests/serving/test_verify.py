@@ -47,6 +47,19 @@ def test_every_format_is_compared_with_the_run(folder: Path) -> None:
     assert len(shown.splitlines()) == 2 + len(found["files"])
 
 
+def test_a_packed_file_is_also_compared_in_integers(folder: Path) -> None:
+    run = folder / "run"
+    packed, onnx = run / "model.safetensors", run / "model.onnx"
+    rest = ("--against", run, "--products", "int8")
+    found = json.loads(succeed("verify", packed, onnx, *rest, "--json"))
+    exact, integers, _ = found["files"]
+    assert [one["runtime"] for one in (exact, integers)] == ["dqrm_cpu.serving", "dqrm_cpu.serving, int8"]
+    assert exact["largest_logit_difference"] <= 1e-5 < integers["largest_logit_difference"] < 0.1
+    assert 0 < abs(integers["auc_difference"]) < 0.01
+    output = dqrm_cpu("verify", onnx, *rest)
+    assert (output.returncode, "none of these ends in .safetensors" in output.stderr) == (2, True)
+
+
 def test_a_file_that_is_further_from_the_run_than_a_limit_fails(folder: Path) -> None:
     other = folder / "other" / "model.onnx"
     output = dqrm_cpu("verify", folder / "run" / "model.onnx", other, "--against", folder / "run")

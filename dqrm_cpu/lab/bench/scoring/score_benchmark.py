@@ -31,9 +31,11 @@ from dqrm_cpu.lab.bench.step.torch_dlrm import (
     make_mlp,
 )
 from dqrm_cpu.model.layers import LayerParameters, mlp_shapes
+from dqrm_cpu.serving.layers import AffineLayer
 from dqrm_cpu.serving.mapped_file import MappedFile
 from dqrm_cpu.serving.model import Model, read_description
-from dqrm_cpu.serving.network import AffineLayer, PackedNetwork, dense_codes, unpacked
+from dqrm_cpu.serving.network import Layer, PackedNetwork, dense_codes
+from dqrm_cpu.serving.stored import unpacked
 
 _BATCHES = {"kaggle_1": 1, "kaggle_64": 64, "kaggle_2048": 2048}
 _ROWS_AT_ONCE = 1 << 16
@@ -155,7 +157,8 @@ def _by_torch(exported: ExportedCase, interact: Interact) -> Step:
     return step
 
 
-def _parameters(layer: AffineLayer) -> LayerParameters:
+def _parameters(layer: Layer) -> LayerParameters:
+    assert isinstance(layer, AffineLayer)
     assert layer.bias is not None
     return LayerParameters(torch.from_numpy(layer.stored.floats()), torch.from_numpy(layer.bias.copy()))
 

@@ -1,0 +1,94 @@
+"""A layer of bytes against an oracle in int64, to the bit: any width, any rows, zeros, huge and tiny numbers."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dqrm_cpu.kernels.packed_scoring import CompiledNetwork, IntegerInputs, LayerArrays, NetworkArrays, TableArrays
+
+LEAST = np.float32(1e-30)
+"""Rows of smaller numbers count as zeros."""
+
+ONE = np.ones(1, np.float32)
+
+
+def outcomes(x: np.ndarray, layer: LayerArrays, outputs: Iterable[int], gain: float = 1.0) -> list[np.ndarray]:
+    """f32[n] of some outputs of a layer that reads `gain` x and as many zeros: its network hands on one at a time."""
+    inputs = x.shape[1]
+    table = TableArrays(np.zeros((1, inputs), np.uint8), 1, inputs, 8, ONE, None, 0, 1, False)
+    same = LayerArrays(np.eye(inputs, dtype=np.float32) * np.float32(gain), 32, None, None, False)
+    found = []
+    for output in outputs:
+        chosen = np.zeros((1, len(layer.values)), np.float32)
+        chosen[0, output] = 1
+        last = LayerArrays(chosen, 32, None, None, False)
+        network = NetworkArrays([table], [None], [same], [], [layer, last], inputs, is_dot=False, is_mean=False)
+        found.append(CompiledNetwork(network, threads=2).logits(x, np.zeros((len(x), 1), np.int64)))
+    return found
+
+
+def expected_outcome(x: np.ndarray, layer: LayerArrays) -> np.ndarray:
+    """f32[n, outputs] by sums in int64."""
+    assert layer.integers is not None
+    assert layer.scale is not None
+    assert layer.bias is not None
+    x, first = np.concatenate([x, np.zeros_like(x)], axis=1), layer.integers.first_inputs
+    most = np.float32(255 if layer.integers.is_unsigned else 127)
+    total = np.zeros((len(x), len(layer.values)), np.float32)
+    for block, codes in ((x[:, :first], layer.values[:, :first]), (x[:, first:], layer.values[:, first:])):
+        largest = np.abs(block).max(axis=1, initial=0)
+        factor = np.array([most / one if one >= LEAST else np.float32(0) for one in largest], np.float32)
+        whole = np.rint(block * factor[:, None]).astype(np.int64)
+        total += (whole @ codes.astype(np.int64).T).astype(np.float32) * (largest / most)[:, None]
+    total = total * layer.scale + layer.bias
+    return np.maximum(total, 0) if layer.rectify else total
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_it_is_the_oracle(data: st.DataObject) -> None:
+    inputs, count = data.draw(st.integers(1, 70)), data.draw(st.sampled_from([1, 2, 31, 33, 130]))
+    rows, is_unsigned = data.draw(st.integers(1, 130)), data.draw(st.booleans())
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    layer = LayerArrays(
+        values=rng.integers(-128, 128, size=(count, 2 * inputs)).astype(np.float32),
+        bits=8,
+        scale=rng.uniform(1e-3, 1, count).astype(np.float32),
+        bias=rng.normal(size=count).astype(np.float32),
+        rectify=data.draw(st.booleans()),
+        integers=IntegerInputs(is_unsigned, data.draw(st.integers(1, 2 * inputs))),
+    )
+    x = rng.normal(size=(rows, inputs)) * 10.0 ** rng.integers(-33, 30, size=(rows, 1))
+    x[rng.random(rows) < 0.1] = 0
+    x = (np.abs(x) if is_unsigned else x).astype(np.float32)
+    outputs = sorted({0, count - 1, data.draw(st.integers(0, count - 1))})
+    expected = expected_outcome(x, layer)
+    for output, found in zip(outputs, outcomes(x, layer, outputs), strict=True):
+        np.testing.assert_array_equal(found, expected[:, output])
+
+
+def test_the_largest_sums_fit() -> None:
+    inputs = 1000
+    layer = LayerArrays(
+        np.full((2, 2 * inputs), -128, np.float32),
+        8,
+        ONE,
+        np.zeros(2, np.float32),
+        False,
+        integers=IntegerInputs(False, 2 * inputs),
+    )
+    x = np.full((13, inputs), 127, np.float32)
+    (found,) = outcomes(x, layer, [1])
+    np.testing.assert_array_equal(found, np.float32(-128 * 127 * inputs))
+
+
+def test_a_number_that_is_not_finite_spoils_its_row_alone() -> None:
+    layer = LayerArrays(
+        np.ones((2, 10), np.float32), 8, ONE, np.zeros(2, np.float32), True, integers=IntegerInputs(False, 3)
+    )
+    x = np.ones((50, 5), np.float32)
+    x[7, 1] = x[20, 4] = -100
+    (found,) = outcomes(x, layer, [0], gain=1e37)
+    assert np.flatnonzero(~np.isfinite(found)).tolist() == [7, 20]
