@@ -1,6 +1,7 @@
 """A row's or a batch's logits from an exported file, against PyTorch in FP32 and ONNX Runtime on the same weights."""
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dqrm_cpu.base.precision import FP32, INT8
 from dqrm_cpu.config import preset_config
 from dqrm_cpu.errors import ConfigError
 from dqrm_cpu.export.onnx_graph import write_onnx
@@ -44,6 +46,7 @@ _MOST_RAW_ROWS = 64
 _NOTES = (
     "Times are seconds per batch: one sample per round, the mean of the batches of a turn; quartiles are over rounds.",
     "A batch of one row is scored by one thread, others by as many as --threads says.",
+    "fused_int8 and torch_int8 round what layers read to 8 bits; the logits of the others are equal to rounding.",
     "All contestants but those of raw rows get prepared ids, of the type that each of them takes.",
 )
 
@@ -90,17 +93,21 @@ def score_groups(exported: ExportedCase) -> list[Group]:
 
 def _contestants(exported: ExportedCase) -> Iterator[Contestant]:
     yield Prepared("fused", "the exported file, compiled", lambda: _by_model(exported, True))
+    integers = "the exported file, compiled, layers in INT8"
+    yield Prepared("fused_int8", integers, lambda: _by_model(exported, True, INT8))
     yield Prepared("numpy", "the exported file, NumPy alone", lambda: _by_model(exported, False))
     yield Prepared("onnxruntime", "the same exported as ONNX", lambda: _by_onnxruntime(exported))
     number = 1 + len(exported.case.config.model.table_rows)
     eager = "PyTorch in FP32, eager: EmbeddingBag for each table, Linear"
     yield Prepared("torch_fp32", f"{eager}; Z[:, i, j]", lambda: _by_torch(exported, indexed_interaction(number)))
     yield Prepared("torch_fp32_flat", f"{eager}; index_select", lambda: _by_torch(exported, flat_interaction(number)))
+    dynamic = "the same, quantize_dynamic of its MLPs: INT8, a scale for each output and batch"
+    yield Prepared("torch_int8", dynamic, lambda: _by_torch(exported, flat_interaction(number), _dynamically_quantized))
     yield Prepared("products_floor", "the products of the layers alone, in PyTorch", lambda: _floor(exported))
 
 
-def _by_model(exported: ExportedCase, fused: bool) -> Step:
-    model = Model.open(exported.path, fused=fused, threads=exported.threads)
+def _by_model(exported: ExportedCase, fused: bool, products: str = FP32) -> Step:
+    model = Model.open(exported.path, fused=fused, threads=exported.threads, products=products)
     if fused:
         try:
             model.load_kernels()
@@ -138,7 +145,9 @@ def _by_onnxruntime(exported: ExportedCase) -> Step:
     return step
 
 
-def _by_torch(exported: ExportedCase, interact: Interact) -> Step:
+def _by_torch(
+    exported: ExportedCase, interact: Interact, quantize: Callable[[nn.Module], nn.Module] = lambda mlp: mlp
+) -> Step:
     file, network = exported.network()
     config = exported.case.config
     shapes = mlp_shapes(config)
@@ -147,7 +156,8 @@ def _by_torch(exported: ExportedCase, interact: Interact) -> Step:
         make_mlp(layers, [_parameters(layer) for layer in its], bits=32)
         for layers, its in ((of_bottom, network.bottom), (of_top, network.top))
     )
-    model = TorchDlrm(config, bottom, exported.fp32_bags(file), interact, top).eval()
+    bags = exported.fp32_bags(file)
+    model = TorchDlrm(config, quantize(bottom), bags, interact, quantize(top)).eval()
 
     def step(work: Work) -> Tensor:
         with torch.inference_mode():
@@ -155,6 +165,16 @@ def _by_torch(exported: ExportedCase, interact: Interact) -> Step:
         return logits
 
     return step
+
+
+def _dynamically_quantized(mlp: nn.Module) -> nn.Module:
+    """Returns layers with INT8 weights, which round what they read by a scale for the batch."""
+    quantization = torch.ao.quantization
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is to move to another package
+        layers = {nn.Linear: quantization.per_channel_dynamic_qconfig}
+        made: nn.Module = quantization.quantize_dynamic(mlp, layers)  # type: ignore[no-untyped-call]
+    return made
 
 
 def _parameters(layer: Layer) -> LayerParameters:
@@ -205,6 +225,9 @@ _COMPARED = (
     ("fused_over_torch_fp32_flat", "fused", "torch_fp32_flat"),
     ("fused_over_onnxruntime", "fused", "onnxruntime"),
     ("fused_over_numpy", "fused", "numpy"),
+    ("int8_over_torch_fp32", "fused_int8", "torch_fp32"),
+    ("int8_over_torch_int8", "fused_int8", "torch_int8"),
+    ("int8_over_fused", "fused_int8", "fused"),
     ("fused_over_floor", "fused", "products_floor"),
     ("torch_fp32_over_floor", "torch_fp32", "products_floor"),
     ("raw_over_prepared", "raw_fused", "fused"),
