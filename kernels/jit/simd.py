@@ -253,6 +253,14 @@ def _interleave(builder: ir.IRBuilder, a: Any, b: Any, first: int) -> Any:
     return builder.shuffle_vector(a, b, ir.Constant(WORD_VECTOR, order))
 
 
+def transposed(builder: ir.IRBuilder, tile: list[Any]) -> list[Any]:
+    """Generates the transpose of LANES vectors: each round is a perfect shuffle, log2(LANES) of them transpose."""
+    for _ in range(LANES.bit_length() - 1):
+        pairs = [(tile[i], tile[i + LANES // 2]) for i in range(LANES // 2)]
+        tile = [_interleave(builder, a, b, first) for a, b in pairs for first in (0, LANES // 2)]
+    return tile
+
+
 @intrinsic
 def transpose(
     typing: Any, source: Any, stride: Any, rows: Any, columns: Any, target: Any, target_stride: Any
@@ -268,11 +276,7 @@ def transpose(
             count = builder.select(builder.icmp_signed("<", number, rows), columns, nothing)
             mask = first_lanes(builder, count)
             tile.append(masked_load(builder, source, builder.mul(number, stride), mask, FLOAT_VECTOR))
-        # Each round is a perfect shuffle of the tile; log2(LANES) of them transpose it.
-        for _ in range(LANES.bit_length() - 1):
-            pairs = [(tile[i], tile[i + LANES // 2]) for i in range(LANES // 2)]
-            tile = [_interleave(builder, a, b, first) for a, b in pairs for first in (0, LANES // 2)]
-        for c, column in enumerate(tile):
+        for c, column in enumerate(transposed(builder, tile)):
             at = builder.mul(ir.Constant(_I64, c), target_stride)
             builder.store(column, element_pointer(builder, target, at, FLOAT_VECTOR, 4), align=4)
         return context.get_dummy_value()

@@ -10,9 +10,9 @@ import numpy as np
 
 from ..jit.compile import inlined, kernel, serial
 from ..jit.memory import float_at, long_at, set_float
-from ..jit.simd import LANES, add, load_part, multiply, round_clamp, splat, store_part
+from ..jit.simd import LANES, add, load_part, multiply, multiply_add, round_clamp, splat, store_part, total
 from .integer_panels import SIGNED_ZERO, IntegerProduct, first_sums, multiply_bytes, packed_bytes
-from .packed_rows import Ids, TablePlaces, id_at, look_up_packed, prefetch_packed, table_at
+from .packed_rows import Ids, TablePlaces, id_at, look_up_rows, prefetch_packed, table_at
 from .pair_dots import dots
 from .panels import PANEL, Product, packed_panels
 from .panels import multiply as multiply_rows
@@ -150,41 +150,36 @@ def score(network: NetworkPlaces, scored: BatchPlaces, first: int, end: int, scr
         row_scales,
         row_scales + 8 * TILE,
     )
-    _prefetch(network, ids, first, min(first + TILE, end))
+    if not _admit(network, scored, ids, first, min(first + TILE, end)):
+        return REFUSED
     for start in range(first, end, TILE):
         stop = min(start + TILE, end)
-        if not _is_sound(network, scored, ids, start, stop) or _look_up(network, ids, start, stop, places):
+        if _look_up(network, ids, start, stop, places) or not _admit(network, scored, ids, stop, min(stop + TILE, end)):
             return REFUSED
-        _prefetch(network, ids, stop, min(stop + TILE, end))
         _run_layers(network, scored, start, stop - start, places)
     return SOUND
 
 
 @serial
-def _prefetch(network: NetworkPlaces, ids: Ids, start: int, stop: int) -> None:
-    for t in range(network.num_tables):
-        table = table_at(network.tables, t)
-        for row in range(start, stop):
-            for slot in range(table.first_slot, table.first_slot + table.num_slots):
-                prefetch_packed(table, id_at(ids, row, slot))
-
-
-@serial
-def _is_sound(network: NetworkPlaces, scored: BatchPlaces, ids: Ids, start: int, stop: int) -> bool:
-    """Tells whether every id is a row of its table, and every number finite."""
+def _admit(network: NetworkPlaces, scored: BatchPlaces, ids: Ids, start: int, stop: int) -> bool:
+    """Asks for the lines of the tables that rows need; tells whether every id is a row, and every number finite."""
     bad = 0
     for t in range(network.num_tables):
         table = table_at(network.tables, t)
         least = -1 if table.is_bag else 0
-        for row in range(start, stop):
-            for slot in range(table.first_slot, table.first_slot + table.num_slots):
+        for slot in range(table.first_slot, table.first_slot + table.num_slots):
+            for row in range(start, stop):
                 number = id_at(ids, row, slot)
                 bad |= (number < least) | (number >= table.num_rows)
+                prefetch_packed(table, number)
+    # What is not finite is no number when it is multiplied by 0.
+    nothing = splat(np.float32(0))
+    products = nothing
     for row in range(start, stop):
-        for k in range(network.num_dense):
-            value = float_at(scored.dense, row * scored.dense_stride + k)
-            bad |= not (abs(value) < np.float32(np.inf))
-    return not bad
+        numbers = scored.dense + 4 * row * scored.dense_stride
+        for k in range(0, network.num_dense, LANES):
+            products = multiply_add(load_part(numbers, k, network.num_dense - k), nothing, products)
+    return not bad and total(products) == 0
 
 
 @serial
@@ -195,11 +190,9 @@ def _look_up(network: NetworkPlaces, ids: Ids, start: int, stop: int, places: _T
         table, target = table_at(network.tables, t), places.features + 4 * (1 + t) * network.dim
         projection = long_at(network.projections, t)
         if projection < 0:
-            for row in range(start, stop):
-                bad |= look_up_packed(table, ids, row, target + 4 * (row - start) * stride)
+            bad |= look_up_rows(table, ids, start, stop, target, stride)
         else:
-            for row in range(start, stop):
-                bad |= look_up_packed(table, ids, row, places.first + 4 * (row - start) * table.dim)
+            bad |= look_up_rows(table, ids, start, stop, places.first, table.dim)
             layer = _layer_at(network.layers, projection)
             _apply(network, layer, places.first, table.dim, target, stride, places, stop - start)
     return bad

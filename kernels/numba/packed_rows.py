@@ -19,7 +19,7 @@ from ..jit.memory import (
     prefetch_byte,
     word_at,
 )
-from ..jit.simd import FLOAT_VECTOR, FLOATS, LANES, WORD_VECTOR, add, multiply, splat, store_part
+from ..jit.simd import FLOAT_VECTOR, FLOATS, LANES, WORD_VECTOR, add, multiply, splat, store, store_part
 from ..jit.simd_integers import how_many
 
 CODE_BITS = range(2, 17)
@@ -164,7 +164,8 @@ def prefetch_packed(table: TablePlaces, row: int) -> None:
     at = row * table.row_bytes
     for k in range(0, table.row_bytes, _LINE_BYTES):
         prefetch_byte(table.codes, at + k)
-    prefetch_byte(table.codes, at + table.row_bytes - 1)
+    if (table.codes | table.row_bytes) & (table.row_bytes - 1):  # it may lie across lines
+        prefetch_byte(table.codes, at + table.row_bytes - 1)
 
 
 @serial
@@ -200,10 +201,30 @@ def _scaled(table: TablePlaces, codes: Any, count: int, share: np.float32) -> An
 
 
 @serial
-def look_up_packed(table: TablePlaces, ids: Ids, row: int, target: int) -> int:
-    """Writes f32[dim] of a row of ids: a table's row, or what a bag pools; returns 0, or 1 if the file is bad."""
+def look_up_rows(table: TablePlaces, ids: Ids, start: int, stop: int, target: int, stride: int) -> int:
+    """Writes f32[dim] for each row of ids, `stride` floats apart: a table's row, or what a bag pools.
+
+    Returns 0, or 1 if the file is bad.
+    """
+    bad = 0
     if table.is_bag:
-        return int(_pool_bag(table, ids, row, target))
+        for row in range(start, stop):
+            bad |= _pool_bag(table, ids, row, target + 4 * (row - start) * stride)
+    elif table.bitmap or table.offset or table.dim % LANES:
+        for row in range(start, stop):
+            bad |= _look_up_row(table, ids, row, target + 4 * (row - start) * stride)
+    else:
+        scale = splat(float_at(table.scale, 0))
+        for row in range(start, stop):
+            place, out = table.codes + id_at(ids, row, table.first_slot) * table.row_bytes, 4 * (row - start) * stride
+            for k in range(0, table.dim, LANES):
+                codes = load_codes_of_bits(place + k * table.bits // 8, table.bits, LANES)
+                store(target + out, k, multiply(codes, scale))
+    return bad
+
+
+@serial
+def _look_up_row(table: TablePlaces, ids: Ids, row: int, target: int) -> int:
     place = place_of_row(table, id_at(ids, row, table.first_slot))
     for k in range(0, table.dim, LANES):
         codes = splat(np.float32(0))

@@ -15,7 +15,17 @@ from numpy.typing import NDArray
 
 from ..jit.compile import serial
 from ..jit.memory import Codegen, Intrinsic, call, element_pointer, intrinsic
-from ..jit.simd import FLOAT_VECTOR, LANES, WORD_VECTOR, ZEROS, every_lane, first_lanes, masked_store, same_words
+from ..jit.simd import (
+    FLOAT_VECTOR,
+    LANES,
+    WORD_VECTOR,
+    ZEROS,
+    every_lane,
+    first_lanes,
+    masked_store,
+    same_words,
+    transposed,
+)
 
 PANEL = 2 * LANES
 """Outputs of a panel."""
@@ -164,6 +174,83 @@ def finish(
             masked_store(builder, place, at, mask, value)
 
 
+def _one_output_kernel(is_bf16: bool) -> Intrinsic:
+    """Makes what multiplies LANES rows with a weight of one output, a lane for each row.
+
+    A panel of one output would be as much work as one of 2 LANES. `inputs` are a multiple of LANES.
+    """
+
+    @intrinsic
+    def multiply_rows(
+        typing: Any,
+        x: Any,
+        x_stride: Any,
+        weight: Any,
+        inputs: Any,
+        scale: Any,
+        bias: Any,
+        rectify: Any,
+        out: Any,
+        out_stride: Any,
+    ) -> tuple[Any, Codegen]:
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            x, x_stride, weight, inputs, scale, bias, rectify, out, out_stride = args
+            total = _sums_of_rows(builder, (x, x_stride), weight, inputs, is_bf16)
+            first = _I64(0)
+            factor, addend = (
+                every_lane(builder, builder.load(element_pointer(builder, at, first, _F32, 4), align=4))
+                for at in (scale, bias)
+            )
+            value = builder.fadd(builder.fmul(total, factor), addend)
+            is_less = builder.fcmp_ordered("<", value, ZEROS)
+            is_cut = builder.and_(is_less, every_lane(builder, builder.icmp_signed("!=", rectify, _I64(0))))
+            value = builder.select(is_cut, ZEROS, value)
+            for row in range(LANES):
+                at = element_pointer(builder, out, builder.mul(out_stride, _I64(row)), _F32, 4)
+                builder.store(builder.extract_element(value, _I32(row)), at, align=4)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 9), codegen
+
+    return multiply_rows
+
+
+def _sums_of_rows(builder: ir.IRBuilder, rows_of_x: tuple[Any, Any], weight: Any, inputs: Any, is_bf16: bool) -> Any:
+    """Generates the loop over the inputs, LANES at a time; returns the sums of LANES rows with the first output."""
+    x, stride = rows_of_x
+    input_bytes = LANES * 4 * (1 if is_bf16 else 2)
+    before, loop, done = builder.block, builder.append_basic_block("inputs"), builder.append_basic_block("summed")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    first, total = builder.phi(_I64), builder.phi(FLOAT_VECTOR)
+    places = [builder.add(builder.mul(stride, _I64(row)), first) for row in range(LANES)]
+    tile = [builder.load(element_pointer(builder, x, place, FLOAT_VECTOR, 4), align=4) for place in places]
+    added, weight_at = total, builder.add(weight, builder.mul(first, _I64(input_bytes)))
+    for k, column in enumerate(transposed(builder, tile)):
+        word = builder.load(element_pointer(builder, weight_at, _I64(k * input_bytes // 4), _I32, 4), align=4)
+        value = builder.bitcast(builder.shl(word, _I32(16)) if is_bf16 else word, _F32)
+        added = call(builder, f"llvm.fma.v{LANES}f32", FLOAT_VECTOR, [column, every_lane(builder, value), added])
+    later = builder.add(first, _I64(LANES))
+    builder.cbranch(builder.icmp_unsigned("<", later, inputs), loop, done)
+    for phi, begin, following in ((first, _I64(0), later), (total, ZEROS, added)):
+        phi.add_incoming(begin, before)
+        phi.add_incoming(following, loop)
+    builder.position_at_end(done)
+    return added
+
+
+_one_output_of_codes, _one_output_of_floats = (_one_output_kernel(is_bf16) for is_bf16 in (True, False))
+
+
+@serial
+def _multiply_one_output(p: Product, row: int) -> None:
+    x, out = p.x + 4 * row * p.x_stride, p.out + 4 * row * p.out_stride
+    if p.is_bf16:
+        _one_output_of_codes(x, p.x_stride, p.weight, p.inputs, p.scale, p.bias, p.rectify, out, p.out_stride)
+    else:
+        _one_output_of_floats(x, p.x_stride, p.weight, p.inputs, p.scale, p.bias, p.rectify, out, p.out_stride)
+
+
 def _tile_of(rows: int, panels: int) -> Any:
     of_codes, of_floats = _micro_kernel(rows, panels, True), _micro_kernel(rows, panels, False)
 
@@ -191,10 +278,15 @@ _many_rows, _few_rows, _one_row, _one_row_wide = (
 def multiply(p: Product, rows: int) -> None:
     """Writes out[rows, outputs] = x[rows, inputs] @ weight.T * scale + bias, rectified if asked for."""
     panels = (p.outputs + PANEL - 1) // PANEL
-    together = rows // _ROWS * _ROWS
+    done = 0
+    if p.outputs == 1 and p.inputs % LANES == 0:
+        done = rows // LANES * LANES
+        for row in range(0, done, LANES):
+            _multiply_one_output(p, row)
+    together = done + (rows - done) // _ROWS * _ROWS
     few = together + (rows - together) // _FEW_ROWS * _FEW_ROWS
     for panel in range(panels):
-        for row in range(0, together, _ROWS):
+        for row in range(done, together, _ROWS):
             _many_rows(p, row, panel)
         for row in range(together, few, _FEW_ROWS):
             _few_rows(p, row, panel)

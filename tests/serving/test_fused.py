@@ -29,13 +29,14 @@ MODELS: list[tuple[dict[str, Any], dict[str, Any], tuple[int, ...]]] = [
     ),
     ({"bottom_mlp": (100, 70, 6), "top_mlp": (130, 65, 33, 1)}, {"mlp_bits": 8}, ()),
     ({}, {"mlp_bits": 12, "mlp_bias_bits": 8}, ()),
-    ({"interaction": "cat"}, {"mlp_bits": 32}, (3,)),
+    ({"interaction": "cat", "top_mlp": (32, 1)}, {"mlp_bits": 32}, (3,)),
     ({"pooling": "mean"}, {"activation_bits": 8}, (1, 7)),
     (DCN, {"activation_bits": 4}, (2,)),
     ({**DCN, "table_dims": "C1=3,C3=17"}, {}, (4,)),
     ({"table_dims": "C2=20"}, {"activation_bits": 8}, ()),
     ({}, {"method": "dorefa", "mlp_granularity": "matrix"}, (4,)),
-    ({"embedding_dim": 64, "bottom_mlp": (64,)}, {"method": "lsq"}, ()),
+    ({"embedding_dim": 64, "bottom_mlp": (64,), "top_mlp": (48, 1)}, {"method": "lsq"}, ()),
+    ({"embedding_dim": 1, "bottom_mlp": (16, 1)}, {}, ()),
 ]
 
 
