@@ -1,5 +1,6 @@
 """One endless stream of generated click data, each row made from (seed, row) alone."""
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -119,15 +120,32 @@ def _calibrated_world(
     world = build_world(assign_roles(table_rows), table_rows, num_dense, seed_key, effects)
     keys = StreamKeys(np.uint64(seed_key), _CALIBRATION_START, 0.0)
     raw = _draw_rows(world, keys, (len(table_rows), num_dense), _CALIBRATION_ROWS)
-    log_odds = raw.log_odds.astype(np.float64)
+    return world, _bias(raw.log_odds.astype(np.float64))
+
+
+def _bias(log_odds: NDArray[np.float64]) -> float:
+    """Bisects for the bias, to four digits; Newton's method first says on which side of it most of the middles lie."""
+    below, above = -20.0, 20.0
+    guess = math.log(BASE_CLICK_RATE / (1.0 - BASE_CLICK_RATE)) - log_odds.mean()
+    for _ in range(8):
+        rates = _logistic(log_odds + guess)
+        step = (BASE_CLICK_RATE - rates.mean()) / max(0.01, (rates * (1.0 - rates)).mean())
+        guess += step
+        if abs(step) < 1e-3:  # the next one would be some 1e-6
+            break
+    for sure in (guess - 3e-6, guess + 3e-6):
+        if _logistic(log_odds + sure).mean() < BASE_CLICK_RATE:
+            below = max(below, sure)
+        else:
+            above = min(above, sure)
     low, high = -20.0, 20.0
     while high - low > 1e-6:
         middle = (low + high) / 2
-        if _logistic(log_odds + middle).mean() < BASE_CLICK_RATE:
+        if middle <= below or (middle < above and _logistic(log_odds + middle).mean() < BASE_CLICK_RATE):
             low = middle
         else:
             high = middle
-    return world, round(low, 4)
+    return round(low, 4)
 
 
 def _draw_rows(world: World, keys: StreamKeys, shape: tuple[int, int], count: int) -> RawArrays:

@@ -1,5 +1,7 @@
 """The stream: the same rows however they are asked for, ids in range, calibrated clicks."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -7,14 +9,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dqrm_cpu.data.batch import Batch
+from dqrm_cpu.data.synthetic import stream
 from dqrm_cpu.data.synthetic.click_model import BASE_CLICK_RATE
 from dqrm_cpu.data.synthetic.kernel import MISSING
 from dqrm_cpu.data.synthetic.stream import SyntheticClicks
 from dqrm_cpu.errors import DataError
 
 SMALL = (1460, 583, 5000, 3, 1, 24)
-MIXED = SyntheticClicks(SMALL, 13, seed=3)
-BAGS = SyntheticClicks(SMALL, 5, seed=3, max_bag_size=4)
+
+
+@cache  # and not as the file is collected, which every process of the tests does
+def mixed() -> SyntheticClicks:
+    return SyntheticClicks(SMALL, 13, seed=3)
+
+
+@cache
+def bags() -> SyntheticClicks:
+    return SyntheticClicks(SMALL, 5, seed=3, max_bag_size=4)
 
 
 def assert_same(one: Batch, other: Batch) -> None:
@@ -29,9 +40,9 @@ def assert_same(one: Batch, other: Batch) -> None:
 @settings(max_examples=25, deadline=None)
 @given(start=st.integers(0, 10**12), first=st.integers(0, 300), second=st.integers(0, 300))
 def test_chunks_are_parts_of_the_whole(start: int, first: int, second: int) -> None:
-    whole = MIXED.rows(start, start + first + second)
-    left = MIXED.rows(start, start + first)
-    right = MIXED.rows(start + first, start + first + second)
+    whole = mixed().rows(start, start + first + second)
+    left = mixed().rows(start, start + first)
+    right = mixed().rows(start + first, start + first + second)
     joined = Batch(
         torch.cat([left.dense, right.dense]),
         torch.cat([left.ids, right.ids], 1),
@@ -42,7 +53,7 @@ def test_chunks_are_parts_of_the_whole(start: int, first: int, second: int) -> N
 
 
 def test_bags_of_a_row_do_not_depend_on_the_batch() -> None:
-    whole, alone = BAGS.rows(0, 50), BAGS.rows(20, 21)
+    whole, alone = bags().rows(0, 50), bags().rows(20, 21)
     assert whole.offsets is not None and alone.offsets is not None
     for table in range(len(SMALL)):
         bag = table * 50 + 20
@@ -51,23 +62,23 @@ def test_bags_of_a_row_do_not_depend_on_the_batch() -> None:
 
 
 def test_threads_do_not_change_rows() -> None:
-    many = MIXED.rows(0, 3000)
+    many = mixed().rows(0, 3000)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        assert_same(MIXED.rows(0, 3000), many)
+        assert_same(mixed().rows(0, 3000), many)
     finally:
         torch.set_num_threads(threads)
 
 
 def test_two_objects_of_a_seed_agree() -> None:
-    assert_same(SyntheticClicks(SMALL, 13, seed=3).rows(7, 1000), MIXED.rows(7, 1000))
+    assert_same(SyntheticClicks(SMALL, 13, seed=3).rows(7, 1000), mixed().rows(7, 1000))
 
 
 def test_seeds_differ() -> None:
     other = SyntheticClicks(SMALL, 13, seed=4).rows(0, 1000)
-    assert not torch.equal(other.ids, MIXED.rows(0, 1000).ids)
-    assert not torch.equal(other.label, MIXED.rows(0, 1000).label)
+    assert not torch.equal(other.ids, mixed().rows(0, 1000).ids)
+    assert not torch.equal(other.label, mixed().rows(0, 1000).label)
 
 
 def test_a_negative_seed_is_a_seed() -> None:
@@ -75,10 +86,10 @@ def test_a_negative_seed_is_a_seed() -> None:
 
 
 def test_fill_writes_what_rows_returns() -> None:
-    want = MIXED.rows(100, 228)
+    want = mixed().rows(100, 228)
     room = torch.full((len(SMALL), 300), -7, dtype=torch.int32)
     dense, label = torch.full((128, 13), -7.0), torch.full((128,), -7.0)
-    MIXED.fill(100, dense, room[:, 50:178], label)
+    mixed().fill(100, dense, room[:, 50:178], label)
     assert_same(Batch(dense, room[:, 50:178], None, label), want)
     assert (room[:, :50] == -7).all() and (room[:, 178:] == -7).all()
 
@@ -94,12 +105,12 @@ def test_fill_writes_what_rows_returns() -> None:
 )
 def test_fill_refuses_other_shapes(dense: torch.Tensor, ids: torch.Tensor, label: torch.Tensor) -> None:
     with pytest.raises(DataError, match=r"fill\(\) wants"):
-        MIXED.fill(0, dense, ids, label)
+        mixed().fill(0, dense, ids, label)
 
 
 def test_fill_refuses_bags() -> None:
     with pytest.raises(DataError, match="max_bag_size"):
-        BAGS.fill(0, torch.empty(1, 5), torch.empty(6, 1, dtype=torch.int32), torch.empty(1))
+        bags().fill(0, torch.empty(1, 5), torch.empty(6, 1, dtype=torch.int32), torch.empty(1))
 
 
 @settings(max_examples=15, deadline=None)
@@ -130,7 +141,7 @@ def test_large_tables_are_used_over_their_length() -> None:
 
 
 def test_bags_hold_none_to_all_alike() -> None:
-    batch = BAGS.rows(0, 20_000)
+    batch = bags().rows(0, 20_000)
     assert batch.offsets is not None
     sizes = batch.offsets.diff()
     assert batch.offsets[0] == 0 and batch.offsets[-1] == batch.ids.numel()
@@ -141,7 +152,7 @@ def test_bags_hold_none_to_all_alike() -> None:
 
 def test_a_bag_starts_with_the_value_of_the_row() -> None:
     one_hot = SyntheticClicks(SMALL, 5, seed=3).rows(0, 200).ids
-    batch = BAGS.rows(0, 200)
+    batch = bags().rows(0, 200)
     assert batch.offsets is not None
     starts, sizes = batch.offsets[:-1], batch.offsets.diff()
     filled = sizes > 0
@@ -149,7 +160,7 @@ def test_a_bag_starts_with_the_value_of_the_row() -> None:
 
 
 def test_dense_is_the_logarithm_of_the_raw_integers() -> None:
-    raw, dense = MIXED.raw_rows(0, 2000), MIXED.rows(0, 2000).dense
+    raw, dense = mixed().raw_rows(0, 2000), mixed().rows(0, 2000).dense
     want = np.log1p(np.maximum(raw.integers.astype(np.float64), 0))
     assert (raw.integers == MISSING).any() and (raw.integers == -1).any()
     np.testing.assert_allclose(dense.numpy(), want, rtol=1e-6)
@@ -172,8 +183,20 @@ def test_clicks_come_at_the_base_rate_early_and_late(seed: int) -> None:
         assert abs(float(source.rows(start, start + 100_000).label.mean()) - BASE_CLICK_RATE) < 0.0066
 
 
+@settings(max_examples=40)
+@given(mean=st.floats(-15, 15), spread=st.sampled_from([0.0, 0.1, 1.0, 4.0, 9.0]), seed=st.integers(0, 9))
+def test_the_bias_is_that_of_a_bisection(mean: float, spread: float, seed: int) -> None:
+    log_odds = np.random.default_rng(seed).normal(mean, spread, 2000)
+    low, high = -20.0, 20.0
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        rate = (1.0 / (1.0 + np.exp(-(log_odds + middle)))).mean()
+        low, high = (middle, high) if rate < BASE_CLICK_RATE else (low, middle)
+    assert stream._bias(log_odds) == round(low, 4)
+
+
 def test_labels_follow_the_planted_rates() -> None:
-    rates, label = MIXED.click_rates(0, 50_000), MIXED.rows(0, 50_000).label.numpy()
+    rates, label = mixed().click_rates(0, 50_000), mixed().rows(0, 50_000).label.numpy()
     high = rates > np.median(rates)
     for part in (high, ~high):
         # 25,000 rows each: five standard deviations are at most 5 * 0.5 / 158 = 0.016.
@@ -181,7 +204,7 @@ def test_labels_follow_the_planted_rates() -> None:
 
 
 def test_an_empty_range_has_shapes() -> None:
-    batch = MIXED.rows(5, 5)
+    batch = mixed().rows(5, 5)
     assert batch.size == 0 and batch.dense.shape == (0, 13) and batch.ids.shape == (6, 0)
 
 
@@ -205,4 +228,4 @@ def test_impossible_shapes_are_refused(
 @pytest.mark.parametrize(("start", "stop"), [(-1, 5), (6, 5), (2**63, 2**63 + 1)])
 def test_impossible_ranges_are_refused(start: int, stop: int) -> None:
     with pytest.raises(DataError, match="0 <= start <= stop"):
-        MIXED.rows(start, stop)
+        mixed().rows(start, stop)
