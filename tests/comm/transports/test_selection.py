@@ -138,11 +138,16 @@ dist.Backend.register_backend(
 """
 
 
+def beside(folder: Path) -> str:
+    """TELL where modules in `folder` can be imported."""
+    return f"import sys; sys.path.insert(0, {str(folder)!r})\n{TELL}"
+
+
 @pytest.mark.mpi
 def test_the_bindings_for_pytorch_come_first_where_they_are_installed(tmp_path: Path) -> None:
     """Intel's wheel is in no index: what is imported here registers gloo under its backend's name."""
     (tmp_path / "oneccl_bindings_for_pytorch.py").write_text(STAND_IN)
-    world = run_gloo(["-c", TELL, "oneccl"], 2, env={"PYTHONPATH": str(tmp_path)}, forked=False).check()
+    world = run_gloo(["-c", beside(tmp_path), "oneccl"], 2).check()
     expected = "oneccl|2|1|oneccl was asked for, through oneccl_bindings_for_pytorch\n"
     assert [rank.stdout for rank in world.ranks] == [expected] * 2
 
@@ -150,7 +155,7 @@ def test_the_bindings_for_pytorch_come_first_where_they_are_installed(tmp_path: 
 @pytest.mark.mpi
 def test_bindings_that_do_not_load_name_the_mend(tmp_path: Path) -> None:
     (tmp_path / "oneccl_bindings_for_pytorch.py").write_text("raise AttributeError('of another torch')")
-    world = run_gloo(["-c", TELL, "oneccl"], 2, env={"PYTHONPATH": str(tmp_path)}, forked=False)
+    world = run_gloo(["-c", beside(tmp_path), "oneccl"], 2)
     assert world.returncode != 0
     assert "does not load beside torch" in world.stderr
     assert "pip install 'dqrm-cpu[oneccl]'" in world.stderr
