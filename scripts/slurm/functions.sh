@@ -8,6 +8,8 @@ command=${DQRM_COMMAND:-$root/.venv/bin/dqrm-cpu}
 launcher=${DQRM_LAUNCHER:-mpirun}
 run_dir=${DQRM_RUN_DIR:-$root/runs/${SLURM_JOB_NAME:-dqrm}-${SLURM_JOB_ID:-0}}
 tasks_per_node=${SLURM_NTASKS_PER_NODE:-1}
+# A job that was given fewer nodes while it waited (scontrol update) keeps the tasks that it was submitted with.
+[ -z "${SLURM_NTASKS_PER_NODE:-}" ] || export SLURM_NTASKS=$((${SLURM_JOB_NUM_NODES:-1} * tasks_per_node))
 cpus_per_task=${SLURM_CPUS_PER_TASK:-$((${SLURM_CPUS_ON_NODE:-1} / tasks_per_node))}
 
 readonly NEAR_LIMIT=138 # 128 + SIGUSR1: what dqrm-cpu exits with once it has saved

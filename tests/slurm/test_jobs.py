@@ -1,11 +1,12 @@
 """Jobs on a virtual cluster: every launcher, the time limit, a node that fails, a job that is cancelled."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from slurm.jobs import MANNER, Jobs, assert_same_end, dqrm_cpu, losses, train_undisturbed
+from slurm.jobs import MANNER, SETTINGS, Jobs, assert_same_end, dqrm_cpu, losses, train_undisturbed
 from slurm.local_cluster import LocalCluster
 
 pytestmark = [pytest.mark.long, pytest.mark.mpi, pytest.mark.slurm, pytest.mark.timeout(300)]
@@ -91,6 +92,33 @@ def test_a_node_fails_and_the_job_comes_back(jobs: Jobs, cluster: LocalCluster, 
     jobs.wait_for_success(job)
     assert "refuses" not in jobs.output()
     assert_same_end(jobs.run_dir, undisturbed)
+
+
+def test_tables_of_a_lost_node_go_on_with_those_that_are_left(
+    jobs: Jobs, cluster: LocalCluster, data: Path, tmp_path: Path
+) -> None:
+    # So wide that a table of 1,000 rows is worth sharding.
+    options = ("--model.embedding-dim", "128", "--model.bottom-mlp", "13,64,128", "--comm.wire", "int8")
+    job = jobs.submit(
+        *("tb_nnode.sh", *SETTINGS, *options),
+        sbatch=("--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1"),
+        env={"DQRM_RUN_DIR": str(jobs.run_dir), "DQRM_TABLES": "shard", "DQRM_PIN": "none"},
+    )
+    jobs.wait_for_step(50)
+    cluster.fail("node2")
+    jobs.wait_until(lambda: jobs.restarts(job) == 1, "the job to be requeued", 90)
+    cluster.run("scontrol", "update", f"JobId={job}", "NumNodes=1", "NumTasks=1", "NumCPUs=1")
+    jobs.wait_for_success(job)
+    cluster.heal("node2")
+    assert re.findall(r"tables: .* (\d+) whole on one, .* cut over (\d) ranks?", jobs.output())[0] == ("13", "2")
+    assert json.loads((jobs.run_dir / "result.json").read_text())["world_size"] == 1
+    (step,) = re.findall(r"resuming from .*step-0*(\d+)", jobs.output())
+
+    # The same in one process that has all tables: two ranks until the checkpoint with which the second try began.
+    alone = tmp_path / "alone"
+    train_undisturbed(data, alone, *options, "--train.max-steps", step)
+    train_undisturbed(data, alone, *options, "--resume", "auto", ranks=1)
+    assert_same_end(jobs.run_dir, alone)
 
 
 @pytest.mark.parametrize("launcher", ["mpirun", "srun-pmi2", "srun"])
