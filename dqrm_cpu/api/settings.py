@@ -10,13 +10,13 @@ from dqrm_cpu.config import Config
 from dqrm_cpu.config.load import LoadedConfig, load_given_config, load_run_config
 from dqrm_cpu.config.recorded import RecordedConfig, differences, require_recorded
 from dqrm_cpu.config.recorded import recorded_config as settings_in
-from dqrm_cpu.config.schema import SETTINGS
+from dqrm_cpu.config.schema import AUTO_DIMS, SETTINGS
 from dqrm_cpu.data.store.manifest import PART_NAMES, holds_manifest, read_manifest
 from dqrm_cpu.data.store.run_data import SYNTHETIC, follow_data
 from dqrm_cpu.errors import ConfigError, DataError
 from dqrm_cpu.train.run_place import CONFIG_FILE, data_of_run, no_run, other_version
 
-_SOURCE = "data.source"
+_SOURCE, _DIMS = "data.source", "model.table_dims"
 _OF_MODEL = ("model.", "quant.")
 _OF_DATA = "data."
 _SIZES = {"model.table_rows", "model.num_dense", *(f"data.{part}_rows" for part in PART_NAMES)}
@@ -137,8 +137,10 @@ def _settings(
 ) -> tuple[LoadedConfig, RecordedConfig | None]:
     """Loads texts over the run's config.toml, and over what a checkpoint recorded of settings that the file lacks.
 
-    `recorded`: by the checkpoint that counts; None: by the newest one that recorded any.
+    `recorded`: by the checkpoint that counts; None: by the newest one that recorded any. A run that has dimensions
+    keeps them where they were to be chosen by its tables' rows: those may have become more since.
     """
+    texts = {key: text for key, text in texts.items() if key != _DIMS or text.strip() != AUTO_DIMS}
     recorded = recorded or _recorded(run_dir)
     loaded, warnings = _loaded(run_dir, texts, recorded)
     if detect_launch(os.environ).rank == 0:

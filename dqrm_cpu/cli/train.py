@@ -13,6 +13,7 @@ from dqrm_cpu.cli.options import add_config_options, given_settings, tell, warn
 from dqrm_cpu.cli.parser import Subparsers, UsageError, whole_number
 
 if TYPE_CHECKING:
+    from dqrm_cpu.config import ModelConfig
     from dqrm_cpu.model.size import ModelBytes
     from dqrm_cpu.train.state import Result
     from dqrm_cpu.train.tuning.search import Tuned
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
                     tell(how_to_resume(outcome))
             return 128 + getattr(signal, outcome.signal, signal.SIGTERM)
         if transport.rank == 0:
-            print(result_table(outcome))
+            print(result_table(outcome, dims_line(loaded.config.model)))
     return 0
 
 
@@ -89,8 +90,13 @@ def _show_search(tuned: "Tuned", run_dir: Path) -> None:
     tell(f"chosen: {describe(tuned.values)}; all in {record_path(run_dir)}")
 
 
-def result_table(result: "Result") -> str:
-    """Formats what a run ends with, as aligned text."""
+def dims_line(model: "ModelConfig") -> str:
+    """Says which tables have another number of values per row; empty where none has."""
+    return f"{'table dims':<24}{model.table_dims}; the others {model.embedding_dim}" if model.table_dims else ""
+
+
+def result_table(result: "Result", dims: str = "") -> str:
+    """Formats what a run ends with, as aligned text; `dims` is that of `dims_line`."""
     from dqrm_cpu.metrics.click import FIGURE_NAMES, defined
 
     lines = ["", f"{'':<22}{'AUC':>10}{'accuracy':>11}{'log loss':>11}"]
@@ -105,7 +111,7 @@ def result_table(result: "Result") -> str:
         lines.append(f"{'best by':<24}{FIGURE_NAMES[result.best_by]} on validation")
     if result.skipped_batches:
         lines.append(f"{'skipped':<24}{result.skipped_batches:,} batches that were not sound")
-    lines += ["", f"{'model size':<24}{_sizes(result.model_bytes)}", *_packed_lines(result)]
+    lines += ["", f"{'model size':<24}{_sizes(result.model_bytes)}", *([dims] if dims else []), *_packed_lines(result)]
     if not math.isnan(result.ms_per_step):  # of a process' first step there is no time: it compiles
         lines.append(f"{'step':<24}{result.ms_per_step:.2f} ms (median)")
     if result.bytes_per_step:

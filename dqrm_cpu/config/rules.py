@@ -55,16 +55,6 @@ def _table_dims_are_dims(config: Config) -> Conflict | None:
     return None
 
 
-def _dims_travel_in_turn(config: Config) -> Conflict | None:
-    if config.comm.overlap != "on" or not config.model.table_dims:
-        return None
-    return Conflict(
-        ("comm.overlap", "model.table_dims"),
-        "comm.overlap on is not possible with model.table_dims, whose gradients travel one dimension after the other, "
-        "set it to auto or off",
-    )
-
-
 def _top_ends_in_one(config: Config) -> Conflict | None:
     last = config.model.top_mlp[-1]
     if last == 1:
@@ -347,7 +337,6 @@ def _shards_are_possible(config: Config) -> Conflict | None:
 _RULES: tuple[Callable[[Config], Conflict | None], ...] = (
     _bottom_ends_in_embedding_dim,
     _table_dims_are_dims,
-    _dims_travel_in_turn,
     _top_ends_in_one,
     _cross_layers_are_used,
     _cross_rank_is_low,

@@ -1,9 +1,10 @@
 """Every setting of a run. The defaults are the demo preset; `presets` holds the paper's."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Annotated, Any
 
@@ -84,14 +85,24 @@ class DataConfig:
         return self.negative_keep_rate * (1 - self.sub_sample_rate)
 
 
+AUTO_DIMS = "auto"
+"""The text of `model.table_dims` that has `power_dim` choose them."""
+
+
+def power_dim(rows: int, most: int) -> int:
+    """Returns 6 times the fourth root of a table's rows, to the nearest multiple of 4, which is `most` at most."""
+    root = math.sqrt(math.sqrt(rows))  # each rounded as IEEE 754 says: the same on every machine
+    return min(most, 4 * int(6 * root / 4 + 0.5))
+
+
 def named_dims(text: str) -> dict[int, int]:
     """Reads `model.table_dims`: the dimension of each table that it names, by the table's number from 0."""
     dims: dict[int, int] = {}
-    for part in text.split(",") if text else ():
+    for part in text.split(",") if text not in ("", AUTO_DIMS) else ():
         match = re.fullmatch(r"\s*C([1-9]\d{0,8})\s*=\s*([1-9]\d{0,8})\s*", part)
         if match is None:
             raise BadValueError(
-                f"has {part.strip()[:40]!r}, write C3=4,C7=32 for 4 values in the third table, 32 in C7"
+                f"has {part.strip()[:40]!r}, write C3=4,C7=32 for 4 values in the third table, 32 in C7, or auto"
             )
         number, dim = int(match[1]) - 1, int(match[2])
         if number in dims:
@@ -115,7 +126,8 @@ class ModelConfig:
     table_dims: str = setting(
         "",
         "tables whose rows have another number of values, such as C3=4,C7=32 for the third and the seventh: a learned "
-        "matrix takes what is looked up there to embedding_dim values; empty: none",
+        "matrix takes what is looked up there to embedding_dim values; auto: fewer in small tables, 6 x rows^(1/4) to "
+        "a multiple of 4; empty: none",
     )
     bottom_mlp: tuple[Positive, ...] = setting(
         (128, 64, 16), "layer outputs of the MLP over dense features; the last equals embedding_dim"
@@ -137,6 +149,8 @@ class ModelConfig:
     @property
     def dims(self) -> tuple[int, ...]:
         """The values per row of each table; ConfigError where `table_dims` names a table that there is not."""
+        if self.table_dims == AUTO_DIMS:
+            return tuple(power_dim(rows, self.embedding_dim) for rows in self.table_rows)
         named, tables = named_dims(self.table_dims), len(self.table_rows)
         if named and max(named) >= tables:
             raise ConfigError(
@@ -144,6 +158,13 @@ class ModelConfig:
                 "out, or correct its number"
             )
         return tuple(named.get(number, self.embedding_dim) for number in range(tables))
+
+    def with_named_dims(self) -> "ModelConfig":
+        """Returns the model with dimensions that its tables' rows decide named one by one, as a run has them."""
+        if self.table_dims != AUTO_DIMS:
+            return self
+        other = [(t, dim) for t, dim in enumerate(self.dims, 1) if dim != self.embedding_dim]
+        return replace(self, table_dims=",".join(f"C{t}={dim}" for t, dim in other))
 
     @property
     def dims_text(self) -> str:

@@ -142,7 +142,7 @@ CONFLICTS = [
     (
         {"model.table_dims": "3=4"},
         "--model.table-dims 3=4: model.table_dims has '3=4', write C3=4,C7=32 for 4 values in the third table, 32 in "
-        "C7",
+        "C7, or auto",
     ),
     (
         {"model.table_dims": "C1=2,C1=2"},
@@ -156,11 +156,6 @@ CONFLICTS = [
         {"model.table_dims": "C27=4"},
         "--model.table-dims C27=4: model.table_dims C27=4 names C27, and there are 26 tables: leave it out, or correct "
         "its number",
-    ),
-    (
-        {"model.table_dims": "C1=4", "comm.overlap": "on"},
-        "--comm.overlap on and --model.table-dims C1=4: comm.overlap on is not possible with model.table_dims, whose "
-        "gradients travel one dimension after the other, set it to auto or off",
     ),
     (
         {"train.batch_size": "4", "comm.simulated_ranks": "8"},

@@ -85,9 +85,17 @@ def test_the_tensors_are_those_of_each_dimension(simulated: Path) -> None:
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("transport", ["mpi", pytest.param("gloo", marks=pytest.mark.long)])
-def test_real_ranks_come_to_the_same_bits(transport: str, simulated: Path, tmp_path: Path) -> None:
-    commands = several_commands(*runs(tmp_path, "--comm.transport", transport))
+@pytest.mark.parametrize(
+    ("transport", "overlap"),
+    [
+        ("mpi", "on"),
+        pytest.param("mpi", "off", marks=pytest.mark.long),
+        pytest.param("gloo", "on", marks=pytest.mark.long),
+    ],
+)
+def test_real_ranks_come_to_the_same_bits(transport: str, overlap: str, simulated: Path, tmp_path: Path) -> None:
+    """Also where the messages of all dimensions wait for their turn beside the step."""
+    commands = several_commands(*runs(tmp_path, "--comm.transport", transport, "--comm.overlap", overlap))
     run_world(transport, commands, 2, timeout_s=240).check()
     for name in WIRES:
         require_same(tmp_path / name, simulated / name)
@@ -165,6 +173,21 @@ def test_a_dimension_that_all_have_is_no_other_model(tmp_path: Path) -> None:
     checked(*small, "--run-dir", tmp_path / "plain")
     checked(*small, "--run-dir", tmp_path / "named", "--model.table-dims", "C2=16, C1=16")
     require_same(tmp_path / "named", tmp_path / "plain")
+
+
+def test_dimensions_that_rows_decide_are_those_given_one_by_one(tmp_path: Path) -> None:
+    """Also resumed, and where another run begins with them: to the bit, and recorded as what they are."""
+    small = ["train", "--model.table-rows", "40,3,500", *SMALL[4:]]
+    auto, given = [*small, "--model.table-dims", "auto"], [*small, "--model.table-dims", "C2=8"]
+    said = checked(*auto, "--run-dir", tmp_path / "auto", "--train.max-steps", "7")
+    assert "table dims              C2=8; the others 16" in said
+    checked(*auto, "--run-dir", tmp_path / "auto", "--resume", "auto", "--train.max-steps", "12")
+    checked(*given, "--run-dir", tmp_path / "given", "--train.max-steps", "12")
+    require_same(tmp_path / "auto", tmp_path / "given")
+    assert 'table_dims = "C2=8"' in (tmp_path / "auto" / "config.toml").read_text()
+    begun = ("--init-from", tmp_path / "auto", "--model.table-dims", "auto", "--train.max-steps", "1")
+    checked("train", *begun, "--run-dir", tmp_path / "next")
+    assert 'table_dims = "C2=8"' in (tmp_path / "next" / "config.toml").read_text()
 
 
 @pytest.mark.parametrize("layout", ["dense", "sparse", "rowwise"])

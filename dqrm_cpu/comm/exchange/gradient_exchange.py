@@ -87,7 +87,7 @@ class GradientExchange:
     ) -> Callable[[], list[SparseGrad]]:
         """Begins the exchanges of all tables, as `TableExchange.begin` does; `local` has gradients of each dimension.
 
-        Those of several dimensions travel one after the other, each to its end. `asked`: of each of `local`, where
+        Those of several dimensions travel one after the other, in one channel. `asked`: of each of `local`, where
         tables lie on several ranks; the sums are then those of `ShardExchange.begin`.
         """
         if self.shards is not None:
@@ -120,8 +120,7 @@ def open_exchange(
     """
     spans = Spans() if spans is None else spans
     residuals: dict[str, Residuals] = {}
-    # Two messages must not be under way in one channel: they would use the same memory.
-    channel = open_channel(transport, settings.overlap if len(shape.tables) == 1 else "off", spans)
+    channel = open_channel(transport, settings.overlap, spans)
     if placement is not None:
         shards = _shard_exchange(settings, transport, num_local, placement, merge, spans, channel)
         mlp = _mlp_exchange(settings, transport, num_local, shape.num_parameters, residuals)

@@ -61,7 +61,12 @@ class Channel:
     def __init__(self, transport: Transport, spans: Spans, executor: Executor | None = None) -> None:
         self._transport = transport  # only this channel uses it while an operation is under way
         self._spans = spans
-        self._executor = executor  # of one thread
+        self._executor = executor  # of one thread, which carries out one operation after the other
+
+    @property
+    def is_beside(self) -> bool:
+        """Says whether operations run in a thread, so that several may wait for their turn."""
+        return self._executor is not None
 
     def start(self, operation: Callable[[Transport], T], then: Callable[[T, int], R]) -> Callable[[], R]:
         """Starts an operation; the function that it returns waits for the end, and returns what `then` makes of it.
@@ -107,7 +112,7 @@ class TableExchange(Protocol):
         """Counts the bytes that this rank has sent since the exchange was built."""
 
     def begin(self, local: Sequence[SparseGrad]) -> Finish:
-        """Begins an exchange; the caller may sum the MLPs' gradients before it finishes this one, and nothing else.
+        """Begins an exchange; before it finishes this one the caller may begin others, then sum the MLPs' gradients.
 
         `local` holds this rank's gradient; in a world of one process, one for each rank that it simulates.
         """
@@ -128,7 +133,7 @@ class SparseTableExchange:
         channel: Channel | None = None,
         numbers: Sequence[int] = (),
     ) -> None:
-        """`numbers`: those of the tables in the model, for messages; empty: these are all of its tables."""
+        """`numbers`: those of the tables in the model, where others have an exchange of their own; empty: all."""
         self._transport = transport
         self._numbers = numbers
         self._codec = codec
@@ -157,7 +162,12 @@ class SparseTableExchange:
             with self._spans.merge:
                 return merge_messages(self._codec, received, pointers, dim, scales)
 
-        return self._channel.start(lambda transport: _all_messages(transport, messages, lengths), merge)
+        def exchange(transport: Transport) -> Sequence[Bytes]:
+            received = _all_messages(transport, messages, lengths)
+            # The next dimension's messages come to the same memory, perhaps before these are summed.
+            return [part.copy() for part in received] if self._numbers and self._channel.is_beside else received
+
+        return self._channel.start(exchange, merge)
 
     def _pointers_and_scales(self, words: npt.NDArray[np.int32]) -> tuple[Longs, Floats]:
         """Reads all headers: where each rank's tables begin among its rows, int64[ranks, T + 1], and scales f32[T]."""
@@ -172,7 +182,7 @@ class SparseTableExchange:
 
     def _encode(self, slot: int, grad: SparseGrad, scales: Floats) -> Bytes:
         size = layout_of(grad, self._codec.value_bytes).message_bytes
-        message = self._transport.buffers.take(f"encode.{slot}", size)
+        message = self._transport.buffers.take(f"encode.{grad.values.shape[1]}.{slot}", size)
         self._codec.encode(grad, scales, message)
         if self._residuals is not None:
             self._residuals.keep(slot, grad, self._codec.sent(grad, scales, message))
@@ -218,7 +228,7 @@ class DenseTableExchange:
 
     def _whole(self, slot: int, grad: SparseGrad) -> Floats:
         num_rows, offsets = int(self._row_offset[-1]), self._row_offset.numpy()[:-1]
-        buffer = self._transport.buffers.take(f"dense.{slot}", num_rows * self._dim * 4).view(np.float32)
+        buffer = self._transport.buffers.take(f"dense.{self._dim}.{slot}", num_rows * self._dim * 4).view(np.float32)
         buffer[:] = 0
         rows = grad.rows.numpy() + np.repeat(offsets, np.diff(grad.table_ptr.numpy()))
         buffer.reshape(num_rows, self._dim)[rows] = grad.values.numpy()

@@ -20,8 +20,14 @@ def follow_data(config: Config, given: Set[str], needed: Sequence[str] = PART_NA
     """Fills in what the data set decides, sizes of tables and of parts, except the dotted keys that were `given`.
 
     The parts that are `needed` must have rows. Generated data decide the sizes of tables where those are to hold the
-    ids that occur. A folder without a manifest is left to whoever opens the data.
+    ids that occur; the sizes decide dimensions that are left to them. A folder without a manifest is left to whoever
+    opens the data.
     """
+    followed = _with_sizes(config, given, needed)
+    return replace(followed, model=followed.model.with_named_dims())
+
+
+def _with_sizes(config: Config, given: Set[str], needed: Sequence[str]) -> Config:
     directory = Path(config.data.source)
     if config.data.source == SYNTHETIC:
         return _following_ids(config) if config.data.min_count and "model.table_rows" not in given else config
