@@ -129,7 +129,9 @@ def _warnings(runs: Sequence[RunFiles]) -> Iterator[PagePart]:
 
 
 def _learning(runs: Sequence[RunFiles]) -> Iterator[PagePart]:
-    if any(run.rows for run in runs):
+    for text in filter(None, map(_why_no_rows, runs)):
+        yield paragraph(text)
+    if any(run.rows or run.not_logged for run in runs):
         yield learning_curves(runs)
     else:
         yield paragraph("Nothing has been logged yet: see --train.log-every.")
@@ -138,6 +140,18 @@ def _learning(runs: Sequence[RunFiles]) -> Iterator[PagePart]:
             head, *rows = trial_rows(run.search)
             yield heading(f"{run.name}: settings tried before training")
             yield table(tuple(head), rows)
+
+
+def _why_no_rows(run: RunFiles) -> str:
+    """Says why a run has no curve of its training, and what gives it one; empty where it has."""
+    short = run.not_logged
+    if short is None:
+        return ""
+    every = run.config.train.log_every
+    return (
+        f"{run.name} has no curve of its training: a row is logged every {every:,} steps, and it took "
+        f"{short.steps:,}, with a loss of {short.loss:.4f} on average. A smaller --train.log-every shows more."
+    )
 
 
 def _reliability(runs: Sequence[RunFiles]) -> Iterator[PagePart]:
@@ -200,11 +214,16 @@ def _scales(runs: Sequence[RunFiles]) -> Iterator[PagePart]:
     ]
     yield from figures
     if not figures:
-        yield paragraph("No run has recorded scales: only quantized ones have them.")
+        yield paragraph(_nothing_logged(runs) or "No run has recorded scales: only quantized ones have them.")
 
 
 def _memory(runs: Sequence[RunFiles]) -> Iterator[PagePart]:
-    yield memory_curves(runs) or paragraph("No run has recorded its memory.")
+    yield memory_curves(runs) or paragraph(_nothing_logged(runs) or "No run has recorded its memory.")
+
+
+def _nothing_logged(runs: Sequence[RunFiles]) -> str:
+    """Says that runs are too short for what only rows of training hold; empty where some run is not."""
+    return "Every run is shorter than --train.log-every." if all(run.not_logged for run in runs) else ""
 
 
 def _sizes(runs: Sequence[RunFiles]) -> Iterator[PagePart]:

@@ -31,14 +31,16 @@ _RATED: Sequence[tuple[str, str, Callable[[ClickMetrics], float]]] = (
 
 def learning_curves(runs: Sequence[RunFiles]) -> CurveChart:
     """Shows the training loss, the metrics on validation and the speed of all runs."""
-    losses = [_trained(run, number, lambda row: row.loss) for number, run in enumerate(runs)]
+    losses = [_loss(run, number) for number, run in enumerate(runs)]
     speeds = [_trained(run, number, lambda row: row.examples_per_second) for number, run in enumerate(runs)]
     rated = [
         Panel(title, unit, [_rated(run, number, figure) for number, run in enumerate(runs)])
         for title, unit, figure in _RATED
     ]
     speed = Panel("Speed", "examples / s", speeds, y_range=(0, None))
-    panels = [Panel("Training loss", "nats", losses), *rated, speed]
+    loss = Panel("Training loss", "nats", losses)
+    # Of runs shorter than a row of the log there is a loss, and no speed.
+    panels = [panel for panel in (loss, *rated, speed) if any(curve.y for curve in panel.curves)]
     return _chart("learning-curves", _learning_caption(runs), panels)
 
 
@@ -101,6 +103,14 @@ def _trained(run: RunFiles, number: int, figure: Callable[[MetricsRow], float]) 
     rows = run.of_phase("train")
     steps, values = thinned([row.step for row in rows], [figure(row) for row in rows], _POINTS)
     return Curve(run.name, _along(run, steps), values.tolist(), color(number))
+
+
+def _loss(run: RunFiles, number: int) -> Curve:
+    """Shows the loss of every row; of a run that is shorter than one, the mean of its steps as a point at the last."""
+    short = run.not_logged
+    if short is None:
+        return _trained(run, number, lambda row: row.loss)
+    return Curve(run.name, _along(run, np.array([short.steps], dtype=np.float64)), [short.loss], color(number))
 
 
 def _rated(run: RunFiles, number: int, figure: Callable[[ClickMetrics], float]) -> Curve:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -19,10 +19,10 @@ from dqrm_cpu.model.size import ModelBytes, model_bytes
 from dqrm_cpu.timing.span_file import RankSpans, read_spans
 from dqrm_cpu.train.beginning import Beginning, read_beginning
 from dqrm_cpu.train.checkpoint import CheckpointStore, newest_config, read_state
-from dqrm_cpu.train.metrics_log import LogMark
 from dqrm_cpu.train.metrics_row import MetricsRow, RunPhase
 from dqrm_cpu.train.run_folder import checkpoints_folder, holds_run, read_sound_rows, result_checksum
 from dqrm_cpu.train.run_place import no_run
+from dqrm_cpu.train.state import RunState
 from dqrm_cpu.train.tuning.record import SearchRecord, read_record
 
 
@@ -71,6 +71,13 @@ class _Result(msgspec.Struct):
     test: _Test
 
 
+class StepsNotLogged(NamedTuple):
+    """The steps of a run that are fewer than those of a row of its log, by its newest checkpoint."""
+
+    steps: int
+    loss: float  # their mean
+
+
 @dataclass(frozen=True)
 class RunFiles:
     """The files of one run as they were read; `name` distinguishes the runs of one report."""
@@ -86,6 +93,7 @@ class RunFiles:
     search: SearchRecord | None = None  # before training; None where there was none
     notes: tuple[str, ...] = ()  # on settings that its config.toml lacks
     beginning: Beginning | None = None  # with the weights of another run; None: with fresh ones
+    not_logged: StepsNotLogged | None = None  # of a run that has no row of training yet
 
     @cached_property
     def sizes(self) -> ModelBytes:
@@ -168,8 +176,8 @@ def _read_run(path: Path, name: str) -> RunFiles:
     (config, _), notes = load_run_config(settings, {}, recorded)
     environment = _json(path / "environment.json", _Environment) or {}
     result = _json(path / "result.json", _Result)
-    mark = _log_mark(path)
-    rows, damages = read_sound_rows(path, mark)
+    state = _newest_state(path)
+    rows, damages = read_sound_rows(path, None if state is None else state.log)
     shown = tuple(row for row in rows if row.is_of(len(config.model.table_rows)))
     if len(shown) < len(rows):
         damages.append(f"rows of another number of tables than the run has: {len(rows) - len(shown):,}")
@@ -190,16 +198,23 @@ def _read_run(path: Path, name: str) -> RunFiles:
         read_record(path),
         tuple(notes),
         beginning,
+        None if any(row.phase == "train" for row in shown) else _not_logged(state),
     )
 
 
-def _log_mark(path: Path) -> LogMark | None:
-    """Returns what the newest checkpoint knows of the log; None where there is none that can be read."""
+def _newest_state(path: Path) -> RunState | None:
+    """Returns where the run stood at its newest checkpoint; None where there is none that can be read."""
     newest = CheckpointStore(checkpoints_folder(path), keep=1).newest()
     try:
-        return None if newest is None else LogMark.of_state(read_state(newest))
+        return None if newest is None else RunState.from_dict(read_state(newest))
     except CheckpointError:  # a page shows it where weights are read
         return None
+
+
+def _not_logged(state: RunState | None) -> StepsNotLogged | None:
+    if state is None or not 0 < state.window_steps == state.step - state.skipped_batches:
+        return None  # rows of its log are lost
+    return StepsNotLogged(state.window_steps, state.window_loss / state.window_steps)
 
 
 def _json(path: Path, kind: type[object]) -> dict[str, Any] | None:

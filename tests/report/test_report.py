@@ -10,6 +10,7 @@ import sys
 from html.parser import HTMLParser
 from importlib import resources
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -27,12 +28,13 @@ from report_runs import train_small
 SECTIONS = ("summary", "warnings", "learning", "reliability", "phases", "ranks", "bytes")
 MORE_SECTIONS = ("weights", "scales", "memory", "sizes", "environment")
 MOST_BYTES = 2_000_000
+LIKE_INT4 = ("--quant.scale-period", "5", "--quant.scale-finder", "scan")
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
-    train_small(folder / "int4", "--quant.scale-period", "5", "--quant.scale-finder", "scan")
+    train_small(folder / "int4", *LIKE_INT4)
     train_small(folder / "fp32", "--quant.method", "none")
     return folder
 
@@ -257,6 +259,20 @@ def test_a_run_that_has_only_begun_has_a_report(runs: Path, tmp_path: Path) -> N
     shutil.copy(runs / "int4" / "config.toml", begun)
     build_report([begun], tmp_path / "page.html")
     assert outline(tmp_path / "page.html").sections == [*SECTIONS, *MORE_SECTIONS]
+
+
+def test_a_run_shorter_than_a_row_of_the_log_shows_its_loss_and_says_why(runs: Path, tmp_path: Path) -> None:
+    short = train_small(tmp_path / "short", *LIKE_INT4, "--train.log-every", "100")
+    build_report([short], tmp_path / "page.html")
+    rows = [json.loads(line) for line in (runs / "int4" / "metrics.jsonl").read_text().splitlines()]
+    mean = fmean(row["loss"] for row in rows if row["phase"] == "train")
+    chart = charts(tmp_path / "page.html")["learning-curves"]
+    (curve,) = chart["panels"][0]["curves"]
+    assert (chart["xs"][curve["x"][0]], curve["y"]) == ([12], [pytest.approx(mean, rel=1e-4)])
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<h4>Training loss" in page and "<h4>Speed" not in page
+    assert f"a row is logged every 100 steps, and it took 12, with a loss of {mean:.4f} on average" in page
+    assert page.count("Every run is shorter than --train.log-every.") == 2
 
 
 def test_names_are_text_not_markup(runs: Path, tmp_path: Path) -> None:
