@@ -19,9 +19,8 @@ from dqrm_cpu.data.prepare.output.fit import given_transforms
 from dqrm_cpu.data.prepare.request import Advance, PrepareRequest, Resources, Settings, VocabularySettings
 from dqrm_cpu.data.prepare.row_layout import CRITEO_LAYOUT, Layout
 from dqrm_cpu.data.prepare.schema_file import read_schema, read_time_split
-from dqrm_cpu.data.prepare.sources.find import find_sources
+from dqrm_cpu.data.prepare.sources.find import find_sources, require_different
 from dqrm_cpu.data.prepare.sources.raw_file import RawFile, examine
-from dqrm_cpu.data.prepare.sources.remote import is_url
 from dqrm_cpu.data.prepare.sources.text_stream import REPLACED, first_line, first_lines
 from dqrm_cpu.data.prepare.vocabulary.saved_vocabulary import require_vocabulary
 from dqrm_cpu.errors import ConfigError, DataError
@@ -40,12 +39,9 @@ def prepare_request(
         )
     if order.out.exists() and not order.out.is_dir():
         raise ConfigError(f"--out {order.out} is a file; give a folder, which the data set fills alone")
-    if len(set(order.raw)) != len(order.raw):
-        raise ConfigError("a raw file is named twice")
     paths = find_sources(order.raw)
+    require_different(paths)
     sources = tuple(examine(path) for path in paths)
-    if len({_identity(source) for source in sources}) != len(sources):
-        raise ConfigError("a raw file is named twice, once by a link or another path")
     layout = _layout(order, sources, note)
     vocabulary = _vocabulary(order, layout)
     zero = _zero_rows(order, note)
@@ -69,16 +65,6 @@ def prepare_request(
         _require_number_order(paths)
     resources = _resources(order, settings, sources)
     return PrepareRequest(sources, order.out, settings, resources, stdin, advance, note, zero)
-
-
-def _identity(source: RawFile) -> tuple[int, int] | str:
-    if source.kind == "stdin" or is_url(source.path):
-        return source.path
-    try:
-        status = Path(source.path).stat()
-    except OSError as error:
-        raise ConfigError(f"{source.path} cannot be read: {error.strerror}") from None
-    return status.st_dev, status.st_ino
 
 
 def _require_number_order(paths: list[str]) -> None:

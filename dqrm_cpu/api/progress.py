@@ -6,6 +6,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any, TextIO
 
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from dqrm_cpu.base.memory import format_size
 from dqrm_cpu.data.prepare.request import Advance
 from dqrm_cpu.train.progress import BarProgress, Progress, open_progress
+from dqrm_cpu.train.working import working_on
 
 _BAR_INTERVAL_S = 0.2
 _LINE_INTERVAL_S = 10.0
@@ -134,6 +136,10 @@ class CallProgress:
         if self._make_bar is None:
             return open_progress(first_step, total_steps, stream)
         return BarProgress(first_step, total_steps, stream, make_bar=self._make_bar)
+
+    def show_work(self, text: str, total: int) -> AbstractContextManager[Callable[[int], object]]:
+        """Shows a piece of work, such as the reading of a large model."""
+        return working_on(self.stream, text, total)
 
     def of_rows(self) -> PrepareProgress:
         """Makes the progress of reading rows."""

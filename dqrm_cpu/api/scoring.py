@@ -118,7 +118,8 @@ def predict(
             "or out"
         )
     threads = default_threads(fingerprint(), os.environ) if workers is None else whole_number(workers, "workers", 1)
-    shown = CallProgress(progress).of_rows()
+    call = CallProgress(progress)
+    shown = call.of_rows()
     with contextlib.ExitStack() as stack:
         stack.callback(shown.close)
         files = stack.enter_context(files_of(inputs))
@@ -138,6 +139,7 @@ def predict(
             stdin=getattr(sys.stdin, "buffer", None) or io.BytesIO(),
             advance=shown.advance,
             note=_note(shown.note),
+            show_work=call.show_work,
         )
         stack.enter_context(threads_of_torch(threads))
         summary = carry_out_prediction(request)

@@ -8,7 +8,7 @@ from typing import TextIO
 
 from dqrm_cpu.api.ranks import gathered, gathered_environment, with_tables_placed
 from dqrm_cpu.api.settings import GivenSettings, Warn, config_to_train
-from dqrm_cpu.base.kernel_cache import must_compile
+from dqrm_cpu.base.kernel_cache import compiling_note
 from dqrm_cpu.comm.coordination import require_one_folder
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config import Config
@@ -60,8 +60,8 @@ class TrainingOrder:
         source = loaded.config.data.source
         if transport.rank == 0 and (source == SYNTHETIC or holds_manifest(Path(source))):  # else an error comes next
             self._say(_headline(loaded.config, transport, run_dir))
-            if must_compile("numba"):
-                self._say("compiling the kernels, once for this machine: about 20 s before the first step")
+            if note := compiling_note("numba", "step"):
+                self._say(note)
         asked = frozenset(self.given.texts)
         request = RunRequest(run_dir, self.resume, environment, self.stream, asked, self.open_progress)
         if self.tune is None:

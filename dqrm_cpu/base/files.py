@@ -8,12 +8,15 @@ but for a log that is appended to (`tests/test_layout.py`).
 import contextlib
 import errno
 import os
+import re
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from dqrm_cpu.base.lock import try_lock
 from dqrm_cpu.errors import DqrmError
 
 WRITING = ".writing-"
@@ -50,14 +53,15 @@ def replacing(
     """
     temporary = path.with_name(f"{WRITING}{path.name}.{os.getpid()}")
     try:
-        temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            if force_to_disk:
-                os.fsync(file.fileno())
-        temporary.replace(path)
+        descriptor = _open_new(temporary)
+        # A second number for it keeps the lock until the file has its name.
+        with os.fdopen(os.dup(descriptor), "rb"):
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+                file.flush()
+                if force_to_disk:
+                    os.fsync(file.fileno())
+            temporary.replace(path)
         if force_to_disk:
             sync_folder(path.parent)
     except OSError as error:
@@ -66,6 +70,66 @@ def replacing(
         # A file that cannot be removed is swept up later; the error that is under way says more.
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _open_new(temporary: Path) -> int:
+    """Opens a new file for writing, locked while it is open: so that nobody takes it for one that was abandoned."""
+    while True:
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        if _keep(descriptor):
+            return descriptor
+        os.close(descriptor)
+
+
+def _keep(descriptor: int) -> bool:
+    """Locks what this process has just made; False where another one has removed it before it could be locked."""
+    with contextlib.suppress(BlockingIOError):
+        try_lock(descriptor)
+        return os.fstat(descriptor).st_nlink > 0
+    return False
+
+
+def remove_abandoned(path: Path) -> None:
+    """Removes what killed processes were writing as `path`: files and folders beside it that nobody holds any more.
+
+    What is being written is locked, on this machine or another one. Where the file system has no locks, nothing goes.
+    """
+    name = re.compile(re.escape(f"{WRITING}{path.name}.") + "[0-9a-z_]+")
+    with contextlib.suppress(OSError):  # a folder that is not there, or whose names nobody may read
+        for one in [entry for entry in path.parent.iterdir() if name.fullmatch(entry.name)]:
+            with contextlib.suppress(OSError):
+                _remove_unheld(one)
+
+
+def _remove_unheld(path: Path) -> None:
+    is_folder = stat.S_ISDIR(path.lstat().st_mode)
+    how = os.O_RDONLY | os.O_DIRECTORY if is_folder else os.O_RDWR | os.O_NONBLOCK
+    descriptor = os.open(path, how | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if try_lock(descriptor):
+            if is_folder:
+                shutil.rmtree(path)
+            elif stat.S_ISREG(os.fstat(descriptor).st_mode):
+                path.unlink()
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def working_folder_of(path: Path) -> Iterator[Path]:
+    """Makes a folder beside `path` for what it is made of, which goes at the end; held as a file in writing is."""
+    while True:
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{WRITING}{path.name}."))
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if _keep(descriptor):
+            break
+        os.close(descriptor)
+    try:
+        yield folder
+    finally:
+        os.close(descriptor)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

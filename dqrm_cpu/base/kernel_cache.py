@@ -35,13 +35,23 @@ def choose_cache_folder() -> None:
         _warn(f"NUMBA_CACHE_DIR {configured} {reason}, who may have put code there that is now executed")
 
 
-def must_compile(part: str) -> bool:
+def must_compile(part: str, module: str = "") -> bool:
     """Says whether nothing of a folder of sources is compiled yet, for this machine: its first use then takes longer.
 
     numba keeps what it compiled by the names of those folders: `numba` and `parse` are compiled by different commands.
+    With the name of a module, whether nothing of that one is: training and exported files use different ones.
     """
     folder = os.environ.get("NUMBA_CACHE_DIR", "")
-    return folder != "" and next(Path(folder).rglob(f"{part}_*/*.nbc"), None) is None
+    pattern = f"{part}_*/{module}.*.nbc" if module else f"{part}_*/*.nbc"
+    return folder != "" and next(Path(folder).rglob(pattern), None) is None
+
+
+def compiling_note(part: str, before: str, module: str = "") -> str:
+    """Says that something is compiled now, `before` what a user waits for; empty where that was done already."""
+    if not must_compile(part, module):
+        return ""
+    what = {"numba": "kernels, once for this machine: about 20", "parse": "parser, once for this machine: about 10"}
+    return f"compiling the {what[part]} s before the first {before}"
 
 
 def find_cache_folder(roots: Iterator[Path]) -> Path | None:

@@ -12,7 +12,7 @@ from typing import Self
 
 from dqrm_cpu.errors import DqrmError
 
-_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF}
 """What file systems without locks answer; there, nothing keeps two commands apart."""
 
 
@@ -29,7 +29,7 @@ class FolderLock:
         try:
             if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
                 raise OSError(errno.EINVAL, "it is no regular file", str(folder / name))
-            self.held = _try_lock(self._descriptor)
+            self.held = try_lock(self._descriptor)
         except BlockingIOError:
             holder = os.pread(self._descriptor, 200, 0).decode(errors="replace").strip()
             os.close(self._descriptor)
@@ -55,7 +55,8 @@ class FolderLock:
         self.close()
 
 
-def _try_lock(descriptor: int) -> bool:
+def try_lock(descriptor: int) -> bool:
+    """Locks what is open until it is closed; BlockingIOError where another one has, False where there are no locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -11,8 +11,8 @@ from dqrm_cpu.base.memory import format_size
 from dqrm_cpu.cli.evaluate import metric_lines
 from dqrm_cpu.cli.options import add_config_options, given_settings, tell, warn
 from dqrm_cpu.cli.parser import Subparsers, UsageError, require_replaceable
-from dqrm_cpu.cli.working import Working
 from dqrm_cpu.config.schema import FP32_BITS
+from dqrm_cpu.train.working import Working
 
 if TYPE_CHECKING:
     from torch import Tensor

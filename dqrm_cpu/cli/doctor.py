@@ -49,8 +49,8 @@ def run(args: argparse.Namespace) -> int:
     config = config_from_args(args)
     if args.job:
         return _run_on_ranks(config, args)
-    from dqrm_cpu.cli.working import Working
     from dqrm_cpu.doctor.machine import examine
+    from dqrm_cpu.train.working import Working
 
     with Working("looking at this machine"):
         findings = examine(config)
@@ -60,9 +60,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _run_on_ranks(config: "Config", args: argparse.Namespace) -> int:
     """Makes the same findings on every rank; rank 0 prints them."""
-    from dqrm_cpu.cli.working import Working
     from dqrm_cpu.comm.transports.selection import open_transport
     from dqrm_cpu.doctor.job_checks import examine_job
+    from dqrm_cpu.train.working import Working
 
     with open_transport(config.comm.transport, timeout_s=config.comm.timeout) as transport:
         with Working("measuring between the ranks", shown=transport.rank == 0):

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from dqrm_cpu.api.settings import parts_cut
 from dqrm_cpu.cli.options import add_config_options, given_settings, tell, warn
 from dqrm_cpu.cli.parser import Subparsers, UsageError, whole_number
-from dqrm_cpu.cli.working import Working
 from dqrm_cpu.data.store.manifest import PART_NAMES
+from dqrm_cpu.train.working import Working
 
 if TYPE_CHECKING:
     from dqrm_cpu.api.evaluation import Evaluation

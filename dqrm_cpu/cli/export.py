@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from dqrm_cpu.cli.parser import Subparsers
@@ -64,6 +65,7 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Exports a run; says what the file holds and how it was checked."""
     from dqrm_cpu.predict.exporting import SUFFIXES, ExportRequest, export
+    from dqrm_cpu.train.working import working_on
 
     written = export(
         ExportRequest(
@@ -76,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
             calibrate=args.calibrate,
             overwrite=args.overwrite,
             note=lambda text: print(text, file=sys.stderr),
+            show_work=partial(working_on, sys.stderr),
         )
     )
     rest = f", {written.vocabulary_bytes / 1e6:,.3f} MB of them vocabulary" if written.vocabulary_bytes else ""

@@ -48,8 +48,8 @@ def run(args: argparse.Namespace) -> int:
     if not 0 <= args.latency_us < _MOST_LATENCY_US:
         raise UsageError(f"--latency-us {args.latency_us:g}: a number from 0 to {_MOST_LATENCY_US:,}")
     from dqrm_cpu.base.hardware import fingerprint
-    from dqrm_cpu.cli.working import Working
     from dqrm_cpu.lab.planning.prediction import PlanTask, check_here
+    from dqrm_cpu.train.working import Working
 
     cores = fingerprint().usable_cores
     task = PlanTask(args.case, args.batch, args.threads or cores, args.quick)

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -101,13 +102,13 @@ def run(args: argparse.Namespace) -> int:
     if detect_launch(os.environ).size > 1:
         raise UsageError("predict works in one process; start it without the launcher, on as many files as you like")
     from dqrm_cpu.api.progress import PrepareProgress
-    from dqrm_cpu.base.kernel_cache import must_compile
+    from dqrm_cpu.base.kernel_cache import compiling_note
     from dqrm_cpu.predict.prediction import predict
 
     progress = PrepareProgress(sys.stderr)
     request = _request(args, progress)
-    if must_compile("parse"):
-        progress.note("compiling the parser, once for this machine: about 10 s before the first rows")
+    if note := compiling_note("parse", "rows"):
+        progress.note(note)
     began = time.monotonic()
     try:
         with stopped_by_signals():
@@ -129,6 +130,7 @@ def _request(args: argparse.Namespace, progress: "PrepareProgress") -> "PredictR
     from dqrm_cpu.api.ranks import default_threads
     from dqrm_cpu.base.hardware import fingerprint
     from dqrm_cpu.predict.prediction import PredictRequest
+    from dqrm_cpu.train.working import working_on
 
     workers = args.workers or default_threads(fingerprint(), os.environ)
     torch.set_num_threads(workers)
@@ -151,6 +153,7 @@ def _request(args: argparse.Namespace, progress: "PrepareProgress") -> "PredictR
         stdin=stdin,
         advance=progress.advance,
         note=progress.note,
+        show_work=partial(working_on, sys.stderr),
     )
 
 
@@ -162,7 +165,13 @@ def _lines(summary: "PredictionSummary", out: str, elapsed_s: float) -> list[str
         f"{'model':<12}{summary.model}",
         f"{'mean':<12}{summary.mean_probability:.5f}",
     ]
+    lines += [f"{'cut':<12}{_cut(summary)}"] if summary.cut else []
     return lines + (_skipped_lines(summary.skipped, summary.quarantine) if summary.skipped.count else [])
+
+
+def _cut(summary: "PredictionSummary") -> str:
+    columns = ", ".join(f"{count:,} of {name}" for name, count in summary.cut.items())
+    return f"values beyond the `limit` of their cell were left out, as in training: {columns}"
 
 
 def _skipped_lines(skipped: "SkippedRows", quarantine: Path | None) -> list[str]:

@@ -163,7 +163,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("give --out DIR, where the data set goes (or --suggest FILE, for a schema first)")
     from dqrm_cpu.api.preparing import prepare_request
     from dqrm_cpu.api.progress import PrepareProgress
-    from dqrm_cpu.base.kernel_cache import must_compile
+    from dqrm_cpu.base.kernel_cache import compiling_note
     from dqrm_cpu.cli.prepare_output import describe_result
     from dqrm_cpu.data.prepare.preparation import prepare
 
@@ -173,8 +173,8 @@ def run(args: argparse.Namespace) -> int:
     # Without its buffer, whose lock a thread that waits for input would hold when the process wants to end.
     stdin = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
     request = prepare_request(order, stdin, progress.advance, progress.note)
-    if must_compile("parse"):
-        progress.note("compiling the parser, once for this machine: about 10 s before the first rows")
+    if note := compiling_note("parse", "rows"):
+        progress.note(note)
     was_there = (args.out / "manifest.json").exists() and not args.restart
     began = time.monotonic()
     try:

@@ -31,8 +31,8 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints what it wrote, and days that follow each other as a table."""
     from dqrm_cpu.cli.data_tables import table
-    from dqrm_cpu.cli.working import Working
     from dqrm_cpu.report.build import build_report
+    from dqrm_cpu.train.working import Working
 
     twice = next((path for path in args.runs if args.runs.count(path) > 1), None)
     if twice is not None:

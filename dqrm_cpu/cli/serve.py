@@ -5,6 +5,7 @@ import importlib.util
 import logging
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 from dqrm_cpu.cli.export import EXPORTED_NAME
@@ -77,12 +78,17 @@ def run(args: argparse.Namespace) -> int:
     if (args.onnx is None) != (args.web_runtime is None):
         raise UsageError("--onnx and --web-runtime go together: a browser needs the model and what reads it")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: a process has one core, others have theirs
+    from dqrm_cpu.base.kernel_cache import choose_cache_folder, compiling_note
     from dqrm_cpu.server.app import ServerSettings
     from dqrm_cpu.server.browser_files import BrowserFiles
     from dqrm_cpu.server.run import serve
     from dqrm_cpu.serving import Model
+    from dqrm_cpu.serving.fused import can_compile
 
     path = _exported(args.model) if args.model.is_dir() else args.model
+    choose_cache_folder()
+    if can_compile() and (note := compiling_note("numba", "answer", "packed_network")):
+        print(note, file=sys.stderr)
     Model.open(path, products=args.products)  # whatever is wrong is said before a port is taken
     if args.onnx is not None:
         BrowserFiles(path, args.onnx, args.web_runtime)
@@ -107,7 +113,9 @@ def _exported(run_dir: Path) -> Path:
     path = run_dir / EXPORTED_NAME
     if not path.exists():
         from dqrm_cpu.predict.exporting import ExportRequest, export
+        from dqrm_cpu.train.working import working_on
 
         print(f"exporting {run_dir} to {path}", file=sys.stderr)
-        export(ExportRequest(run_dir, path, note=lambda text: print(text, file=sys.stderr)))
+        show_work = partial(working_on, sys.stderr)
+        export(ExportRequest(run_dir, path, note=lambda text: print(text, file=sys.stderr), show_work=show_work))
     return path

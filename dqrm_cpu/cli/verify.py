@@ -70,8 +70,8 @@ def run(args: argparse.Namespace) -> int:
     """Prints how far each file is from the run; 1 where that is too far."""
     if args.against is None:
         raise UsageError("against which run? give its folder: dqrm-cpu verify MODEL --against RUN")
-    from dqrm_cpu.cli.working import Working
     from dqrm_cpu.predict.verifying import Verifier, VerifyRequest
+    from dqrm_cpu.train.working import Working
 
     request = VerifyRequest(
         files=tuple(args.models),

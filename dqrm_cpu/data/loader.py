@@ -46,6 +46,11 @@ class Loader:
         self._keep = self._ahead is None and part.num_rows > 0 and self.cached_bytes(part, shares) <= cache_bytes
         self._kept: dict[int, list[Batch]] = {}
 
+    @property
+    def num_rows(self) -> int:
+        """The rows of all batches, over all shares."""
+        return self._part.num_rows
+
     @staticmethod
     def cached_bytes(part: Part, shares: RankShares) -> int:
         """Returns what keeping this process' share of the part takes."""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqrm_cpu import __version__
-from dqrm_cpu.base.files import replace_file
+from dqrm_cpu.base.files import remove_abandoned, replace_file
 from dqrm_cpu.base.tensor_header import HEADER_CHECKSUM
 from dqrm_cpu.errors import CheckpointError, ConfigError, DeviceError
 from dqrm_cpu.serving.description import (
@@ -65,6 +65,7 @@ def write_onnx(file: MappedFile, description: Description, out: Path) -> int:
     graph = _Graph(onnx, file, description)
     data_name = f"{out.name}-{file.metadata[HEADER_CHECKSUM]}.data"
     model = graph.model(data_name)
+    remove_abandoned(out.with_name(data_name))
     replace_file(out.with_name(data_name), _pieces(file, graph.tables), CheckpointError)
     content = model.SerializeToString()
     replace_file(out, [content], CheckpointError)

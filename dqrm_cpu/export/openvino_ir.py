@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dqrm_cpu.base.files import replace_file
+from dqrm_cpu.base.files import remove_abandoned, replace_file
 from dqrm_cpu.errors import CheckpointError, DeviceError
 from dqrm_cpu.export.onnx_graph import require_onnx, write_onnx
 from dqrm_cpu.serving.description import MODEL, Description
@@ -41,6 +41,7 @@ def write_openvino(file: MappedFile, description: Description, out: Path, folder
     written = folder / "graph.xml", folder / "graph.bin"
     openvino.serialize(model, *map(str, written))
     # The weights first: a graph that is there never waits for them.
+    remove_abandoned(out.with_suffix(".bin"))
     replace_file(out.with_suffix(".bin"), _pieces(written[1]), CheckpointError)
     replace_file(out, _pieces(written[0]), CheckpointError)
     return sum(path.stat().st_size for path in written)

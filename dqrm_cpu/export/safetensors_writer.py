@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dqrm_cpu.base.files import replacing, unwritable
+from dqrm_cpu.base.files import remove_abandoned, replacing, unwritable
 from dqrm_cpu.base.tensor_header import (
     CHECKSUM_STRETCH,
     CHECKSUMS,
@@ -60,6 +60,7 @@ def write_tensors(path: Path, tensors: Sequence[Streamed], metadata: Mapping[str
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unwritable(path, error, CheckpointError) from error
+    remove_abandoned(path)
     with replacing(path, CheckpointError) as file:
         # As long as the header that takes its place once the checksums are known.
         blank = _header(tensors, metadata, NO_CHECKSUM * num_stretches)

@@ -74,17 +74,34 @@ class PackedFiles:
     updated_sparse: int | None = None
 
 
-def pack_model(folder: Path, config: Config, model: Dlrm, scale: Tensor, identity: str = "") -> PackedFiles:
-    """Writes FOLDER/dense.safetensors and FOLDER/sparse.safetensors; scale f32[T] of the tables."""
+PASSES_TO_PACK = 6
+"""How often `pack_model` goes through all rows of the tables, where it does all that it can."""
+
+
+def pack_model(
+    folder: Path,
+    config: Config,
+    model: Dlrm,
+    scale: Tensor,
+    identity: str = "",
+    advance: Callable[[int], object] = lambda _: None,
+) -> PackedFiles:
+    """Writes FOLDER/dense.safetensors and FOLDER/sparse.safetensors; scale f32[T] of the tables.
+
+    `advance` hears of passes over the tables.
+    """
     layouts = ["dense", "sparse"] if has_sparse_layout(model) else ["dense"]
     sizes = {}
     for layout in layouts:
         path = packed_path(folder, layout)
         sizes[layout] = write_model(path, config, model, scale, layout, identity)
+        advance(1 if layout == "dense" else 2)  # which rows are zero is found before
         require_same_tables(path, model, scale, config.quant)
+        advance(1)
     if model.seed is None or model.table_formula is None:
         return PackedFiles(sizes["dense"], sizes.get("sparse"))
     counts = count_rows(model.table_formula, model.groups, scale, model.first_rows)
+    advance(1)
     return _with_counts(PackedFiles(sizes["dense"], sizes.get("sparse")), config, counts)
 
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
@@ -12,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from dqrm_cpu.base.decode import UnreadableError, decoded, read_json
-from dqrm_cpu.base.files import WRITING
+from dqrm_cpu.base.files import remove_abandoned, working_folder_of
 from dqrm_cpu.data.batch import Batch
 from dqrm_cpu.data.prepare.recorded_layout import recorded_layout
 from dqrm_cpu.data.prepare.row_layout import Layout
@@ -23,16 +22,25 @@ from dqrm_cpu.export.executorch_program import require_executorch, write_executo
 from dqrm_cpu.export.features import RawFeatures
 from dqrm_cpu.export.onnx_graph import require_onnx, write_onnx
 from dqrm_cpu.export.openvino_ir import require_openvino, write_openvino
-from dqrm_cpu.export.write import TableRows, has_sparse_layout, write_model
+from dqrm_cpu.export.write import has_sparse_layout, write_model
 from dqrm_cpu.metrics.calibration import Calibration, IsotonicCalibration, PlattCalibration
 from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.predict.packed_scorer import slot_ids
 from dqrm_cpu.predict.scorer import Scorer, fit_calibration, load_weights, prepared_rows
-from dqrm_cpu.predict.streamed_run import can_stream, open_streamed, renumbered, rows_of
+from dqrm_cpu.predict.streamed_run import (
+    CheckpointTable,
+    can_stream,
+    open_streamed,
+    renumbered,
+    reported,
+    rows_of,
+    table_bytes,
+)
 from dqrm_cpu.predict.trained_model import TrainedModel, data_of_model, find_model, require_shape
 from dqrm_cpu.serving.description import ISOTONIC, PLATT, Calibrating, IdRule
 from dqrm_cpu.serving.mapped_file import MappedFile
 from dqrm_cpu.serving.model import Model, read_description
+from dqrm_cpu.train.working import ShowWork, unshown
 
 PACKED, ONNX, OPENVINO, EXECUTORCH = "packed", "onnx", "openvino", "pte"
 
@@ -60,6 +68,7 @@ class ExportRequest:
     calibrate: str | None = None  # platt or isotonic
     overwrite: bool = False
     note: Callable[[str], None] = lambda _: None
+    show_work: ShowWork = unshown
 
 
 @dataclass(frozen=True)
@@ -81,18 +90,20 @@ class _Result(msgspec.Struct):
 
 def export(request: ExportRequest) -> ExportedFile:
     """Writes the file, opens it as a server would, and compares its answers for some rows with the run's own."""
+    if request.out.is_dir():
+        raise ConfigError(f"{request.out} is a folder; give the name of a file")
     if request.out.exists() and not request.overwrite:
         raise ConfigError(f"{request.out} exists; give another name, or --overwrite")
     if not request.out.parent.is_dir():
         raise ConfigError(f"there is no folder {request.out.parent}; make it, or give another name")
+    remove_abandoned(request.out)
     if request.format == PACKED:
         return _export_packed(request)
     if request.out.suffix != SUFFIXES[request.format]:
         raise ConfigError(f"{request.out}: the name of such a file ends in {SUFFIXES[request.format]}")
     {ONNX: require_onnx, OPENVINO: require_openvino, EXECUTORCH: require_executorch}[request.format]()
     # On the same disk: the tables are as large as those of the file that is to be.
-    with TemporaryDirectory(dir=request.out.parent, prefix=WRITING) as name:
-        folder = Path(name)
+    with working_folder_of(request.out) as folder:
         packed = _export_packed(replace(request, out=folder / "model.safetensors"))
         file = MappedFile(packed.path)
         description = read_description(file)
@@ -116,7 +127,7 @@ def _export_packed(request: ExportRequest) -> ExportedFile:
     require_shape(trained, folder, manifest)
     features = _features(folder, manifest, recorded_layout(folder, manifest))
     sample = _sample(folder, manifest)
-    loaded = _load(trained, sample, whole=request.calibrate is not None)
+    loaded = _load(trained, sample, request.calibrate is not None, request.show_work)
     model, scale = loaded.model, loaded.scale
     if request.layout == "sparse" and not has_sparse_layout(model):
         raise ConfigError(f"{trained.config.quant.method} has no code for zero: no row can be left out; use dense")
@@ -126,7 +137,13 @@ def _export_packed(request: ExportRequest) -> ExportedFile:
         features = replace(features, calibration=_described(fitted))
     features = replace(features, metrics=_test_metrics(request.run_dir))
     identity = str(trained.ids.identity or "")
-    size = write_model(request.out, trained.config, model, scale, request.layout, identity, features, loaded.tables)
+    tables = loaded.tables or ()
+    passes = 1 if request.layout == "dense" else 2  # which rows are zero is found before
+    with (
+        request.show_work(f"writing {request.out}", passes * sum(map(table_bytes, tables))) as advance,
+        reported(tables, advance),
+    ):
+        size = write_model(request.out, trained.config, model, scale, request.layout, identity, features, loaded.tables)
     compared = () if request.calibrate else tuple(zip(sample, loaded.batches, strict=True))
     count, difference = _compare(request.out, scorer, compared)
     vocabulary_bytes = sum(keys.nbytes + 4 * keys.size for keys in features.keys)
@@ -185,15 +202,15 @@ class _Loaded:
     model: Dlrm
     scale: Tensor
     batches: Sequence[Batch]  # the sample, as this model numbers the rows
-    tables: Sequence[TableRows] | None = None
+    tables: Sequence[CheckpointTable] | None = None
 
 
-def _load(trained: TrainedModel, sample: Sequence[Batch], whole: bool) -> _Loaded:
+def _load(trained: TrainedModel, sample: Sequence[Batch], whole: bool, show_work: ShowWork) -> _Loaded:
     """Loads what is to be written; all of it where rows of the whole data set are to be scored by it."""
     if whole or not can_stream(trained.config):
-        return _Loaded(*load_weights(trained), sample)
+        return _Loaded(*load_weights(trained, show_work), sample)
     rows = rows_of(sample, len(trained.config.model.table_rows))
-    run = open_streamed(trained, rows)
+    run = open_streamed(trained, rows, show_work)
     return _Loaded(run.model, run.scale, [renumbered(batch, rows) for batch in sample], run.tables)
 
 

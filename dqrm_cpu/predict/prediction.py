@@ -2,17 +2,19 @@
 
 import contextlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
+from types import MappingProxyType
 from typing import BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dqrm_cpu.base.files import replacing
+from dqrm_cpu.base.files import remove_abandoned, replacing
+from dqrm_cpu.base.kernel_cache import compiling_note
 from dqrm_cpu.base.precision import FP32
 from dqrm_cpu.data.batch import Batch
 from dqrm_cpu.data.predictions.writers import PROBABILITY, ArrayWriter, predictions_to, require_writable
@@ -20,7 +22,7 @@ from dqrm_cpu.data.prepare.bad_rows import QUARANTINE_FILE
 from dqrm_cpu.data.prepare.parse.key_cells import KeyCells
 from dqrm_cpu.data.prepare.raw_rows import NumberedRows, RawRowReader, RawSources, SkippedRows, load_categories
 from dqrm_cpu.data.prepare.request import Advance
-from dqrm_cpu.data.prepare.sources.find import find_sources
+from dqrm_cpu.data.prepare.sources.find import find_sources, require_different
 from dqrm_cpu.data.prepare.sources.raw_file import examine
 from dqrm_cpu.data.prepare.sources.remote import is_url
 from dqrm_cpu.data.store.manifest import PART_NAMES, Manifest, holds_manifest, read_manifest
@@ -30,6 +32,7 @@ from dqrm_cpu.metrics.calibration import Calibration, sigmoid
 from dqrm_cpu.predict.scorer import RowScorer, fit_calibration, load_scorer, prepared_rows, sound_batches
 from dqrm_cpu.predict.trained_model import TrainedModel, data_of_model, find_model, require_shape
 from dqrm_cpu.train.same_ids import require_same_ids
+from dqrm_cpu.train.working import ShowWork, unshown
 
 SCORING = "scoring"
 """The stage of which progress is reported."""
@@ -57,6 +60,7 @@ class PredictRequest:
     stdin: BinaryIO = field(default_factory=io.BytesIO)
     advance: Callable[[Advance], None] = lambda _: None
     note: Callable[[str], None] = lambda _: None
+    show_work: ShowWork = unshown  # the reading of a large model
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,8 @@ class PredictionSummary:
     mean_probability: float
     skipped: SkippedRows
     quarantine: Path | None = None  # the file that keeps them
+    cut: Mapping[str, int] = field(default_factory=dict)
+    """Values beyond the limit of their cell, which were left out, by column; columns without any are not named."""
 
 
 class ScoredRows(NamedTuple):
@@ -90,6 +96,10 @@ class RowsToScore(Protocol):
     def skipped(self) -> SkippedRows:
         """The bad rows that were left out so far."""
 
+    @property
+    def cut(self) -> Mapping[str, int]:
+        """The values beyond the limit of their cell so far, by column."""
+
     def scored(self, scorer: RowScorer) -> Iterator[ScoredRows]:
         """Yields all rows once, in their order."""
 
@@ -102,18 +112,25 @@ def predict(request: PredictRequest) -> PredictionSummary:
     if isinstance(request.out, Path):
         require_writable(request.out, request.overwrite)
     quarantine = _quarantine_of(request)
+    for path in (request.out, quarantine):
+        if isinstance(path, Path):
+            remove_abandoned(path)
     model = find_model(request.model, request.checkpoint)
     for text in model.warnings:
         request.note(f"warning: {text}")
     rows = _open_rows(request, model)
+    if model.config.kernels != "torch" and (
+        text := compiling_note("numba", "rows", "packed_network" if model.is_exported else "gather")
+    ):
+        request.note(text)
     validation = data_of_model(model, request.data) if request.calibrate else None
-    scorer = load_scorer(model, rows.threads, request.products)
+    scorer = load_scorer(model, rows.threads, request.products, request.show_work)
     calibration = None
     if validation is not None and request.calibrate:
         calibration = fit_calibration(scorer, request.calibrate, *validation[:2], model.config.data)
     count, total = _write(request, rows, scorer, calibration, quarantine)
     kept = quarantine if rows.skipped.count else None
-    return PredictionSummary(model.path, count, total / count, rows.skipped, kept)
+    return PredictionSummary(model.path, count, total / count, rows.skipped, kept, rows.cut)
 
 
 def _quarantine_of(request: PredictRequest) -> Path | None:
@@ -127,7 +144,7 @@ def _quarantine_of(request: PredictRequest) -> Path | None:
         )
     path = request.out.with_name(f"{request.out.name}.{QUARANTINE_FILE}")
     if path.is_dir() or (path.exists() and not request.overwrite):
-        raise DataError(f"{path}, where bad rows are kept, exists; move it, or give --overwrite to replace it")
+        raise ConfigError(f"{path}, where bad rows are kept, exists; move it, or give --overwrite to replace it")
     return path
 
 
@@ -206,9 +223,7 @@ def _raw_files(request: PredictRequest) -> list[str]:
     for path in (request.out, _quarantine_of(request)):
         if isinstance(path, Path) and str(path.resolve()) in places:
             raise ConfigError(f"{path} is an input too; give the predictions a file of their own")
-    twice = next((name for name, place in zip(found, places, strict=True) if places.count(place) > 1), None)
-    if twice is not None:
-        raise ConfigError(f"an input is named twice: {twice}")
+    require_different(found)
     return found
 
 
@@ -238,6 +253,11 @@ class _RawRowsToScore:
         """The bad rows so far."""
         return self._reader.skipped
 
+    @property
+    def cut(self) -> Mapping[str, int]:
+        """The values beyond the limit of their cell so far."""
+        return self._reader.cut
+
     def scored(self, scorer: RowScorer) -> Iterator[ScoredRows]:
         """Yields the rows of block after block, which each worker scores alone: with products on one thread."""
         scorers: SimpleQueue[RowScorer] = SimpleQueue()
@@ -266,6 +286,7 @@ class _PreparedRows:
 
     key_names: tuple[str, ...] = ()
     threads: int | None = None
+    cut: Mapping[str, int] = MappingProxyType({})  # `prepare` has counted them
 
     def __init__(self, request: PredictRequest, model: TrainedModel, folder: Path) -> None:
         manifest: Manifest = read_manifest(folder)

@@ -27,6 +27,7 @@ from dqrm_cpu.predict.trained_model import TrainedModel
 from dqrm_cpu.quant.liveness import live_rows
 from dqrm_cpu.train.bad_batches import described
 from dqrm_cpu.train.session import load_kernels, load_model_weights, open_scales
+from dqrm_cpu.train.working import ShowWork, unshown
 
 _CPU = torch.device("cpu")
 _BATCH = 2048
@@ -90,7 +91,9 @@ class RowScorer(Protocol):
         """Returns bool[B]: which rows can be scored."""
 
 
-def load_scorer(trained: TrainedModel, threads: int | None = None, products: str = FP32) -> RowScorer:
+def load_scorer(
+    trained: TrainedModel, threads: int | None = None, products: str = FP32, show_work: ShowWork = unshown
+) -> RowScorer:
     """Loads the weights of a model.
 
     Of an exported file: `threads`: the most that score a batch, None: all cores; `products`: its arithmetic.
@@ -101,10 +104,10 @@ def load_scorer(trained: TrainedModel, threads: int | None = None, products: str
         raise ConfigError(
             f"--products {products} takes a file that dqrm-cpu export wrote, and {trained.path} is none; give that file"
         )
-    return Scorer(*load_weights(trained), quantized=not trained.is_packed)
+    return Scorer(*load_weights(trained, show_work), quantized=not trained.is_packed)
 
 
-def load_weights(trained: TrainedModel) -> tuple[Dlrm, Tensor]:
+def load_weights(trained: TrainedModel, show_work: ShowWork = unshown) -> tuple[Dlrm, Tensor]:
     """Loads a model, and the scales f32[T] of its tables; the weights of a packed file are quantized already."""
     config = trained.config
     model = Dlrm(config, load_kernels(config, _CPU), _CPU)
@@ -112,7 +115,7 @@ def load_weights(trained: TrainedModel) -> tuple[Dlrm, Tensor]:
         load_packed(trained.path, model, config.quant)
         return model, torch.ones(model.groups.num_tables)
     scales = open_scales(config.quant, model)
-    if not load_model_weights(model, scales, trained.path):
+    if not load_model_weights(model, scales, trained.path, show_work=show_work):
         raise lacks_activations(trained.path)
     return model, scales.for_evaluation()
 

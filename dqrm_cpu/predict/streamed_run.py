@@ -1,6 +1,7 @@
 """A run whose tables stay on the disk: to be exported they are read block by block, and only a sample is in memory."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from dqrm_cpu.quant.methods import found_formula
 from dqrm_cpu.train.checkpoint_files import read_blocks, require_intact
 from dqrm_cpu.train.checkpoint_manifest import CheckpointManifest, TensorInfo, read_manifest
 from dqrm_cpu.train.session import load_kernels, load_model_weights, open_scales
+from dqrm_cpu.train.working import Advance, ShowWork, unshown, untold
 
 _CPU = torch.device("cpu")
 
@@ -35,10 +37,15 @@ class CheckpointTable:
         self._folder, self._manifest = folder, manifest
         self._tensor, self._first_row = place
         self.shape = rows, dim
+        self.advance: Advance = untold
+        """Hears of the bytes of each block that is done; whoever goes through all rows sets it."""
 
     def blocks(self, most_rows: int) -> Iterator[Tensor]:
         """Yields f32[n, D], all rows in their order."""
-        yield from read_blocks(self._folder, self._manifest, self._tensor, self._first_row, self.shape[0], most_rows)
+        blocks = read_blocks(self._folder, self._manifest, self._tensor, self._first_row, self.shape[0], most_rows)
+        for block in blocks:
+            yield block
+            self.advance(block.nbytes)
 
     def absmax_and(self, wanted: NDArray[np.int64], into: Tensor) -> float:
         """Returns max|W| of the table, and copies the wanted rows, which rise, into f32[n, D]."""
@@ -49,6 +56,12 @@ class CheckpointTable:
             into[low:high] = block[torch.from_numpy(wanted[low:high] - first)]
             first += len(block)
         return largest
+
+
+def table_bytes(table: CheckpointTable) -> int:
+    """Returns the bytes of a table's rows in a checkpoint."""
+    rows, dim = table.shape
+    return 4 * rows * dim
 
 
 @dataclass(frozen=True)
@@ -66,18 +79,32 @@ def can_stream(config: Config) -> bool:
     return found_formula(quant, quant.embedding_bits) is not None and quant.target_alive == 0
 
 
-def open_streamed(trained: TrainedModel, sample: Rows) -> StreamedRun:
+@contextmanager
+def reported(tables: Sequence[CheckpointTable], advance: Advance) -> Iterator[None]:
+    """Has tables tell how many bytes of them are done."""
+    for table in tables:
+        table.advance = advance
+    try:
+        yield
+    finally:
+        for table in tables:
+            table.advance = untold
+
+
+def open_streamed(trained: TrainedModel, sample: Rows, show_work: ShowWork = unshown) -> StreamedRun:
     """Reads a checkpoint to its end; every byte is compared with its checksum first."""
     config, manifest = trained.config, read_manifest(trained.path)
     _require_tables(trained.path, manifest, config)
-    require_intact(trained.path, manifest)
+    with show_work(f"checking {trained.path}", manifest.num_bytes) as advance:
+        require_intact(trained.path, manifest, advance)
     shapes = zip(table_places(config.model), config.model.table_rows, config.model.dims, strict=True)
     tables = tuple(CheckpointTable(trained.path, manifest, *shape) for shape in shapes)
     few = replace(config, model=replace(config.model, table_rows=tuple(max(rows.size, 1) for rows in sample)))
     model = Dlrm(few, load_kernels(few, _CPU), _CPU)
     absmax = torch.empty(len(tables))
-    for t, (table, rows, weight) in enumerate(zip(tables, sample, model.groups.weights, strict=True)):
-        absmax[t] = table.absmax_and(rows, weight)
+    with show_work("finding the scales", sum(map(table_bytes, tables))) as advance, reported(tables, advance):
+        for t, (table, rows, weight) in enumerate(zip(tables, sample, model.groups.weights, strict=True)):
+            absmax[t] = table.absmax_and(rows, weight)
     scales = open_scales(config.quant, model)
     if not load_model_weights(model, scales, trained.path, without=model.groups.names("tables")):
         raise lacks_activations(trained.path)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from dqrm_cpu import __version__
-from dqrm_cpu.base.files import replacing, unwritable
+from dqrm_cpu.base.files import remove_abandoned, replacing, unwritable
 from dqrm_cpu.errors import ConfigError
 from dqrm_cpu.report.browser import chart_html
 from dqrm_cpu.report.chart import Chart
@@ -69,6 +69,7 @@ def write_page(
     try:
         for path in (out, *images):
             path.parent.mkdir(parents=True, exist_ok=True)
+            remove_abandoned(path)
     except OSError as error:
         raise unwritable(Path(error.filename or out), error, ConfigError, advice) from error
     # A name of other bytes than UTF-8, or read under LANG=C, is in Python's text as surrogates.

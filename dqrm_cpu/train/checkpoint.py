@@ -39,6 +39,7 @@ from dqrm_cpu.train.checkpoint_manifest import (
 )
 from dqrm_cpu.train.checkpoint_shard import DTYPES, DamagedCheckpointError
 from dqrm_cpu.train.held_tensor import Stored
+from dqrm_cpu.train.working import ShowWork, unshown
 
 # A second checkpoint of one step gets a number, so that the first is never taken away before the new one is there.
 _NAME = re.compile(r"step-(\d{9,})(?:\.(\d+))?")
@@ -100,13 +101,21 @@ class CheckpointStore:
         self._shard_bytes = shard_bytes
         self._config = config
 
-    def save(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Json], best: bool) -> Path:
+    def save(
+        self,
+        step: int,
+        tensors: Mapping[str, Tensor],
+        state: Mapping[str, Json],
+        best: bool,
+        show_work: ShowWork = unshown,
+    ) -> Path:
         """Writes a checkpoint and, once it is safe, removes those no longer kept.
 
         Checkpoints of later steps go too: they belong to a course that training has left by resuming before them.
         """
-        with self._writing(step, sum(tensor.nbytes for tensor in tensors.values())) as (path, folder):
-            write_folder(folder, step, tensors, state, best, self._shard_bytes, self._config)
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        with self._writing(step, size) as (path, folder), show_work(f"saving step {step:,}", size) as advance:
+            write_folder(folder, step, tensors, state, best, self._shard_bytes, self._config, advance)
         return path
 
     def save_together(
@@ -160,13 +169,14 @@ class CheckpointStore:
         with contextlib.suppress(OSError):
             self._remove_surplus(path)
 
-    def load_newest(self, into: Mapping[str, Stored]) -> Resumed | None:
+    def load_newest(self, into: Mapping[str, Stored], show_work: ShowWork = unshown) -> Resumed | None:
         """Loads the newest checkpoint that is not damaged; None where there is no checkpoint at all."""
         warnings = [f"{path} is no checkpoint but a file; remove it" for path in self._named() if not path.is_dir()]
         damaged: list[str] = []
         for path in reversed(self.paths()):
             try:
-                state = load_checkpoint(path, into)
+                with show_work(f"reading {path}", read_manifest(path).num_bytes) as advance:
+                    state = load_checkpoint(path, into, advance=advance)
             except DamagedCheckpointError as error:
                 damaged.append(str(error))
                 continue

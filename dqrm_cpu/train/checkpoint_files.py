@@ -32,6 +32,7 @@ from dqrm_cpu.train.checkpoint_manifest import (
 )
 from dqrm_cpu.train.checkpoint_shard import ShardReader, damaged
 from dqrm_cpu.train.held_tensor import HeldTensor, Stored
+from dqrm_cpu.train.working import Advance, untold
 
 SHARD_BYTES = 256 << 20
 _READ_BYTES = 1 << 20
@@ -46,20 +47,22 @@ def write_folder(
     best: bool,
     shard_bytes: int,
     config: Mapping[str, Json] | None = None,
+    advance: Advance = untold,
 ) -> None:
-    """Fills an empty folder and forces it to the disk; state.json comes last."""
-    shards = [shard for _, shard in write_shards(folder, tensors, shard_bytes, rank=0)]
+    """Fills an empty folder and forces it to the disk; state.json comes last. `advance` hears of bytes."""
+    shards = [shard for _, shard in write_shards(folder, tensors, shard_bytes, 0, advance)]
     write_state(folder, CheckpointManifest(step, best, describe_tensors(tensors), tuple(shards), state, config))
 
 
 def write_shards(
-    folder: Path, tensors: Mapping[str, Stored], shard_bytes: int, rank: int
+    folder: Path, tensors: Mapping[str, Stored], shard_bytes: int, rank: int, advance: Advance = untold
 ) -> list[tuple[int, CheckpointShard]]:
     """Writes the shards that are a rank's to write, with their numbers: whole tensors are rank 0's."""
     written = []
     for number, (writer, pieces) in enumerate(_plan_ranks(tensors, shard_bytes)):
         if writer == rank:
             written.append((number, _write_shard(folder / f"shard-{number:05d}.safetensors", pieces, tensors)))
+            advance(written[-1][1].num_bytes)
     return written
 
 
@@ -74,18 +77,20 @@ def describe_tensors(tensors: Mapping[str, Stored]) -> dict[str, TensorInfo]:
     return {name: _describe(tensor) for name, tensor in tensors.items()}
 
 
-def load_checkpoint(folder: Path, into: Mapping[str, Stored], *, allow_unused: bool = False) -> Mapping[str, Json]:
+def load_checkpoint(
+    folder: Path, into: Mapping[str, Stored], *, allow_unused: bool = False, advance: Advance = untold
+) -> Mapping[str, Json]:
     """Copies the tensors of the checkpoint in `folder` into those of `into`, and returns its state.
 
     Names, shapes and dtypes must match. Every shard is checked before it is copied; after a DamagedCheckpointError
     earlier shards may have been copied already. Shards with no row that is held here are not read. With
     `allow_unused`, tensors that `into` does not name, such as the optimizer's, are passed over and their shards not
-    read.
+    read. `advance` hears of the bytes of each shard that is done, `num_bytes` of the manifest in all.
     """
     manifest = read_manifest(folder)
     _check_same(folder, manifest.tensors, into, allow_unused)
     with torch.no_grad():
-        for piece, rows in _read_pieces(folder, manifest, lambda piece: _is_held(piece, into)):
+        for piece, rows in _read_pieces(folder, manifest, lambda piece: _is_held(piece, into), advance):
             target = into[piece.tensor]
             if isinstance(target, HeldTensor):
                 target.fill(piece.first_row, rows)
@@ -100,23 +105,27 @@ def read_pieces(folder: Path, manifest: CheckpointManifest, names: Set[str]) -> 
 
 
 def _read_pieces(
-    folder: Path, manifest: CheckpointManifest, is_wanted: Callable[[Piece], bool]
+    folder: Path, manifest: CheckpointManifest, is_wanted: Callable[[Piece], bool], advance: Advance = untold
 ) -> Iterator[tuple[Piece, Tensor]]:
     for shard in manifest.shards:
         wanted = [piece for piece in shard.pieces if is_wanted(piece)]
-        if not wanted:
-            continue
-        with ShardReader(folder / shard.file, shard.num_bytes, manifest.parts(shard)) as file:
-            _require_checksum(file, folder, shard)
-            for piece in wanted:
-                yield piece, file.tensor(piece.tensor)
+        if wanted:
+            with ShardReader(folder / shard.file, shard.num_bytes, manifest.parts(shard)) as file:
+                _require_checksum(file, folder, shard)
+                for piece in wanted:
+                    yield piece, file.tensor(piece.tensor)
+        advance(shard.num_bytes)
 
 
-def require_intact(folder: Path, manifest: CheckpointManifest) -> None:
-    """Reads every shard to its end and compares its checksum; DamagedCheckpointError where it is another one."""
+def require_intact(folder: Path, manifest: CheckpointManifest, advance: Advance = untold) -> None:
+    """Reads every shard to its end and compares its checksum; DamagedCheckpointError where it is another one.
+
+    `advance` hears of the bytes that were read.
+    """
     for shard in manifest.shards:
         with ShardReader(folder / shard.file, shard.num_bytes, manifest.parts(shard)) as file:
             _require_checksum(file, folder, shard)
+        advance(shard.num_bytes)
 
 
 def _require_checksum(file: ShardReader, folder: Path, shard: CheckpointShard) -> None:

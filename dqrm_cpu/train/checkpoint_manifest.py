@@ -57,6 +57,11 @@ class CheckpointManifest:
     state: Mapping[str, Json]
     config: Mapping[str, Json] | None = None  # dotted keys; None in checkpoints of earlier versions
 
+    @property
+    def num_bytes(self) -> int:
+        """The bytes of all shards."""
+        return sum(shard.num_bytes for shard in self.shards)
+
     def parts(self, shard: CheckpointShard) -> list[ShardTensor]:
         """Lists the tensors that the file of a shard should hold."""
         return [self._part(piece) for piece in shard.pieces]

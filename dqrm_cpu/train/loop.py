@@ -14,7 +14,7 @@ from dqrm_cpu.config import Config
 from dqrm_cpu.data.batch import BadBatchError, rank_shares
 from dqrm_cpu.data.loader import Loader
 from dqrm_cpu.errors import CheckpointError, DqrmError, TrainingError, unanimous
-from dqrm_cpu.export.write import PackedFiles, pack_model
+from dqrm_cpu.export.write import PASSES_TO_PACK, PackedFiles, pack_model
 from dqrm_cpu.metrics.click import ClickMetrics
 from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.model.size import model_bytes
@@ -198,8 +198,12 @@ class TrainingLoop:
         return self._learning_rate.at(max(self._state.step, 1))
 
     def _evaluate(self, loader: Loader) -> ClickMetrics:
-        with self._session.model.spans.evaluation:
-            return self._session.evaluate(loader)
+        context, rows = self._context, loader.num_rows // self._context.transport.size
+        with (
+            self._session.model.spans.evaluation,
+            context.progress.show_work(f"scoring the {loader.part_name} rows", rows) as advance,
+        ):
+            return self._session.evaluate(loader, advance=advance)
 
     def _save(self, best: bool) -> None:
         """Saves: rank 0 writes, the others wait."""
@@ -284,7 +288,8 @@ class TrainingLoop:
 
         def pack() -> PackedFiles:
             torch.set_num_threads(threads)  # of whatever thread this is
-            return pack_model(folder, self._config, self._whole(), scale, identity)
+            with context.progress.show_work("writing the packed model", PASSES_TO_PACK) as advance:
+                return pack_model(folder, self._config, self._whole(), scale, identity, advance)
 
         # Sharded tables are larger than other ranks would wait for.
         do = on_first_rank if session.shards is None else on_first_rank_at_length
@@ -307,7 +312,7 @@ class TrainingLoop:
             raise CheckpointError(
                 f"the best checkpoint is gone from {self._context.run_dir}; the last one is still there"
             )
-        load_session(self._session, path)
+        load_session(self._session, path, self._context.progress.show_work)
         return self._evaluate(self._session.loaders.test)
 
 

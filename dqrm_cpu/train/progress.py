@@ -4,15 +4,19 @@ import contextlib
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from dqrm_cpu.train.working import Advance, unshown, working_on
+
 _LOGGER = logging.getLogger(__name__)
 
 _BAR_INTERVAL_S = 0.2
+_WORK_DELAY_S, _WORK_INTERVAL_S = 1.0, 0.5  # of a bar below that of the steps
 _NEWEST_WEIGHT = 0.3  # of the newest interval in the smoothed speed
 
 
@@ -32,6 +36,10 @@ class Progress:
         `alike` where every rank warns of it: then the first one is enough.
         """
         _LOGGER.warning(text)
+
+    def show_work(self, text: str, total: int) -> AbstractContextManager[Advance]:
+        """Shows a piece of work between steps, such as saving, while it lasts."""
+        return unshown(text, total)
 
     def close(self) -> None:
         """Shows the last step, once."""
@@ -114,6 +122,9 @@ class LineProgress(TimedProgress):
     def _write(self, text: str) -> None:
         write_line(self._stream, text)
 
+    def show_work(self, text: str, total: int) -> AbstractContextManager[Advance]:
+        return working_on(self._stream, text, total)
+
     def close(self) -> None:
         if self._step != self._shown_step:
             self._show()
@@ -152,6 +163,7 @@ class BarProgress(TimedProgress):
     ) -> None:
         """`make_bar`: the class of the bar; there are others than tqdm's own, for notebooks."""
         super().__init__(first_step, stream, interval_s, clock)
+        self._make_bar = make_bar
         self._bar: Any = make_bar(
             total=total_steps,
             initial=first_step,
@@ -165,6 +177,24 @@ class BarProgress(TimedProgress):
     def _write(self, text: str) -> None:
         with contextlib.suppress(OSError):
             tqdm.write(text, file=self._stream)
+
+    @contextlib.contextmanager
+    def show_work(self, text: str, total: int) -> Iterator[Advance]:
+        """Shows a second bar below that of the steps, which goes at the end."""
+        bar = self._make_bar(
+            total=total,
+            desc=text,
+            file=self._stream,
+            leave=False,
+            delay=_WORK_DELAY_S,
+            mininterval=_WORK_INTERVAL_S,
+            unit_scale=True,
+        )
+        try:
+            yield bar.update
+        finally:
+            with contextlib.suppress(OSError):
+                bar.close()
 
     def close(self) -> None:
         if self._bar.n != self._step:

@@ -3,7 +3,7 @@
 import logging
 import tomllib
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TextIO
@@ -31,6 +31,7 @@ from dqrm_cpu.train.progress import OnlyWarnings, Progress, open_progress
 from dqrm_cpu.train.run_folder import RunFolder, RunLog, checkpoints_folder, holds_run, recorded_init_from
 from dqrm_cpu.train.session import Session, build_session, load_kernels, load_session
 from dqrm_cpu.train.state import Interrupted, Result, RunState
+from dqrm_cpu.train.working import Advance, unshown, working_on
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -52,6 +53,10 @@ class RunRequest:
         """Tells what a run begins with."""
         _LOGGER.info(text)
         self.stream.write(f"{text}\n")
+
+    def show_work(self, text: str, total: int) -> AbstractContextManager[Advance]:
+        """Shows a piece of work that the run begins with."""
+        return working_on(self.stream, text, total)
 
     def warn(self, text: str) -> None:
         """Tells what went wrong and does not end the run."""
@@ -209,7 +214,7 @@ def _resumed_state(
 
     def load_newest() -> tuple[str, RunState] | None:
         tensors = session.tensors()
-        resumed = store.load_newest(tensors)
+        resumed = store.load_newest(tensors, request.show_work)
         if resumed is None:
             return None
         for warning in resumed.warnings:
@@ -239,7 +244,7 @@ def _resumed_together(
     for path in map(str, paths):
         state, failure = None, ""
         try:
-            state = load_session(session, Path(path))
+            state = load_session(session, Path(path), request.show_work if transport.rank == 0 else unshown)
         except DamagedCheckpointError as error:
             failure = str(error)
         except CheckpointError as error:  # of another model, which every rank finds

@@ -48,7 +48,8 @@ class Saver:
         def write() -> str | None:
             try:
                 state.log = self._log.sync()
-                self._checkpoints.save(state.step, session.tensors(), state.as_dict(), best)
+                show_work = self._progress.show_work
+                self._checkpoints.save(state.step, session.tensors(), state.as_dict(), best, show_work)
             except (DqrmError, OSError) as error:
                 if not self._goes_on:
                     raise

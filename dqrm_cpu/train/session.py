@@ -36,6 +36,7 @@ from dqrm_cpu.train.same_ids import TrainedIds, require_same_ids
 from dqrm_cpu.train.shards import Shards, held_tensors, select_shards
 from dqrm_cpu.train.state import RunState
 from dqrm_cpu.train.step import TrainingStep
+from dqrm_cpu.train.working import ShowWork, unshown
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -88,9 +89,10 @@ def load_kernels(config: Config, device: torch.device) -> Kernels:
         raise DeviceError(str(error)) from error
 
 
-def load_session(session: Session, path: Path) -> RunState:
+def load_session(session: Session, path: Path, show_work: ShowWork = unshown) -> RunState:
     """Fills the session from the checkpoint at `path`; returns where that run stood."""
-    state = RunState.from_dict(load_checkpoint(path, session.stored()))
+    with show_work(f"reading {path}", read_manifest(path).num_bytes) as advance:
+        state = RunState.from_dict(load_checkpoint(path, session.stored(), advance=advance))
     session.model.is_corrected = False
     session.scales.restore(session.tensors(), state.scale_refreshed_at)
     return state
@@ -108,17 +110,25 @@ def load_weights(session: Session, path: Path) -> None:
 
 
 def load_model_weights(
-    model: Dlrm, scales: Scales | None, path: Path, shards: Shards | None = None, without: Collection[str] = ()
+    model: Dlrm,
+    scales: Scales | None,
+    path: Path,
+    shards: Shards | None = None,
+    without: Collection[str] = (),
+    show_work: ShowWork = unshown,
 ) -> bool:
     """Loads the weights of a checkpoint; False where the scales that the model has for activations are not in it.
 
     `shards`: of a model that holds some rows; None: it has all of them. `scales`: what follows its tables. Tensors
     named in `without` stay as they are.
     """
-    stored, weights = read_manifest(path).tensors, model.weights()
+    manifest, weights = read_manifest(path), model.weights()
+    stored = manifest.tensors
     optional = {"scales", "activations"}
     into = {name: weights[name] for name in weights.keys() - set(without) if name in stored or name not in optional}
-    state = RunState.from_dict(load_checkpoint(path, held_tensors(into, shards), allow_unused=True))
+    with show_work(f"reading {path}", manifest.num_bytes) as advance:
+        loaded = load_checkpoint(path, held_tensors(into, shards), allow_unused=True, advance=advance)
+    state = RunState.from_dict(loaded)
     model.is_corrected = False
     if scales is not None:
         scales.tables_loaded(state.scale_refreshed_at)

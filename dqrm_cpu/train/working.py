@@ -4,13 +4,38 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from datetime import timedelta
-from typing import Self, TextIO
+from typing import Self, TextIO, TypeAlias
 
 _DELAY_S, _INTERVAL_S = 1.0, 0.5  # on a terminal
 _LINE_DELAY_S, _LINE_INTERVAL_S = 10.0, 30.0  # in a log
 _CLEAR = "\r\x1b[K"
+
+
+Advance: TypeAlias = Callable[[int], object]
+"""Hears that so much more of a piece of work is done."""
+
+ShowWork: TypeAlias = Callable[[str, int], AbstractContextManager[Advance]]
+"""Shows a piece of work while it lasts: what is done, and how much of it there is."""
+
+
+def untold(count: int) -> None:
+    """Tells nobody how much more is done."""
+
+
+@contextlib.contextmanager
+def unshown(text: str, total: int) -> Iterator[Advance]:
+    """Shows nothing of a piece of work."""
+    yield untold
+
+
+@contextlib.contextmanager
+def working_on(stream: TextIO, text: str, total: int) -> Iterator[Advance]:
+    """Shows a piece of work on a stream, as `Working` does."""
+    with Working(text, total, stream=stream) as work:
+        yield work.advance
 
 
 class Working:

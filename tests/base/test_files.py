@@ -1,6 +1,7 @@
 """Files appear whole or not at all, follow no link, and are read only if they are regular."""
 
 import errno
+import fcntl
 import os
 from pathlib import Path
 
@@ -10,10 +11,12 @@ from dqrm_cpu.base.files import (
     making_folder,
     open_regular,
     read_regular,
+    remove_abandoned,
     remove_leftovers,
     replace_file,
     replacing,
     set_aside,
+    working_folder_of,
 )
 from dqrm_cpu.errors import DataError
 
@@ -86,6 +89,54 @@ def test_what_a_killed_process_was_writing_is_swept_up(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"whole")
     remove_leftovers(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_only_what_no_process_holds_is_abandoned(tmp_path: Path) -> None:
+    """Of the same name: others are left to whoever writes under theirs."""
+    path = tmp_path / "a.csv"
+    for name in (".writing-a.csv.123", ".writing-a.csv.5.7", ".writing-b.csv.123", ".writing-a.csv.old"):
+        (tmp_path / name).write_bytes(b"half")
+    (tmp_path / ".writing-a.csv.x_1").mkdir()
+    (tmp_path / ".writing-a.csv.x_1" / "tables").write_bytes(b"half")
+    (tmp_path / ".writing-a.csv.4").symlink_to(tmp_path)
+    kept = [".writing-a.csv.4", ".writing-a.csv.5.7", ".writing-b.csv.123"]
+    with replacing(path, DataError) as file, working_folder_of(path) as folder:
+        file.write(b"whole")
+        remove_abandoned(path)
+        held = [f".writing-a.csv.{os.getpid()}", folder.name]
+        assert sorted(one.name for one in tmp_path.iterdir()) == sorted([*kept, *held])
+    assert path.read_bytes() == b"whole"
+    assert sorted(one.name for one in tmp_path.iterdir()) == [*kept, "a.csv"]
+
+
+def test_a_file_that_is_taken_for_abandoned_as_it_is_made_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process looks between the moments at which it is made and locked."""
+    opened, meddled = os.open, list[Path]()
+
+    def open_slowly(name: Path, flags: int, mode: int = 0o777) -> int:
+        descriptor = opened(name, flags, mode)
+        if flags & os.O_CREAT and not meddled:
+            meddled.append(name)
+            remove_abandoned(tmp_path / "a")
+        return descriptor
+
+    monkeypatch.setattr(os, "open", open_slowly)
+    replace_file(tmp_path / "a", [b"whole"], DataError)
+    assert meddled
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_file_system_without_locks_keeps_what_may_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    (tmp_path / ".writing-a.123").write_bytes(b"half")
+    remove_abandoned(tmp_path / "a")
+    replace_file(tmp_path / "a", [b"whole"], DataError)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".writing-a.123", "a"]
 
 
 def test_a_fifo_is_refused_without_waiting_for_its_writer(tmp_path: Path) -> None:

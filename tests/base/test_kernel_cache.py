@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dqrm_cpu.base.kernel_cache import choose_cache_folder, find_cache_folder, must_compile
+from dqrm_cpu.base.kernel_cache import choose_cache_folder, compiling_note, find_cache_folder, must_compile
 
 ROOT = Path(__file__).parents[2]
 PREPARE = "from dqrm_cpu.base.kernel_cache import choose_cache_folder; choose_cache_folder()\n"
@@ -160,5 +160,7 @@ def test_an_empty_cache_is_told_from_a_filled_one(tmp_path: Path, monkeypatch: p
     (tmp_path / "numba_0f1e" / "gather.gather_one_hot.nbc").touch()
     assert not must_compile("numba")
     assert must_compile("parse")
+    assert "about 20 s before the first rows" in compiling_note("numba", "rows", "packed_network")
+    assert compiling_note("numba", "rows", "gather") == ""
     monkeypatch.delenv("NUMBA_CACHE_DIR")
     assert not must_compile("numba")

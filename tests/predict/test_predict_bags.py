@@ -10,7 +10,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from bag_oracle import SCHEMA, tagged_columns, tagged_text
+from bag_oracle import SCHEMA, distinct_values, tagged_columns, tagged_text
 from commands import dqrm_cpu
 from dqrm_cpu.data.store.manifest import read_manifest
 from scoring import SMALL, evaluated, succeed
@@ -62,6 +62,20 @@ def test_raw_rows_have_the_probabilities_of_evaluate(tagged: Tagged, kind: str) 
     rest = np.arange(found.size) != 5
     np.testing.assert_allclose(found[rest], tagged.probabilities[rest], rtol=1e-6)
     assert found.std() > 0.1
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_values_beyond_the_limit_of_their_cell_are_counted_by_column(
+    tagged: Tagged, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dqrm_cpu.data.prepare.raw_rows._BLOCK_BYTES", 1 << 12)
+    cells = [[str(value or "") for value in cell] for cell in tagged.rows["topics"]]
+    expected = sum(distinct_values(cell, 2)[1] for cell in cells)
+    assert expected > 0
+    options = ("--out", tagged.folder / "cut.csv", "--overwrite", "--workers", workers)
+    output = dqrm_cpu("predict", tagged.run, tagged.folder / "new.csv", *options)
+    assert f"limit` of their cell were left out, as in training: {expected:,} of topics\n" in output.stderr
+    assert "of their cell" not in dqrm_cpu("predict", tagged.run, tagged.folder / "new", *options).stderr
 
 
 def test_a_packed_model_scores_tags_as_its_run_does(tagged: Tagged) -> None:

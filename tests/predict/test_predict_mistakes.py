@@ -47,7 +47,7 @@ def test_mistakes_with_the_output_are_named_first(scored: Scored, raw: Path, tmp
         (tmp_path / "none" / "out.csv", f"there is no folder {tmp_path / 'none'}"),
         (tmp_path, "give it one of these suffixes"),
     ):
-        assert words in refused(tmp_path / "no-run", raw, "--out", out)
+        assert words in refused(tmp_path / "no-run", raw, "--out", out, status=2)
     assert (tmp_path / "there.csv").read_text() == "mine"
     options = ("--out", tmp_path / "there.csv", "--overwrite")
     assert "is an input too" in refused(scored.run_dir, tmp_path / "there.csv", *options, status=2)
@@ -84,7 +84,7 @@ def test_mistakes_with_model_and_input_are_named(scored: Scored, raw: Path, tmp_
     assert "is a data set; first name the model" in refused(scored.data, raw, *out, status=2)
     assert "holds no run" in refused(tmp_path / "empty", raw, *out, status=2)
     assert "cannot be read" in refused(scored.run_dir, tmp_path / "none", *out)
-    assert "an input is named twice" in refused(scored.run_dir, raw, raw, *out, status=2)
+    assert "a raw file is named twice" in refused(scored.run_dir, raw, raw, *out, status=2)
     assert "scored alone" in refused(scored.run_dir, raw, scored.data, *out, status=2)
     assert "has no keys" in refused(scored.run_dir, scored.data, "--keys", "a", *out, status=2)
     assert "leave out --data" in refused(scored.run_dir, scored.data, "--data", scored.data, *out, status=2)
@@ -173,7 +173,7 @@ def test_bad_rows_are_kept_as_they_were(scored: Scored, tmp_path: Path, monkeypa
     # Neither replaced, nor scored into itself, nor left from earlier predictions.
     out.unlink()
     good = write_lines(tmp_path / "good.tsv", scored.lines)
-    assert f"{kept}, where bad rows are kept, exists" in refused(scored.run_dir, good, *quarantine)
+    assert f"{kept}, where bad rows are kept, exists" in refused(scored.run_dir, good, *quarantine, status=2)
     assert "is an input too" in refused(scored.run_dir, kept, *quarantine, "--overwrite", status=2)
     many = refused(scored.run_dir, broken, *quarantine, "--overwrite", "--max-bad-rows", 4)
     assert "5 bad rows, more than --max-bad-rows 4" in many
@@ -251,3 +251,9 @@ def test_a_process_that_is_killed_leaves_nothing_under_the_name(
         assert process.returncode == 128 + number
         assert b"stopped by SIGTERM" in errors and b"Traceback" not in errors
         assert list(tmp_path.iterdir()) == []
+    else:
+        assert len(list(tmp_path.glob(f".writing-{name}.*"))) == 1
+        (tmp_path / f".writing-{name}.bad-rows.txt.1").write_text("half")
+        raw = write_lines(tmp_path / "raw.tsv", scored.lines)
+        succeed("predict", scored.run_dir, raw, "--out", out, "--bad-rows", "quarantine")
+        assert sorted(path.name for path in tmp_path.iterdir()) == [name, "raw.tsv"]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dqrm_cpu.base.files import replacing
 from dqrm_cpu.data.predictions.csv_rows import csv_header, csv_lines
 from dqrm_cpu.data.prepare.parse.key_cells import KeyCells
-from dqrm_cpu.errors import DataError
+from dqrm_cpu.errors import ConfigError, DataError
 
 PROBABILITY = "probability"
 """The name of the last column."""
@@ -149,15 +149,15 @@ def _cells(column: KeyCells) -> NDArray[Any]:
 
 
 def require_writable(out: Path, overwrite: bool) -> None:
-    """Raises DataError where predictions cannot go to `out`: before anything is read."""
+    """Raises ConfigError where predictions cannot go to `out`: before anything is read."""
     if out.suffix not in (_CSV, _PARQUET):
-        raise DataError(f"{out} is to hold predictions, as {_CSV} or {_PARQUET}; give it one of these suffixes")
+        raise ConfigError(f"{out} is to hold predictions, as {_CSV} or {_PARQUET}; give it one of these suffixes")
     if not out.parent.is_dir():
-        raise DataError(f"{out}: there is no folder {out.parent}; make it, or give another place")
+        raise ConfigError(f"{out}: there is no folder {out.parent}; make it, or give another place")
     if out.is_dir():
-        raise DataError(f"{out} is a folder; give the name of a file")
+        raise ConfigError(f"{out} is a folder; give the name of a file")
     if out.exists() and not overwrite:
-        raise DataError(f"{out} exists; give another name, or --overwrite to replace it")
+        raise ConfigError(f"{out} exists; give another name, or --overwrite to replace it")
     if out.suffix == _PARQUET:
         _arrow()
 

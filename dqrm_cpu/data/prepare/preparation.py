@@ -42,7 +42,7 @@ from dqrm_cpu.data.prepare.vocabulary.vocabulary import Categories, MemoryLimit
 from dqrm_cpu.data.store.manifest import FILE_NAME as MANIFEST_FILE
 from dqrm_cpu.data.store.manifest import Manifest, ShardFile, read_manifest, write_manifest
 from dqrm_cpu.data.store.transform import BUCKETS
-from dqrm_cpu.errors import DataError
+from dqrm_cpu.errors import ConfigError, DataError
 
 READING, WRITING = "reading", "writing"
 
@@ -61,7 +61,7 @@ def prepare(request: PrepareRequest, restart: bool = False) -> Manifest:
 def _complete(request: PrepareRequest) -> Manifest:
     manifest = read_manifest(request.out)
     if manifest.settings.get("request") != request.digest():
-        raise DataError(
+        raise ConfigError(
             f"{request.out} holds a data set that was prepared from other sources or with other settings; "
             "give another --out, or --restart to replace it"
         )

@@ -1,6 +1,6 @@
 """Raw rows as a model takes them: parsed as `prepare` does, with the ids of a data set, block after block in order."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -137,6 +137,7 @@ class RawRowReader:
         self._parser = new_parser(sources.layout, self._bad_rows, sources.is_parquet)
         self._line = self._finished_bytes = 0
         self.skipped = SkippedRows()
+        self.cut: Counter[str] = Counter()  # values beyond the limit of their cell, by column
 
     def rows(
         self, use: Callable[[NumberedRows], Made], note: Callable[[str], None] = lambda _: None
@@ -197,6 +198,8 @@ class RawRowReader:
         offenders = self._bad_rows.take(parsed.bad, parsed.num_bad, parsed.bad_text, path, self._line)
         numbers = (parsed.bad_lines + self._line + 1).tolist()
         self.skipped.add(f"{path}, lines", numbers, [describe(path, offender) for offender in offenders])
+        names = self._sources.layout.raw.categorical
+        self.cut += Counter({names[t]: bag.cut for t, bag in parsed.bags.items()})
         done = self._finished_bytes + block.after.offset
         self._line = 0 if block.ends_source else self._line + parsed.lines
         self._finished_bytes = done if block.ends_source else self._finished_bytes

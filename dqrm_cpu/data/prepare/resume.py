@@ -15,7 +15,7 @@ from dqrm_cpu.data.prepare.sources.raw_file import SourcePosition
 from dqrm_cpu.data.prepare.spool import SpoolFile, read_new_keys, read_spool_file, spool_path
 from dqrm_cpu.data.prepare.vocabulary.vocabulary import Categories
 from dqrm_cpu.data.store.manifest import FILE_NAME as MANIFEST_FILE
-from dqrm_cpu.errors import DataError
+from dqrm_cpu.errors import ConfigError, DataError
 
 WORK_FOLDER, SPOOL_FOLDER = ".prepare", "spool"
 _REQUEST_FILE = "request.json"
@@ -38,14 +38,14 @@ def work_folder(request: PrepareRequest, restart: bool) -> Path:
         with lock_work_folder(folder) as lock:
             # One that ended before its first rows were safe, as by a mistake in the schema, has nothing to lose.
             if not lock.held or spool_path(folder / SPOOL_FOLDER, 0).exists():
-                raise DataError(
+                raise ConfigError(
                     f"{request.out} holds a preparation of other sources or with other settings that was interrupted; "
                     "repeat its command to go on, or begin anew with --restart"
                 )
             _clear(request.out)
     others = [entry.name for entry in request.out.iterdir() if entry.name != WORK_FOLDER]
     if others:
-        raise DataError(
+        raise ConfigError(
             f"{request.out} is not empty (it holds {others[0]}); give a folder of its own to --out, or clear a former "
             "preparation with --restart"
         )

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dqrm_cpu.base.files import replace_file
-from dqrm_cpu.errors import DataError
+from dqrm_cpu.base.files import remove_abandoned, replace_file
+from dqrm_cpu.errors import ConfigError, DataError
 
 FIELDS = ("time", "request", "user", "item", "site", "device", "price", "balance", "age", "tags", "click")
 
@@ -112,10 +112,11 @@ def write_days(
     folder.mkdir(exist_ok=True)
     paths = [folder / f"day-{day}.csv" for day in range(1, days + 1)]
     for day, path in enumerate(paths, start=1):
+        remove_abandoned(path)
         if not path.exists():
             replace_file(path, log.text(day), DataError)
         elif not _is(path, log.text(day)):
-            raise DataError(f"{path} is there already, and holds other rows; give another folder")
+            raise ConfigError(f"{path} is there already, and holds other rows; give another folder")
         if advance is not None:
             advance(log.rows_of_day)
     return paths, sum(path.stat().st_size for path in paths)

@@ -7,7 +7,7 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from dqrm_cpu.base.files import replace_file
+from dqrm_cpu.base.files import remove_abandoned, replace_file
 from dqrm_cpu.data.synthetic.kernel import MISSING
 from dqrm_cpu.data.synthetic.stream import RawRows, SyntheticClicks
 from dqrm_cpu.errors import DataError
@@ -39,6 +39,7 @@ def write_tsv(
             if advance is not None:
                 advance(rows.label.size)
 
+    remove_abandoned(path)
     replace_file(path, _packed(lines()) if path.suffix == ".gz" else lines(), DataError)
     return size
 

@@ -32,6 +32,17 @@ def test_a_seed_decides_the_rows(tmp_path: Path) -> None:
     assert first == again != other
 
 
+@pytest.mark.parametrize("options", [(), ("--format", "log", "--days", "2")])
+def test_what_a_killed_command_was_writing_goes(tmp_path: Path, options: tuple[str, ...]) -> None:
+    path = tmp_path / "train"
+    folder = path if options else tmp_path
+    folder.mkdir(exist_ok=True)
+    name = "day-2.csv" if options else "train"
+    (folder / f".writing-{name}.123").write_text("half")
+    generated(path, "--rows", "9", *options)
+    assert not list(folder.glob(".*"))
+
+
 def test_what_is_there_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "train.txt").write_text("real clicks")
     assert main(["data", "generate", str(tmp_path / "train.txt"), "--rows", "9"]) == 2

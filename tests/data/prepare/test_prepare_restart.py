@@ -21,7 +21,7 @@ from dqrm_cpu.base.files import replacing
 from dqrm_cpu.data.prepare.preparation import prepare
 from dqrm_cpu.data.prepare.request import Advance, PrepareRequest
 from dqrm_cpu.data.prepare.resume import WORK_FOLDER
-from dqrm_cpu.errors import DataError
+from dqrm_cpu.errors import ConfigError, DataError
 from folders import files_of
 from killed_preparation import OPTIONS
 from preparing import criteo_text, prepared, request_for
@@ -99,10 +99,10 @@ def test_what_was_interrupted_is_not_mixed_with_another_request(tmp_path: Path) 
     raw = raw_file(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         prepare(interrupted_at(request_for([raw], tmp_path / "out", **OPTIONS), rows=100))
-    with pytest.raises(DataError, match="with other settings that was interrupted"):
+    with pytest.raises(ConfigError, match="with other settings that was interrupted"):
         prepared([raw], tmp_path / "out", **{**OPTIONS, "seed": 9})
     raw.write_bytes(raw.read_bytes() + b"\n")
-    with pytest.raises(DataError, match="other sources"):
+    with pytest.raises(ConfigError, match="other sources"):
         prepared([raw], tmp_path / "out", **OPTIONS)
     manifest = prepare(request_for([raw], tmp_path / "out", **OPTIONS), restart=True)
     assert manifest.num_rows("train") > 0
@@ -114,7 +114,7 @@ def test_a_finished_preparation_is_not_done_twice(tmp_path: Path) -> None:
     before = files_of(tmp_path / "out")
     assert prepared([raw], tmp_path / "out", **OPTIONS) == first
     assert files_of(tmp_path / "out") == before
-    with pytest.raises(DataError, match="--restart to replace it"):
+    with pytest.raises(ConfigError, match="--restart to replace it"):
         prepared([raw], tmp_path / "out", **{**OPTIONS, "seed": 9})
 
 

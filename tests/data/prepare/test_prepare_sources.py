@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import zstandard
 
-from dqrm_cpu.errors import DataError
+from dqrm_cpu.errors import ConfigError, DataError
 from preparing import criteo_text, prepared, rows_of
 
 TEXT = criteo_text(500).encode()
@@ -81,6 +81,6 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> Non
     (tmp_path / "plain").write_bytes(TEXT)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("mine")
-    with pytest.raises(DataError, match=r"is not empty \(it holds thesis.tex\)"):
+    with pytest.raises(ConfigError, match=r"is not empty \(it holds thesis.tex\)"):
         prepared([tmp_path / "plain"], tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]

@@ -66,7 +66,7 @@ def test_the_command_writes_a_file_a_day_and_finds_them_again(tmp_path: Path) ->
     assert {name: (folder / name).stat().st_mtime_ns for name in times} == times
     (folder / "day-3.csv").write_text("real clicks")
     refused = generate(folder, "--days", 3)
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     assert "day-3.csv is there already, and holds other rows" in refused.stderr
     assert (folder / "day-3.csv").read_text() == "real clicks"
 

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from dqrm_cpu.data.prepare.sources.raw_file import STANDARD_INPUT
 from dqrm_cpu.data.prepare.sources.remote import is_url, remote_facts, remote_names
-from dqrm_cpu.errors import DataError
+from dqrm_cpu.errors import ConfigError, DataError
 
 _MARKS = "*?["
 _WEB = ("http://", "https://")
@@ -28,10 +28,32 @@ def find_sources(names: Sequence[str]) -> list[str]:
     return paths
 
 
+def require_different(paths: Sequence[str]) -> None:
+    """Raises ConfigError where two names are those of one file, also by a link: its rows would count twice."""
+    before: dict[object, str] = {}
+    for path in paths:
+        identity = _identity(path)
+        if identity in before:
+            first = before[identity]
+            other = f", once by a link or another path, {path}" if path != first else ""
+            raise ConfigError(f"a raw file is named twice: {first}{other}")
+        before[identity] = path
+
+
 def natural_order(name: str) -> list[tuple[int, str]]:
     """Returns what sorts names as a person does: day_2 before day_10."""
     parts = re.split(r"(\d+)", name)
     return [(int(part), "") if part.isascii() and part.isdecimal() else (-1, part) for part in parts]
+
+
+def _identity(path: str) -> object:
+    if path == STANDARD_INPUT or is_url(path):
+        return path
+    try:
+        status = Path(path).stat()
+    except (OSError, ValueError):  # whoever reads it says why it cannot be read
+        return path
+    return status.st_dev, status.st_ino
 
 
 def _found(name: str) -> list[str]:
