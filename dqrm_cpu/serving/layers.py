@@ -11,18 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dqrm_cpu.kernels.packed_scoring import LEAST_MAGNITUDE, MOST_INTEGER_INPUTS
 from dqrm_cpu.serving.description import FLOAT_BITS, Description, LayerDescription
 from dqrm_cpu.serving.mapped_file import MappedFile
 from dqrm_cpu.serving.stored import BIAS_TENSORS, WEIGHT_TENSORS, Floats, finite, stored_matrix
 
 INTEGER_BITS = 8
 """The most bits of codes that integer products take."""
-
-_MOST_INPUTS = 1 << 15
-"""Products of as many inputs fit into int32 by far."""
-
-LEAST_MAGNITUDE = np.float32(1e-30)
-"""Of a row's largest number: below it all count as zero, and its reciprocal need not be a number."""
 
 
 class AffineLayer:
@@ -46,11 +41,11 @@ class AffineLayer:
 
     @property
     def takes_integers(self) -> bool:
-        """Tells whether weight and inputs have codes of 8 bits or fewer, and more outputs than the last layer."""
+        """Tells whether its weight, and what it reads if that has codes, have codes of 8 bits or fewer."""
         about, stored = self.description, self.stored
         has_codes = stored.scale is not None and stored.offset is None and about.bits <= INTEGER_BITS
         fits_grid = self.grid is None or self.grid[2] - self.grid[1] < 1 << INTEGER_BITS
-        return has_codes and fits_grid and about.outputs > 1 and about.inputs <= _MOST_INPUTS
+        return has_codes and fits_grid and about.inputs <= MOST_INTEGER_INPUTS
 
     def __call__(self, x: Floats) -> Floats:
         """Returns f32[n, outputs] of f32[n, inputs]."""

@@ -48,8 +48,8 @@ class Model:
         self._network = PackedNetwork(file, description, products)
         if products == INT8 and not self._network.integer_layers:
             raise ConfigError(
-                f"{file.path} has no layer for products in {INT8}: one with codes of 8 bits or fewer and several "
-                f"outputs, behind the first of the bottom MLP; take {FP32}"
+                f"{file.path} has no layer for products in {INT8}: one with codes of 8 bits or fewer "
+                f"behind the first of the bottom MLP; take {FP32}"
             )
         self._ids = IdFinder(file, description)
         self._is_bucket = np.array([column.transform == BUCKETS for column in description.numbers])

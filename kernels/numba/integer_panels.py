@@ -17,6 +17,7 @@ from ..jit.compile import inlined, serial
 from ..jit.memory import Codegen, Intrinsic, element_pointer, float_at, intrinsic, set_float
 from ..jit.simd import FLOAT_VECTOR, LANES, WORD_VECTOR, every_lane, load, load_part, multiply, round_clamp, splat
 from ..jit.simd_integers import as_float, byte_products, larger, largest, magnitude, no_words, store_bytes
+from ..packed_scoring import LEAST_MAGNITUDE
 from .panels import PANEL, finish
 
 FOUR = 4
@@ -25,7 +26,6 @@ FOUR = 4
 SIGNED_ZERO = 128
 """What is added to inputs that may be negative."""
 
-_LEAST_MAGNITUDE = np.float32(1e-30)
 _LARGEST, _INFINITE = np.float32(255), np.float32(np.inf)
 
 _ROWS = 12 if LANES == 16 else 4
@@ -263,7 +263,7 @@ def _round_block(p: IntegerProduct, x: int, count: int, codes: int) -> np.float3
         scale: np.float32 = float_at(p.grid, 1) if most == most else most
         return scale
     steps = _LARGEST - np.float32(p.zero)
-    factor = splat(steps / most if most >= _LEAST_MAGNITUDE and most < _INFINITE else np.float32(0))
+    factor = splat(steps / most if most >= LEAST_MAGNITUDE and most < _INFINITE else np.float32(0))
     for k in range(0, whole, LANES):
         store_bytes(codes, k, multiply(load(x, k), factor), p.zero)
     if whole < count:

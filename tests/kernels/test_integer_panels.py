@@ -6,10 +6,14 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dqrm_cpu.kernels.packed_scoring import CompiledNetwork, IntegerInputs, LayerArrays, NetworkArrays, TableArrays
-
-LEAST = np.float32(1e-30)
-"""Rows of smaller numbers count as zeros."""
+from dqrm_cpu.kernels.packed_scoring import (
+    LEAST_MAGNITUDE,
+    CompiledNetwork,
+    IntegerInputs,
+    LayerArrays,
+    NetworkArrays,
+    TableArrays,
+)
 
 ONE = np.ones(1, np.float32)
 
@@ -39,7 +43,7 @@ def expected_outcome(x: np.ndarray, layer: LayerArrays) -> np.ndarray:
     total = np.zeros((len(x), len(layer.values)), np.float32)
     for block, codes in ((x[:, :first], layer.values[:, :first]), (x[:, first:], layer.values[:, first:])):
         largest = np.abs(block).max(axis=1, initial=0)
-        factor = np.array([most / one if one >= LEAST else np.float32(0) for one in largest], np.float32)
+        factor = np.array([most / one if one >= LEAST_MAGNITUDE else np.float32(0) for one in largest], np.float32)
         whole = np.rint(block * factor[:, None]).astype(np.int64)
         total += (whole @ codes.astype(np.int64).T).astype(np.float32) * (largest / most)[:, None]
     total = total * layer.scale + layer.bias
