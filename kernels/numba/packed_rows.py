@@ -235,24 +235,6 @@ def _look_up_row(table: TablePlaces, ids: Ids, row: int, target: int) -> int:
 
 
 @serial
-def look_up_rows(table: TablePlaces, ids: Ids, start: int, stop: int, target: int, stride: int) -> int:
-    """Does `look_up_packed` for rows of ids from `start` to `stop`; what it writes lies `stride` floats apart."""
-    bad = 0
-    if table.is_bag or table.bitmap:
-        for row in range(start, stop):
-            bad |= look_up_packed(table, ids, row, target + 4 * (row - start) * stride)
-        return bad
-    # Here and not in a function that has to be called: most tables are such, and their rows are short.
-    for row in range(start, stop):
-        place = table.codes + id_at(ids, row, table.first_slot) * table.row_bytes
-        out = target + 4 * (row - start) * stride
-        for k in range(0, table.dim, LANES):
-            codes = load_codes_of_bits(place + k * table.bits // 8, table.bits, table.dim - k)
-            store_part(out, k, _scaled(table, codes, 1, np.float32(1)), table.dim - k)
-    return bad
-
-
-@serial
 def _pool_bag(table: TablePlaces, ids: Ids, row: int, target: int) -> int:
     count, bad = 0, 0
     for slot in range(table.first_slot, table.first_slot + table.num_slots):
