@@ -269,9 +269,10 @@ class _RawRowsToScore:
             dense, ids = torch.from_numpy(rows.dense), torch.from_numpy(rows.ids)
             offsets = None if rows.offsets is None else torch.from_numpy(rows.offsets)
             own = scorers.get()
-            scored = own.logits(Batch(dense, ids.contiguous(), offsets, torch.zeros(dense.shape[0])))
-            scorers.put(own)
-            return scored
+            try:
+                return own.logits(Batch(dense, ids.contiguous(), offsets, torch.zeros(dense.shape[0])))
+            finally:  # after an error too: other blocks wait for it
+                scorers.put(own)
 
         threads = torch.get_num_threads()
         try:

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from commands import dqrm_cpu
+from dqrm_cpu.data.batch import Batch
 from dqrm_cpu.data.predictions.writers import predictions_to
 from dqrm_cpu.data.store.copying import Target
 from dqrm_cpu.data.store.stored_rows import StoredRows
-from dqrm_cpu.errors import ConfigError, DataError
+from dqrm_cpu.errors import ConfigError, DataError, TrainingError
 from dqrm_cpu.predict.prediction import PredictRequest, predict
 from launching import clean_environ
 from prestart import python
@@ -225,6 +226,22 @@ def test_an_error_on_the_way_leaves_nothing(tmp_path: Path) -> None:
             writer.write((), np.full(1 << 19, 0.5, np.float32))
             raise DataError("on the way")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_blocks_that_cannot_be_scored_end_it(
+    scored: Scored, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the only scorer has failed once already, and other blocks wait for it."""
+
+    class Diverged:
+        def logits(self, batch: Batch) -> np.ndarray:
+            raise TrainingError("its training has diverged")
+
+    monkeypatch.setattr("dqrm_cpu.data.prepare.raw_rows._BLOCK_BYTES", 1 << 13)
+    monkeypatch.setattr("dqrm_cpu.predict.prediction.load_scorer", lambda *_: Diverged())
+    with pytest.raises(TrainingError, match="diverged"):
+        predict(PredictRequest(scored.run_dir, (str(raw),), tmp_path / "out.csv"))
+    assert list(tmp_path.iterdir()) == [raw]
 
 
 @pytest.mark.parametrize("name", ["out.csv", "out.parquet"])
