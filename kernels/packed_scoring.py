@@ -37,7 +37,7 @@ class RefusedRowsError(Exception):
 
 @dataclass(frozen=True)
 class TableArrays:
-    """A packed table, and where its ids stand in a row of ids."""
+    """A packed table, or one in FP32 (`bits` 32), and where its ids stand in a row of ids."""
 
     codes: NDArray[np.uint8]  # [stored rows, bytes of a row]
     num_rows: int
@@ -50,6 +50,7 @@ class TableArrays:
     is_bag: bool  # ids may be -1, for none
     bitmap: NDArray[np.uint8] | None = None  # of a sparse table: a bit for each row that is stored
     rank: NDArray[np.int32] | None = None  # the rows stored before every 512 rows
+    rounded_bits: int = 0  # of the codes that a table in FP32 is rounded to as it is read; 0: it is not
 
 
 @dataclass(frozen=True)
@@ -193,6 +194,7 @@ class CompiledNetwork:
             is_mean=int(is_mean),
             scale=self._address(table.scale),
             offset=0 if table.offset is None else self._address(table.offset),
+            rounded_bits=table.rounded_bits,
         )
 
     def _layer(self, layer: LayerArrays) -> Any:

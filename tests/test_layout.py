@@ -29,9 +29,11 @@ LAYERS = {
     "server": {"serving"},
     "export": {"config", "data", "kernels", "model", "quant", "serving"},
     "train": {"comm", "config", "data", "export", "kernels", "metrics", "model", "quant", "timing"},
-    "predict": {"config", "data", "export", "metrics", "model", "quant", "serving", "train"},
+    "predict": {"config", "data", "export", "kernels", "metrics", "model", "quant", "serving", "train"},
     "report": {"config", "data", "kernels", "metrics", "model", "quant", "timing", "train"},
-    "lab/bench": {"comm", "config", "data", "export", "kernels", "model", "quant", "serving", "timing", "train"},
+    "lab/bench": {
+        *("comm", "config", "data", "export", "kernels", "model", "predict", "quant", "serving", "timing", "train"),
+    },
     "lab/planning": {"comm", "config", "kernels", "lab/bench", "timing"},
     "lab/profiler": {
         *("comm", "config", "data", "kernels", "lab/bench", "model", "quant", "report", "timing", "train"),

@@ -18,10 +18,12 @@ from dqrm_cpu.data.store.manifest import Manifest
 from dqrm_cpu.data.store.stored_rows import StoredRows, Stream
 from dqrm_cpu.errors import CheckpointError, ConfigError, DataError, TrainingError
 from dqrm_cpu.export.read import load_packed
+from dqrm_cpu.kernels.packed_scoring import CompiledNetwork, RefusedRowsError
 from dqrm_cpu.metrics.calibration import FITS, Calibration
 from dqrm_cpu.metrics.click import ClickAccumulator
 from dqrm_cpu.model.activations import Mode
 from dqrm_cpu.model.dlrm import Dlrm
+from dqrm_cpu.predict.compiled_run import compile_run
 from dqrm_cpu.predict.packed_scorer import PackedScorer
 from dqrm_cpu.predict.trained_model import TrainedModel
 from dqrm_cpu.quant.liveness import live_rows
@@ -78,6 +80,36 @@ class Scorer:
         return self._model.sound_rows(batch)
 
 
+class CompiledScorer:
+    """Scores as `Scorer` does, by the code that scores exported files: several threads may use it at a time."""
+
+    def __init__(self, scorer: Scorer, network: CompiledNetwork, correction: float) -> None:
+        """`scorer` scores what the compiled code does not: cells with several values, and rows that it refuses."""
+        self._scorer, self._network = scorer, network
+        self._correction = np.float32(correction)
+
+    def logits(self, batch: Batch) -> NDArray[np.float32]:
+        """Returns f32[B]; BadBatchError for rows that are not sound."""
+        if batch.offsets is None:
+            try:
+                logits = self._network.logits(batch.dense.numpy(), batch.ids.numpy().T)
+            except RefusedRowsError:
+                return self._scorer.logits(batch)  # it says what is wrong
+            if self._correction:
+                logits += self._correction
+            if np.isfinite(logits).all():
+                return logits
+        return self._scorer.logits(batch)
+
+    def twin(self, config: Config) -> "CompiledScorer":
+        """Makes another scorer of the same weights, for another thread."""
+        return CompiledScorer(self._scorer.twin(config), self._network, float(self._correction))
+
+    def sound_rows(self, batch: Batch) -> Tensor:
+        """Returns bool[B]: which rows can be scored."""
+        return self._scorer.sound_rows(batch)
+
+
 class RowScorer(Protocol):
     """Scores rows, by a trained run or by an exported file."""
 
@@ -96,7 +128,7 @@ def load_scorer(
 ) -> RowScorer:
     """Loads the weights of a model.
 
-    Of an exported file: `threads`: the most that score a batch, None: all cores; `products`: its arithmetic.
+    `threads`: the most that score a batch, None: all cores; `products`: the arithmetic of an exported file.
     """
     if trained.is_exported:
         return PackedScorer(trained.path, threads, products)
@@ -104,7 +136,10 @@ def load_scorer(
         raise ConfigError(
             f"--products {products} takes a file that dqrm-cpu export wrote, and {trained.path} is none; give that file"
         )
-    return Scorer(*load_weights(trained, show_work), quantized=not trained.is_packed)
+    (model, scale), quantized = load_weights(trained, show_work), not trained.is_packed
+    scorer = Scorer(model, scale, quantized)
+    network = compile_run(trained.config, model, scale, quantized, threads or torch.get_num_threads())
+    return scorer if network is None else CompiledScorer(scorer, network, model.logit_correction())
 
 
 def load_weights(trained: TrainedModel, show_work: ShowWork = unshown) -> tuple[Dlrm, Tensor]:

@@ -1,4 +1,7 @@
-"""Rows of tables that stay packed: codes of 2 to 16 bits to FP32 as they are read, one multiply for each bag."""
+"""Rows of tables that stay packed: codes of 2 to 16 bits to FP32 as they are read, one multiply for each bag.
+
+Rows in FP32 are rounded to codes as they are read, so that a run that was not packed gives the same.
+"""
 
 from typing import Any, NamedTuple
 
@@ -19,11 +22,26 @@ from ..jit.memory import (
     prefetch_byte,
     word_at,
 )
-from ..jit.simd import FLOAT_VECTOR, FLOATS, LANES, WORD_VECTOR, add, multiply, splat, store, store_part
+from ..jit.simd import (
+    FLOAT_VECTOR,
+    FLOATS,
+    LANES,
+    WORD_VECTOR,
+    add,
+    load_part,
+    multiply,
+    round_clamp,
+    splat,
+    store,
+    store_part,
+)
 from ..jit.simd_integers import how_many
 
 CODE_BITS = range(2, 17)
 """Widths of codes that can be read."""
+
+FLOAT_BITS = 32
+"""The bits of a table in FP32."""
 
 ROWS_PER_RANK = 512
 """Rows of a sparse table for which its `rank` has a count."""
@@ -49,6 +67,7 @@ class TablePlaces(NamedTuple):
     is_mean: int
     scale: int  # f32[1]
     offset: int  # f32[1], or 0
+    rounded_bits: int  # of the codes that a table in FP32 is rounded to; 0: it is read as it is
 
 
 TABLE_LONGS = len(TablePlaces._fields)
@@ -73,6 +92,7 @@ def table_at(tables: int, number: int) -> TablePlaces:
         long_at(at, 11),
         long_at(at, 12),
         long_at(at, 13),
+        long_at(at, 14),
     )
 
 
@@ -210,6 +230,9 @@ def look_up_rows(table: TablePlaces, ids: Ids, start: int, stop: int, target: in
     if table.is_bag:
         for row in range(start, stop):
             bad |= _pool_bag(table, ids, row, target + 4 * (row - start) * stride)
+    elif table.bits == FLOAT_BITS:
+        for row in range(start, stop):
+            _round_row(table, id_at(ids, row, table.first_slot), target + 4 * (row - start) * stride)
     elif table.bitmap or table.offset or table.dim % LANES:
         for row in range(start, stop):
             bad |= _look_up_row(table, ids, row, target + 4 * (row - start) * stride)
@@ -221,6 +244,18 @@ def look_up_rows(table: TablePlaces, ids: Ids, start: int, stop: int, target: in
                 codes = load_codes_of_bits(place + k * table.bits // 8, table.bits, LANES)
                 store(target + out, k, multiply(codes, scale))
     return bad
+
+
+@inlined
+def _round_row(table: TablePlaces, number: int, target: int) -> None:
+    place, scale = table.codes + number * table.row_bytes, float_at(table.scale, 0)
+    inverse, limit = np.float32(1) / scale, np.float32(1 << (max(table.rounded_bits, 1) - 1))
+    for k in range(0, table.dim, LANES):
+        values = load_part(place, k, table.dim - k)
+        if table.rounded_bits:
+            codes = round_clamp(multiply(values, splat(inverse)), -limit, limit - np.float32(1))
+            values = multiply(codes, splat(scale))
+        store_part(target, k, values, table.dim - k)
 
 
 @serial

@@ -39,6 +39,14 @@ def test_a_packed_model_gives_what_numpy_reads_in_its_file(scored: Scored, tmp_p
     np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-7)
 
 
+def test_a_run_and_its_exported_file_give_raw_rows_the_same_bits(scored: Scored, tmp_path: Path) -> None:
+    raw, exported = write_lines(tmp_path / "raw", scored.lines), tmp_path / "model.safetensors"
+    succeed("export", scored.run_dir, "--out", exported)
+    by_run, by_file = (predicted(model, raw, out=tmp_path / "out.csv") for model in (scored.run_dir, exported))
+    np.testing.assert_array_equal(by_run, by_file)
+    np.testing.assert_allclose(by_run, scored.probabilities, rtol=1e-6, atol=1e-7)
+
+
 def test_every_thread_scores_with_the_same_weights(tmp_path: Path) -> None:
     """Also those that quantize what goes into layers, by scales that were learned, and that correct logits."""
     learned = ("--quant.method", "lsq", "--quant.activation-bits", "8", "--data.negative-keep-rate", "0.5")
