@@ -14,10 +14,8 @@ from dqrm_cpu.metrics.calibration import FITS, Calibration
 from dqrm_cpu.metrics.click import ClickAccumulator, ClickMetrics
 from dqrm_cpu.metrics.groups import GroupedAuc, Slice, grouped_auc, slices
 from dqrm_cpu.model.tables import table_names
-from dqrm_cpu.train.checkpoint import find_checkpoint
+from dqrm_cpu.train.ensemble import Wanted, checkpoints_to_score, mean_predictions
 from dqrm_cpu.train.evaluation_notes import calibration_warning
-from dqrm_cpu.train.run_folder import checkpoints_folder
-from dqrm_cpu.train.session import Session, loaders_to_score, trained_session
 
 ALL_PARTS = "all"
 
@@ -62,7 +60,7 @@ class EvaluationOrder:
 class Evaluation:
     """The metrics that were asked for, and where wanted those of groups and slices."""
 
-    checkpoint: Path
+    checkpoint: Path  # of an ensemble: its folder
     metrics: ClickMetrics
     grouped: GroupedAuc | None
     slices: tuple[Sequence[Slice], ClickMetrics | None] | None
@@ -80,12 +78,15 @@ def evaluate(
 
     `advance` is called with the rows that this rank has scored.
     """
-    path = find_checkpoint(checkpoints_folder(order.run_dir), order.checkpoint)
-    session = trained_session(config, path, transport, warn)
-    calibration = _fitted(config, order, session, transport, warn) if order.calibrate else None
+    paths = checkpoints_to_score(order.run_dir, order.checkpoint, config.ensemble)
     tables = order.tables(config)
-    scored = _predictions(config, session, order.parts, transport, tables, advance)
-    if calibration is not None:
+    wanted = [Wanted(config, order.parts, tables)]
+    if order.calibrate:
+        wanted.append(_rows_to_fit(config, order, warn))
+    scored, *to_fit = mean_predictions(config, paths, wanted, transport, warn, advance).predictions
+    calibration = None
+    for validation in to_fit:
+        calibration = _fitted(str(order.calibrate), validation)
         scored.logits[:] = calibration.logits(scored.logits)
     by_group = by_slice = None
     if order.group_by is not None:
@@ -97,29 +98,20 @@ def evaluate(
     warning = calibration_warning(metrics, order.part, config.data)
     if warning and not order.calibrate and transport.rank == 0:
         warn(warning)
+    path = order.run_dir if len(paths) > 1 else paths[0]
     return Evaluation(path, metrics, by_group, by_slice, calibration)
 
 
-def _predictions(
-    config: Config,
-    session: Session,
-    parts: Sequence[str],
-    transport: Transport,
-    tables: Sequence[int],
-    advance: Callable[[int], object] | None = None,
-) -> ClickAccumulator:
-    loaders = loaders_to_score(config, parts, transport, session.model.device)
-    return session.evaluate.predictions(*loaders, keys=tables, advance=advance)
-
-
-def _fitted(config: Config, order: EvaluationOrder, session: Session, transport: Transport, warn: Warn) -> Calibration:
-    """Fits the calibration to the validation rows of the run, whatever rows are scored."""
-    assert order.calibrate is not None
+def _rows_to_fit(config: Config, order: EvaluationOrder, warn: Warn) -> Wanted:
+    """Returns the validation rows of the run, which a calibration is fitted to, whatever rows are scored."""
     own = config_to_score(GivenSettings(), order.run_dir, ("validation",), warn)
     _require_alike(own, config, order.parts)
-    scored = _predictions(own, session, ("validation",), transport, ())
+    return Wanted(own, ("validation",))
+
+
+def _fitted(how: str, scored: ClickAccumulator) -> Calibration:
     try:
-        return FITS[order.calibrate](scored.logits, scored.clicks, scored.weights)
+        return FITS[how](scored.logits, scored.clicks, scored.weights)
     except TrainingError as error:
         error.unanimous = True  # every rank has the rows of all
         raise

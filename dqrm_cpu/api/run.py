@@ -20,7 +20,7 @@ from dqrm_cpu.errors import CheckpointError, ConfigError
 from dqrm_cpu.metrics.calibration import FITS
 from dqrm_cpu.predict.exporting import SUFFIXES, ExportedFile, ExportRequest, export
 from dqrm_cpu.predict.prediction import PredictionSummary
-from dqrm_cpu.train.run_folder import holds_run, read_result, read_rows
+from dqrm_cpu.train.run_folder import holds_run, members_of, read_result, read_rows
 from dqrm_cpu.train.state import Result
 
 _LOGGER = logging.getLogger(__name__)
@@ -68,6 +68,11 @@ class Run(os.PathLike[str]):
             return None if document is None else Result.from_dict(document, self.path)
         except UnreadableError as error:
             raise CheckpointError(f"result.json of {self.path} {error}; restore it") from error
+
+    @property
+    def members(self) -> tuple[Self, ...]:
+        """Of an ensemble the runs of its members, as far as they have begun; of a single run none."""
+        return tuple(type(self)(folder) for folder in members_of(self.path))
 
     @property
     def metrics(self) -> Columns:

@@ -16,6 +16,7 @@ from dqrm_cpu.config.load import LoadedConfig
 from dqrm_cpu.data.store.manifest import holds_manifest
 from dqrm_cpu.data.store.run_data import SYNTHETIC
 from dqrm_cpu.errors import ConfigError
+from dqrm_cpu.train.ensemble import require_kind_of_run, train_ensemble
 from dqrm_cpu.train.progress import Progress, open_progress
 from dqrm_cpu.train.run import RunRequest, train
 from dqrm_cpu.train.run_folder import holds_run
@@ -56,6 +57,7 @@ class TrainingOrder:
         """Trains on this rank's share of the work; every rank calls it."""
         loaded = loaded._replace(config=with_tables_placed(loaded.config, transport))
         run_dir = self._folder(loaded.config, transport)
+        require_kind_of_run(run_dir, loaded.config.ensemble)
         environment = gathered_environment(transport)
         source = loaded.config.data.source
         if transport.rank == 0 and (source == SYNTHETIC or holds_manifest(Path(source))):  # else an error comes next
@@ -66,13 +68,13 @@ class TrainingOrder:
         request = RunRequest(run_dir, self.resume, environment, self.stream, asked, self.open_progress)
         if self.tune is None:
             _require_no_search(run_dir)
-            return train(loaded.config, request, transport)
+            return _train(loaded.config, request, transport)
         tuned = tune(loaded.config, request, TuneRequest(self.tune, loaded.given), transport)
         if isinstance(tuned, Interrupted):
             return tuned
         if transport.rank == 0:
             self.show_search(tuned, run_dir)
-        return train(tuned.config, request, transport)
+        return _train(tuned.config, request, transport)
 
     def _folder(self, config: Config, transport: Transport) -> Path:
         """Returns one folder for all ranks: the given one, or a new one that rank 0 names."""
@@ -88,6 +90,11 @@ class TrainingOrder:
         print(text, file=self.stream, flush=True)
 
 
+def _train(config: Config, request: RunRequest, transport: Transport) -> Result | Interrupted:
+    how = train if config.ensemble == 1 else train_ensemble
+    return how(config, request, transport)
+
+
 def how_to_resume(outcome: Interrupted) -> str:
     """Says where an interrupted run stands and how to go on with it."""
     if outcome.searching:
@@ -95,8 +102,9 @@ def how_to_resume(outcome: Interrupted) -> str:
             f"stopped by {outcome.signal} while settings were tried out; the trials that ended are kept. Go on with "
             f"the same command, --run-dir {outcome.run_dir} and --resume auto"
         )
+    of_member = f" of member {outcome.member}" if outcome.member else ""
     return (
-        f"stopped by {outcome.signal} after step {outcome.step:,}; everything is saved. Go on with:\n"
+        f"stopped by {outcome.signal} after step {outcome.step:,}{of_member}; everything is saved. Go on with:\n"
         f"  dqrm-cpu train --run-dir {outcome.run_dir} --resume auto"
     )
 
@@ -120,4 +128,5 @@ def _headline(config: Config, transport: Transport, run_dir: Path) -> str:
     ranks = f"{transport.size} ranks over {transport.name}" if transport.size > 1 else "1 process"
     simulated = f", {config.comm.simulated_ranks} simulated ranks" if config.comm.simulated_ranks > 1 else ""
     tables = f"{len(model.table_rows)} tables, {rows:,} rows x {model.dims_text}"
-    return f"{kind} on {config.data.source} data; {tables}; {ranks}{simulated}; run folder {run_dir}"
+    models = f"{config.ensemble} models, " if config.ensemble > 1 else ""
+    return f"{models}{kind} on {config.data.source} data; {tables}; {ranks}{simulated}; run folder {run_dir}"

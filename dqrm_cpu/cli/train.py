@@ -5,6 +5,7 @@ import contextlib
 import math
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,9 @@ from dqrm_cpu.cli.parser import Subparsers, UsageError, whole_number
 
 if TYPE_CHECKING:
     from dqrm_cpu.config import ModelConfig
+    from dqrm_cpu.metrics.click import ClickMetrics
     from dqrm_cpu.model.size import ModelBytes
-    from dqrm_cpu.train.state import Result
+    from dqrm_cpu.train.state import MemberResult, Result
     from dqrm_cpu.train.tuning.search import Tuned
 
 _ABOUT = "Trains a click model, or goes on with a run that was interrupted."
@@ -25,6 +27,7 @@ _EXAMPLES = """examples:
   dqrm-cpu train --quant.method none                   the same model in FP32, to compare
   dqrm-cpu train --preset kaggle --train.max-steps 1000
   dqrm-cpu train --run-dir runs/a --resume auto        go on with an interrupted run
+  dqrm-cpu train --ensemble 4                          four models whose mean is the score
   dqrm-cpu train --data data/mine --tune               find a learning rate for your own data first
   dqrm-cpu train --init-from runs/monday --data data/tuesday --run-dir runs/tuesday
       tomorrow's model, once `prepare --grow-from data/monday` made data/tuesday
@@ -97,21 +100,24 @@ def dims_line(model: "ModelConfig") -> str:
 
 def result_table(result: "Result", dims: str = "") -> str:
     """Formats what a run ends with, as aligned text; `dims` is that of `dims_line`."""
-    from dqrm_cpu.metrics.click import FIGURE_NAMES, defined
+    from dqrm_cpu.metrics.click import FIGURE_NAMES
 
     lines = ["", f"{'':<22}{'AUC':>10}{'accuracy':>11}{'log loss':>11}"]
+    for number, member in enumerate(result.members, 1):
+        where = f"seed {member.seed}, step {member.best_step:,}"
+        lines.append(_metrics_line(f"member {number}, test, best", member.test, where))
     for name, part in (("validation", result.validation), ("test", result.test)):
         for which, metrics in (("best", part.best), ("last", part.last)):
             step = result.best_step if which == "best" else result.steps
-            label = f"{name}, {which}"
-            figures = f"{defined(metrics.auc, '>10.4f')}{metrics.accuracy:>11.2%}{metrics.log_loss:>11.4f}"
-            left_out = f", {metrics.skipped_rows:,} rows left out" if metrics.skipped_rows else ""
-            lines.append(f"{label:<22}{figures}   step {step:,}{left_out}")
+            where = f"mean of {len(result.members)}" if result.members else f"step {step:,}"
+            lines.append(_metrics_line(f"{name}, {which}", metrics, where))
     if result.best_by != "auc":
         lines.append(f"{'best by':<24}{FIGURE_NAMES[result.best_by]} on validation")
     if result.skipped_batches:
         lines.append(f"{'skipped':<24}{result.skipped_batches:,} batches that were not sound")
-    lines += ["", f"{'model size':<24}{_sizes(result.model_bytes)}", *([dims] if dims else []), *_packed_lines(result)]
+    size = _sizes(result.model_bytes, len(result.members))
+    lines += ["", f"{'model size':<24}{size}", *([dims] if dims else []), *_packed_lines(result)]
+    lines += _price_lines(result.members, result.score_us_per_row)
     if not math.isnan(result.ms_per_step):  # of a process' first step there is no time: it compiles
         lines.append(f"{'step':<24}{result.ms_per_step:.2f} ms (median)")
     if result.bytes_per_step:
@@ -120,9 +126,34 @@ def result_table(result: "Result", dims: str = "") -> str:
     return "\n".join(lines)
 
 
-def _sizes(size: "ModelBytes") -> str:
+def _metrics_line(label: str, metrics: "ClickMetrics", where: str) -> str:
+    from dqrm_cpu.metrics.click import defined
+
+    figures = f"{defined(metrics.auc, '>10.4f')}{metrics.accuracy:>11.2%}{metrics.log_loss:>11.4f}"
+    left_out = f", {metrics.skipped_rows:,} rows left out" if metrics.skipped_rows else ""
+    return f"{label:<22}{figures}   {where}{left_out}"
+
+
+def _price_lines(members: "Sequence[MemberResult]", score_us_per_row: float) -> list[str]:
+    """Says what an ensemble costs: so many times the training of one model, and so many forwards for a score."""
+    if not members:
+        return []
+    steps = sum(member.steps for member in members)
+    seconds = sum(member.steps * member.ms_per_step for member in members) / 1e3
+    took = "" if math.isnan(seconds) else f", {seconds:,.1f} s of steps"
+    return [
+        f"{'training':<24}{steps:,} steps of {len(members)} models{took}",
+        f"{'score':<24}{score_us_per_row:.2f} us a row by all, {score_us_per_row / len(members):.2f} us by one",
+    ]
+
+
+def _sizes(size: "ModelBytes", models: int) -> str:
     """Formats sizes at the widths that were trained; of a model in FP32, what INT4 would save."""
     fp32 = format_size(size.fp32)
+    if models > 1:
+        return (
+            f"{format_size(size.packed)}, {models} models; one of them in FP32 takes {format_size(size.fp32 // models)}"
+        )
     if size.packed == size.fp32:
         return f"{fp32} in FP32; INT4 throughout would take {format_size(size.int4)}"
     how = "in INT4" if size.packed == size.int4 else "as quantized"

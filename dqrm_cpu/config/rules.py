@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from dqrm_cpu.config.schema import (
     FP32_BITS,
+    LARGEST_SEED,
     TRAINED_UNIFORM_METHODS,
     UNIFORM_METHODS,
     Config,
@@ -113,6 +114,27 @@ def _decay_follows_warmup(config: Config) -> Conflict | None:
         keys,
         f"train.decay_start_step {train.decay_start_step} lies within the warm-up, "
         f"it must be train.warmup_steps {train.warmup_steps} or more",
+    )
+
+
+def _members_begin_fresh(config: Config) -> Conflict | None:
+    if config.ensemble == 1 or not config.init_from:
+        return None
+    return Conflict(
+        ("ensemble", "init_from"),
+        f"ensemble {config.ensemble} is of models that begin with different weights, init_from gives all "
+        "the same, leave out one of them",
+    )
+
+
+def _members_have_seeds(config: Config) -> Conflict | None:
+    last = config.training_seed + config.ensemble - 1
+    if last <= LARGEST_SEED:
+        return None
+    return Conflict(
+        ("ensemble", "weights_seed", "seed"),
+        f"ensemble {config.ensemble} counts seeds up to {last:,}, {LARGEST_SEED:,} is the largest, set "
+        "weights_seed to a smaller one",
     )
 
 
@@ -343,6 +365,8 @@ _RULES: tuple[Callable[[Config], Conflict | None], ...] = (
     _rank_gets_rows,
     _decay_has_length,
     _decay_follows_warmup,
+    _members_begin_fresh,
+    _members_have_seeds,
     _kernels_fit_device,
     _nccl_has_gpus,
     _dense_tables_are_small,

@@ -31,7 +31,9 @@ KeptShare = Annotated[float, Range(maximum=1, above=0)]
 
 _LARGEST_INT32 = 2**31 - 1
 _LARGEST_DIM = 4096
-_LARGEST_SEED = 2**32 - 1
+LARGEST_SEED = 2**32 - 1
+
+LARGEST_ENSEMBLE = 64
 
 
 FP32_BITS = 32
@@ -325,8 +327,14 @@ class Config:
     preset: Annotated[str, OneOf("demo", "production", "kaggle", "terabyte")] = setting(
         "demo", "the settings to start from"
     )
-    seed: Annotated[int, Range(minimum=0, maximum=_LARGEST_SEED)] = setting(
+    seed: Annotated[int, Range(minimum=0, maximum=LARGEST_SEED)] = setting(
         1, "decides initial weights, generated data and the order of rows"
+    )
+    weights_seed: Annotated[int, Range(minimum=0, maximum=LARGEST_SEED)] = setting(
+        0, "decides the same in its place, but for generated data; 0: seed"
+    )
+    ensemble: Annotated[int, Range(minimum=1, maximum=LARGEST_ENSEMBLE)] = setting(
+        1, "models that differ in their weights_seed; a score is the mean of their logits (docs/ensembles.md)"
     )
     init_from: str = setting(
         "",
@@ -342,6 +350,16 @@ class Config:
     quant: QuantConfig = QuantConfig()
     train: TrainConfig = TrainConfig()
     comm: CommConfig = CommConfig()
+
+    @property
+    def training_seed(self) -> int:
+        """The seed of what training draws: initial weights, rounding, the order of rows."""
+        return self.weights_seed or self.seed
+
+    def member(self, number: int) -> "Config":
+        """Returns the settings of a member of the ensemble, from 1 on; the first is the model that one would train."""
+        seed = self.weights_seed if number == 1 else self.training_seed + number - 1
+        return replace(self, ensemble=1, weights_seed=seed)
 
     def to_toml(self) -> str:
         """Writes the whole configuration; `load_config` reads it back to an equal one."""

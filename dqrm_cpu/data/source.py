@@ -120,7 +120,7 @@ def _training_order(config: Config, stored: StoredRows) -> Order | None:
         return None
     return Order(
         data.train_rows,
-        config.seed,
+        config.training_seed,
         reshuffle=data.reshuffle,
         sub_sample_rate=data.sub_sample_rate,
         labels=stored.labels,

@@ -87,7 +87,9 @@ class Dlrm:
         self.bias_formula = None if quant.mlp_bias_bits == UNQUANTIZED else Uniform(quant.mlp_bias_bits)
         self._table_quantizer = TableQuantizer(quant, kernels)
         self._quantized = True
-        self._rounding = WeightRounding(config.seed, quant.rounding == "stochastic", quant.mlp_rounding == "stochastic")
+        self._rounding = WeightRounding(
+            config.training_seed, quant.rounding == "stochastic", quant.mlp_rounding == "stochastic"
+        )
         self._keys = NEAREST
         self._gemm = select_gemm(config.train.precision, device)
         self.inputs = LayerInputs(quant.activation_bits, self.shapes.by_part(self.shapes.layers), device)

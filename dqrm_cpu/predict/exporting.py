@@ -40,6 +40,7 @@ from dqrm_cpu.predict.trained_model import TrainedModel, data_of_model, find_mod
 from dqrm_cpu.serving.description import ISOTONIC, PLATT, Calibrating, IdRule
 from dqrm_cpu.serving.mapped_file import MappedFile
 from dqrm_cpu.serving.model import Model, read_description
+from dqrm_cpu.train.run_folder import require_one_model
 from dqrm_cpu.train.working import ShowWork, unshown
 
 PACKED, ONNX, OPENVINO, EXECUTORCH = "packed", "onnx", "openvino", "pte"
@@ -120,6 +121,7 @@ def _export_packed(request: ExportRequest) -> ExportedFile:
     trained = find_model(request.run_dir, request.checkpoint)
     if trained.is_packed:
         raise ConfigError(f"{request.run_dir} is a packed file; give the folder of the run")
+    require_one_model(request.run_dir)
     trained = as_exported(trained, request.note)
     folder, manifest, warning = data_of_model(trained, request.data)
     if warning:

@@ -1,6 +1,6 @@
 """A model that was loaded to score rows: logits of batches of any size, in memory that does not grow."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from dqrm_cpu.data.store.manifest import Manifest
 from dqrm_cpu.data.store.stored_rows import StoredRows, Stream
 from dqrm_cpu.errors import CheckpointError, ConfigError, DataError, TrainingError
 from dqrm_cpu.export.read import load_packed
+from dqrm_cpu.kernels.ensemble import mean_logits
 from dqrm_cpu.kernels.packed_scoring import CompiledNetwork, RefusedRowsError
 from dqrm_cpu.metrics.calibration import FITS, Calibration
 from dqrm_cpu.metrics.click import ClickAccumulator
@@ -110,6 +111,25 @@ class CompiledScorer:
         return self._scorer.sound_rows(batch)
 
 
+class EnsembleScorer:
+    """Scores rows by several models: the mean of their logits."""
+
+    def __init__(self, members: Sequence["RowScorer"]) -> None:
+        self._members = members
+
+    def logits(self, batch: Batch) -> NDArray[np.float32]:
+        """Returns f32[B]; BadBatchError for rows that are not sound."""
+        return mean_logits(member.logits(batch) for member in self._members)
+
+    def twin(self, config: Config) -> "EnsembleScorer":
+        """Makes another scorer of the same weights, for another thread."""
+        return EnsembleScorer([member.twin(config) for member in self._members])
+
+    def sound_rows(self, batch: Batch) -> Tensor:
+        """Returns bool[B]: which rows can be scored."""
+        return self._members[0].sound_rows(batch)
+
+
 class RowScorer(Protocol):
     """Scores rows, by a trained run or by an exported file."""
 
@@ -130,6 +150,8 @@ def load_scorer(
 
     `threads`: the most that score a batch, None: all cores; `products`: the arithmetic of an exported file.
     """
+    if trained.members:
+        return EnsembleScorer([load_scorer(member, threads, products, show_work) for member in trained.members])
     if trained.is_exported:
         return PackedScorer(trained.path, threads, products)
     if products != FP32:
@@ -161,7 +183,13 @@ def lacks_activations(path: Path) -> CheckpointError:
 
 
 def zero_rows(trained: TrainedModel) -> list[NDArray[np.bool_]]:
-    """Tells which rows of each table, bool[rows], are zero in the quantized model: they say nothing."""
+    """Tells which rows of each table, bool[rows], are zero in the quantized model: they say nothing.
+
+    Of an ensemble, in all of its members.
+    """
+    if trained.members:
+        by_member = [zero_rows(member) for member in trained.members]
+        return [np.logical_and.reduce(of_table) for of_table in zip(*by_member, strict=True)]
     model, scale = load_weights(trained)
     formula = model.table_formula
     if formula is None:

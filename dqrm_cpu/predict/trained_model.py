@@ -12,7 +12,8 @@ from dqrm_cpu.data.store.schema import DataIdentity
 from dqrm_cpu.errors import ConfigError, DataError
 from dqrm_cpu.export.read import looks_packed, read_packed
 from dqrm_cpu.train.checkpoint import find_checkpoint, newest_config, read_state
-from dqrm_cpu.train.run_folder import checkpoints_folder
+from dqrm_cpu.train.ensemble import checkpoints_to_score
+from dqrm_cpu.train.run_folder import checkpoints_folder, member_folder, members_of
 from dqrm_cpu.train.run_place import CONFIG_FILE, data_of_run, no_run, other_version
 from dqrm_cpu.train.same_ids import TrainedIds, require_same_ids
 
@@ -31,16 +32,24 @@ class TrainedModel:
     is_packed: bool
     warnings: tuple[str, ...] = ()
     is_exported: bool = False  # a packed file that says what raw rows are, by `dqrm-cpu export`
+    members: tuple["TrainedModel", ...] = ()  # of an ensemble, whose `path` is its folder
 
 
 def find_model(path: Path, checkpoint: str = "best") -> TrainedModel:
     """Finds the model of a run in a folder (`checkpoint`: best, last or the folder of one), or of a packed file."""
     if path.is_dir() and not (path / FILE_NAME).exists():
-        return _run_model(path, checkpoint)
+        return _ensemble(path, checkpoint) if members_of(path) else _run_model(path, checkpoint)
     if path.is_file() and looks_packed(path):
         return _packed_model(path)
     what = "is a data set" if path.is_dir() else "is no model" if path.exists() else "is not there"
     raise ConfigError(f"{path} {what}; first name the model: the folder of a run, or a packed file (.safetensors)")
+
+
+def _ensemble(run_dir: Path, checkpoint: str) -> TrainedModel:
+    count = load_run_config(run_dir / CONFIG_FILE, {}, None)[0].config.ensemble
+    paths = checkpoints_to_score(run_dir, checkpoint, count)
+    members = tuple(_run_model(member_folder(run_dir, number + 1), str(path)) for number, path in enumerate(paths))
+    return replace(members[0], path=run_dir, run_dir=run_dir, members=members)
 
 
 def _run_model(run_dir: Path, checkpoint: str) -> TrainedModel:

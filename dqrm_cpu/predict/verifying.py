@@ -19,6 +19,7 @@ from dqrm_cpu.predict.runtimes import PACKED, OpenedFile, open_file
 from dqrm_cpu.predict.scorer import Scorer, load_weights, prepared_rows, sound_batches
 from dqrm_cpu.predict.trained_model import data_of_model, find_model, require_shape
 from dqrm_cpu.serving.description import PLATT, Calibrating, Description
+from dqrm_cpu.train.run_folder import require_one_model
 
 _LOGITS_PER_PROBABILITY = 4
 """At a probability of one half."""
@@ -121,6 +122,7 @@ class Verifier:
         if trained.is_packed:
             raise ConfigError(f"--against {request.run_dir} is a packed file; give the folder of a run")
         self._path = trained.path
+        require_one_model(request.run_dir)
         trained = as_exported(trained, request.note)
         self._folder, manifest, warning = data_of_model(trained, request.data)
         if warning:

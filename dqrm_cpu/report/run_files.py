@@ -20,7 +20,7 @@ from dqrm_cpu.timing.span_file import RankSpans, read_spans
 from dqrm_cpu.train.beginning import Beginning, read_beginning
 from dqrm_cpu.train.checkpoint import CheckpointStore, newest_config, read_state
 from dqrm_cpu.train.metrics_row import MetricsRow, RunPhase
-from dqrm_cpu.train.run_folder import checkpoints_folder, holds_run, read_sound_rows, result_checksum
+from dqrm_cpu.train.run_folder import checkpoints_folder, holds_run, read_sound_rows, require_one_model, result_checksum
 from dqrm_cpu.train.run_place import no_run
 from dqrm_cpu.train.state import RunState
 from dqrm_cpu.train.tuning.record import SearchRecord, read_record
@@ -170,6 +170,7 @@ def _read_run(path: Path, name: str) -> RunFiles:
         page = path / "report.html"
         made = f"; it holds a profile, whose page is {page}" if (path / "profile.json").exists() else ""
         raise ConfigError(no_run(path, made))
+    require_one_model(path)
     recorded = newest_config(checkpoints_folder(path))
     if not settings.exists() and recorded is None:
         raise ConfigError(f"{path} holds a run without its settings; restore {settings}")

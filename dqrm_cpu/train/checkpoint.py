@@ -39,6 +39,7 @@ from dqrm_cpu.train.checkpoint_manifest import (
 )
 from dqrm_cpu.train.checkpoint_shard import DTYPES, DamagedCheckpointError
 from dqrm_cpu.train.held_tensor import Stored
+from dqrm_cpu.train.run_folder import require_one_model
 from dqrm_cpu.train.working import ShowWork, unshown
 
 # A second checkpoint of one step gets a number, so that the first is never taken away before the new one is there.
@@ -67,6 +68,7 @@ def find_checkpoint(folder: Path, which: str) -> Path:
     named = {"best": store.best, "last": store.newest}.get(which)
     path = named() if named else Path(which)
     if path is None or not path.is_dir():
+        require_one_model(folder.parent)
         there = ", ".join(path.name for path in store.paths()) or "none"
         raise CheckpointError(f"no checkpoint {which!r} in {folder}; there: {there}")
     return path

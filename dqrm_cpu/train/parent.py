@@ -13,7 +13,7 @@ from dqrm_cpu.data.store.schema import DataIdentity
 from dqrm_cpu.errors import CheckpointError, ConfigError, DataError
 from dqrm_cpu.train.checkpoint import CheckpointStore
 from dqrm_cpu.train.checkpoint_manifest import STATE_FILE, CheckpointManifest, read_manifest
-from dqrm_cpu.train.run_folder import checkpoints_folder
+from dqrm_cpu.train.run_folder import checkpoints_folder, require_one_model
 from dqrm_cpu.train.run_place import CONFIG_FILE
 
 _TABLE_ROWS = "model.table_rows"
@@ -63,6 +63,7 @@ def find_parent(place: Path) -> Path:
         return place
     if not place.is_dir():
         raise ConfigError(f"--init-from {place}: there is no such folder; give a run, or one of its checkpoints")
+    require_one_model(place)
     store = CheckpointStore(checkpoints_folder(place), keep=1)
     path = store.best() or store.newest()
     if path is None:

@@ -48,6 +48,7 @@ class RunRequest:
     stream: TextIO  # where progress goes; only rank 0 writes
     asked: frozenset[str] = frozenset()  # settings that somebody gave for this very call: a resumed run takes them
     open_progress: Callable[[int, int, TextIO], Progress] = open_progress  # of the first step, the last one, and stream
+    stop: StopRequest | None = None  # of whoever trains several runs; None: this one has its own
 
     def note(self, text: str) -> None:
         """Tells what a run begins with."""
@@ -140,7 +141,7 @@ def _train_in_folder(
         else OnlyWarnings(transport.rank, request.stream)
     )
     try:
-        with StopRequest() as stop:
+        with StopRequest() if request.stop is None else nullcontext(request.stop) as stop:
             context = RunContext(transport, store, request.run_dir, log, progress, stop)
             return TrainingLoop(config, session, context, state).run()
     finally:

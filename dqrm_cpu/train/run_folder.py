@@ -22,7 +22,7 @@ from dqrm_cpu.train.mlflow_log import MlflowLog
 
 _CONFIG, _ENVIRONMENT, _METRICS, _RESULT = "config.toml", "environment.json", "metrics.jsonl", "result.json"
 _INTERRUPTED = "interrupted.json"
-_CHECKPOINTS, _TENSORBOARD = "checkpoints", "tensorboard"
+_CHECKPOINTS, _TENSORBOARD, _MEMBERS = "checkpoints", "tensorboard", "members"
 _OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 
@@ -206,6 +206,26 @@ def result_checksum(result: Mapping[str, Json]) -> int:
 def checkpoints_folder(path: Path) -> Path:
     """Returns the folder where the run at `path` keeps its checkpoints."""
     return path / _CHECKPOINTS
+
+
+def member_folder(path: Path, number: int) -> Path:
+    """Returns the folder of a member of the ensemble at `path`, a run of its own; they count from 1."""
+    return path / _MEMBERS / str(number)
+
+
+def members_of(path: Path) -> list[Path]:
+    """Returns the folders of an ensemble's members in their order, as far as they have begun; none of a single run."""
+    found: list[Path] = []
+    while holds_run(member_folder(path, len(found) + 1)):
+        found.append(member_folder(path, len(found) + 1))
+    return found
+
+
+def require_one_model(path: Path) -> None:
+    """Raises ConfigError for the folder of an ensemble, where one of its models is wanted."""
+    members = members_of(path)
+    if members:
+        raise ConfigError(f"{path} is an ensemble of several models; name one of them, such as {members[0]}")
 
 
 def read_rows(path: Path) -> list[MetricsRow]:

@@ -140,7 +140,7 @@ def whole_model(config: Config, kernels: Kernels, checkpoint: Path, folder: Path
     device = torch.device(config.device)
     groups = allocate_groups(config.model.table_rows, config.model.dims, device, folder)
     model = Dlrm(config, kernels, device, tables=groups)
-    model.seed = config.seed
+    model.seed = config.training_seed
     load_model_weights(model, None, checkpoint)
     return model
 
@@ -172,7 +172,7 @@ def build_session(
     tables = select_shards(config, transport)
     model = Dlrm(config, kernels, device, held=None if tables is None else tables.held)
     rows = None if tables is None else RowExchange(transport, tables.placement, model.tables, model.spans)
-    model.initialize_(config.seed)
+    model.initialize_(config.training_seed)
     if config.init_from:
         model.seed = None  # what the parent's rows began with cannot be drawn again
     scales = open_scales(config.quant, model, tables)
@@ -244,7 +244,7 @@ def trained_session(config: Config, checkpoint: Path, transport: Transport, warn
 
 def exchange_settings(config: Config) -> ExchangeSettings:
     """Returns what the gradients of a run look like between ranks."""
-    settings = ExchangeSettings.of(config.comm, config.seed)
+    settings = ExchangeSettings.of(config.comm, config.training_seed)
     # Of the vectors that a batch looks up, one id per table.
     vector_bytes = 4 * config.train.batch_size * sum(config.model.dims)
     if settings.overlap == "auto" and vector_bytes < _LEAST_TO_HIDE_BYTES:

@@ -14,7 +14,7 @@ from dqrm_cpu.metrics.click import ClickMetrics
 from dqrm_cpu.model.size import ModelBytes
 from dqrm_cpu.train.metrics_log import LogMark
 
-_TIMES = ("ms_per_step", "bytes_per_step")
+_TIMES = ("ms_per_step", "bytes_per_step", "score_us_per_row")
 
 
 @dataclass
@@ -70,6 +70,28 @@ class PartResult:
 
 
 @dataclass(frozen=True)
+class MemberResult:
+    """A member of an ensemble: its metrics are those of its best checkpoint."""
+
+    seed: int
+    steps: int
+    best_step: int
+    validation: ClickMetrics
+    test: ClickMetrics
+    ms_per_step: float
+
+    @classmethod
+    def of(cls, result: "Result", seed: int) -> "MemberResult":
+        """Returns what an ensemble keeps of the result of a member."""
+        validation, test = (replace(part.best, reliability=None) for part in (result.validation, result.test))
+        return cls(seed, result.steps, result.best_step, validation, test, result.ms_per_step)
+
+    def as_dict(self) -> dict[str, Json]:
+        """Returns the form in result.json."""
+        return {**asdict(self), "validation": self.validation.as_dict(), "test": self.test.as_dict()}
+
+
+@dataclass(frozen=True)
 class Result:
     """A finished training run."""
 
@@ -77,7 +99,7 @@ class Result:
     world_size: int
     simulated_ranks: int
     steps: int
-    best_step: int
+    best_step: int  # -1: of an ensemble, whose members have each their own
     validation: PartResult
     test: PartResult
     model_bytes: ModelBytes
@@ -86,6 +108,8 @@ class Result:
     best_by: str = "auc"  # the setting train.best_by: what decided which step is the best
     skipped_batches: int = 0  # that were not sound; their steps count in `steps`
     packed_files: PackedFiles | None = None  # of the chosen checkpoint; None: an FP32 model
+    members: tuple[MemberResult, ...] = ()  # of an ensemble, whose sizes and steps are those of all together
+    score_us_per_row: float = math.nan  # of an ensemble, with reading the rows: all members one after another
 
     def as_dict(self) -> dict[str, Json]:
         """Returns the content of result.json."""
@@ -106,12 +130,24 @@ class Result:
             "packed_files": asdict(self.packed_files) if self.packed_files else None,
             "ms_per_step": self.ms_per_step,
             "bytes_per_step": self.bytes_per_step,
+            **self._of_ensemble(),
+        }
+
+    def _of_ensemble(self) -> dict[str, Json]:
+        if not self.members:
+            return {}
+        return {
+            "members": [member.as_dict() for member in self.members],
+            "score_us_per_row": self.score_us_per_row,
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Json], run_dir: Path | None) -> "Result":
         """Reads what `as_dict` wrote and JSON kept, with null for NaN; UnreadableError where it is anything else."""
-        document = {name: math.nan if name in _TIMES and value is None else value for name, value in values.items()}
+        document = _with_times(values)
+        members = values.get("members")
+        if isinstance(members, list):
+            document["members"] = [_member(member) for member in members]
         for name in ("validation", "test"):
             part = values.get(name)
             if isinstance(part, Mapping):
@@ -127,6 +163,18 @@ class Interrupted:
     step: int
     signal: str
     searching: bool = False  # before training, while settings were tried out
+    member: int = 0  # of an ensemble: the number of the member that had done `step`
+
+
+def _with_times(values: Mapping[str, Json]) -> dict[str, Json]:
+    return {name: math.nan if name in _TIMES and value is None else value for name, value in values.items()}
+
+
+def _member(document: Json) -> Json:
+    if not isinstance(document, Mapping):
+        return document
+    metrics = {name: _with_nan(document[name]) for name in ("validation", "test") if name in document}
+    return {**_with_times(document), **metrics}
 
 
 def _with_nan(metrics: Json) -> Json:
