@@ -27,6 +27,7 @@ def test_one_command_measures_every_wire_over_every_transport(
     assert {f"{transport}_{wire}" for transport in TRANSPORTS for wire in WIRES} < names["tables"]
     assert {f"{transport}_{form}" for transport in TRANSPORTS for form in MLP_FORMS} == names["mlp"]
     assert {f"step_{transport}_{wire}" for transport in TRANSPORTS for wire in STEP_WIRES} < names["step"]
+    assert {f"step_{transport}_int8_shard" for transport in TRANSPORTS} < names["step"]
     assert (case["ranks"], set(case["transports"])) == (2, set(TRANSPORTS))
     ratio = document["ratios"]["int8_over_per_table_gloo"]["terabyte_d16"]["mpi"]
     assert ratio["ratio"] == pytest.approx(ratio["numerator"]["median_s"] / ratio["denominator"]["median_s"])

@@ -22,6 +22,8 @@ MLP_FORMS = MappingProxyType({"mlp_fp32": ("fp32", "none"), "mlp_bf16": ("bf16",
 
 STEP_WIRES = ("sparse", "int8")
 STEP_OVERLAPS = ("off", "on")
+STEP_EXCHANGES = (*((wire, "replicate") for wire in STEP_WIRES), ("int8", "shard"))
+"""The wire, and where the tables are: all on each rank, or each on one or cut over all."""
 STEP_ALONE, PER_TABLE, FUSED = "step_alone", "torch_gloo_per_table", "torch_gloo_fused"
 STEP_TABLE_BYTES = 1_000_000_000
 
@@ -30,7 +32,8 @@ _RANK_MODULE = "dqrm_cpu.lab.bench.exchange.exchange_rank"
 _NOTES = (
     "Times are seconds per step, those of the slowest rank: one sample per round, the mean of the steps of a turn.",
     "tables: from the pooled gradient that a backward leaves to the sum of all ranks. mlp: with a copy of the "
-    "gradient. step: whole training steps; efficiency is the time of one rank alone over ranks times that of all.",
+    "gradient. step: whole training steps, all tables on each rank, or (shard) on one or cut over all; efficiency is "
+    "the time of one rank alone over ranks times that of all.",
     "bytes_per_step is what rank 0 hands over for the other ranks: counted; computed for torch's contestants, with "
     "int64 rows. phases_s are medians on rank 0; wire includes waiting for the other ranks.",
 )
@@ -76,8 +79,10 @@ def contestant_name(transport: str, what: str) -> str:
     return f"{transport}_{what}"
 
 
-def step_name(transport: str, wire: str, overlap: str = "off") -> str:
-    return f"step_{transport}_{wire}" + ("_overlap" if overlap == "on" else "")
+def step_name(transport: str, wire: str, overlap: str = "off", tables: str = "replicate") -> str:
+    """Returns the name of whole steps over a transport."""
+    name = f"step_{transport}_{wire}" + ("_shard" if tables == "shard" else "")
+    return name + ("_overlap" if overlap == "on" else "")
 
 
 def baseline(group: str, transports: tuple[str, ...]) -> str:
@@ -102,6 +107,9 @@ def _ratios(transports: tuple[str, ...]) -> Iterator[Ratio]:
             apart, overlapping = step_name(transport, wire), step_name(transport, wire, "on")
             yield Ratio(f"step_{wire}_over_alone", transport, apart, STEP_ALONE)
             yield Ratio(f"step_{wire}_overlap_on_over_off", transport, overlapping, apart)
+        for overlap, what in zip(STEP_OVERLAPS, ("step", "overlapping_step"), strict=True):
+            names = [step_name(transport, "int8", overlap, tables) for tables in ("shard", "replicate")]
+            yield Ratio(f"{what}_int8_shard_over_replicate", transport, *names)
 
 
 def exchange_benchmark(transports: tuple[str, ...], threads: int) -> Benchmark:

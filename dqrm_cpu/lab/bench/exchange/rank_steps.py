@@ -16,9 +16,9 @@ from dqrm_cpu.comm.transports.process_transport import ProcessTransport
 from dqrm_cpu.data.batch import Batch
 from dqrm_cpu.lab.bench.exchange.exchange_benchmark import (
     STEP_ALONE,
+    STEP_EXCHANGES,
     STEP_OVERLAPS,
     STEP_TABLE_BYTES,
-    STEP_WIRES,
     step_name,
 )
 from dqrm_cpu.lab.bench.harness.batch_pool import Work
@@ -37,20 +37,20 @@ def step_case(case: Case) -> Case:
 
 
 def step_group(case: Case, transports: Sequence[Transport]) -> Group:
-    """Makes contestants that share tables."""
+    """Makes contestants that share tables, but for those whose tables lie on the ranks."""
     rank, size = transports[0].rank, transports[0].size
     shared = SharedTables(case)
     alone = OurStep(STEP_ALONE, _about("one rank, one process"), case.config, shared)
     contestants: list[Contestant] = [_RankStep(alone, (lambda work: work) if rank == 0 else None)]
-    for transport, (wire, overlap) in product(transports, product(STEP_WIRES, STEP_OVERLAPS)):
+    for transport, (wire, tables), overlap in product(transports, STEP_EXCHANGES, STEP_OVERLAPS):
         if overlap == "on" and (not isinstance(transport, ProcessTransport) or transport.overlap_obstacle()):
             continue
         about = _about(
-            f"{size} ranks, each with its share of the same batch, comm.wire {wire}, comm.overlap {overlap}, over "
-            f"{transport.name}"
+            f"{size} ranks, each with its share of the same batch, comm.wire {wire}, comm.overlap {overlap}, "
+            f"comm.tables {tables}, over {transport.name}"
         )
-        config = replace(case.config, comm=replace(case.config.comm, wire=wire, overlap=overlap))
-        step = OurStep(step_name(transport.name, wire, overlap), about, config, shared, transport)
+        config = replace(case.config, comm=replace(case.config.comm, wire=wire, overlap=overlap, tables=tables))
+        step = OurStep(step_name(transport.name, wire, overlap, tables), about, config, shared, transport)
         contestants.append(_RankStep(step, partial(_share_of, rank, size)))
     return Group("step", contestants, STEP_ALONE)
 

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from dqrm_cpu.base.hardware import fingerprint, has_bf16_products
 from dqrm_cpu.comm.exchange.settings import ExchangeSettings
+from dqrm_cpu.comm.sharding.placement import place_tables, table_loads
+from dqrm_cpu.comm.sharding.row_exchange import RowExchange
 from dqrm_cpu.comm.transport import SingleTransport, Transport
 from dqrm_cpu.config import Config
 from dqrm_cpu.kernels.interface import Kernels, KernelsUnavailableError
@@ -19,6 +21,7 @@ from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.quant.scale import TableScales
 from dqrm_cpu.timing.spans import Spans
 from dqrm_cpu.train.optimizers import Optimizer, select_optimizer
+from dqrm_cpu.train.shards import Shards
 from dqrm_cpu.train.step import TrainingStep
 
 NEVER_AGAIN = 2**62
@@ -26,7 +29,10 @@ NEVER_AGAIN = 2**62
 
 
 class OurStep:
-    """The training step of this process under one configuration; over a transport, as one of its ranks."""
+    """The training step of this process under one configuration; over a transport, as one of its ranks.
+
+    Where `comm.tables` is shard, it holds its part of tables of its own instead of the shared ones.
+    """
 
     def __init__(
         self,
@@ -47,7 +53,11 @@ class OurStep:
     def setup(self) -> None:
         _require_precision(self._config.train.precision)
         kernels = load_ipex_kernels() if self._config.kernels == "ipex" else self._shared.kernels
-        self._step = build_step(self._config, self._shared, kernels, self._transport, self._given_spans).step
+        if self._config.comm.tables == "shard":
+            parts = build_sharded_step(self._config, kernels, self._transport)
+        else:
+            parts = build_step(self._config, self._shared, kernels, self._transport, self._given_spans)
+        self._step = parts.step
 
     def step(self, work: Work) -> Tensor:
         """Trains on the batch and returns its loss before the update."""
@@ -78,9 +88,25 @@ def build_step(
 ) -> StepParts:
     """Makes a step that trains the shared tables, and what it is made of."""
     model, scales = model_on_shared_tables(config, shared, kernels, spans)
+    return _step_parts(config, model, scales, transport)
+
+
+def build_sharded_step(config: Config, kernels: Kernels, transport: Transport) -> StepParts:
+    """Makes a step whose tables lie on the ranks of the transport; this rank's part of them is its own."""
+    shards = Shards(place_tables(table_loads(config), transport.size), transport)
+    model = Dlrm(config, kernels, CPU, held=shards.held)
+    model.initialize_(config.seed)
+    scales = TableScales(config.quant, kernels, model.groups, shards.largest)
+    rows = RowExchange(transport, shards.placement, model.tables, model.spans)
+    return _step_parts(config, model, scales, transport, rows)
+
+
+def _step_parts(
+    config: Config, model: Dlrm, scales: TableScales, transport: Transport, rows: RowExchange | None = None
+) -> StepParts:
     optimizer = select_optimizer(config.train, model)
     exchange = ExchangeSettings(wire=config.comm.wire, overlap=config.comm.overlap)
-    step = TrainingStep(model, scales, optimizer, transport, 1, config.train.batch_size, exchange)
+    step = TrainingStep(model, scales, optimizer, transport, 1, config.train.batch_size, exchange, rows=rows)
     return StepParts(model, scales, optimizer, step)
 
 
