@@ -33,7 +33,8 @@ METHODS: dict[str, dict[str, object]] = {
     "cross": {"method": "lsq", "activation_bits": 8},
 }
 MODELS: dict[str, dict[str, object]] = {"cross": {"interaction": "cross", "cross_rank": 7}}
-EPOCH = 63
+ROWS, EPOCH = {"train_rows": 1000}, 32
+"""Training rows, and the steps of an epoch of them."""
 
 
 def run(config: Config, folder: Path, resume: bool = False) -> Result:
@@ -52,9 +53,9 @@ def last_tensors(folder: Path) -> dict[str, torch.Tensor]:
     return into
 
 
-@pytest.mark.parametrize(("name", "cut"), [*((name, 40) for name in METHODS), ("late", EPOCH), ("late", 90)])
+@pytest.mark.parametrize(("name", "cut"), [*((name, 25) for name in METHODS), ("late", EPOCH), ("late", 45)])
 def test_resumes_to_the_bit(name: str, cut: int, tmp_path: Path) -> None:
-    config = tiny_config(MODELS.get(name), METHODS[name], {"epochs": 2, "optimizer": "rowwise-adagrad"})
+    config = tiny_config(MODELS.get(name), METHODS[name], {"epochs": 2, "optimizer": "rowwise-adagrad"}, ROWS)
     whole = run(config, tmp_path / "whole")
     run(replace(config, train=replace(config.train, max_steps=cut)), tmp_path / "cut")
     resumed = run(config, tmp_path / "cut", resume=True)
@@ -78,8 +79,8 @@ def test_learns(name: str, tmp_path: Path) -> None:
 
 def test_pretraining_is_in_fp32(tmp_path: Path) -> None:
     """The same weights as FP32 at the end of the first epoch, others after the second."""
-    late = tiny_config(quant={"method": "dqrm", "pretrain_epochs": 1}, train={"epochs": 2})
-    fp32 = tiny_config(quant={"method": "none"}, train={"epochs": 2})
+    late = tiny_config(quant={"method": "dqrm", "pretrain_epochs": 1}, train={"epochs": 2}, data=ROWS)
+    fp32 = tiny_config(quant={"method": "none"}, train={"epochs": 2}, data=ROWS)
     for steps, same in ((EPOCH, True), (EPOCH + 5, False)):
         for name, config in (("late", late), ("fp32", fp32)):
             run(replace(config, train=replace(config.train, max_steps=steps)), tmp_path / f"{name}-{steps}")

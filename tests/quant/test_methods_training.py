@@ -20,7 +20,7 @@ from dqrm_cpu.train.session import open_scales
 from dqrm_cpu.train.step import TrainingStep
 from tiny import CPU, tiny_config
 
-STEPS, RATE = 25, 0.05
+STEPS, RATE = 12, 0.05
 CASES: dict[str, Mapping[str, object]] = {
     "lsq": {"method": "lsq"},
     "lsq by matrix": {"method": "lsq", "mlp_granularity": "matrix", "mlp_bits": 8},
