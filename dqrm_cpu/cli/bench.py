@@ -41,14 +41,14 @@ def add_parser(subparsers: Subparsers) -> None:
         "what",
         metavar="WHAT",
         choices=_KINDS,
-        help="step: whole training steps; kernels: one by one; data: prepare; exchange: gradients between ranks; "
-        "score: a model file; serve: the server under a load of requests; spans: what timing costs",
+        help="step: whole training steps; kernels: one by one; data: prepare, predict; exchange: gradients between "
+        "ranks; score: a model file; serve: the server under a load of requests; spans: what timing costs",
     )
     parser.add_argument(
         "--cases",
         metavar="NAME,...",
         help="demo_128, kaggle_128, kaggle_2048, terabyte_2048; data: rows_1m, "
-        "rows_8m; exchange: terabyte_d64, terabyte_d16; serve: rows_64, rows_64_fast, rows_1; "
+        "rows_8m, predict_1m; exchange: terabyte_d64, terabyte_d16; serve: rows_64, rows_64_fast, rows_1; "
         "score: kaggle_1, kaggle_64, kaggle_2048",
     )
     parser.add_argument("--transports", metavar="NAME,...", help="of bench exchange (default: those that work here)")

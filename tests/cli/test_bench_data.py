@@ -30,4 +30,4 @@ def test_figures_of_a_run_say_who_read_what_in_how_much_memory(
 
 def test_a_case_of_another_benchmark_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "data", "--cases", "kaggle_128"]) == 2
-    assert "there are rows_1m, rows_8m" in capsys.readouterr().err
+    assert "there are rows_1m, rows_8m, predict_1m" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dqrm_cpu.errors import DataError
-from dqrm_cpu.lab.bench.data.data_benchmark import GROUPS, require_package, require_same
+from dqrm_cpu.lab.bench.data.data_benchmark import GROUPS, PREDICT_GROUP, require_package, require_same
 from dqrm_cpu.lab.bench.data.data_process import WORKS, Contents, DataTask, ProcessFigures, run_task
 from dqrm_cpu.lab.bench.harness.contestant import AbsentError
 
@@ -15,7 +15,7 @@ OURS, PEER = GROUPS[0].contestants[:2]
 
 
 def test_every_contestant_has_its_work() -> None:
-    assert {contestant.kind for group in GROUPS for contestant in group.contestants} == set(WORKS)
+    assert {contestant.kind for group in (*GROUPS, PREDICT_GROUP) for contestant in group.contestants} == set(WORKS)
 
 
 def test_processes_are_not_charged_for_torch() -> None:

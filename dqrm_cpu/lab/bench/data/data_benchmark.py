@@ -1,4 +1,4 @@
-"""`bench data`: who prepares raw clicks, from which file; a process for each contestant and round."""
+"""`bench data`: who prepares or scores raw clicks, from which file; a process for each contestant and round."""
 
 import importlib.util
 import json
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -22,13 +22,23 @@ from dqrm_cpu.data.synthetic.write_tsv import write_tsv
 from dqrm_cpu.errors import DataError
 from dqrm_cpu.lab.bench.data.data_process import Contents, DataTask, ProcessFigures
 from dqrm_cpu.lab.bench.data.polars_prepare import PACKAGE as POLARS
+from dqrm_cpu.lab.bench.data.predict_case import (
+    PREDICT,
+    PREDICT_CASE,
+    STEADY,
+    make_models,
+    require_same_predictions,
+    steady_figures,
+)
+from dqrm_cpu.lab.bench.data.predict_works import DATA as PREPARED
+from dqrm_cpu.lab.bench.data.predict_works import RAW
 from dqrm_cpu.lab.bench.harness.benchmark import Benchmark, RunEnvironment
 from dqrm_cpu.lab.bench.harness.contestant import AbsentError, taking_part
 from dqrm_cpu.lab.bench.harness.result import CaseResult, ContestantResult, GroupResult, Ratio, Timing
 from dqrm_cpu.lab.bench.harness.runner import BenchProgress, ProgressObserver, rotated
 
-CASE_ROWS = MappingProxyType({"rows_1m": 1_000_000, "rows_8m": 8_000_000})
-"""How many generated rows are prepared, by the name of the case."""
+CASE_ROWS = MappingProxyType({"rows_1m": 1_000_000, "rows_8m": 8_000_000, PREDICT_CASE: 1_000_000})
+"""How many generated rows are prepared or scored, by the name of the case."""
 
 _QUICK_ROWS = 20_000
 _SEED = 1
@@ -85,10 +95,53 @@ GROUPS = (
     ),
 )
 
+PREDICT_GROUP = DataGroup(
+    PREDICT,
+    (
+        DataContestant("ours_file", "predict, by the exported file", "predict_file", "plain"),
+        DataContestant("ours_run", "predict, by the run", "predict_run", "plain"),
+        DataContestant(
+            "polars_torch",
+            "polars: read_csv, a join for each column, write_csv; PyTorch in FP32, eager: EmbeddingBag, Linear",
+            "polars_torch",
+            "plain",
+            require_package,
+        ),
+    ),
+    "polars_torch",
+)
+
 
 def _run(case: str, environment: RunEnvironment, observe: ProgressObserver) -> CaseResult:
+    return (_run_predict if case == PREDICT_CASE else _run_prepare)(case, environment, observe)
+
+
+def _run_predict(case: str, environment: RunEnvironment, observe: ProgressObserver) -> CaseResult:
+    rows = _QUICK_ROWS if environment.quick else CASE_ROWS[case]
+    with tempfile.TemporaryDirectory(prefix="dqrm-cpu-bench-") as name:
+        folder = Path(name)
+        _require_space(folder, case, rows)
+        observe(BenchProgress(case, "writing the raw rows and a model"))
+        sources = _write_sources(folder, rows, ("plain",))
+        make_models(folder, sources["plain"])
+        present, absent = taking_part(PREDICT_GROUP.contestants, lambda contestant: contestant.require())
+        figures = _take_turns(case, environment, observe, (folder, sources), present)
+        require_same_predictions(rows, {one: every[0] for one, every in figures.items()})
+        text_bytes = sources["plain"].stat().st_size
+    about = f"{rows:,} generated rows, {text_bytes / 1e6:,.0f} MB of text, the demo's model"
+    steady = [replace(one, name=f"{one.name}_steady") for one in PREDICT_GROUP.contestants]
+    steady_group = DataGroup(STEADY, tuple(steady), f"{PREDICT_GROUP.baseline}_steady")
+    of_steady = {f"{one}_steady": why for one, why in absent.items()}
+    groups = (
+        group_result(PREDICT_GROUP, rows, figures, absent),
+        group_result(steady_group, rows, steady_figures(figures), of_steady),
+    )
+    return CaseResult(case, about, {"rows": rows, "text_bytes": text_bytes}, groups)
+
+
+def _run_prepare(case: str, environment: RunEnvironment, observe: ProgressObserver) -> CaseResult:
     """Raises DataError where there is no room, or where contestants come to different results."""
-    rows, rounds = _QUICK_ROWS if environment.quick else CASE_ROWS[case], 1 + environment.plan.rounds
+    rows = _QUICK_ROWS if environment.quick else CASE_ROWS[case]
     with tempfile.TemporaryDirectory(prefix="dqrm-cpu-bench-") as name:
         folder = Path(name)
         _require_space(folder, case, rows)
@@ -96,18 +149,30 @@ def _run(case: str, environment: RunEnvironment, observe: ProgressObserver) -> C
         sources = _write_sources(folder, rows)
         every = (contestant for group in GROUPS for contestant in group.contestants)
         present, absent = taking_part(every, lambda contestant: contestant.require())
-        figures: dict[str, list[ProcessFigures]] = {contestant.name: [] for contestant in present}
-        for number, order in enumerate(rotated(present, rounds)):
-            observe(BenchProgress(case, "taking turns", number, rounds, 1))
-            for contestant in order:
-                figures[contestant.name].append(_run_process(contestant, folder, sources, environment.threads))
-            if number == 0:
-                require_same(rows, present, [figures[contestant.name][0] for contestant in present])
-        observe(BenchProgress(case, "taking turns", rounds, rounds, 1))
+        figures = _take_turns(case, environment, observe, (folder, sources), present)
+        require_same(rows, present, [figures[contestant.name][0] for contestant in present])
         sizes = {kind: sources[kind].stat().st_size for kind in ("plain", "gzip")}
     about = f"{rows:,} generated rows, {sizes['plain'] / 1e6:,.0f} MB of text, {sizes['gzip'] / 1e6:,.0f} MB as gzip"
     facts = {"rows": rows, "text_bytes": sizes["plain"], "gzip_bytes": sizes["gzip"]}
     return CaseResult(case, about, facts, tuple(group_result(group, rows, figures, absent) for group in GROUPS))
+
+
+def _take_turns(
+    case: str,
+    environment: RunEnvironment,
+    observe: ProgressObserver,
+    files: tuple[Path, Mapping[str, Path]],
+    present: Sequence[DataContestant],
+) -> dict[str, list[ProcessFigures]]:
+    """Runs every contestant once to warm up, and once in every round; returns their figures in this order."""
+    (folder, sources), rounds = files, 1 + environment.plan.rounds
+    figures: dict[str, list[ProcessFigures]] = {contestant.name: [] for contestant in present}
+    for number, order in enumerate(rotated(present, rounds)):
+        observe(BenchProgress(case, "taking turns", number, rounds, 1))
+        for contestant in order:
+            figures[contestant.name].append(_run_process(contestant, folder, sources, environment.threads))
+    observe(BenchProgress(case, "taking turns", rounds, rounds, 1))
+    return figures
 
 
 def _require_space(folder: Path, case: str, rows: int) -> None:
@@ -119,10 +184,10 @@ def _require_space(folder: Path, case: str, rows: int) -> None:
         )
 
 
-def _write_sources(folder: Path, rows: int) -> dict[str, Path]:
+def _write_sources(folder: Path, rows: int, kinds: Sequence[str] = ("plain", "gzip")) -> dict[str, Path]:
     clicks = SyntheticClicks(KAGGLE_TABLE_ROWS, CRITEO.num_dense, _SEED)
-    sources = {"plain": folder / "train.txt", "gzip": folder / "train.txt.gz", "prepared": folder / "ours_plain"}
-    for kind in ("plain", "gzip"):
+    sources = {"plain": folder / RAW, "gzip": folder / f"{RAW}.gz", "prepared": folder / PREPARED}
+    for kind in kinds:
         write_tsv(clicks, 0, rows, sources[kind])
     return sources
 
@@ -185,13 +250,19 @@ DATA = Benchmark(
         Ratio("prepare_over_polars", "gzip", "ours_gzip", "polars_gzip"),
         Ratio("prepare_over_floor", "plain", "ours_plain", "read_floor"),
         Ratio("prepare_over_floor", "gzip", "ours_gzip", "unpack_floor"),
+        Ratio("file_over_polars_torch", PREDICT, "ours_file", "polars_torch"),
+        Ratio("run_over_polars_torch", PREDICT, "ours_run", "polars_torch"),
+        Ratio("file_over_polars_torch", STEADY, "ours_file_steady", "polars_torch_steady"),
+        Ratio("run_over_polars_torch", STEADY, "ours_run_steady", "polars_torch_steady"),
     ),
     notes=(
         "Every round of every contestant is a process of its own; contestants take turns. Seconds are those of the "
         "work, with first calls, what numba imports at its first kernel among them, without others; peak_bytes is the "
         "process' VmHWM, imports and mapped files included.",
         "Files are in the page cache. Contestants that prepare are checked to have found the same rows, clicks, "
-        "categories and logarithms.",
+        "categories and logarithms; those that score, the same probabilities to five digits.",
+        "predict_steady leaves out the start: of ours what lies before the first rows are written, in proportion; of "
+        "polars with PyTorch loading the model and the vocabulary.",
     ),
     packages=(POLARS, "isal"),
 )

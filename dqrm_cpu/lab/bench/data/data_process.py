@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from dqrm_cpu.errors import DataError
+from dqrm_cpu.lab.bench.data.predict_works import EXPORTED, RUN, Predicted, polars_torch_work, predict_work
 
 _PIECE_BYTES = 4 << 20
 _LOADER_BATCH = 2048
@@ -35,7 +36,8 @@ class Contents:
     rows: int = 0
     clicks: int = 0
     distinct: int = 0  # categories, missing cells counted as one, over all columns
-    dense_sum: float = 0.0
+    dense_sum: float = 0.0  # or that of the probabilities
+    steady_s: float = 0.0  # of a prediction: without what is loaded before its first rows
 
 
 @dataclass(frozen=True)
@@ -140,8 +142,32 @@ def _polars(task: DataTask) -> TimedWork:
     return work, lambda: Contents(*summarize())
 
 
+def _predicting(model: str) -> Callable[[DataTask], TimedWork]:
+    def predicting(task: DataTask) -> TimedWork:
+        return _outcome(*predict_work(model, task.source, task.out, task.threads))
+
+    return predicting
+
+
+def _polars_torch(task: DataTask) -> TimedWork:
+    return _outcome(*polars_torch_work(task.source, task.out, task.threads))
+
+
+def _outcome(work: Callable[[], object], predicted: Predicted) -> TimedWork:
+    return work, lambda: Contents(predicted.rows, dense_sum=predicted.sum_of_probabilities, steady_s=predicted.steady_s)
+
+
 WORKS: Mapping[str, Callable[[DataTask], TimedWork]] = MappingProxyType(
-    {"prepare": prepare_work, "load": load_work, "read": read_work, "unpack": unpack_work, "polars": _polars}
+    {
+        "prepare": prepare_work,
+        "load": load_work,
+        "read": read_work,
+        "unpack": unpack_work,
+        "polars": _polars,
+        "predict_file": _predicting(EXPORTED),
+        "predict_run": _predicting(RUN),
+        "polars_torch": _polars_torch,
+    }
 )
 
 

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from dqrm_cpu.base.precision import FP32, INT8
-from dqrm_cpu.config import preset_config
+from dqrm_cpu.config import Config, preset_config
 from dqrm_cpu.errors import ConfigError
 from dqrm_cpu.export.onnx_graph import write_onnx
+from dqrm_cpu.kernels.types import Tables
 from dqrm_cpu.lab.bench.harness.batch_pool import Work
 from dqrm_cpu.lab.bench.harness.benchmark import Benchmark, RunEnvironment
 from dqrm_cpu.lab.bench.harness.cases import Case, quick
@@ -67,15 +68,20 @@ class ExportedCase:
         """Returns the tables of the file in FP32."""
         tables = self._shared.untracked()
         if not self._is_filled:
-            description, scale = read_description(file), file.tensor("tables.step", "F32", (None,))
-            for t, first in enumerate(tables.row_offset[:-1].tolist()):
-                codes = dense_codes(file, description, t)
-                for start in range(0, len(codes), _ROWS_AT_ONCE):
-                    values = unpacked(codes[start : start + _ROWS_AT_ONCE], description.table_bits, tables.dim)
-                    rows = slice(first + start, first + start + len(values))
-                    tables.weight[rows] = torch.from_numpy(values * scale[t])
+            fill_tables(file, tables)
             self._is_filled = True
         return EmbeddingBags(tables, self.case.batch_size)
+
+
+def fill_tables(file: MappedFile, tables: Tables) -> None:
+    """Writes what the codes of a file's tables stand for."""
+    description, scale = read_description(file), file.tensor("tables.step", "F32", (None,))
+    for t, first in enumerate(tables.row_offset[:-1].tolist()):
+        codes = dense_codes(file, description, t)
+        for start in range(0, len(codes), _ROWS_AT_ONCE):
+            values = unpacked(codes[start : start + _ROWS_AT_ONCE], description.table_bits, tables.dim)
+            rows = slice(first + start, first + start + len(values))
+            tables.weight[rows] = torch.from_numpy(values * scale[t])
 
 
 def score_groups(exported: ExportedCase) -> list[Group]:
@@ -148,16 +154,8 @@ def _by_onnxruntime(exported: ExportedCase) -> Step:
 def _by_torch(
     exported: ExportedCase, interact: Interact, quantize: Callable[[nn.Module], nn.Module] = lambda mlp: mlp
 ) -> Step:
-    file, network = exported.network()
-    config = exported.case.config
-    shapes = mlp_shapes(config)
-    of_bottom, _, _, of_top = shapes.by_part(shapes.layers)
-    bottom, top = (
-        make_mlp(layers, [_parameters(layer) for layer in its], bits=32)
-        for layers, its in ((of_bottom, network.bottom), (of_top, network.top))
-    )
-    bags = exported.fp32_bags(file)
-    model = TorchDlrm(config, quantize(bottom), bags, interact, quantize(top)).eval()
+    file = MappedFile(exported.path)
+    model = torch_model(file, exported.case.config, exported.fp32_bags(file), interact, quantize)
 
     def step(work: Work) -> Tensor:
         with torch.inference_mode():
@@ -165,6 +163,23 @@ def _by_torch(
         return logits
 
     return step
+
+
+def torch_model(
+    file: MappedFile,
+    config: Config,
+    bags: EmbeddingBags,
+    interact: Interact,
+    quantize: Callable[[nn.Module], nn.Module] = lambda mlp: mlp,
+) -> TorchDlrm:
+    """Builds the model of a file from PyTorch's modules, its layers in FP32."""
+    network, shapes = PackedNetwork(file, read_description(file)), mlp_shapes(config)
+    of_bottom, _, _, of_top = shapes.by_part(shapes.layers)
+    bottom, top = (
+        make_mlp(layers, [_parameters(layer) for layer in its], bits=32)
+        for layers, its in ((of_bottom, network.bottom), (of_top, network.top))
+    )
+    return TorchDlrm(config, quantize(bottom), bags, interact, quantize(top)).eval()
 
 
 def _dynamically_quantized(mlp: nn.Module) -> nn.Module:
