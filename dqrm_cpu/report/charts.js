@@ -113,11 +113,17 @@
     }
   }
 
+  // uPlot counts along a logarithm from its lowest value on, and never ends where that is just below a power of ten.
+  function lowest(value) {
+    const power = 10 ** Math.floor(Math.log10(value));
+    return value / power > 9.4 ? 9 * power : value;
+  }
+
   function rangeOf(panel) {
     const [low, high] = panel.range;
     return (u, least, most) => {
       if (least == null) return [panel.logY ? 0.1 : 0, 1];
-      if (panel.logY) return [low ?? least / 1.3, high ?? most * 1.3];
+      if (panel.logY) return [low ?? lowest(least / 1.3), high ?? most * 1.3];
       const around = (most - least || Math.abs(most) || 1) * 0.08;
       return [low ?? least - around, high ?? most + around];
     };
@@ -130,14 +136,15 @@
     const named = series.findIndex(one => one.class === "many");
     const lines = {grid: {stroke: () => style("--grid"), width: 1}, ticks: {show: false}, stroke: () => style("--faint"),
       font: `12px ${getComputedStyle(document.body).fontFamily}`};
-    // Of a logarithmic axis the powers of ten, or 1, 2 and 5 of each where there is one at most.
+    // Of a logarithmic axis the powers of ten, or 1, 2 and 5 of each where there is one at most, or all where none is.
     const round = (value, digits) => digits.some(digit => {
       const power = Math.log10(value / digit);
       return Math.abs(power - Math.round(power)) < 1e-9;
     });
     const tens = (u, values) => {
       const digits = values.filter(value => round(value, [1])).length < 2 ? [1, 2, 5] : [1];
-      return values.map(value => round(value, digits) ? value : null);
+      const kept = values.map(value => round(value, digits) ? value : null);
+      return kept.some(value => value != null) ? kept : values;
     };
     const along = log => log ? {filter: tens, grid: {...lines.grid, filter: tens}} : {};
     const few = (u, values) => {
@@ -148,7 +155,7 @@
     };
     const plot = new uPlot({
       width: place.clientWidth, height: HEIGHT, padding: [10, 12, 0, 0], series, bands,
-      scales: {x: {time: false, ...panel.logX && {distr: 3, range: (u, least, most) => [least / 1.15, most * 1.15]}}, y: {distr: panel.logY ? 3 : 1, range: rangeOf(panel)}},
+      scales: {x: {time: false, ...panel.logX && {distr: 3, range: (u, least, most) => [lowest(least / 1.15), most * 1.15]}}, y: {distr: panel.logY ? 3 : 1, range: rangeOf(panel)}},
       axes: [
         {...lines, ...along(panel.logX), size: 30, gap: 4, space: 62, values: chart.axes[axis].time
           ? (u, values) => values.map(value => shortDuration(value, longest)) : few},

@@ -8,6 +8,8 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from dqrm_cpu.cli.main import main
+from dqrm_cpu.report.chart import Axis, Curve, CurveChart, Panel, color
+from dqrm_cpu.report.page import PageSection, write_page
 from launching import run_mpi
 from report_runs import QUICKLY, SMALL, train_small
 
@@ -84,6 +86,28 @@ def test_a_page_is_whole_on_every_screen(look: Look, pages: dict[str, Path], nam
         assert 0 <= plot["left"] < plot["right"] <= look.width
     beyond = "all => all.filter(one => one.getBoundingClientRect().right > innerWidth).map(one => one.textContent)"
     assert look.page.eval_on_selector_all(".bars .total, .bars .name", beyond) == []
+
+
+def test_logarithms_begin_anywhere(browser: Browser, tmp_path: Path) -> None:
+    """Just below a power of ten too, or between two of the values that are named: each plot is drawn and has labels."""
+    panels = [
+        Panel(
+            f"{least}",
+            "",
+            [Curve("a", [[least * 1.15, least * 1.25]], [least * 1.3, least * 1.5], color(0))],
+            True,
+            True,
+        )
+        for least in (0.0951, 0.0962, 0.0999, 0.1, 0.2616, 9.7, 960.0)
+    ]
+    write_page(
+        "log", "", [PageSection("log", "Log", (CurveChart("log", "", [Axis("x")], panels),))], tmp_path / "p.html", None
+    )
+    look = Look(browser.new_page(viewport={"width": 1280, "height": 900}), 1280, "light")
+    look.open(tmp_path / "p.html")
+    assert look.heard == []
+    assert [plot["drawn"] for plot in look.page.evaluate(_PLOTS)] == [True] * len(panels)
+    look.page.close()
 
 
 def test_the_values_under_the_pointer_are_told(look: Look, pages: dict[str, Path]) -> None:
