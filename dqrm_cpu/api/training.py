@@ -40,8 +40,12 @@ class TrainingOrder:
 
     def load(self, warn: Warn) -> LoadedConfig:
         """Loads the settings to train with."""
-        if self.run_dir is not None and self.run_dir.is_file():
-            raise ConfigError(f"--run-dir {self.run_dir} is a file; give a folder, in which the run is recorded")
+        if self.run_dir is not None:
+            file = next((path for path in (self.run_dir, *self.run_dir.parents) if path.is_file()), None)
+            if file == self.run_dir:
+                raise ConfigError(f"--run-dir {file} is a file; give a folder, in which the run is recorded")
+            if file is not None:
+                raise ConfigError(f"--run-dir {self.run_dir} cannot be made: {file} is a file; give another folder")
         loaded = config_to_train(self.given, self.run_dir, self.resume, warn)
         if self.tune is not None and loaded.config.init_from:
             raise ConfigError(

@@ -25,6 +25,7 @@ The format: docs/data-format.md."""
 
 _MOST_HEAD_ROWS = 20
 _LAST_SEED = 2**32 - 1
+_MOST_DAYS = 3650
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -70,7 +71,7 @@ def add_parser(subparsers: Subparsers) -> None:
     generate.add_argument(
         "--rows", metavar="N", type=whole_number(1), required=True, help="lines to write; of a log: for each day"
     )
-    generate.add_argument("--days", metavar="N", type=whole_number(1), help="of a log (default: 7)")
+    generate.add_argument("--days", metavar="N", type=whole_number(1, _MOST_DAYS), help="of a log (default: 7)")
     generate.add_argument(
         "--seed",
         metavar="N",

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from dqrm_cpu.data.prepare.bad_rows import QUARANTINE_FILE
 from dqrm_cpu.data.store.manifest import PART_NAMES, Manifest
 
 
@@ -18,7 +19,7 @@ def describe_result(manifest: Manifest, out: Path, elapsed_s: float) -> str:
     lines.append(
         f"{'tables':<12}{sum(manifest.table_rows):>14,} rows in {len(manifest.table_rows)}; largest {largest:,}"
     )
-    lines += [*_changes(manifest), *_irregularities(manifest), *_one_label(manifest)]
+    lines += [*_changes(manifest), *_irregularities(manifest, out), *_one_label(manifest)]
     lines.append(f"{'data set':<12}{out}")
     return "\n".join(lines)
 
@@ -46,7 +47,7 @@ def _one_label(manifest: Manifest) -> list[str]:
     return [f"{'warning':<12}{text}: AUC is undefined there; is it the right column?" for text in alike]
 
 
-def _irregularities(manifest: Manifest) -> list[str]:
+def _irregularities(manifest: Manifest, out: Path) -> list[str]:
     """Counts what was not as it should be; silent about what did not happen."""
     lines = []
     for name, meaning in (
@@ -60,7 +61,8 @@ def _irregularities(manifest: Manifest) -> list[str]:
             lines.append(f"{'':<12}{count:>14,} {meaning}")
     bad = manifest.settings["bad_lines"]
     if isinstance(bad, int) and bad:
-        lines.append(f"{'bad rows':<12}{bad:>14,} left out")
+        kept = out / QUARANTINE_FILE
+        lines.append(f"{'bad rows':<12}{bad:>14,} left out{f', kept in {kept}' if kept.exists() else ''}")
         first = manifest.settings["first_bad_lines"]
         lines += [f"{'':<12}{line}" for line in first] if isinstance(first, list) else []
     return lines

@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import logging
 import os
+import socket
 import sys
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "model", metavar="MODEL", type=Path, help="a file that dqrm-cpu export wrote, or the folder of a run"
     )
     parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine alone")
-    parser.add_argument("--port", type=whole_number(1), default=8000, help="default: 8000")
+    parser.add_argument("--port", type=whole_number(1, 65_535), default=8000, help="default: 8000")
     parser.add_argument("--name", default="model", help="what requests call the model\ndefault: model")
     parser.add_argument("--workers", metavar="N", type=whole_number(1), default=1, help="processes\ndefault: 1")
     add_products_option(parser, "products of layers")
@@ -85,11 +86,14 @@ def run(args: argparse.Namespace) -> int:
     from dqrm_cpu.serving import Model
     from dqrm_cpu.serving.fused import can_compile
 
+    if args.model.is_dir():  # before an export, which takes long; a file is looked at first
+        _require_address(args.host, args.port)
     path = _exported(args.model) if args.model.is_dir() else args.model
     choose_cache_folder()
     if can_compile() and (note := compiling_note("numba", "answer", "packed_network")):
         print(note, file=sys.stderr)
     Model.open(path, products=args.products)  # whatever is wrong is said before a port is taken
+    _require_address(args.host, args.port)
     if args.onnx is not None:
         BrowserFiles(path, args.onnx, args.web_runtime)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
@@ -106,6 +110,20 @@ def run(args: argparse.Namespace) -> int:
     print(f"serving {path} at http://{args.host}:{args.port}/ (Ctrl-C ends it)", file=sys.stderr)
     serve(settings, args.host, args.port, args.workers, args.max_connections, args.grace)
     return 0
+
+
+def _require_address(host: str, port: int) -> None:
+    """Raises where nobody could listen: before a model is exported or read."""
+    try:
+        (family, kind, protocol, _, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or "no name of a host"
+        raise UsageError(
+            f"--host {host} --port {port}: {why}; give an address of this machine and a free port"
+        ) from None
 
 
 def _exported(run_dir: Path) -> Path:

@@ -97,6 +97,9 @@ def export(request: ExportRequest) -> ExportedFile:
         raise ConfigError(f"{request.out} exists; give another name, or --overwrite")
     if not request.out.parent.is_dir():
         raise ConfigError(f"there is no folder {request.out.parent}; make it, or give another name")
+    named = next((name for name, suffix in SUFFIXES.items() if suffix == request.out.suffix), request.format)
+    if request.format == PACKED != named:
+        raise ConfigError(f"{request.out} is the name of another format; give --format {named}, or another name")
     remove_abandoned(request.out)
     if request.format == PACKED:
         return _export_packed(request)

@@ -71,7 +71,9 @@ def write_page(
             path.parent.mkdir(parents=True, exist_ok=True)
             remove_abandoned(path)
     except OSError as error:
-        raise unwritable(Path(error.filename or out), error, ConfigError, advice) from error
+        place = Path(error.filename or out)
+        other = "give another --png" if png_folder and place != out.parent else advice
+        raise unwritable(place, error, ConfigError, other) from error
     # A name of other bytes than UTF-8, or read under LANG=C, is in Python's text as surrogates.
     with replacing(out, ConfigError, advice=advice) as file:
         file.write(page(title, subtitle, sections).encode(errors="surrogateescape"))

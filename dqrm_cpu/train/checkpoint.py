@@ -63,10 +63,10 @@ def read_state(path: Path) -> Mapping[str, Json]:
 
 
 def find_checkpoint(folder: Path, which: str) -> Path:
-    """Finds the checkpoint that a user names: `best` or `last` of those in `folder`, or the path of one."""
+    """Finds the checkpoint that a user names: `best`, `last` or the name of one in `folder`, or the path of any."""
     store = CheckpointStore(folder, keep=1)
     named = {"best": store.best, "last": store.newest}.get(which)
-    path = named() if named else Path(which)
+    path = named() if named else next((path for path in store.paths() if path.name == which), Path(which))
     if path is None or not path.is_dir():
         require_one_model(folder.parent)
         there = ", ".join(path.name for path in store.paths()) or "none"

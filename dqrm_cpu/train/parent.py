@@ -62,7 +62,8 @@ def find_parent(place: Path) -> Path:
     if (place / STATE_FILE).exists():
         return place
     if not place.is_dir():
-        raise ConfigError(f"--init-from {place}: there is no such folder; give a run, or one of its checkpoints")
+        what = " is a file" if place.exists() else ": there is no such folder"
+        raise ConfigError(f"--init-from {place}{what}; give a run, or one of its checkpoints")
     require_one_model(place)
     store = CheckpointStore(checkpoints_folder(place), keep=1)
     path = store.best() or store.newest()

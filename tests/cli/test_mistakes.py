@@ -54,6 +54,16 @@ MISTAKES = [
     ("train --config nothere.toml", 2, "nothere.toml: no such file; give the path of a TOML file to --config"),
     ("train --config run.toml", 2, "run.toml:2: train.learning_rat: unknown key; nearest is train.learning_rate"),
     ("train --config clicks.csv", 2, "clicks.csv:1: not valid TOML"),
+    ("train --config data", 2, "data: cannot be read (it is no regular file); --config takes a TOML file"),
+    ("train --train.treads 2", 2, "--train.treads 2: unknown option; nearest is --train.threads (integer, 0 to 4,096)"),
+    ("train --train.epochs 1e3", 2, "--train.epochs 1e3: wrong type; allowed: integer, 1 or more"),
+    ("train --train.learning-rate 1e400", 2, "--train.learning-rate 1e400: out of range; allowed: number, above 0"),
+    (
+        "train --run-dir schema.toml/run",
+        2,
+        "schema.toml/run cannot be made: schema.toml is a file; give another folder",
+    ),
+    ("train --init-from schema.toml", 2, "--init-from schema.toml is a file; give a run, or one of its checkpoints"),
     ("train --train.learning-rate nan", 2, "--train.learning-rate nan: out of range; allowed: number, above 0"),
     ("train --train.learning-rate 0,1", 2, "--train.learning-rate 0,1: wrong type; allowed: number, above 0"),
     ("train --train.batch-size -5", 2, "--train.batch-size -5: out of range; allowed: integer, 1 or more"),
@@ -116,6 +126,17 @@ MISTAKES = [
     ("prepare half.parquet --out x --schema schema.toml", 1, "half.parquet cannot be read as Parquet"),
     ("prepare day.parquet --out x --schema schema.toml", 2, "a column 'user' that is no field"),
     ("prepare cut.csv.gz --out x --schema schema.toml", 1, "cut.csv.gz cannot be read: Compressed file ended before"),
+    ("prepare data/clicks --out x --schema schema.toml", 2, "data/clicks is a prepared data set; name the raw files"),
+    ("prepare runs/a --out x --schema schema.toml", 2, "runs/a is the folder of a run, which has no raw rows"),
+    ("prepare clicks.csv --out x --shema schema.toml", 2, "--shema schema.toml: unknown option; nearest is --schema"),
+    ("prepare clicks.csv --out x --schema two_roles.toml", 2, "column 'hour' stands in two places; leave it in one"),
+    ("prepare clicks.csv --out x --schema schema.toml --grow-from runs/a", 1, "runs/a holds no vocabulary: give a"),
+    ("prepare utf16.csv --out x --schema schema.toml", 1, "utf16.csv is UTF-16 text: convert it first (iconv -f"),
+    ("prepare bom.csv --out data/bom --schema schema.toml", 0, "700 rows"),
+    ("prepare huge.csv --out x5 --schema schema.toml", 1, "line 2, field 2: a number that does not fit into 32 bits"),
+    ("prepare wide.csv --out x6 --schema schema.toml", 1, "line 2, field 4: the line goes on behind its last field"),
+    ("prepare structs.parquet --out x7 --schema schema.toml", 1, "column hour holds struct<h: int64>, where numbers"),
+    ("prepare link.csv clicks.csv --out x --schema schema.toml", 2, "named twice: link.csv, once by a link or another"),
     ("prepare clicks.csv clicks.csv --out x --schema schema.toml", 2, "a raw file is named twice"),
     ("prepare clicks.csv --out clicks.csv --schema schema.toml", 2, "--out clicks.csv is a file; give a folder"),
     (
@@ -153,10 +174,21 @@ MISTAKES = [
     ("predict runs/a clicks.csv --out nothere/s.csv", 2, "nothere/s.csv: there is no folder nothere; make it"),
     ("predict runs/a clicks.csv --out scores", 2, "as .csv or .parquet; give it one of these suffixes"),
     ("predict runs/a clicks.csv --out other.csv", 2, "other.csv exists; give another name, or --overwrite"),
+    ("predict runs/a runs/headerless --out s.csv", 2, "runs/headerless is the folder of a run, which has no raw rows"),
+    ("predict runs/a headerless.csv --out s.csv", 1, "; is its first line a header?"),
+    ("predict runs/a clicks.csv --key user --out s.csv", 2, "--key user: unknown option; nearest is --keys"),
+    ("predict runs/a clicks.csv --checkpoint step-000000019 --out named.csv", 0, "step-000000019"),
     ("predict runs/a clicks.csv --out nothing", 2, "as .csv or .parquet"),
     ("export runs/a --out clicks.csv", 2, "clicks.csv exists; give another name, or --overwrite"),
+    ("export runs/a --out m.onnx", 2, "m.onnx is the name of another format; give --format onnx, or another name"),
+    ("export runs/a --format onxx", 2, "--format onxx: no such choice; nearest is onnx"),
+    ("serve clicks.csv", 1, "clicks.csv is no exported model"),
+    ("serve runs/a --port 99999", 2, "'99999' is no whole number from 1 to 65,535"),
+    ("serve runs/a --host 203.0.113.7", 2, "--host 203.0.113.7 --port 8000: Cannot assign requested address; give an"),
     ("export runs/a --out nothere/m.safetensors", 2, "there is no folder nothere"),
     ("export runs/a --out nothing --overwrite", 2, "nothing is a folder; give the name of a file"),
+    ("data generate days --rows 1e6", 2, "'1e6' is no whole number from 1 on"),
+    ("data generate days --format log --rows 5 --days 99999", 2, "'99999' is no whole number from 1 to 3,650"),
     ("data generate clicks.csv --rows 5", 2, "clicks.csv is there already, perhaps with clicks that are real"),
     ("data generate clicks.csv --rows 5 --format log", 2, "clicks.csv is a file; days of a log go into a folder"),
     ("predict runs/a clicks.csv --out clicks.csv --overwrite", 2, "clicks.csv is an input too"),
@@ -176,6 +208,8 @@ MISTAKES = [
     ("compress --verify nothere", 1, "nothere cannot be read: there is no such file"),
     ("report clicks.csv", 2, "clicks.csv holds no run, it is a file"),
     ("report runs/a --out clicks.csv", 2, "--out clicks.csv is there already, and no page"),
+    ("report runs/a --out nothing", 2, "--out nothing is a folder; give another name"),
+    ("report runs/a --png clicks.csv", 2, "clicks.csv cannot be written (File exists); give another --png"),
     ("report runs/a runs/a", 2, "runs/a is named twice"),
     ("doctor runs/a", 2, "runs/a: not expected here"),
     ("doctor --preset kagle", 2, "nearest is kaggle"),
@@ -220,6 +254,9 @@ def write_raw_files() -> None:
         "ratings.csv": [HEAD, *(f"3{line[1:]}" for line in lines)],
         "schema.toml": [SCHEMA],
         "no_label.toml": [SCHEMA.replace('label = "click"', "")],
+        "two_roles.toml": [SCHEMA.replace('"user"', '"user", "hour"')],
+        "huge.csv": [HEAD, f"1,{'9' * 25},a,u1", *lines],
+        "wide.csv": [HEAD, f"{lines[0]},1,2", *lines],
         "typo.toml": [SCHEMA.replace("categories", "catgories")],
         "column.toml": [SCHEMA.replace('"site"', '"sites"')],
         "headerless.toml": [SCHEMA.replace("header = true", f"header = false\nfields = {HEAD.split(',')}")],
@@ -233,6 +270,10 @@ def write_raw_files() -> None:
     Path("log.xlsx").write_bytes(b"PK\x03\x04workbook")
     Path("half.parquet").write_bytes(b"PAR1half")
     pq.write_table(pa.table({"click": [0, 1], "hour": [1, 2], "site": ["a", "b"]}), "day.parquet")
+    pq.write_table(pa.table({"click": [0], "hour": [{"h": 1}], "site": ["a"], "user": ["u"]}), "structs.parquet")
+    Path("utf16.csv").write_text("\n".join([HEAD, *lines]), encoding="utf-16")
+    Path("bom.csv").write_text("\n".join([HEAD, *lines]), encoding="utf-8-sig")
+    Path("link.csv").symlink_to("clicks.csv")
     Path("nothing").mkdir()
 
 

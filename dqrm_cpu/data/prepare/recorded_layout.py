@@ -132,6 +132,8 @@ def _require_columns(path: str, names: Sequence[str], wanted: Sequence[str]) -> 
             near = nearest(name, list(times)[:_MOST_COMPARED])
             there = ", ".join(_shortened(name) for name in list(times)[:_MOST_SHOWN])
             hint = f"nearest is {_shortened(near)!r}" if near else f"there are {there}"
+            if not any(map(times.__contains__, wanted)):
+                hint += "; is its first line a header?"
             raise DataError(f"{path} has no column {name!r}; {hint}")
 
 

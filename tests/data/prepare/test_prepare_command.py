@@ -79,7 +79,9 @@ def test_a_bad_row_is_one_line_of_error(raw: str, tmp_path: Path, capsys: pytest
     wrong = "the label is neither 0 nor 1, true nor false, yes nor no ('oops')"
     assert f"{raw}, line 701, field 1: {wrong}" in capsys.readouterr().err
     assert main([*command, "--bad-rows", "skip", "--restart"]) == 0
-    assert "1 left out" in capsys.readouterr().out
+    assert "1 left out\n" in capsys.readouterr().out
+    assert main([*command, "--bad-rows", "quarantine", "--restart"]) == 0
+    assert f"1 left out, kept in {tmp_path / 'out' / 'bad-rows.txt'}\n" in capsys.readouterr().out
 
 
 def test_progress_in_a_log_is_a_line_with_speed_and_time_left() -> None:

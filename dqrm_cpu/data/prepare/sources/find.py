@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from dqrm_cpu.data.prepare.sources.raw_file import STANDARD_INPUT
 from dqrm_cpu.data.prepare.sources.remote import is_url, remote_facts, remote_names
+from dqrm_cpu.data.store.manifest import holds_manifest
 from dqrm_cpu.errors import ConfigError, DataError
 
 _MARKS = "*?["
@@ -67,6 +68,7 @@ def _found(name: str) -> list[str]:
     path = Path(name)
     try:
         if path.is_dir():
+            _require_raw(path)
             inside = (one for one in path.rglob("*") if one.is_file())
             return sorted((str(one) for one in inside if not _is_hidden(str(one.relative_to(path)))), key=natural_order)
         if is_pattern and not path.exists():
@@ -75,6 +77,14 @@ def _found(name: str) -> list[str]:
     except (OSError, ValueError) as error:
         raise DataError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     return [name]
+
+
+def _require_raw(folder: Path) -> None:
+    """Raises ConfigError for a folder of ours, whose files somebody would have to read as raw rows."""
+    if holds_manifest(folder):
+        raise ConfigError(f"{folder} is a prepared data set; name the raw files that it was prepared from, or others")
+    if (folder / "config.toml").is_file() and (folder / "checkpoints").is_dir():
+        raise ConfigError(f"{folder} is the folder of a run, which has no raw rows; name raw files")
 
 
 def _is_pattern(name: str) -> bool:

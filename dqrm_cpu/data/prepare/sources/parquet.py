@@ -131,7 +131,7 @@ def _errors() -> tuple[type[Exception], ...]:
 
 
 def _unreadable(path: str, error: Exception) -> DataError:
-    reason = str(error).partition("\n")[0]
+    reason = str(error).partition("\n")[0].rstrip(".")
     return DataError(f"{path} cannot be read as Parquet: {reason}; is it damaged, or still being written?")
 
 
