@@ -150,7 +150,8 @@ def _export_packed(request: ExportRequest) -> ExportedFile:
     ):
         size = write_model(request.out, trained.config, model, scale, request.layout, identity, features, loaded.tables)
     compared = () if request.calibrate else tuple(zip(sample, loaded.batches, strict=True))
-    count, difference = _compare(request.out, scorer, compared)
+    with request.show_work(f"comparing {request.out} with the run", 0):
+        count, difference = _compare(request.out, scorer, compared)
     vocabulary_bytes = sum(keys.nbytes + 4 * keys.size for keys in features.keys)
     return ExportedFile(request.out, size, vocabulary_bytes, count, difference)
 

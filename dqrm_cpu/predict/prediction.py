@@ -119,8 +119,8 @@ def predict(request: PredictRequest) -> PredictionSummary:
     for text in model.warnings:
         request.note(f"warning: {text}")
     rows = _open_rows(request, model)
-    if model.config.kernels != "torch" and (
-        text := compiling_note("numba", "rows", "packed_network" if model.is_exported else "gather")
+    if (model.is_exported or model.config.kernels != "torch") and (
+        text := compiling_note("numba", "rows", "packed_network")
     ):
         request.note(text)
     validation = data_of_model(model, request.data) if request.calibrate else None

@@ -129,8 +129,8 @@ def _warnings(runs: Sequence[RunFiles]) -> Iterator[PagePart]:
 
 
 def _learning(runs: Sequence[RunFiles]) -> Iterator[PagePart]:
-    for text in filter(None, map(_why_no_rows, runs)):
-        yield paragraph(text)
+    if any(run.not_logged for run in runs):
+        yield paragraph(_why_no_curves(runs))
     if any(run.rows or run.not_logged for run in runs):
         yield learning_curves(runs)
     else:
@@ -142,16 +142,14 @@ def _learning(runs: Sequence[RunFiles]) -> Iterator[PagePart]:
             yield table(tuple(head), rows)
 
 
-def _why_no_rows(run: RunFiles) -> str:
-    """Says why a run has no curve of its training, and what gives it one; empty where it has."""
-    short = run.not_logged
-    if short is None:
-        return ""
-    every = run.config.train.log_every
-    return (
-        f"{run.name} has no curve of its training: a row is logged every {every:,} steps, and it took "
-        f"{short.steps:,}, with a loss of {short.loss:.4f} on average. A smaller --train.log-every shows more."
-    )
+def _why_no_curves(runs: Sequence[RunFiles]) -> str:
+    """Says why some runs have no curve of their training, and what gives them one."""
+    short = [
+        f"{run.name}, {run.not_logged.steps:,} steps with a loss of {run.not_logged.loss:.4f} on average"
+        for run in runs
+        if run.not_logged
+    ]
+    return f"Shorter than a row of the log (--train.log-every), and so without a curve of training: {'; '.join(short)}."
 
 
 def _reliability(runs: Sequence[RunFiles]) -> Iterator[PagePart]:

@@ -9,7 +9,7 @@ _LONG_NAME = 34  # characters
 
 def paragraph(text: str, kind: str = "") -> str:
     """Makes a paragraph; `kind` is its class."""
-    return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
+    return f'<p class="{kind}">{_with_options(text)}</p>' if kind else f"<p>{_with_options(text)}</p>"
 
 
 def warning(text: str) -> str:

@@ -271,8 +271,8 @@ def test_a_run_shorter_than_a_row_of_the_log_shows_its_loss_and_says_why(runs: P
     assert (chart["xs"][curve["x"][0]], curve["y"]) == ([12], [pytest.approx(mean, rel=1e-4)])
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<h4>Training loss" in page and "<h4>Speed" not in page
-    assert f"a row is logged every 100 steps, and it took 12, with a loss of {mean:.4f} on average" in page
-    assert page.count("Every run is shorter than --train.log-every.") == 2
+    assert f"without a curve of training: short, 12 steps with a loss of {mean:.4f} on average." in page
+    assert page.count("Every run is shorter than <code>--train.log-every</code>.") == 2
 
 
 def test_names_are_text_not_markup(runs: Path, tmp_path: Path) -> None:
