@@ -176,6 +176,7 @@ class CompiledNetwork:
             buffer=max(*widths, *(table.dim for table in arrays.tables)),
             dots_scratch=-(-features // lanes) * lanes * -(-arrays.dim // lanes) * lanes,
             codes_stride=max(_bytes_of_a_row(layer) for layer in layers),
+            nibble_masks=self._compiled.NIBBLE_MASKS,
         )
 
     def _table(self, table: TableArrays, is_mean: bool) -> Any:

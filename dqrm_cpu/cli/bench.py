@@ -1,4 +1,4 @@
-"""`dqrm-cpu bench`: times steps, kernels, preparation, exchanges or the server against other ways to do the same."""
+"""`dqrm-cpu bench`: times steps, kernels, preparation, exchanges, lookups or the server against other ways to do it."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dqrm_cpu.lab.bench.harness.benchmark import Benchmark, RunEnvironment
     from dqrm_cpu.lab.bench.harness.runner import BenchProgress
 
-_KINDS = ("step", "kernels", "data", "exchange", "serve", "score", "spans")
+_KINDS = ("step", "kernels", "data", "exchange", "serve", "score", "lookup", "spans")
 _ROUNDS, _QUICK_ROUNDS = 15, 3
 _DATA_ROUNDS = 5  # a round of a million rows takes about fifteen seconds
 _TURN_S, _QUICK_TURN_S = 0.15, 0.005
@@ -26,6 +26,7 @@ examples:
   dqrm-cpu bench kernels --json kernels.json      every kernel, figures kept
   dqrm-cpu bench data --cases rows_1m             preparing raw clicks, beside polars
   dqrm-cpu bench exchange --json exchange.json    gradients between two ranks, every wire and transport
+  dqrm-cpu bench lookup --threads 1               rows of an INT4 table, beside PyTorch and FBGEMM
   dqrm-cpu bench serve --cases rows_64            200 requests a second of 64 rows, for a minute
   dqrm-cpu bench step --quick                     a minute's look whether all of it works
 
@@ -42,14 +43,15 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="WHAT",
         choices=_KINDS,
         help="step: whole training steps; kernels: one by one; data: prepare, predict; exchange: gradients between "
-        "ranks; score: a model file; serve: the server under a load of requests; spans: what timing costs",
+        "ranks; score: a model file; lookup: rows of one INT4 table; serve: the server under a load of requests; "
+        "spans: what timing costs",
     )
     parser.add_argument(
         "--cases",
         metavar="NAME,...",
         help="demo_128, kaggle_128, kaggle_2048, terabyte_2048; data: rows_1m, "
         "rows_8m, predict_1m; exchange: terabyte_d64, terabyte_d16; serve: rows_64, rows_64_fast, rows_1; "
-        "score: kaggle_1, kaggle_64, kaggle_2048",
+        "score: kaggle_1, kaggle_64, kaggle_2048; lookup: d16_bag1, d16_bag20, d64_bag1, d64_bag20, and _cached",
     )
     parser.add_argument("--transports", metavar="NAME,...", help="of bench exchange (default: those that work here)")
     parser.add_argument(
@@ -121,14 +123,15 @@ def _benchmark(args: argparse.Namespace, environment: "RunEnvironment") -> "Benc
     from dqrm_cpu.lab.bench.data.data_benchmark import DATA
     from dqrm_cpu.lab.bench.exchange.exchange_benchmark import RANKS, TRANSPORTS, exchange_benchmark, usable_transports
     from dqrm_cpu.lab.bench.kernels.kernel_benchmark import KERNELS
+    from dqrm_cpu.lab.bench.lookup.lookup_benchmark import LOOKUP
     from dqrm_cpu.lab.bench.scoring.score_benchmark import SCORE
     from dqrm_cpu.lab.bench.serve.serve_benchmark import SERVE
     from dqrm_cpu.lab.bench.step.span_benchmark import SPANS
     from dqrm_cpu.lab.bench.step.step_benchmark import STEP
 
     if args.what != "exchange":
-        kinds = {"step": STEP, "kernels": KERNELS, "data": DATA, "score": SCORE, "serve": SERVE, "spans": SPANS}
-        return kinds[args.what]
+        kinds = (STEP, KERNELS, DATA, SCORE, LOOKUP, SERVE, SPANS)
+        return next(kind for kind in kinds if kind.name == args.what)
     transports = _names(args.transports, usable_transports())
     for name in transports:
         if name not in TRANSPORTS:

@@ -11,8 +11,10 @@ import numpy as np
 from ..jit.compile import inlined, kernel, serial
 from ..jit.memory import float_at, long_at, set_float
 from ..jit.simd import LANES, add, load_part, multiply, multiply_add, round_clamp, splat, store_part, total
+from ..jit.simd_nibbles import NIBBLE_MASKS
 from .integer_panels import SIGNED_ZERO, IntegerProduct, first_sums, multiply_bytes, packed_bytes
-from .packed_rows import Ids, TablePlaces, id_at, look_up_rows, prefetch_packed, table_at
+from .packed_rows import Ids, TablePlaces, id_at, prefetch_packed, table_at
+from .packed_sums import look_up_rows
 from .pair_dots import dots
 from .panels import PANEL, Product, packed_panels
 from .panels import multiply as multiply_rows
@@ -28,6 +30,7 @@ FLOATS, HALVES, BYTES = 0, 1, 2
 
 __all__ = [
     "LANES",
+    "NIBBLE_MASKS",
     "PANEL",
     "SIGNED_ZERO",
     "TablePlaces",
@@ -76,6 +79,7 @@ class NetworkPlaces(NamedTuple):
     buffer: int  # floats of a row in each of the buffers for layers: the widest
     dots_scratch: int
     codes_stride: int  # bytes of a row's bytes, in whole lines
+    nibble_masks: int  # NIBBLE_MASKS
 
 
 def scratch_floats(network: NetworkPlaces) -> int:
@@ -190,9 +194,9 @@ def _look_up(network: NetworkPlaces, ids: Ids, start: int, stop: int, places: _T
         table, target = table_at(network.tables, t), places.features + 4 * (1 + t) * network.dim
         projection = long_at(network.projections, t)
         if projection < 0:
-            bad |= look_up_rows(table, ids, start, stop, target, stride)
+            bad |= look_up_rows(table, ids, start, stop, target, stride, network.nibble_masks)
         else:
-            bad |= look_up_rows(table, ids, start, stop, places.first, table.dim)
+            bad |= look_up_rows(table, ids, start, stop, places.first, table.dim, network.nibble_masks)
             layer = _layer_at(network.layers, projection)
             _apply(network, layer, places.first, table.dim, target, stride, places, stop - start)
     return bad

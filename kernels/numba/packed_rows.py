@@ -1,7 +1,4 @@
-"""Rows of tables that stay packed: codes of 2 to 16 bits to FP32 as they are read, one multiply for each bag.
-
-Rows in FP32 are rounded to codes as they are read, so that a run that was not packed gives the same.
-"""
+"""Rows of tables that stay packed: where they lie, and their codes of 2 to 16 bits to FP32 as they are read."""
 
 from typing import Any, NamedTuple
 
@@ -15,26 +12,13 @@ from ..jit.memory import (
     byte_at,
     call,
     element_pointer,
-    float_at,
     int_at,
     intrinsic,
     long_at,
     prefetch_byte,
     word_at,
 )
-from ..jit.simd import (
-    FLOAT_VECTOR,
-    FLOATS,
-    LANES,
-    WORD_VECTOR,
-    add,
-    load_part,
-    multiply,
-    round_clamp,
-    splat,
-    store,
-    store_part,
-)
+from ..jit.simd import FLOAT_VECTOR, FLOATS, LANES, WORD_VECTOR
 from ..jit.simd_integers import how_many
 
 CODE_BITS = range(2, 17)
@@ -176,6 +160,12 @@ def _unpacked(builder: ir.IRBuilder, packed: Any, bits: int) -> Any:
 
 
 @inlined
+def lies_in_one_line(table: TablePlaces) -> bool:
+    """Tells whether no row crosses the end of a cache line: their bytes are 2^n, and they lie on multiples of it."""
+    return table.row_bytes <= _LINE_BYTES and not (table.row_bytes | table.codes) & (table.row_bytes - 1)
+
+
+@inlined
 def prefetch_packed(table: TablePlaces, row: int) -> None:
     """Asks for the lines of a row, or of the bit that says whether it is stored; any row is safe."""
     if table.bitmap:
@@ -184,7 +174,7 @@ def prefetch_packed(table: TablePlaces, row: int) -> None:
     at = row * table.row_bytes
     for k in range(0, table.row_bytes, _LINE_BYTES):
         prefetch_byte(table.codes, at + k)
-    if (table.codes | table.row_bytes) & (table.row_bytes - 1):  # it may lie across lines
+    if not lies_in_one_line(table):
         prefetch_byte(table.codes, at + table.row_bytes - 1)
 
 
@@ -209,81 +199,3 @@ def place_of_row(table: TablePlaces, row: int) -> int:
     if place < 0 or place >= table.stored_rows:
         return -1
     return int(table.codes + place * table.row_bytes)
-
-
-@inlined
-def _scaled(table: TablePlaces, codes: Any, count: int, share: np.float32) -> Any:
-    """Returns what the sum of `count` rows' codes stands for, times `share`."""
-    value = multiply(codes, splat(float_at(table.scale, 0)))
-    if table.offset:
-        value = add(value, splat(float_at(table.offset, 0) * np.float32(count)))
-    return multiply(value, splat(share)) if share != np.float32(1) else value
-
-
-@serial
-def look_up_rows(table: TablePlaces, ids: Ids, start: int, stop: int, target: int, stride: int) -> int:
-    """Writes f32[dim] for each row of ids, `stride` floats apart: a table's row, or what a bag pools.
-
-    Returns 0, or 1 if the file is bad.
-    """
-    bad = 0
-    if table.is_bag:
-        for row in range(start, stop):
-            bad |= _pool_bag(table, ids, row, target + 4 * (row - start) * stride)
-    elif table.bits == FLOAT_BITS:
-        for row in range(start, stop):
-            _round_row(table, id_at(ids, row, table.first_slot), target + 4 * (row - start) * stride)
-    elif table.bitmap or table.offset or table.dim % LANES:
-        for row in range(start, stop):
-            bad |= _look_up_row(table, ids, row, target + 4 * (row - start) * stride)
-    else:
-        scale = splat(float_at(table.scale, 0))
-        for row in range(start, stop):
-            place, out = table.codes + id_at(ids, row, table.first_slot) * table.row_bytes, 4 * (row - start) * stride
-            for k in range(0, table.dim, LANES):
-                codes = load_codes_of_bits(place + k * table.bits // 8, table.bits, LANES)
-                store(target + out, k, multiply(codes, scale))
-    return bad
-
-
-@inlined
-def _round_row(table: TablePlaces, number: int, target: int) -> None:
-    place, scale = table.codes + number * table.row_bytes, float_at(table.scale, 0)
-    inverse, limit = np.float32(1) / scale, np.float32(1 << (max(table.rounded_bits, 1) - 1))
-    for k in range(0, table.dim, LANES):
-        values = load_part(place, k, table.dim - k)
-        if table.rounded_bits:
-            codes = round_clamp(multiply(values, splat(inverse)), -limit, limit - np.float32(1))
-            values = multiply(codes, splat(scale))
-        store_part(target, k, values, table.dim - k)
-
-
-@serial
-def _look_up_row(table: TablePlaces, ids: Ids, row: int, target: int) -> int:
-    place = place_of_row(table, id_at(ids, row, table.first_slot))
-    for k in range(0, table.dim, LANES):
-        codes = splat(np.float32(0))
-        if place > 0:
-            codes = load_codes_of_bits(place + k * table.bits // 8, table.bits, table.dim - k)
-        store_part(target, k, _scaled(table, codes, 1, np.float32(1)), table.dim - k)
-    return 1 if place < 0 else 0
-
-
-@serial
-def _pool_bag(table: TablePlaces, ids: Ids, row: int, target: int) -> int:
-    count, bad = 0, 0
-    for slot in range(table.first_slot, table.first_slot + table.num_slots):
-        count += 1 if id_at(ids, row, slot) >= 0 else 0
-    share = np.float32(1) / np.float32(count) if table.is_mean and count > 1 else np.float32(1)
-    for k in range(0, table.dim, LANES):
-        # Of whole numbers, so that the sum is exact up to 2^24.
-        codes = splat(np.float32(0))
-        for slot in range(table.first_slot, table.first_slot + table.num_slots):
-            number = id_at(ids, row, slot)
-            place = place_of_row(table, number) if number >= 0 else 0
-            if place > 0:
-                found = load_codes_of_bits(place + k * table.bits // 8, table.bits, table.dim - k)
-                codes = add(codes, found)
-            bad |= 1 if place < 0 else 0
-        store_part(target, k, _scaled(table, codes, count, share), table.dim - k)
-    return bad

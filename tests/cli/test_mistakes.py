@@ -213,7 +213,11 @@ MISTAKES = [
     ("report runs/a runs/a", 2, "runs/a is named twice"),
     ("doctor runs/a", 2, "runs/a: not expected here"),
     ("doctor --preset kagle", 2, "nearest is kaggle"),
-    ("bench train", 2, "WHAT train: no such choice; allowed: step | kernels | data | exchange | serve | score | spans"),
+    (
+        "bench train",
+        2,
+        "WHAT train: no such choice; allowed: step | kernels | data | exchange | serve | score | lookup | spans",
+    ),
     ("bench step --cases kagle_128", 2, "--cases kagle_128: no such case of bench step; there are demo_128"),
     ("bench step --rounds 0", 2, "'0' is no whole number from 1 on"),
     ("bench step --against nothere.json", 2, "nothere.json is no result of bench step (no such file or directory)"),

@@ -6,7 +6,7 @@ import numpy as np
 
 from dqrm_cpu.kernels.jit.arena import Arena, prefetch_row
 from dqrm_cpu.kernels.jit.compile import kernel, serial, thorough_kernel
-from dqrm_cpu.kernels.jit.memory import int_at, long_at
+from dqrm_cpu.kernels.jit.memory import int_at, long_at, prefetch_byte, word_at
 from dqrm_cpu.kernels.jit.simd import LANES, add, load_part, splat, store_part, total
 from dqrm_cpu.kernels.jit.threads import on_all_threads
 
@@ -22,6 +22,29 @@ def read_all(words: Any) -> int:
     sums = np.empty((words.size + _WORDS_PER_ITEM - 1) // _WORDS_PER_ITEM, np.int64)
     on_all_threads(sums.size, _sum_words, (words, sums))
     return int(sums.sum())
+
+
+@kernel
+def read_packed_rows(codes: int, row_bytes: int, ids: int, bag: int, num_bags: int, out: int, dim: int) -> None:
+    """Reads eight bytes at each row of ids int32[num_bags, bag], and writes as many floats, f32[num_bags, dim]."""
+    places = (codes, row_bytes, ids, bag, num_bags, out, dim)
+    on_all_threads((num_bags + _SAMPLES_PER_ITEM - 1) // _SAMPLES_PER_ITEM, _read_bags, places)
+
+
+@serial
+def _read_bags(codes: int, row_bytes: int, ids: int, bag: int, num_bags: int, out: int, dim: int, item: int) -> None:
+    first, end = item * _SAMPLES_PER_ITEM, min(num_bags, (item + 1) * _SAMPLES_PER_ITEM)
+    last, ahead = end * bag, 2 * _AHEAD
+    for at in range(first * bag, min(first * bag + ahead, last)):
+        prefetch_byte(codes, int_at(ids, at) * row_bytes)
+    for number in range(first, end):
+        word = np.uint64(0)
+        for at in range(number * bag, (number + 1) * bag):
+            prefetch_byte(codes, int_at(ids, min(at + ahead, last - 1)) * row_bytes)
+            word += word_at(codes, int_at(ids, at) * row_bytes)
+        floats = splat(np.float32(word))
+        for k in range(0, dim, LANES):
+            store_part(out, number * dim + k, floats, dim - k)
 
 
 @serial

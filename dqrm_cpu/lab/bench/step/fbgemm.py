@@ -49,8 +49,8 @@ class FbgemmStep(TorchStep):
         return make_dlrm(self._case, bags, self._recipe), []
 
 
-def load_fbgemm() -> Any:
-    """Imports FBGEMM's training operators; raises AbsentError unless they load beside this torch."""
+def load_fbgemm(module: str = _TRAINING) -> Any:
+    """Imports a module of FBGEMM; raises AbsentError unless it loads beside this torch."""
     try:
         metadata.version(PACKAGE)
     except metadata.PackageNotFoundError:
@@ -59,7 +59,7 @@ def load_fbgemm() -> Any:
         with warnings.catch_warnings():
             # It warns of optional parts that its CPU build leaves out.
             warnings.simplefilter("ignore", DeprecationWarning)
-            return importlib.import_module(_TRAINING)
+            return importlib.import_module(module)
     # A build for another torch fails in its own ways while it registers operators.
     except (ImportError, OSError, AttributeError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,1 @@
+"""Lookups of rows in packed tables against those of other libraries."""

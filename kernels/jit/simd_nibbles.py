@@ -1,0 +1,226 @@
+"""Registers of packed codes of 4 bits for numba kernels: rows are summed as they are packed, and widened once.
+
+A byte holds two codes, two's complement, the lower bits first. With 8 added to each they are 0 to 15, and a byte of a
+register of sums holds up to `MOST_ROWS` of them: six instructions add a row of up to 128 codes. Registers have 8 to 64
+bytes, and a load reads exactly so many: one that crosses the end of a cache line waits for two lines, even where a
+mask leaves the second one out.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from llvmlite import ir
+from numba.core import types
+from numba.core.datamodel import models
+from numba.extending import register_model
+
+from .memory import Codegen, call, element_pointer, intrinsic
+from .simd import FLOAT_VECTOR, LANES, WORD_VECTOR, every_lane, first_lanes, masked_load, masked_store
+
+WIDTHS = (8, 16, 32, 64)
+"""Bytes of a register."""
+
+MOST_ROWS = 16
+"""Rows whose codes a register of sums holds."""
+
+NIBBLE_MASKS = 0x080F
+"""What `Masks` are made of."""
+
+_EXCESS, _NIBBLE_BITS = 8, 4
+_I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+
+
+class _BytesType(types.Type):
+    """A numba type whose values are registers of bytes."""
+
+    def __init__(self, width: int) -> None:
+        self.vector = ir.VectorType(_I8, width)
+        super().__init__(f"Bytes{width}")
+
+
+@register_model(_BytesType)
+class _BytesModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: _BytesType) -> None:
+        super().__init__(manager, kind, kind.vector)
+
+
+class Nibbles(NamedTuple):
+    """What kernels do with rows in registers of one width."""
+
+    none: Callable[[], Any]
+    """none(): a register of zeros."""
+    every_byte: Callable[[int], Any]
+    """every_byte(value): a register of the lowest byte of an int64.
+
+    Of a value that LLVM does not know: constants it reads from memory again for each row.
+    """
+    load: Callable[[int], Any]
+    """load(place): the packed codes at an address."""
+    load_part: Callable[[int, int], Any]
+    """load_part(place, count): the first `count` bytes at an address; those beyond are not touched."""
+    lower: Callable[[Any, Any, Any], Any]
+    """lower(packed, mask, excess): the codes of lower bits, those of even dimensions, and 8 more each."""
+    upper: Callable[[Any, Any, Any], Any]
+    """upper(packed, mask, excess): the codes of upper bits, those of odd dimensions, and 8 more each."""
+    plus: Callable[[Any, Any], Any]
+    """plus(a, b): sums of bytes."""
+    store: Callable[..., None]
+    """store(place, dims, lower, upper, rows, adds, scale, offset, share): writes f32[dims] of the sums of so many rows.
+
+    ((sums + adds * what stands there) * scale + offset) * share, each rounded; `adds` is 0 or 1.
+    """
+
+
+def nibbles_of(width: int, *, is_part: bool = False) -> Nibbles:
+    """Makes the functions for registers of so many bytes, all of which are used unless `is_part`."""
+    kind = _BytesType(width)
+
+    @intrinsic
+    def none(typing: Any) -> tuple[Any, Codegen]:
+        return kind(), lambda context, builder, signature, args: ir.Constant(kind.vector, [0] * width)
+
+    @intrinsic
+    def every_byte(typing: Any, value: Any) -> tuple[Any, Codegen]:
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            return _every(builder, builder.trunc(args[0], _I8), width)
+
+        return kind(types.int64), codegen
+
+    @intrinsic
+    def plus(typing: Any, a: Any, b: Any) -> tuple[Any, Codegen]:
+        return kind(kind, kind), lambda context, builder, signature, args: builder.add(*args)
+
+    @intrinsic
+    def store(
+        typing: Any,
+        place: Any,
+        dims: Any,
+        lower: Any,
+        upper: Any,
+        rows: Any,
+        adds: Any,
+        scale: Any,
+        offset: Any,
+        share: Any,
+    ) -> tuple[Any, Codegen]:
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            _store_sums(builder, width, is_part, args)
+            return context.get_dummy_value()
+
+        longs, floats = types.int64, types.float32
+        return types.void(longs, longs, kind, kind, longs, longs, floats, floats, floats), codegen
+
+    return Nibbles(none, every_byte, *_loads(kind), _half(kind, 0), _half(kind, _NIBBLE_BITS), plus, store)
+
+
+def _loads(kind: _BytesType) -> tuple[Callable[[int], Any], Callable[[int, int], Any]]:
+    width = kind.vector.count
+
+    @intrinsic
+    def load(typing: Any, place: Any) -> tuple[Any, Codegen]:
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            return builder.load(element_pointer(builder, args[0], _I64(0), kind.vector, 1), align=1)
+
+        return kind(types.int64), codegen
+
+    @intrinsic
+    def load_part(typing: Any, place: Any, count: Any) -> tuple[Any, Codegen]:
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            place, count = args
+            limit = _every(builder, builder.trunc(count, _I32), width)
+            mask = builder.icmp_signed("<", ir.Constant(limit.type, list(range(width))), limit)
+            pointer = element_pointer(builder, place, _I64(0), kind.vector, 1)
+            arguments = [pointer, _I32(1), mask, ir.Constant(kind.vector, [0] * width)]
+            return call(builder, f"llvm.masked.load.v{width}i8.p0", kind.vector, arguments)
+
+        return kind(types.int64, types.int64), codegen
+
+    return load, load_part
+
+
+def _half(kind: _BytesType, shift: int) -> Callable[[Any, Any, Any], Any]:
+    @intrinsic
+    def operation(typing: Any, packed: Any, mask: Any, excess: Any) -> tuple[Any, Codegen]:
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            packed, mask, excess = args
+            if shift:
+                # Pairs of bytes: no processor shifts single ones, and the mask takes what comes from the neighbour.
+                pairs = ir.VectorType(_I16, kind.vector.count // 2)
+                by = ir.Constant(pairs, [shift] * pairs.count)
+                packed = builder.bitcast(builder.lshr(builder.bitcast(packed, pairs), by), kind.vector)
+            return builder.xor(builder.and_(packed, mask), excess)
+
+        return kind(kind, kind, kind), codegen
+
+    return operation
+
+
+def _every(builder: ir.IRBuilder, value: Any, width: int) -> Any:
+    """Generates a vector of `width` copies."""
+    kind = ir.VectorType(value.type, width)
+    single = builder.insert_element(ir.Constant(kind, ir.Undefined), value, _I32(0))
+    return builder.shuffle_vector(single, single, ir.Constant(ir.VectorType(_I32, width), [0] * width))
+
+
+def _store_sums(builder: ir.IRBuilder, width: int, is_part: bool, args: Any) -> None:
+    place, dims, lower, upper, rows, adds, scale, offset, share = args
+    firsts = range(0, 2 * width, LANES)
+    masks = [first_lanes(builder, builder.sub(dims, _I64(first))) if is_part else None for first in firsts]
+
+    def load(number: int) -> Any:
+        mask = masks[number]
+        if mask is not None:
+            return masked_load(builder, place, _I64(firsts[number]), mask, FLOAT_VECTOR)
+        return builder.load(element_pointer(builder, place, _I64(firsts[number]), FLOAT_VECTOR, 4), align=4)
+
+    def store(number: int, value: Any) -> None:
+        mask = masks[number]
+        if mask is not None:
+            masked_store(builder, place, _I64(firsts[number]), mask, value)
+        else:
+            builder.store(value, element_pointer(builder, place, _I64(firsts[number]), FLOAT_VECTOR, 4), align=4)
+
+    # The sum of 16 codes fits into a signed byte, and bytes wrap around: exact without the 8 that each had more.
+    excess = _every(builder, builder.trunc(builder.mul(rows, _I64(_EXCESS)), _I8), width)
+    order = [dim // 2 + width * (dim % 2) for dim in range(2 * width)]
+    order = ir.Constant(ir.VectorType(_I32, 2 * width), order)
+    sums = builder.shuffle_vector(builder.sub(lower, excess), builder.sub(upper, excess), order)
+    values = []
+    for first in firsts:
+        lanes = ir.Constant(ir.VectorType(_I32, LANES), list(range(first, first + LANES)))
+        words = builder.sext(builder.shuffle_vector(sums, sums, lanes), WORD_VECTOR)
+        values.append(builder.sitofp(words, FLOAT_VECTOR))
+    values = _unless(
+        builder,
+        builder.icmp_signed("!=", adds, _I64(0)),
+        values,
+        lambda values: [builder.fadd(load(number), value) for number, value in enumerate(values)],
+    )
+    factor = every_lane(builder, scale)
+    values = [builder.fmul(value, factor) for value in values]
+    is_plain = builder.and_(
+        builder.fcmp_ordered("==", offset, ir.Constant(offset.type, 0.0)),
+        builder.fcmp_ordered("==", share, ir.Constant(share.type, 1.0)),
+    )
+
+    def shared(values: list[Any]) -> list[Any]:
+        offsets, shares = every_lane(builder, offset), every_lane(builder, share)
+        return [builder.fmul(builder.fadd(value, offsets), shares) for value in values]
+
+    for number, value in enumerate(_unless(builder, builder.not_(is_plain), values, shared)):
+        store(number, value)
+
+
+def _unless(
+    builder: ir.IRBuilder, is_rare: Any, values: list[Any], change: Callable[[list[Any]], list[Any]]
+) -> list[Any]:
+    """Generates a branch that changes the values in a rare case."""
+    before = builder.block
+    with builder.if_then(is_rare, likely=False):
+        changed, after = change(values), builder.block
+    merged = []
+    for value, other in zip(values, changed, strict=True):
+        merged.append(builder.phi(FLOAT_VECTOR))
+        merged[-1].add_incoming(value, before)
+        merged[-1].add_incoming(other, after)
+    return merged

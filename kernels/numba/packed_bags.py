@@ -1,0 +1,89 @@
+"""Bags of rows of one packed table, by all threads of torch: an `EmbeddingBag` of codes."""
+
+from ..jit.compile import inlined, kernel, serial
+from ..jit.memory import int_at, long_at, prefetch_byte, raise_int
+from ..jit.threads import on_all_threads
+from .packed_rows import Ids, TablePlaces, lies_in_one_line, prefetch_packed, table_at
+from .packed_sums import pool_packed
+
+_BAGS_PER_ITEM = 64
+_TOGETHER = 32
+"""Ids whose rows are asked for while those before them are summed."""
+
+
+@kernel
+def pool_bags(
+    table: int,
+    ids: int,
+    ids_are_long: int,
+    num_ids: int,
+    offsets: int,
+    num_bags: int,
+    out: int,
+    refused: int,
+    masks: int,
+) -> None:
+    """Writes out f32[B, dim]; ids of either size, offsets int64[B + 1], table int64[TABLE_LONGS]: addresses.
+
+    Raises `refused`, int32[1], for an id of no row, a bag that ends before it begins, a file that contradicts itself.
+    """
+    items = (num_bags + _BAGS_PER_ITEM - 1) // _BAGS_PER_ITEM
+    on_all_threads(items, _pool_item, (table, ids, ids_are_long, num_ids, offsets, num_bags, out, refused, masks))
+
+
+@serial
+def _pool_item(
+    place: int,
+    ids: int,
+    ids_are_long: int,
+    num_ids: int,
+    offsets: int,
+    num_bags: int,
+    out: int,
+    refused: int,
+    masks: int,
+    item: int,
+) -> None:
+    bag, end = item * _BAGS_PER_ITEM, min((item + 1) * _BAGS_PER_ITEM, num_bags)
+    table, numbers = table_at(place, 0), Ids(ids, ids_are_long, 0, 1)
+    bad = 0
+    for at in range(bag, end):
+        begin, stop = long_at(offsets, at), long_at(offsets, at + 1)
+        bad |= (begin < 0) | (begin > stop) | (stop > num_ids)
+    if bad:
+        raise_int(refused, 0, 1)
+        return
+    asked = long_at(offsets, bag)
+    # A few bags at a time, and the rows of the next few on their way meanwhile.
+    together = max(1, _TOGETHER * (end - bag) // max(1, long_at(offsets, end) - asked))
+    while bag < end:
+        stop = min(bag + together, end)
+        until = min(long_at(offsets, stop) + _TOGETHER, num_ids)
+        bad = _ask_for_rows(table, numbers, asked, until)
+        asked = until
+        if bad or pool_packed(table, numbers, offsets, bag, stop, out + 4 * bag * table.dim, masks):
+            raise_int(refused, 0, 1)
+            return
+        bag = stop
+
+
+@serial
+def _ask_for_rows(table: TablePlaces, ids: Ids, first: int, end: int) -> int:
+    """Asks for rows; returns 1 if one of them is none of the table's."""
+    # A copy of the loop for each case: it is too short for decisions.
+    if lies_in_one_line(table):
+        return int(_ask(table, ids, 1, 1, first, end) if ids.is_long else _ask(table, ids, 0, 1, first, end))
+    return int(_ask(table, ids, 1, 0, first, end) if ids.is_long else _ask(table, ids, 0, 0, first, end))
+
+
+@inlined
+def _ask(table: TablePlaces, ids: Ids, is_long: int, is_simple: int, first: int, end: int) -> int:
+    bad = 0
+    for at in range(first, end):
+        number = long_at(ids.place, at) if is_long else int_at(ids.place, at)
+        bad |= (number < 0) | (number >= table.num_rows)
+        if is_simple:
+            prefetch_byte(table.codes, number * table.row_bytes)
+        else:
+            prefetch_packed(table, number)
+    return bad
