@@ -35,8 +35,9 @@ def losses(folder: Path) -> list[float]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("one") / "run"
-    command = [*COMMAND, "train", *SMALL, "--run-dir", str(folder)]
-    done = subprocess.run(command, env=clean_environ(), capture_output=True, text=True, timeout=120)
+    environ = clean_environ()
+    command = [*python(environ), "-m", "dqrm_cpu", "train", *SMALL, "--run-dir", str(folder)]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     for word in ("AUC", "accuracy", "log loss", "FP32", "INT4", "ms", str(folder)):
         assert word in done.stdout
