@@ -21,7 +21,16 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Files of tests run side by side, and most models in them are tiny: two threads of such a process wait for each other
 # longer than they compute. What is about threads sets their number itself.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-_ON_TWO_THREADS = Path(__file__).parent / "kernels"
+_HERE = Path(__file__).parent
+_LONG_TOGETHER = {
+    *(_HERE / "quant" / f"test_methods_{name}.py" for name in ("resume", "training")),
+    *(_HERE / "train" / f"test_{name}.py" for name in ("init_from", "resume", "step")),
+    _HERE / "train" / "tuning" / "test_tuning_search.py",
+    _HERE / "serving" / "test_serving.py",
+}
+"""Files of which no test takes long, but all of them together do."""
+
+_ON_TWO_THREADS = _HERE / "kernels"
 
 # Under nohup a closed terminal is ignored, by all that tests start as well.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -46,7 +55,7 @@ for folder in (
     "serving",
     "lab/bench",
 ):
-    sys.path.insert(0, str(Path(__file__).parent / folder))
+    sys.path.insert(0, str(_HERE / folder))
 
 # Debian: apt-get install npm. The summary says what is left out.
 collect_ignore_glob: list[str] = []
@@ -57,7 +66,8 @@ if not all(map(shutil.which, ("node", "npm"))):
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts files that take long first: those that run files side by side then end with small ones, at the same time."""
-    long = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("mpi")}
+    marked = (item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("mpi"))
+    long = _LONG_TOGETHER.union(marked)
     items.sort(key=lambda item: item.path not in long)
 
 
