@@ -69,6 +69,7 @@ def test_one_world() -> None:
     require_honest((1,), spread=0.005)
 
 
+@pytest.mark.long
 def test_sgd_rises_peaks_falls_and_stays_below_adagrad() -> None:
     require_rise_and_fall((1,), least_ahead=0.003)
 
