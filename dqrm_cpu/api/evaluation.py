@@ -40,10 +40,7 @@ class EvaluationOrder:
 
     def load(self, warn: Warn) -> Config:
         """Loads the settings to score with; ConfigError where the order is not one."""
-        if self.part not in (*PART_NAMES, ALL_PARTS):
-            raise ConfigError(f"there is no part {self.part!r}; there are {', '.join(PART_NAMES)} and {ALL_PARTS}")
-        if self.slices < 1:
-            raise ConfigError(f"--slices is {self.slices}, and at least one value is to be shown")
+        require_part_and_slices(self.part, self.slices)
         if self.calibrate is not None and self.calibrate not in FITS:
             raise ConfigError(f"--calibrate {self.calibrate}: no such way; there are {', '.join(FITS)}")
         config = config_to_score(self.given, self.run_dir, self.parts, warn)
@@ -65,6 +62,14 @@ class Evaluation:
     grouped: GroupedAuc | None
     slices: tuple[Sequence[Slice], ClickMetrics | None] | None
     calibration: Calibration | None
+
+
+def require_part_and_slices(part: str, count: int) -> None:
+    """Raises ConfigError for a part of a data set that there is not, and for no slices."""
+    if part not in (*PART_NAMES, ALL_PARTS):
+        raise ConfigError(f"there is no part {part!r}; there are {', '.join(PART_NAMES)} and {ALL_PARTS}")
+    if count < 1:
+        raise ConfigError(f"--slices is {count}, and at least one value is to be shown")
 
 
 def evaluate(

@@ -26,6 +26,8 @@ _EXAMPLES = """examples:
   dqrm-cpu evaluate runs/fp32 --quant.method dqrm     an FP32 model, quantized after training
   dqrm-cpu evaluate runs/a --data data/tuesday --part all
       all rows of another day, prepared with --vocabulary of the data set of the run
+  dqrm-cpu evaluate model.safetensors --data data/tuesday
+      an exported file, its calibration included
   dqrm-cpu evaluate runs/a --group-by user --slice-by country
       AUC within each user (GAUC), and all metrics of each of the ten most frequent countries
   dqrm-cpu evaluate runs/a --calibrate platt          with the probabilities of Platt's method"""
@@ -35,7 +37,11 @@ def add_parser(subparsers: Subparsers) -> None:
     """Adds the command's options."""
     parser = subparsers.add_parser("evaluate", help="evaluate a trained model", description=_ABOUT, epilog=_EXAMPLES)
     parser.add_argument(
-        "run", metavar="RUN", nargs="?", type=Path, help="the folder of the run; its settings are the defaults"
+        "run",
+        metavar="RUN",
+        nargs="?",
+        type=Path,
+        help="the folder of the run; its settings are the defaults. Or a model file (.safetensors), as it scores",
     )
     parser.add_argument("--run-dir", metavar="DIR", type=Path, help="the same")
     parser.add_argument(
@@ -75,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
     args.run_dir = args.run or args.run_dir
     if args.run_dir is None:
         raise UsageError("which run? give its folder: dqrm-cpu evaluate RUN")
+    if args.run_dir.is_file():
+        return _run_file(args)
     from dqrm_cpu.api.evaluation import EvaluationOrder, evaluate
     from dqrm_cpu.api.ranks import opened_transport
 
@@ -98,6 +106,32 @@ def run(args: argparse.Namespace) -> int:
             evaluation = evaluate(order, config, transport, warn, work.advance)
         if transport.rank == 0:
             print(_as_json(evaluation, args) if args.json else _as_table(evaluation, args))
+    return 0
+
+
+def _run_file(args: argparse.Namespace) -> int:
+    """Evaluates a model file in this process."""
+    texts = dict(given_settings(args).texts)
+    data = texts.pop("data.source", None)
+    if texts or args.config or args.preset:
+        given = ", ".join([*(f"--{key}" for key in texts), *(["--config"] if args.config else [])]) or "--preset"
+        raise UsageError(f"{given}: a model file is scored as it was exported; only --data may be given with it")
+    if args.checkpoint != "best":
+        raise UsageError(f"--checkpoint {args.checkpoint}: a model file is of one checkpoint; leave it out")
+    if args.calibrate is not None:
+        raise UsageError(
+            f"--calibrate {args.calibrate}: a model file has the calibration that it was exported with; leave it out, "
+            "or export the run with --calibrate"
+        )
+    from dqrm_cpu.api.file_evaluation import FileEvaluationOrder, evaluate_file, open_rows
+
+    order = FileEvaluationOrder(
+        args.run_dir, None if data is None else Path(data), args.part, args.group_by, args.slice_by, args.slices
+    )
+    rows = open_rows(order, warn)
+    with Working("reading the model and scoring", rows.num_rows) as work:
+        evaluation = evaluate_file(order, rows, work.advance)
+    print(_as_json(evaluation, args) if args.json else _as_table(evaluation, args))
     return 0
 
 

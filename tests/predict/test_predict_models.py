@@ -1,14 +1,17 @@
 """`predict` with packed models and calibrations; which data set a model's ids belong to."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from commands import dqrm_cpu
+from dqrm_cpu.cli.main import main
 from dqrm_cpu.config.load import load_config
 from dqrm_cpu.data.batch import BadBatchError, Batch
 from dqrm_cpu.data.store.manifest import read_manifest, write_manifest
@@ -170,6 +173,43 @@ def test_an_exported_file_scores_rows_as_its_run_does(scored: Scored, tmp_path: 
     wanted = predicted(scored.run_dir, raw, "--calibrate", "platt", out=out)
     found = predicted(tmp_path / "platt.safetensors", raw, "--data", scored.data, out=out)
     np.testing.assert_allclose(found, wanted, rtol=2e-6, atol=1e-7)
+
+
+def test_evaluate_gives_a_file_the_metrics_of_its_run(
+    scored: Scored, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def evaluated(*options: str) -> Any:
+        capsys.readouterr()
+        assert main(["evaluate", *options, "--data", str(scored.data), "--part", "all", "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    run, file, columns = str(scored.run_dir), tmp_path / "platt.safetensors", ("--group-by", "C1", "--slice-by", "C2")
+    assert main(["export", run, "--calibrate", "platt", "--out", str(file)]) == 0
+    found, wanted = evaluated(str(file), *columns), evaluated(run, *columns, "--calibrate", "platt")
+    assert found["auc"] == pytest.approx(wanted["auc"], abs=1e-6)
+    assert found["log_loss"] == pytest.approx(wanted["log_loss"], abs=1e-6)
+    assert found["log_loss"] != pytest.approx(evaluated(run)["log_loss"], abs=1e-4)  # the calibration of the file
+    assert found["examples"] == wanted["examples"] == 1400
+    assert found["grouped"] == {**wanted["grouped"], "gauc": pytest.approx(wanted["grouped"]["gauc"], abs=1e-6)}
+    assert [part["id"] for part in found["slices"]["values"]] == [part["id"] for part in wanted["slices"]["values"]]
+    assert evaluated(str(scored.packed))["auc"] == pytest.approx(evaluated(run)["auc"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--calibrate", "platt"], "has the calibration that it was exported with"),
+        (["--checkpoint", "last"], "is of one checkpoint"),
+        (["--quant.method", "dqrm"], "--quant.method: a model file is scored as it was exported"),
+        (["--group-by", "nothing"], "there is no category 'nothing'"),
+        (["--data", "nowhere"], "nowhere"),
+    ],
+)
+def test_evaluate_says_what_a_file_does_not_take(
+    scored: Scored, capsys: pytest.CaptureFixture[str], options: list[str], reason: str
+) -> None:
+    assert main(["evaluate", str(scored.packed), *options]) in (1, 2)
+    assert reason in capsys.readouterr().err
 
 
 def test_an_exported_file_can_score_in_integers(scored: Scored, tmp_path: Path) -> None:
