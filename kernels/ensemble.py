@@ -12,9 +12,12 @@ def mean_logits(of_members: Iterable[NDArray[np.float32]]) -> NDArray[np.float32
     Of one member they are its own, to the bit. One array after another is asked for, and none kept.
     """
     members = iter(of_members)
-    sums, count = next(members).astype(np.float64), 1
+    first = next(members)
+    sums, count = first.astype(np.float64), 1
     for logits in members:
         sums += logits
         count += 1
+    if count == 1:
+        return first
     mean: NDArray[np.float32] = (sums / count).astype(np.float32)
     return mean

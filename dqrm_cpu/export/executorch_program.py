@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import embedding, linear
 
 from dqrm_cpu.base.files import replace_file
-from dqrm_cpu.errors import CheckpointError, DeviceError
+from dqrm_cpu.errors import CheckpointError, ConfigError, DeviceError
 from dqrm_cpu.export.onnx_graph import LEAST_PROBABILITY, require_whole_codes
 from dqrm_cpu.serving.description import (
     BOTTOM,
@@ -56,6 +56,11 @@ def require_executorch() -> tuple[Any, Any]:
 def write_executorch(file: MappedFile, description: Description, out: Path) -> int:
     """Writes OUT (.pte); returns its bytes. It takes some four times their memory."""
     require_whole_codes(file, description, "programs of ExecuTorch")
+    if description.members > 1:
+        raise ConfigError(
+            f"programs of ExecuTorch hold one model, this is an ensemble of {description.members}: export one of its "
+            "members, or take another --format"
+        )
     exir, layers_by_xnnpack = require_executorch()
     network = _Network(file, description).eval()
     example = torch.zeros(2, len(description.dense)), torch.zeros(2, len(description.slots), dtype=torch.int64)

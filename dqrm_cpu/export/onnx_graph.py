@@ -103,13 +103,15 @@ class _Graph:
 
     def __init__(self, onnx: Any, file: MappedFile, description: Description) -> None:
         self._onnx, self._file, self._model = onnx, file, description
+        self._members = file.members(description.members)
         self._nodes: list[Any] = []
         self._constants: list[Any] = []
         self._count = 0
         dims = [column.dim for column in description.categories]
         self._groups = [_Group(dim, [t for t, its in enumerate(dims) if its == dim]) for dim in dict.fromkeys(dims)]
         self._projections = {layer.name.removeprefix("project."): layer for layer in description.part(PROJECT)}
-        self.tables = [self._codes(t) for group in self._groups for t in group.tables]
+        self._offset = 0  # of the tables of the next group in their file
+        self.tables: list[NDArray[np.uint8]] = []
 
     def _codes(self, t: int) -> NDArray[np.uint8]:
         column = self._model.categories[t]
@@ -119,7 +121,7 @@ class _Graph:
     def model(self, data_name: str) -> Any:
         """Returns the finished model, whose tables are in the file of that name."""
         helper, types = self._onnx.helper, self._onnx.TensorProto
-        logits = self._calibrated(self._network(data_name))
+        logits = self._calibrated(self._mean_of_members(data_name))
         self._node("Identity", [logits], output="logits")
         self._node("Sigmoid", [logits], output="probabilities")
         inputs = [
@@ -133,6 +135,16 @@ class _Graph:
         model.producer_version = __version__
         helper.set_model_props(model, {MODEL: self._model.to_json()})
         return model
+
+    def _mean_of_members(self, data_name: str) -> str:
+        """Computes the mean of the members' logits; of one model its own."""
+        logits = []
+        for file in self._members:
+            self._file = file
+            logits.append(self._network(data_name))
+        if len(logits) == 1:
+            return logits[0]
+        return self._node("Mul", [self._node("Sum", logits), self._constant(np.float32(1 / len(logits)))])
 
     def _network(self, data_name: str) -> str:
         x = "dense"
@@ -148,12 +160,11 @@ class _Graph:
 
     def _rows_of_tables(self, data_name: str) -> str:
         """Gathers packed rows of all tables, adds up those of a bag, and projects them: f32[n, T, D]."""
-        features, order, offset = [], [], 0
+        features, order = [], []
         for group in self._groups:
-            rows = self._external(group, data_name, offset)
+            rows = self._external(group, data_name)
             features += self._projected(group, self._rows_of_group(group, rows))
             order += group.tables
-            offset += sum(self._codes(t).nbytes for t in group.tables)
         if len(features) == 1:
             return features[0]
         joined = self._node("Concat", features, axis=1)
@@ -196,17 +207,21 @@ class _Graph:
         counts = self._node("MatMul", [self._constant(belongs), counted])
         return self._node("Div", [summed, self._node("Max", [counts, self._constant(np.float32(1))])])
 
-    def _external(self, group: _Group, data_name: str, offset: int) -> str:
-        """Names the bytes of a group's tables, which lie in another file from `offset` on."""
+    def _external(self, group: _Group, data_name: str) -> str:
+        """Names the bytes of a group's tables, which lie in another file behind those of the groups before."""
         codes = [self._codes(t) for t in group.tables]
         tensor = self._onnx.TensorProto()
-        tensor.name, tensor.data_type = f"tables.{group.dim}", self._onnx.TensorProto.UINT8
+        number = len(self.tables) // len(self._model.categories)
+        tensor.name = f"tables.{group.dim}" if number == 0 else f"member{number + 1}.tables.{group.dim}"
+        tensor.data_type = self._onnx.TensorProto.UINT8
         tensor.dims.extend([sum(map(len, codes)), codes[0].shape[1]])
         tensor.data_location = self._onnx.TensorProto.EXTERNAL
         length = sum(table.nbytes for table in codes)
-        for key, value in (("location", data_name), ("offset", str(offset)), ("length", str(length))):
+        for key, value in (("location", data_name), ("offset", str(self._offset)), ("length", str(length))):
             tensor.external_data.add(key=key, value=value)
         self._constants.append(tensor)
+        self.tables += codes
+        self._offset += length
         return str(tensor.name)
 
     def _unpacked(self, packed: str, bits: int, shape: Sequence[int], width: int) -> str:

@@ -22,11 +22,13 @@ from dqrm_cpu.model.tables import table_names
 from dqrm_cpu.quant.methods import select_formula
 from dqrm_cpu.serving.description import MODEL, Description, DescriptionError
 from dqrm_cpu.serving.ids import keys_tensors
+from dqrm_cpu.serving.model import ENSEMBLE, SINGLE
 
-FORMATS = ("1", "2", "3", "4")
-"""2 has checksums; 3 says what raw rows are, too, and holds their vocabulary; 4 has tables of several dimensions."""
+SELF_CONTAINED = (SINGLE, ENSEMBLE)
 
-SELF_CONTAINED = FORMATS[2]
+FORMATS = ("1", "2", SINGLE, "4", ENSEMBLE)
+"""2 has checksums; 3 says what raw rows are, too, and holds their vocabulary; 4 has tables of several dimensions; 5 is
+as 3, of several models."""
 
 CORRECTED = "corrected"
 """Key of the metadata that says that the bias of the last layer makes up for rows that training did not see."""
@@ -74,14 +76,24 @@ def stored_config(file: PackedFile) -> Config:
     return config
 
 
-def vocabulary_entries(file: PackedFile) -> Mapping[str, Expected]:
-    """Returns the tensors that hold a file's vocabulary, where it has one."""
-    if file.metadata["format"] != SELF_CONTAINED:
-        return {}
+def stored_description(file: PackedFile) -> Description | None:
+    """Returns what an exported file says of raw rows; None of a file that says nothing of them."""
+    version = file.metadata["format"]
+    if version not in SELF_CONTAINED:
+        return None
     try:
         description = Description.from_json(file.metadata.get(MODEL, ""))
     except DescriptionError as error:
         raise file.foreign(str(error)) from error
+    if (description.members > 1) != (version == ENSEMBLE):
+        raise file.foreign(f"it has format {version} and {description.members} members")
+    return description
+
+
+def vocabulary_entries(description: Description | None) -> Mapping[str, Expected]:
+    """Returns the tensors that hold a file's vocabulary, where it has one."""
+    if description is None:
+        return {}
     found = {}
     for keys, rows in keys_tensors(description).values():
         found[keys] = Expected(f"U{description.ids.key_bits}", (None,))

@@ -4,8 +4,9 @@ Before anything is used, every tensor's presence, type and shape is compared wit
 with the model; scales must be positive, and a sparse file's bits and counts agree. Bytes are checked as they are read.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +25,10 @@ from dqrm_cpu.export.packed_layout import (
     LAYOUTS,
     ROWS_PER_RANK,
     SELF_CONTAINED,
+    Expected,
     expected_tensors,
     stored_config,
+    stored_description,
     vocabulary_entries,
 )
 from dqrm_cpu.export.safetensors_reader import PackedFile
@@ -33,6 +36,7 @@ from dqrm_cpu.kernels.interface import Kernels
 from dqrm_cpu.model.dlrm import Dlrm, keep_rate_correction
 from dqrm_cpu.model.layers import mlp_shapes
 from dqrm_cpu.model.tables import table_names
+from dqrm_cpu.serving.description import entries_by_member
 
 _ROWS_AT_ONCE = 1 << 16  # a multiple of ROWS_PER_RANK
 
@@ -50,6 +54,7 @@ class PackedModel:
     num_checksums: int  # 0: it was written by an earlier version, and damage cannot be noticed
     is_corrected: bool = False  # for the rows without a click that training did not see, in the bias of the last layer
     is_exported: bool = False  # it says what raw rows are, and holds their vocabulary
+    members: int = 1  # of an ensemble
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -74,7 +79,8 @@ def verify_packed(path: Path) -> PackedModel:
     """Reads all of the file, and returns the same; CheckpointError where any of it is not what was written."""
     with _opened(path) as (file, about):
         file.check_all()
-        _require_usable(file, about)
+        for member in _members(file, about.members):
+            _require_usable(member, about)
         return about
 
 
@@ -84,6 +90,8 @@ def load_packed(path: Path, model: Dlrm, quant: QuantConfig) -> PackedModel:
     Its probabilities are those of the traffic, whatever share of rows without a click training saw.
     """
     with _opened(path) as (file, about):
+        if about.members > 1:
+            raise CheckpointError(f"{path} is an ensemble of {about.members} models, where one is wanted")
         _require_model(about, model, quant)
         _require_usable(file, about)
         for table, first, end, values in _all_rows(file, about, model):
@@ -128,25 +136,38 @@ def _opened(path: Path) -> Iterator[tuple[PackedFile, PackedModel]]:
         layout = file.metadata.get("layout", "")
         if layout not in LAYOUTS:
             raise file.foreign(f"its layout is {layout[:20] or 'none'}, not one of {', '.join(LAYOUTS)}")
-        config = stored_config(file)
-        _require_layout(file, config, layout)
-        codes = [file.entries[f"{name}.codes"] for name in table_names(len(config.model.table_rows))]
-        stored_rows = sum(entry.shape[0] for entry in codes)
+        config, description = stored_config(file), stored_description(file)
+        count, vocabulary, stored_rows = 1 if description is None else description.members, description, 0
+        for member in _members(file, count):
+            _require_layout(member, config, layout, vocabulary_entries(vocabulary))
+            codes = [member.entries[f"{name}.codes"] for name in table_names(len(config.model.table_rows))]
+            stored_rows += sum(entry.shape[0] for entry in codes)
+            vocabulary = None  # is written once
         identity = file.metadata.get("identity", "")
         sizes = file.num_bytes, stored_rows, file.num_checksums
-        yield (
-            file,
-            PackedModel(path, config, layout, identity, *sizes, CORRECTED in file.metadata, version == SELF_CONTAINED),
-        )
+        is_exported = version in SELF_CONTAINED
+        about = PackedModel(path, config, layout, identity, *sizes, CORRECTED in file.metadata, is_exported, count)
+        yield file, about
 
 
-def _require_layout(file: PackedFile, config: Config, layout: str) -> None:
+def _members(file: PackedFile, count: int) -> Iterator[PackedFile]:
+    """Yields the file as each of so many members has it: its tensors by the names of a single model."""
+    by_member = entries_by_member(file.entries, count)
+    if by_member is None:
+        raise file.foreign(f"its description has {count} members, its tensors are of another number")
+    for entries in by_member:
+        view = copy(file)
+        view.entries = entries
+        yield view
+
+
+def _require_layout(file: PackedFile, config: Config, layout: str, vocabulary: Mapping[str, Expected]) -> None:
     """Requires the tensors that the configuration asks for, and no others."""
     if config.quant.method == "none":
         raise file.foreign("its configuration is that of an FP32 model")
     if layout == "rowwise" and config.quant.embedding_bits not in ROWWISE_BITS:
         raise file.foreign(f"row-wise tables have 2 or 4 bits, it names {config.quant.embedding_bits}")
-    expected = {**expected_tensors(config, layout), **vocabulary_entries(file)}
+    expected = {**expected_tensors(config, layout), **vocabulary}
     if layout == "sparse" and "tables.offset" in expected:
         raise file.foreign(f"{config.quant.method} has no code for zero, so that no row can be left out")
     for name, one in expected.items():

@@ -19,7 +19,7 @@ from dqrm_cpu.config import Config
 from dqrm_cpu.errors import ConfigError
 from dqrm_cpu.export.codes import ROWWISE_BITS, ROWWISE_SCALE_BYTES, pack_codes, pack_rows
 from dqrm_cpu.export.features import RawFeatures, describe, vocabulary_tensors
-from dqrm_cpu.export.packed_layout import CORRECTED, FORMATS, ROWS_PER_RANK, SELF_CONTAINED
+from dqrm_cpu.export.packed_layout import CORRECTED, FORMATS, ROWS_PER_RANK
 from dqrm_cpu.export.read import require_same_tables
 from dqrm_cpu.export.safetensors_writer import Streamed, whole, write_tensors
 from dqrm_cpu.kernels.interface import Kernels
@@ -28,7 +28,8 @@ from dqrm_cpu.model.size import model_bytes, packed_row_bytes
 from dqrm_cpu.model.tables import table_names
 from dqrm_cpu.quant.formula import Formula
 from dqrm_cpu.quant.liveness import RowCounts, count_rows
-from dqrm_cpu.serving.description import MODEL
+from dqrm_cpu.serving.description import MODEL, member_tensor
+from dqrm_cpu.serving.model import ENSEMBLE, SINGLE
 
 _FLOAT_BYTES = _RANK_BYTES = 4
 _BLOCK_BYTES = 4 << 20
@@ -142,20 +143,48 @@ def write_model(
     `identity`: that of the data's schema and vocabulary, as a run records it; empty where it is not known. With
     `features` the file can score raw rows by itself.
     """
-    formula = model.table_formula
-    assert formula is not None, "an FP32 model has no codes"
-    tensors: list[Streamed] = []
-    rows = [_InMemory(weight) for weight in model.groups.weights] if tables is None else tables
-    for name, weights, of_table in zip(table_names(len(scale)), rows, scale, strict=True):
-        table = _Table(name, weights, formula, of_table.view(1, 1), model.kernels)
-        tensors += table.sparse() if layout == "sparse" else table.dense()
-    tensors += _grid("tables", formula, scale)
-    tensors += mlp_tensors(model)
+    return write_models(path, config, [PackedWeights(model, scale, tables)], layout, identity, features)
+
+
+class PackedWeights(NamedTuple):
+    """A model to write; `tables`: their weights, where those of the model are not in memory."""
+
+    model: Dlrm
+    scale: Tensor  # f32[T] of the tables
+    tables: Sequence[TableRows] | None = None
+
+    def tensors(self, layout: str) -> list[Streamed]:
+        """Returns codes and layers by the names of a single model."""
+        model, scale, formula = self.model, self.scale, self.model.table_formula
+        assert formula is not None, "an FP32 model has no codes"
+        tensors: list[Streamed] = []
+        rows = [_InMemory(weight) for weight in model.groups.weights] if self.tables is None else self.tables
+        for name, weights, of_table in zip(table_names(len(scale)), rows, scale, strict=True):
+            table = _Table(name, weights, formula, of_table.view(1, 1), model.kernels)
+            tensors += table.sparse() if layout == "sparse" else table.dense()
+        return [*tensors, *_grid("tables", formula, scale), *mlp_tensors(model)]
+
+
+def write_models(
+    path: Path,
+    config: Config,
+    members: Sequence[PackedWeights],
+    layout: str,
+    identity: str = "",
+    features: RawFeatures | None = None,
+) -> int:
+    """Does what `write_model` does for an ensemble, whose members share vocabulary and features; or for one model."""
+    assert features is not None or len(members) == 1, "only a file with features says how many members it has"
+    tensors = [
+        replace(tensor, name=member_tensor(number, tensor.name))
+        for number, weights in enumerate(members, 1)
+        for tensor in weights.tensors(layout)
+    ]
     metadata = _metadata(config, layout, identity)
     if features is not None:
-        description = describe(config, layout, features)
+        description = replace(describe(config, layout, features), members=len(members))
         tensors += vocabulary_tensors(description, features)
-        metadata |= {"format": SELF_CONTAINED, MODEL: description.to_json()}
+        metadata |= {"format": SINGLE if len(members) == 1 else ENSEMBLE, MODEL: description.to_json()}
     return write_tensors(path, tensors, metadata)
 
 

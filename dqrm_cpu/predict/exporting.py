@@ -22,11 +22,11 @@ from dqrm_cpu.export.executorch_program import require_executorch, write_executo
 from dqrm_cpu.export.features import RawFeatures
 from dqrm_cpu.export.onnx_graph import require_onnx, write_onnx
 from dqrm_cpu.export.openvino_ir import require_openvino, write_openvino
-from dqrm_cpu.export.write import has_sparse_layout, write_model
+from dqrm_cpu.export.write import PackedWeights, has_sparse_layout, write_models
 from dqrm_cpu.metrics.calibration import Calibration, IsotonicCalibration, PlattCalibration
 from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.predict.packed_scorer import slot_ids
-from dqrm_cpu.predict.scorer import Scorer, fit_calibration, load_weights, prepared_rows
+from dqrm_cpu.predict.scorer import EnsembleScorer, RowScorer, Scorer, fit_calibration, load_weights, prepared_rows
 from dqrm_cpu.predict.streamed_run import (
     CheckpointTable,
     can_stream,
@@ -40,7 +40,6 @@ from dqrm_cpu.predict.trained_model import TrainedModel, data_of_model, find_mod
 from dqrm_cpu.serving.description import ISOTONIC, PLATT, Calibrating, IdRule
 from dqrm_cpu.serving.mapped_file import MappedFile
 from dqrm_cpu.serving.model import Model, read_description
-from dqrm_cpu.train.run_folder import require_one_model
 from dqrm_cpu.train.working import ShowWork, unshown
 
 PACKED, ONNX, OPENVINO, EXECUTORCH = "packed", "onnx", "openvino", "pte"
@@ -124,7 +123,6 @@ def _export_packed(request: ExportRequest) -> ExportedFile:
     trained = find_model(request.run_dir, request.checkpoint)
     if trained.is_packed:
         raise ConfigError(f"{request.run_dir} is a packed file; give the folder of the run")
-    require_one_model(request.run_dir)
     trained = as_exported(trained, request.note)
     folder, manifest, warning = data_of_model(trained, request.data)
     if warning:
@@ -132,24 +130,25 @@ def _export_packed(request: ExportRequest) -> ExportedFile:
     require_shape(trained, folder, manifest)
     features = _features(folder, manifest, recorded_layout(folder, manifest))
     sample = _sample(folder, manifest)
-    loaded = _load(trained, sample, request.calibrate is not None, request.show_work)
-    model, scale = loaded.model, loaded.scale
-    if request.layout == "sparse" and not has_sparse_layout(model):
+    whole = request.calibrate is not None
+    loaded = [_load(one, sample, whole, request.show_work) for one in trained.members or (trained,)]
+    if request.layout == "sparse" and not has_sparse_layout(loaded[0].model):
         raise ConfigError(f"{trained.config.quant.method} has no code for zero: no row can be left out; use dense")
-    scorer = Scorer(model, scale, quantized=True)
+    scorer = EnsembleScorer([Scorer(one.model, one.scale, quantized=True) for one in loaded])
     if request.calibrate:
         fitted = fit_calibration(scorer, request.calibrate, folder, manifest, trained.config.data)
         features = replace(features, calibration=_described(fitted))
     features = replace(features, metrics=_test_metrics(request.run_dir))
     identity = str(trained.ids.identity or "")
-    tables = loaded.tables or ()
+    tables = [table for one in loaded for table in one.tables or ()]
     passes = 1 if request.layout == "dense" else 2  # which rows are zero is found before
+    weights = [PackedWeights(one.model, one.scale, one.tables) for one in loaded]
     with (
         request.show_work(f"writing {request.out}", passes * sum(map(table_bytes, tables))) as advance,
         reported(tables, advance),
     ):
-        size = write_model(request.out, trained.config, model, scale, request.layout, identity, features, loaded.tables)
-    compared = () if request.calibrate else tuple(zip(sample, loaded.batches, strict=True))
+        size = write_models(request.out, trained.config, weights, request.layout, identity, features)
+    compared = () if request.calibrate else tuple(zip(sample, loaded[0].batches, strict=True))
     with request.show_work(f"comparing {request.out} with the run", 0):
         count, difference = _compare(request.out, scorer, compared)
     vocabulary_bytes = sum(keys.nbytes + 4 * keys.size for keys in features.keys)
@@ -161,7 +160,12 @@ def as_exported(trained: TrainedModel, note: Callable[[str], None]) -> TrainedMo
     if trained.config.quant.method != "none":
         return trained
     note("an FP32 run: its weights are quantized now, as by `compress`, without training")
-    return replace(trained, config=replace(trained.config, quant=replace(trained.config.quant, method="ptq")))
+    return _quantized(trained)
+
+
+def _quantized(trained: TrainedModel) -> TrainedModel:
+    config = replace(trained.config, quant=replace(trained.config.quant, method="ptq"))
+    return replace(trained, config=config, members=tuple(map(_quantized, trained.members)))
 
 
 def _features(folder: Path, manifest: Manifest, layout: Layout) -> RawFeatures:
@@ -220,7 +224,7 @@ def _load(trained: TrainedModel, sample: Sequence[Batch], whole: bool, show_work
     return _Loaded(run.model, run.scale, [renumbered(batch, rows) for batch in sample], run.tables)
 
 
-def _compare(path: Path, scorer: Scorer, batches: Sequence[tuple[Batch, Batch]]) -> tuple[int, float]:
+def _compare(path: Path, scorer: RowScorer, batches: Sequence[tuple[Batch, Batch]]) -> tuple[int, float]:
     """Reads the file to its end, and scores batches by it and, as the run numbers their rows, by the run.
 
     Returns how many rows that were, and the largest difference of a logit.

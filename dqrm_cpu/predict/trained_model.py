@@ -9,7 +9,7 @@ from dqrm_cpu.config.recorded import differences, require_recorded
 from dqrm_cpu.data.store.manifest import FILE_NAME, Manifest, holds_manifest, read_manifest
 from dqrm_cpu.data.store.run_data import SYNTHETIC, fingerprint_of
 from dqrm_cpu.data.store.schema import DataIdentity
-from dqrm_cpu.errors import ConfigError, DataError
+from dqrm_cpu.errors import CheckpointError, ConfigError, DataError
 from dqrm_cpu.export.read import looks_packed, read_packed
 from dqrm_cpu.train.checkpoint import find_checkpoint, newest_config, read_state
 from dqrm_cpu.train.ensemble import checkpoints_to_score
@@ -49,7 +49,13 @@ def _ensemble(run_dir: Path, checkpoint: str) -> TrainedModel:
     count = load_run_config(run_dir / CONFIG_FILE, {}, None)[0].config.ensemble
     paths = checkpoints_to_score(run_dir, checkpoint, count)
     members = tuple(_run_model(member_folder(run_dir, number + 1), str(path)) for number, path in enumerate(paths))
-    return replace(members[0], path=run_dir, run_dir=run_dir, members=members)
+    first = members[0]
+    for one in members:
+        if (one.ids.identity, one.ids.fingerprint) != (first.ids.identity, first.ids.fingerprint):
+            raise CheckpointError(
+                f"{one.run_dir} was trained on other data than {first.run_dir}: they are no ensemble; train it again"
+            )
+    return replace(first, path=run_dir, run_dir=run_dir, members=members)
 
 
 def _run_model(run_dir: Path, checkpoint: str) -> TrainedModel:

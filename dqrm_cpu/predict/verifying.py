@@ -16,10 +16,9 @@ from dqrm_cpu.metrics.click import ClickAccumulator, click_metrics
 from dqrm_cpu.predict.exporting import as_exported
 from dqrm_cpu.predict.packed_scorer import slot_ids
 from dqrm_cpu.predict.runtimes import PACKED, OpenedFile, open_file
-from dqrm_cpu.predict.scorer import Scorer, load_weights, prepared_rows, sound_batches
+from dqrm_cpu.predict.scorer import EnsembleScorer, Scorer, load_weights, prepared_rows, sound_batches
 from dqrm_cpu.predict.trained_model import data_of_model, find_model, require_shape
 from dqrm_cpu.serving.description import PLATT, Calibrating, Description
-from dqrm_cpu.train.run_folder import require_one_model
 
 _LOGITS_PER_PROBABILITY = 4
 """At a probability of one half."""
@@ -122,7 +121,6 @@ class Verifier:
         if trained.is_packed:
             raise ConfigError(f"--against {request.run_dir} is a packed file; give the folder of a run")
         self._path = trained.path
-        require_one_model(request.run_dir)
         trained = as_exported(trained, request.note)
         self._folder, manifest, warning = data_of_model(trained, request.data)
         if warning:
@@ -141,7 +139,8 @@ class Verifier:
         model = trained.config.model
         for compared in self._files:
             _require_same_shape(compared, model.num_dense, model.table_rows)
-        self._scorer = Scorer(*load_weights(trained), quantized=True)
+        members = trained.members or (trained,)
+        self._scorer = EnsembleScorer([Scorer(*load_weights(one), quantized=True) for one in members])
 
     def verify(self, advance: Callable[[int], None] = lambda _: None) -> Verification:
         """Scores the rows by the run and by every file, and compares; `advance` is told how many rows are done."""

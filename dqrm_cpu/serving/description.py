@@ -4,6 +4,7 @@ It stands in the metadata of the file under `MODEL`. Whoever reads the file in a
 """
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -28,10 +29,14 @@ PLATT, ISOTONIC = "platt", "isotonic"
 
 FLOAT_BITS = 32
 
+MOST_MEMBERS = 1024
+
 _LARGEST_NUMBER = sys.float_info.max
 _WIDEST = 1 << 16
 _MOST = 1 << 20
 """The limit of the length of every list in the document."""
+
+_OF_MEMBER = re.compile(r"member([1-9][0-9]*)\.(.+)")
 
 T = TypeVar("T")
 
@@ -114,6 +119,7 @@ class Description:
     calibration: Calibrating | None = None
     metrics: Mapping[str, float] | None = None  # of the test rows, when it was exported
     written_by: str = ""
+    members: int = 1  # of an ensemble, whose score is the mean of their logits
     version: int = VERSION
 
     @property
@@ -174,6 +180,26 @@ class Description:
         return found
 
 
+def member_tensor(number: int, name: str) -> str:
+    """Returns how a file calls a tensor of a member, from 1 on; those of the first are called as in a single model."""
+    return name if number == 1 else f"member{number}.{name}"
+
+
+def entries_by_member(entries: Mapping[str, T], members: int) -> list[dict[str, T]] | None:
+    """Returns the entries of each member by the names that they have in a single model; None for other members.
+
+    What is of no member, such as the vocabulary, is among the entries of the first.
+    """
+    found: list[dict[str, T]] = [{} for _ in range(members)]
+    for name, entry in entries.items():
+        of_other = _OF_MEMBER.fullmatch(name)
+        number, own = (int(of_other[1][:9]), of_other[2]) if of_other else (1, name)
+        if number > members or (of_other and number == 1):
+            return None
+        found[number - 1][own] = entry
+    return found if all(found) else None
+
+
 def _listed(value: Any, where: str) -> Sequence[Any]:
     if not isinstance(value, list) or len(value) > _MOST:
         raise DescriptionError(f"its description has no list of {where}")
@@ -224,6 +250,8 @@ def _require_sound(model: Description) -> None:
     bits = [model.table_bits, model.bias_bits, model.activation_bits, *(layer.bits for layer in model.layers)]
     if any(not 1 < one <= 16 and one != FLOAT_BITS for one in bits) or model.table_bits == FLOAT_BITS:
         raise DescriptionError("its description has impossible bit widths")
+    if not 0 < model.members <= MOST_MEMBERS:
+        raise DescriptionError(f"its description has {model.members:,} members, 1 to {MOST_MEMBERS:,} are possible")
     _require_names(model)
     _require_transforms(model)
     _require_chain(model)

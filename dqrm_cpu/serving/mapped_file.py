@@ -1,11 +1,12 @@
 """A model file mapped into memory: what is looked up is read when it is looked up, by the pages that it lies in."""
 
+import copy
 import mmap
 import os
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from dqrm_cpu.base.tensor_header import (
     read_header,
 )
 from dqrm_cpu.errors import CheckpointError
+from dqrm_cpu.serving.description import entries_by_member, member_tensor
 
 _RELEASED_BYTES = 32 << 20
 """After so many bytes of a file that is read to its end, the pages read before are let go."""
@@ -35,6 +37,7 @@ class MappedFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._member = 1
         try:
             with open_regular(path) as file:
                 size = os.fstat(file.fileno()).st_size
@@ -62,7 +65,7 @@ class MappedFile:
         """Returns a read-only view of a tensor; CheckpointError unless it has this type and shape, None for any."""
         entry = self.entries.get(name)
         if entry is None:
-            raise self.foreign(f"it lacks {name[:80]}")
+            raise self.foreign(f"it lacks {member_tensor(self._member, name)[:80]}")
         fits = len(entry.shape) == len(shape) and all(
             wanted is None or found == wanted for found, wanted in zip(entry.shape, shape, strict=True)
         )
@@ -92,6 +95,21 @@ class MappedFile:
                 raise CheckpointError(
                     f"{self.path} is damaged: its bytes from {at:,} on are not those that were written; {_ADVICE}"
                 )
+
+    def members(self, count: int) -> list[Self]:
+        """Returns the file as each member of an ensemble has it: its tensors by the names of a single model.
+
+        CheckpointError where the file has not so many.
+        """
+        by_member = entries_by_member(self.entries, count)
+        if by_member is None:
+            raise self.foreign(f"its description has {count} members, its tensors are of another number")
+        views = []
+        for number, entries in enumerate(by_member, 1):
+            view = copy.copy(self)
+            view.entries, view._member = entries, number
+            views.append(view)
+        return views
 
     def release(self) -> None:
         """Lets go of the pages that have been read, so that they do not count as memory of this process any more."""

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,16 +11,28 @@ from numpy.typing import NDArray
 
 from dqrm_cpu.base.precision import FP32, INT8, PRODUCTS
 from dqrm_cpu.errors import CheckpointError, ConfigError
+from dqrm_cpu.kernels.ensemble import mean_logits
 from dqrm_cpu.kernels.packed_scoring import CompiledNetwork, RefusedRowsError
 from dqrm_cpu.serving.cells import UnusableRowError, bucket_ids, dense_values, read_bags, read_keys, read_numbers
 from dqrm_cpu.serving.columns import RowColumns
-from dqrm_cpu.serving.description import BAG, BUCKETS, MODEL, PLATT, Calibrating, Description, DescriptionError
+from dqrm_cpu.serving.description import (
+    BAG,
+    BUCKETS,
+    MODEL,
+    PLATT,
+    Calibrating,
+    Description,
+    DescriptionError,
+    member_tensor,
+)
 from dqrm_cpu.serving.fused import can_compile, compile_network
 from dqrm_cpu.serving.ids import IdFinder, keys_tensors
 from dqrm_cpu.serving.mapped_file import MappedFile
 from dqrm_cpu.serving.network import PackedNetwork
 
-_FORMAT = "3"
+SINGLE, ENSEMBLE = "3", "5"
+"""The formats of exported files: of one model, and of several."""
+
 _BATCH = 2048
 """Rows of a forward: features and products of as many stay in the caches."""
 
@@ -45,25 +58,27 @@ class Model:
         self._file = file
         self.description = description
         """The columns that the model reads, its shape, and the metrics that it had when it was exported."""
-        self._network = PackedNetwork(file, description, products)
-        if products == INT8 and not self._network.integer_layers:
+        self._files = file.members(description.members)
+        self._networks = [PackedNetwork(one, description, products) for one in self._files]
+        tables = self._networks[0].tables  # those of other members have the same rows
+        if products == INT8 and not self._networks[0].integer_layers:
             raise ConfigError(
                 f"{file.path} has no layer for products in {INT8}: one with codes of 8 bits or fewer "
                 f"behind the first of the bottom MLP; take {FP32}"
             )
         self._ids = IdFinder(file, description)
         self._is_bucket = np.array([column.transform == BUCKETS for column in description.numbers])
-        slots = np.searchsorted(self._network.tables.slots, np.arange(len(description.categories))).tolist()
+        slots = np.searchsorted(tables.slots, np.arange(len(description.categories))).tolist()
         numbered = list(zip(range(len(slots)), slots, description.categories, strict=True))
         self._special = [one for one in numbered if one[2].kind in (BAG, BUCKETS)]
         self._single = [t for t, _, category in numbered if category.kind not in (BAG, BUCKETS)]
         self._single_slots = [slots[t] for t in self._single]
         bags = [t for t, column in enumerate(description.categories) if column.kind == BAG]
-        self._num_dense = len(description.dense)
-        self._least_ids = np.where(np.isin(self._network.tables.slots, bags), NO_ID, 0)
+        self._num_dense, self._num_rows = len(description.dense), tables.num_rows
+        self._least_ids = np.where(np.isin(tables.slots, bags), NO_ID, 0)
         self._may_fuse, self._must_fuse = fused is not False, fused is True
         self._threads = threads or len(os.sched_getaffinity(0))
-        self._fused: CompiledNetwork | None = None
+        self._fused: Sequence[CompiledNetwork] | None = None
         self._loading = threading.Lock()
 
     @classmethod
@@ -89,7 +104,8 @@ class Model:
         description = read_description(file)
         tables = {f"C{t + 1}" for t in range(len(description.categories))}
         large = {name for pair in keys_tensors(description).values() for name in pair}
-        large |= {f"{table}.{part}" for table in tables for part in ("codes", "bitmap", "rank")}
+        parts = [f"{table}.{part}" for table in tables for part in ("codes", "bitmap", "rank")]
+        large |= {member_tensor(number, part) for number in range(1, description.members + 1) for part in parts}
         file.require_intact(None if verify else set(file.entries) - large)
         return cls(file, description, fused, threads, products)
 
@@ -99,14 +115,15 @@ class Model:
             return
         with self._loading:
             if self._fused is None and self._may_fuse:
-                self._fused = self._compiled_network()
+                self._fused = self._compiled_networks()
                 self._may_fuse = self._fused is not None
 
-    def _compiled_network(self) -> CompiledNetwork | None:
-        """Makes the compiled forward; None where there is no numba, or none that works here."""
+    def _compiled_networks(self) -> Sequence[CompiledNetwork] | None:
+        """Makes the compiled forward of each member; None where there is no numba, or none that works here."""
         try:
             if can_compile():
-                return compile_network(self._file, self.description, self._network, self._threads)
+                pairs = zip(self._files, self._networks, strict=True)
+                return [compile_network(file, self.description, one, self._threads) for file, one in pairs]
             why = "it is not installed"
         except ImportError as error:
             why = str(error)
@@ -168,7 +185,7 @@ class Model:
         self, dense: NDArray[np.float32], ids: NDArray[np.integer[Any]]
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Tells which rows have finite numbers alone, and which of them ids of rows alone."""
-        within = (ids >= self._least_ids) & (ids < self._network.tables.num_rows)
+        within = (ids >= self._least_ids) & (ids < self._num_rows)
         return np.logical_and.reduce(np.isfinite(dense), axis=1), np.logical_and.reduce(within, axis=1)
 
     def _require_shape(self, dense: NDArray[np.float32], ids: NDArray[np.integer[Any]]) -> None:
@@ -188,32 +205,42 @@ class Model:
     def _plain_logits(self, dense: NDArray[np.float32], ids: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Scores with NumPy alone."""
         self.require_rows(dense, ids)
-        logits = np.empty(len(dense), np.float32)
-        for first in range(0, len(dense), _BATCH):
-            few = slice(first, first + _BATCH)
-            logits[few] = self._network.logits(dense[few].astype(np.float32, copy=False), ids[few].astype(np.int64))
-        return logits
+        return mean_logits(_in_batches(network, dense, ids) for network in self._networks)
 
     def _fused_logits(
-        self, fused: CompiledNetwork, dense: NDArray[np.float32], ids: NDArray[np.integer[Any]]
+        self, fused: Sequence[CompiledNetwork], dense: NDArray[np.float32], ids: NDArray[np.integer[Any]]
     ) -> NDArray[np.float32]:
         """Scores with compiled code, which checks rows as it reads them."""
         self._require_shape(dense, ids)
         try:
-            return fused.logits(dense, ids)
+            return mean_logits(one.logits(dense, ids) for one in fused)
         except RefusedRowsError:
             # It scores as well, but for what is wrong: that it names.
             return self._plain_logits(dense, ids)
 
 
+def _in_batches(
+    network: PackedNetwork, dense: NDArray[np.float32], ids: NDArray[np.integer[Any]]
+) -> NDArray[np.float32]:
+    logits = np.empty(len(dense), np.float32)
+    for first in range(0, len(dense), _BATCH):
+        few = slice(first, first + _BATCH)
+        logits[few] = network.logits(dense[few].astype(np.float32, copy=False), ids[few].astype(np.int64))
+    return logits
+
+
 def read_description(file: MappedFile) -> Description:
     """Reads what a file says of itself; CheckpointError where it is no exported model."""
-    if file.metadata.get("format") != _FORMAT:
-        raise file.foreign(f"it has format {file.metadata.get('format', 'none')[:20]}, not {_FORMAT}")
+    version = file.metadata.get("format", "none")
+    if version not in (SINGLE, ENSEMBLE):
+        raise file.foreign(f"it has format {version[:20]}, not {SINGLE} or {ENSEMBLE}")
     try:
-        return Description.from_json(file.metadata.get(MODEL, ""))
+        description = Description.from_json(file.metadata.get(MODEL, ""))
     except DescriptionError as error:
         raise file.foreign(str(error)) from error
+    if (description.members > 1) != (version == ENSEMBLE):
+        raise file.foreign(f"it has format {version} and {description.members} members")
+    return description
 
 
 def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:

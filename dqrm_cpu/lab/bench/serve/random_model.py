@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.prepare.row_layout import CRITEO_LAYOUT
 from dqrm_cpu.export.features import RawFeatures, describe
-from dqrm_cpu.export.packed_layout import SELF_CONTAINED
 from dqrm_cpu.export.safetensors_writer import Streamed, whole, write_tensors
 from dqrm_cpu.export.write import mlp_tensors
 from dqrm_cpu.kernels.select import select_kernels
@@ -22,6 +21,7 @@ from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.model.size import packed_row_bytes
 from dqrm_cpu.serving.description import MODEL, IdRule
 from dqrm_cpu.serving.ids import keys_tensors
+from dqrm_cpu.serving.model import SINGLE
 
 _ROWS_AT_ONCE = 1 << 20
 _CPU = torch.device("cpu")
@@ -48,7 +48,7 @@ def write_random_model(path: Path, config: Config, seed: int = 1) -> int:
     for (keys, rows_of_keys), rows in zip(keys_tensors(description).values(), table_rows, strict=True):
         tensors.append(whole(keys, key_of(np.arange(rows - 1), rows).astype(np.uint32)))
         tensors.append(whole(rows_of_keys, np.arange(1, rows, dtype=np.int32)))
-    metadata = {"format": SELF_CONTAINED, "layout": "dense", "identity": "", "config": config.to_toml()}
+    metadata = {"format": SINGLE, "layout": "dense", "identity": "", "config": config.to_toml()}
     return write_tensors(path, tensors, metadata | {MODEL: description.to_json()})
 
 
