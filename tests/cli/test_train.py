@@ -224,9 +224,11 @@ def test_a_closed_terminal_saves_the_run(tmp_path: Path) -> None:
         os.setsid()
         fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
 
-    command = [*COMMAND, "train", *SMALL, "--train.epochs", "1000", "--kernels", "torch", "--run-dir", folder]
+    environ = clean_environ()
+    options = [*SMALL, "--train.epochs", "1000", "--kernels", "torch", "--run-dir", str(folder)]
+    command = [*python(environ), "-m", "dqrm_cpu", "train", *options]
     process = subprocess.Popen(
-        list(map(str, command)), stdin=slave, stdout=slave, stderr=slave, preexec_fn=take_the_terminal
+        command, env=environ, stdin=slave, stdout=slave, stderr=slave, preexec_fn=take_the_terminal
     )
     os.close(slave)
     seen = b""
