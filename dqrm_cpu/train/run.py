@@ -126,7 +126,8 @@ def _train_in_folder(
         on_first_rank(transport, lambda: _require_same_run(config, request, store, data))
     # A new run's folder comes first: whatever is wrong with it is said before gigabytes are allocated.
     new_log = RunLog() if resume else _open_log(config, request, transport, data.fingerprint, None)
-    session = build_session(config, kernels, data, transport, device)
+    with (request.show_work if transport.rank == 0 else unshown)("making the model", 0):
+        session = build_session(config, kernels, data, transport, device)
     if session.shards is not None and transport.rank == 0:
         request.note(session.shards.describe(table_loads(config)))
     state = _resumed_state(session, store, transport, request) if resume else None
