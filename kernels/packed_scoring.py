@@ -23,6 +23,9 @@ _LINE_BYTES, _LINE_FLOATS = 64, 16
 _BF16_BITS = 8
 """The most bits of codes that BF16 holds exactly."""
 
+_MOST_FLOAT_BYTES = 1 << 20
+"""Of a model's weights in FP32: as many fit into a core's second cache beside all else."""
+
 
 MOST_INTEGER_INPUTS = 1 << 15
 """Of a layer that multiplies whole numbers: sums of as many products fit into int32 by far."""
@@ -157,6 +160,7 @@ class CompiledNetwork:
         layers = [*projections, *arrays.bottom, *arrays.cross, *arrays.top]
         features, lanes = 1 + len(arrays.tables), self._compiled.LANES
         joined = arrays.top[0].values.shape[1]
+        keeps_floats = 4 * sum(layer.values.size for layer in layers) <= _MOST_FLOAT_BYTES
         widths = [width for layer in layers for width in layer.values.shape]
         cross_first = len(projections) + len(arrays.bottom)
         tables = [self._table(table, arrays.is_mean) for table in arrays.tables]
@@ -164,7 +168,7 @@ class CompiledNetwork:
             tables=self._address(np.array(tables, np.int64)),
             num_tables=len(tables),
             projections=self._address(np.array(of_tables, np.int64)),
-            layers=self._address(np.array([self._layer(layer) for layer in layers], np.int64)),
+            layers=self._address(np.array([self._layer(layer, keeps_floats) for layer in layers], np.int64)),
             bottom_first=len(projections),
             cross_first=cross_first,
             top_first=cross_first + len(arrays.cross),
@@ -198,7 +202,7 @@ class CompiledNetwork:
             rounded_bits=table.rounded_bits,
         )
 
-    def _layer(self, layer: LayerArrays) -> Any:
+    def _layer(self, layer: LayerArrays, keeps_floats: bool) -> Any:
         outputs, inputs = layer.values.shape
         compiled, integers = self._compiled, layer.integers
         has_codes = layer.scale is not None and layer.bits <= _BF16_BITS
@@ -212,10 +216,12 @@ class CompiledNetwork:
         if layer.grid is not None:
             scale, *codes = layer.grid
             grid = self._address(np.array([np.reciprocal(scale), scale, *codes], np.float32))
-        first_inputs = zero = first_sums = 0
+        first_inputs = zero = first_sums = floats = 0
         if integers is None:
             form = compiled.HALVES if has_codes else compiled.FLOATS
             panels = compiled.packed_panels(values, has_codes)
+            if has_codes and keeps_floats:
+                floats = self._address(compiled.packed_panels(values, False))
         else:
             form, first_inputs = compiled.BYTES, integers.first_inputs
             zero = 0 if integers.is_unsigned else compiled.SIGNED_ZERO
@@ -233,6 +239,7 @@ class CompiledNetwork:
             first_inputs=first_inputs,
             zero=zero,
             first_sums=first_sums,
+            floats=floats,
         )
 
     def _address(self, array: NDArray[Any]) -> int:

@@ -22,6 +22,9 @@ from .panels import multiply as multiply_rows
 TILE = 48
 """Rows that go through all layers together: whole tiles of registers, and as many as the caches hold."""
 
+_MANY_ROWS = 8 * TILE
+"""Rows for which it pays to read weights in FP32: twice the bytes of BF16, which has to be spread for each product."""
+
 SOUND, REFUSED = 0, 1
 """What `score` returns: REFUSED for a number that is not finite, an id of no row, a file that contradicts itself."""
 
@@ -56,6 +59,7 @@ class LayerPlaces(NamedTuple):
     first_inputs: int  # this one and those below: of BYTES alone
     zero: int
     first_sums: int
+    floats: int  # of HALVES: the same weight as panels in FP32, for whole tiles; or 0
 
 
 LAYER_LONGS = len(LayerPlaces._fields)
@@ -113,6 +117,7 @@ class _TilePlaces(NamedTuple):
     codes: int  # uint8[TILE, codes_stride]
     row_scales: int  # f32[TILE, 2]
     dots: int
+    takes_floats: int  # whether whole tiles read weights in FP32, where there are any
 
 
 @inlined
@@ -130,6 +135,7 @@ def _layer_at(layers: int, number: int) -> LayerPlaces:
         long_at(at, 8),
         long_at(at, 9),
         long_at(at, 10),
+        long_at(at, 11),
     )
 
 
@@ -153,6 +159,7 @@ def score(network: NetworkPlaces, scored: BatchPlaces, first: int, end: int, scr
         codes,
         row_scales,
         row_scales + 8 * TILE,
+        int(end - first >= _MANY_ROWS),
     )
     if not _admit(network, scored, ids, first, min(first + TILE, end)):
         return REFUSED
@@ -238,12 +245,13 @@ def _apply(
         for row in range(rows):
             _round_to_grid(layer, x + 4 * row * x_stride, places.on_grid + 4 * row * layer.inputs)
         x, x_stride = places.on_grid, layer.inputs
+    takes_floats = places.takes_floats and rows == TILE and layer.floats != 0
     multiply_rows(
         Product(
             x,
             x_stride,
-            layer.weight,
-            int(layer.form == HALVES),
+            layer.floats if takes_floats else layer.weight,
+            int(layer.form == HALVES and not takes_floats),
             layer.inputs,
             layer.outputs,
             layer.affine,
