@@ -24,6 +24,7 @@ from dqrm_cpu.lab.bench.harness.contestant import AbsentError, Contestant, Prepa
 from dqrm_cpu.lab.bench.harness.result import CaseResult, Ratio
 from dqrm_cpu.lab.bench.harness.runner import BenchProgress, Group, ProgressObserver, run_case
 from dqrm_cpu.lab.bench.harness.shared_tables import SharedTables
+from dqrm_cpu.lab.bench.scoring.onednn_mlp import OnednnMlp
 from dqrm_cpu.lab.bench.serve.random_model import random_rows, write_random_model
 from dqrm_cpu.lab.bench.step.torch_dlrm import (
     EmbeddingBags,
@@ -47,7 +48,7 @@ _MOST_RAW_ROWS = 64
 _NOTES = (
     "Times are seconds per batch: one sample per round, the mean of the batches of a turn; quartiles are over rounds.",
     "A batch of one row is scored by one thread, others by as many as --threads says.",
-    "fused_int8 and torch_int8 round what layers read to 8 bits; the logits of the others are equal to rounding.",
+    "fused_int8 and torch_int8* round what layers read to 8 bits; the logits of the others are equal to rounding.",
     "All contestants but those of raw rows get prepared ids, of the type that each of them takes.",
 )
 
@@ -109,6 +110,8 @@ def _contestants(exported: ExportedCase) -> Iterator[Contestant]:
     yield Prepared("torch_fp32_flat", f"{eager}; index_select", lambda: _by_torch(exported, flat_interaction(number)))
     dynamic = "the same, quantize_dynamic of its MLPs: INT8, a scale for each output and batch"
     yield Prepared("torch_int8", dynamic, lambda: _by_torch(exported, flat_interaction(number), _dynamically_quantized))
+    static = "the same, its MLPs by oneDNN in INT8, scales from a batch, rectifiers fused"
+    yield Prepared("torch_int8_static", static, lambda: _by_torch(exported, flat_interaction(number), OnednnMlp))
     yield Prepared("products_floor", "the products of the layers alone, in PyTorch", lambda: _floor(exported))
 
 
@@ -242,6 +245,7 @@ _COMPARED = (
     ("fused_over_numpy", "fused", "numpy"),
     ("int8_over_torch_fp32", "fused_int8", "torch_fp32"),
     ("int8_over_torch_int8", "fused_int8", "torch_int8"),
+    ("int8_over_torch_int8_static", "fused_int8", "torch_int8_static"),
     ("int8_over_fused", "fused_int8", "fused"),
     ("fused_over_floor", "fused", "products_floor"),
     ("torch_fp32_over_floor", "torch_fp32", "products_floor"),
