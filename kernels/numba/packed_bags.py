@@ -7,6 +7,12 @@ from .packed_rows import Ids, TablePlaces, lies_in_one_line, prefetch_packed, ta
 from .packed_sums import pool_packed
 
 _BAGS_PER_ITEM = 64
+_WORTH_THREADS = 1 << 17
+"""Work that is handed to other threads, in floats written: less is done before they have begun, some 30 us."""
+
+_ROW_WORK, _MISSED_ROW_WORK, _CACHED_BYTES = 8, 64, 1 << 22
+"""What reading a row takes, in the same unit, in a table of up to so many bytes, and in a larger one."""
+
 _TOGETHER = 32
 """Ids whose rows are asked for while those before them are summed."""
 
@@ -27,8 +33,12 @@ def pool_bags(
 
     Raises `refused`, int32[1], for an id of no row, a bag that ends before it begins, a file that contradicts itself.
     """
-    items = (num_bags + _BAGS_PER_ITEM - 1) // _BAGS_PER_ITEM
-    on_all_threads(items, _pool_item, (table, ids, ids_are_long, num_ids, offsets, num_bags, out, refused, masks))
+    about = table_at(table, 0)
+    is_cached = about.num_rows * about.row_bytes <= _CACHED_BYTES
+    work = num_bags * about.dim + num_ids * (_ROW_WORK if is_cached else _MISSED_ROW_WORK)
+    per_item = _BAGS_PER_ITEM if work >= _WORTH_THREADS else max(num_bags, 1)
+    given = (table, ids, ids_are_long, num_ids, offsets, num_bags, out, refused, masks, per_item)
+    on_all_threads((num_bags + per_item - 1) // per_item, _pool_item, given)
 
 
 @serial
@@ -42,9 +52,10 @@ def _pool_item(
     out: int,
     refused: int,
     masks: int,
+    per_item: int,
     item: int,
 ) -> None:
-    bag, end = item * _BAGS_PER_ITEM, min((item + 1) * _BAGS_PER_ITEM, num_bags)
+    bag, end = item * per_item, min((item + 1) * per_item, num_bags)
     table, numbers = table_at(place, 0), Ids(ids, ids_are_long, 0, 1)
     bad = 0
     for at in range(bag, end):

@@ -67,7 +67,7 @@ def test_sums_of_long_bags_do_not_overflow(code: int, length: int) -> None:
 def test_any_number_of_threads_gives_the_same_bits() -> None:
     generator = np.random.default_rng(1)
     bags = PackedBags(packed(generator.integers(-8, 8, (NUM_ROWS, 16)), 4), 16, 4, 0.1)
-    lengths = torch.from_numpy(generator.integers(0, 30, 1000))
+    lengths = torch.from_numpy(generator.integers(0, 30, 4000))  # enough that threads are asked
     ids, offsets = torch.randint(NUM_ROWS, (int(lengths.sum()),)), torch.cat([torch.zeros(1).long(), lengths.cumsum(0)])
     usual = torch.get_num_threads()
     found = []
