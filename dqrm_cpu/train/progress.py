@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -190,9 +191,23 @@ class BarProgress(TimedProgress):
             mininterval=_WORK_INTERVAL_S,
             unit_scale=True,
         )
+        ended = threading.Event()
+
+        def keep_current() -> None:
+            """Counts the time also while nothing is reported; what was shown is cleared away at the end."""
+            wait_s = _WORK_DELAY_S
+            with contextlib.suppress(OSError, ValueError):
+                while not ended.wait(wait_s):
+                    bar.delay, wait_s = 0, _WORK_INTERVAL_S
+                    bar.refresh()
+
+        thread = threading.Thread(target=keep_current, daemon=True)
+        thread.start()
         try:
             yield bar.update
         finally:
+            ended.set()
+            thread.join()
             with contextlib.suppress(OSError):
                 bar.close()
 

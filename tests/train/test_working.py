@@ -64,10 +64,12 @@ def test_training_shows_work_between_steps(kind: type[io.StringIO], monkeypatch:
     for name in ("_DELAY_S", "_INTERVAL_S", "_LINE_DELAY_S", "_LINE_INTERVAL_S"):
         monkeypatch.setattr(working, name, 0.001)
     for name in ("_WORK_DELAY_S", "_WORK_INTERVAL_S"):
-        monkeypatch.setattr(f"dqrm_cpu.train.progress.{name}", 0.0)
+        monkeypatch.setattr(f"dqrm_cpu.train.progress.{name}", 0.001)
     stream = kind()
     progress = open_progress(0, 10, stream)
     with progress.show_work("saving step 7", 100) as advance:
+        while "saving step 7" not in stream.getvalue():
+            pass
         advance(50)
         while "50%" not in stream.getvalue():
             pass
