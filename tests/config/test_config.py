@@ -167,6 +167,7 @@ def test_toml_round_trip(values: dict[str, Value], toml_path: Path) -> None:
     rules: dict[str, Value] = {
         "model.bottom_mlp": (5, int(str(values["model.embedding_dim"]))),
         "model.top_mlp": (1,),
+        "ensemble": 1,
         "model.table_dims": "",
         "model.interaction": "cross",
         "model.cross_rank": 1,
