@@ -39,10 +39,11 @@ def measured_peak(*arguments: str) -> int:
 @pytest.fixture(scope="module")
 def compiled_kernels(tmp_path_factory: pytest.TempPathFactory) -> None:
     """The first run on a machine compiles, which takes some 150 MB more; the estimate is for all the others."""
-    for optimizer in ("sgd", "rowwise-adagrad"):
+    few = {"data.train_rows": "200", "data.validation_rows": "100", "data.test_rows": "100", "train.max_steps": "1"}
+    cross = {"model.interaction": "cross", "model.cross_layers": "1"}
+    for settings in ({}, {"train.optimizer": "rowwise-adagrad"}, cross, {**cross, "model.cross_rank": "2"}):
         folder = tmp_path_factory.mktemp("warm") / "run"
-        few = {"data.validation_rows": "100", "data.test_rows": "100", "train.max_steps": "1"}
-        config = load_config("demo", None, {"train.optimizer": optimizer, **few})
+        config = load_config("demo", None, {**settings, **few})
         train(config, RunRequest(folder, False, {}, io.StringIO()), SingleTransport())
 
 

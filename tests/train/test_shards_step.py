@@ -112,8 +112,8 @@ def test_simulated_ranks_train_sharded_tables_as_replicated_ones(case: str, smal
     assert_holds(found, held, replicated(case, 3))
 
 
-WORLDS = [("mpi", 2), ("gloo", 4), ("oneccl", 2)]
-WORLDS_TOO = [("mpi", 4), ("gloo", 2), ("oneccl", 4)]
+WORLDS = [("mpi", 2), ("gloo", 2), ("oneccl", 2)]
+WORLDS_TOO = [("mpi", 4), ("gloo", 4), ("oneccl", 4)]
 
 
 @pytest.fixture(
