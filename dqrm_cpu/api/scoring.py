@@ -17,6 +17,7 @@ from dqrm_cpu.api.frames import are_paths, files_of
 from dqrm_cpu.api.progress import CallProgress
 from dqrm_cpu.api.ranks import default_threads, opened_transport, threads_of_torch
 from dqrm_cpu.base.hardware import fingerprint
+from dqrm_cpu.base.precision import FP32, PRODUCTS
 from dqrm_cpu.data.predictions.writers import PROBABILITY, ArrayWriter
 from dqrm_cpu.data.store.manifest import PART_NAMES
 from dqrm_cpu.errors import ConfigError
@@ -77,6 +78,7 @@ def predict(
     checkpoint: PathLike = "best",
     part: str = ALL_PARTS,
     calibrate: str | None = None,
+    products: str = FP32,
     bad_rows: str = "stop",
     max_bad_rows: int = 1000,
     overwrite: bool = False,
@@ -97,6 +99,7 @@ def predict(
     :param checkpoint: of a run: best, last, or the folder of one
     :param part: of a prepared data set: train, validation, test or all
     :param calibrate: platt or isotonic: corrects the probabilities by the run's validation rows
+    :param products: of an exported file: fp32, the logits of its run; int8: whole numbers, quicker and a little rounded
     :param bad_rows: stop, skip: leave out rows that cannot be read, or quarantine: keep them in a file beside `out`
     :param max_bad_rows: stop after so many
     :param overwrite: replace `out` where it exists
@@ -104,6 +107,7 @@ def predict(
     :param progress: show how far it is
     """
     require_choice(part, "part", (*PART_NAMES, ALL_PARTS))
+    require_choice(products, "products", PRODUCTS)
     require_choice(bad_rows, "bad_rows", ("stop", "skip", "quarantine"))
     if calibrate is not None:
         require_choice(calibrate, "calibrate", tuple(FITS))
@@ -132,6 +136,7 @@ def predict(
             checkpoint=str(checkpoint),
             part=part,
             calibrate=calibrate,
+            products=products,
             bad_rows=bad_rows,
             max_bad_rows=whole_number(max_bad_rows, "max_bad_rows", 0),
             overwrite=overwrite,

@@ -53,7 +53,7 @@ def test_every_option_is_a_parameter() -> None:
         (PrepareOrder, functions.prepare, {"raw"}),
         (TrainingOrder, functions.train, {"given", "stream", "show_search", "open_progress"}),
         (EvaluationOrder, scoring.evaluate, {"given", "run_dir"}),
-        (PredictRequest, scoring.predict, {"stdin", "advance", "note"}),
+        (PredictRequest, scoring.predict, {"stdin", "advance", "note", "show_work"}),
     ]
     for order, function, others in orders:
         options = {field.name for field in fields(order)} - others

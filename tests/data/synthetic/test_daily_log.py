@@ -77,7 +77,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         ("file", (), "days of a log go into a folder"),
         ("days", ("--format", "criteo", "--days", 2), "--days is for --format log"),
         ("none/days", (), "there is no folder"),
-        ("days", ("--days", 0), "is no whole number from 1 on"),
+        ("days", ("--days", 0), "is no whole number from 1 to 3,650"),
     ):
         refused = generate(tmp_path / path, *options)
         assert (refused.returncode, words in refused.stderr) == (2, True), refused.stderr
