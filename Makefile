@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
-JOBS   ?= 4
+JOBS   ?= 6
 
 BIN    := $(VENV)/bin
 EXTRAS := test,mpi,oneccl
