@@ -10,7 +10,8 @@ from dqrm_cpu.config import Config
 from dqrm_cpu.config.load import LoadedConfig, load_given_config, load_run_config
 from dqrm_cpu.config.recorded import RecordedConfig, differences, require_recorded
 from dqrm_cpu.config.recorded import recorded_config as settings_in
-from dqrm_cpu.config.schema import AUTO_DIMS, SETTINGS
+from dqrm_cpu.config.schema import SETTINGS
+from dqrm_cpu.config.table_dims import AUTO_DIMS
 from dqrm_cpu.data.store.manifest import PART_NAMES, holds_manifest, read_manifest
 from dqrm_cpu.data.store.run_data import SYNTHETIC, follow_data
 from dqrm_cpu.errors import ConfigError, DataError

@@ -11,9 +11,9 @@ from dqrm_cpu.config.schema import (
     Config,
     ModelConfig,
     flatten,
-    named_dims,
 )
 from dqrm_cpu.config.setting import BadValueError, value_text
+from dqrm_cpu.config.table_dims import named_dims
 from dqrm_cpu.errors import ConfigError
 
 DENSE_WIRE_LIMIT_BYTES = 256 << 20

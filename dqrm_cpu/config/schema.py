@@ -1,8 +1,6 @@
 """Every setting of a run. The defaults are the demo preset; `presets` holds the paper's."""
 
 import dataclasses
-import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -10,7 +8,8 @@ from typing import Annotated, Any
 
 import tomli_w
 
-from dqrm_cpu.config.setting import BadValueError, OneOf, Range, Setting, Value, setting
+from dqrm_cpu.config.setting import OneOf, Range, Setting, Value, setting
+from dqrm_cpu.config.table_dims import AUTO_DIMS, LARGEST_DIM, named_dims, power_dim
 from dqrm_cpu.errors import ConfigError
 
 KAGGLE_TABLE_ROWS = (
@@ -30,7 +29,6 @@ Share = Annotated[float, Range(minimum=0, maximum=1)]
 KeptShare = Annotated[float, Range(maximum=1, above=0)]
 
 _LARGEST_INT32 = 2**31 - 1
-_LARGEST_DIM = 4096
 LARGEST_SEED = 2**32 - 1
 
 LARGEST_ENSEMBLE = 64
@@ -87,34 +85,6 @@ class DataConfig:
         return self.negative_keep_rate * (1 - self.sub_sample_rate)
 
 
-AUTO_DIMS = "auto"
-"""The text of `model.table_dims` that has `power_dim` choose them."""
-
-
-def power_dim(rows: int, most: int) -> int:
-    """Returns 6 times the fourth root of a table's rows, to the nearest multiple of 4, which is `most` at most."""
-    root = math.sqrt(math.sqrt(rows))  # each rounded as IEEE 754 says: the same on every machine
-    return min(most, 4 * int(6 * root / 4 + 0.5))
-
-
-def named_dims(text: str) -> dict[int, int]:
-    """Reads `model.table_dims`: the dimension of each table that it names, by the table's number from 0."""
-    dims: dict[int, int] = {}
-    for part in text.split(",") if text not in ("", AUTO_DIMS) else ():
-        match = re.fullmatch(r"\s*C([1-9]\d{0,8})\s*=\s*([1-9]\d{0,8})\s*", part)
-        if match is None:
-            raise BadValueError(
-                f"has {part.strip()[:40]!r}, write C3=4,C7=32 for 4 values in the third table, 32 in C7, or auto"
-            )
-        number, dim = int(match[1]) - 1, int(match[2])
-        if number in dims:
-            raise BadValueError(f"names C{number + 1} twice, leave one of them")
-        if dim > _LARGEST_DIM:
-            raise BadValueError(f"gives C{number + 1} {dim} values, {_LARGEST_DIM:,} are the most")
-        dims[number] = dim
-    return dims
-
-
 @dataclass(frozen=True)
 class ModelConfig:
     """The shape of the DLRM."""
@@ -124,7 +94,7 @@ class ModelConfig:
         "rows of each embedding table, one number per sparse feature",
     )
     num_dense: Positive = setting(13, "dense features")
-    embedding_dim: Annotated[int, Range(minimum=1, maximum=_LARGEST_DIM)] = setting(16, "values per embedding row")
+    embedding_dim: Annotated[int, Range(minimum=1, maximum=LARGEST_DIM)] = setting(16, "values per embedding row")
     table_dims: str = setting(
         "",
         "tables whose rows have another number of values, such as C3=4,C7=32 for the third and the seventh: a learned "

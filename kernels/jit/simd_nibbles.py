@@ -24,7 +24,7 @@ MOST_ROWS = 16
 """Rows whose codes a register of sums holds."""
 
 NIBBLE_MASKS = 0x080F
-"""What `Masks` are made of."""
+"""Two bytes that kernels unpack INT4 codes with, as one number: 0x0F keeps a nibble, 0x08 is the excess of each."""
 
 _EXCESS, _NIBBLE_BITS = 8, 4
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
@@ -45,7 +45,7 @@ class _BytesModel(models.PrimitiveModel):
 
 
 class Nibbles(NamedTuple):
-    """What kernels do with rows in registers of one width."""
+    """The operations on rows of INT4 codes that registers of one width offer to kernels."""
 
     none: Callable[[], Any]
     """none(): a register of zeros."""

@@ -24,7 +24,7 @@ FOUR = 4
 """Inputs whose products are summed by one instruction."""
 
 SIGNED_ZERO = 128
-"""What is added to inputs that may be negative."""
+"""Added to the INT8 code of an input that may be negative, since `vpdpbusd` takes its first factor without a sign."""
 
 _LARGEST, _INFINITE = np.float32(255), np.float32(np.inf)
 
@@ -34,7 +34,7 @@ _PANELS = 4
 """Rows and panels multiplied together, as in `panels`."""
 
 _GROUP_BYTES = 2 * LANES * FOUR
-"""Of a panel: the weights of four inputs."""
+"""Bytes that hold, for each output of a panel, its weights of four inputs in a row."""
 
 _I32, _I64, _F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
 

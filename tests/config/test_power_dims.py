@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dqrm_cpu.config.load import load_config
-from dqrm_cpu.config.schema import AUTO_DIMS, ModelConfig, named_dims, power_dim
+from dqrm_cpu.config.schema import ModelConfig
+from dqrm_cpu.config.table_dims import AUTO_DIMS, named_dims, power_dim
 
 
 def exact_dim(rows: int, most: int) -> int:

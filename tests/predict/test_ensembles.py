@@ -138,7 +138,7 @@ def test_a_file_that_lies_about_its_members_is_refused(
 
 
 def test_the_file_is_sound_where_nothing_is_changed(run: Path, tmp_path: Path) -> None:
-    """What the test above rewrites is refused for its lie alone."""
+    """A file that is rewritten without a lie is read: the test above sees the lie refused, not the rewriting."""
     path = rewritten(run, tmp_path / "model.safetensors", 3, ENSEMBLE)
     assert Model.open(path, verify=True).description.members == read_packed(path).members == 3
 

@@ -16,7 +16,7 @@ PREDICT, STEADY = "predict", "predict_steady"
 """The groups: with all that is loaded at first, and without."""
 
 _STEPS = 20
-"""Of training: the weights do not matter to the time."""
+"""Training steps of the model that is timed: how long scoring takes does not depend on its weights."""
 
 _SAME_PROBABILITIES = 1e-5
 
