@@ -98,14 +98,15 @@ class PrepareProgress:
     def _line(self, advance: Advance, rate: float) -> str:
         assert self._first is not None
         share = f" ({advance.done_bytes / advance.total_bytes:.1%})" if advance.total_bytes else ""
+        line = f"{advance.stage} {advance.rows:,} rows, {format_size(advance.done_bytes)}{share}"
         done = advance.done_bytes - self._first.done_bytes
-        elapsed_s = self._clock() - self._began_s
-        left_s = (advance.total_bytes - advance.done_bytes) * elapsed_s / done if done > 0 else float("inf")
-        eta = str(timedelta(seconds=round(left_s))) if advance.total_bytes and left_s < 1e9 else "unknown"
-        return (
-            f"{advance.stage} {advance.rows:,} rows, {format_size(advance.done_bytes)}{share}  "
-            f"{rate:,.0f} rows/s  ETA {eta}"
-        )
+        if done <= 0:  # the first report: until then something was compiled, and no speed is known
+            return line
+        line += f"  {rate:,.0f} rows/s"
+        if advance.total_bytes:
+            left_s = (advance.total_bytes - advance.done_bytes) * (self._clock() - self._began_s) / done
+            line += f"  ETA {timedelta(seconds=round(left_s))}"
+        return line
 
     def _rows_per_s(self, advance: Advance) -> float:
         assert self._first is not None

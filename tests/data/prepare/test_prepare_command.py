@@ -1,5 +1,6 @@
 """`dqrm-cpu prepare` from the command line."""
 
+import io
 from pathlib import Path
 
 import pytest
@@ -85,11 +86,18 @@ def test_a_bad_row_is_one_line_of_error(raw: str, tmp_path: Path, capsys: pytest
 
 
 def test_progress_in_a_log_is_a_line_with_speed_and_time_left() -> None:
-    import io
+    assert progress_lines(4 * 10**9) == [
+        "reading 1,000 rows, 0.5 MB (0.0%)",  # no speed is known yet
+        "reading 2,001,000 rows, 1.00 GB (25.0%)  100,000 rows/s  ETA 0:01:00",
+    ]
+    assert progress_lines(0)[1] == "reading 2,001,000 rows, 1.00 GB  100,000 rows/s"  # of standard input
 
-    clock = iter([0.0, 0.0, 5.0, 20.0, 20.0, 20.0, 20.0])
+
+def progress_lines(total_bytes: int) -> list[str]:
+    """The lines of two reports, the first after some seconds in which kernels were compiled."""
+    clock = iter([0.0, 12.0, 12.0, 12.0, 12.0, 32.0, 32.0, 32.0, 32.0])
     stream = io.StringIO()
     progress = PrepareProgress(stream, lambda: next(clock))
-    progress.advance(Advance("reading", 0, 0, 4 * 10**9))
-    progress.advance(Advance("reading", 2_000_000, 10**9, 4 * 10**9))
-    assert stream.getvalue() == "reading 2,000,000 rows, 1.00 GB (25.0%)  100,000 rows/s  ETA 0:01:00\n"
+    progress.advance(Advance("reading", 1000, 500_000, total_bytes))
+    progress.advance(Advance("reading", 2_001_000, 10**9 + 500_000, total_bytes and total_bytes + 500_000))
+    return stream.getvalue().splitlines()
