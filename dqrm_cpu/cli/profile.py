@@ -61,8 +61,6 @@ def run(args: argparse.Namespace) -> int:
     config = config_from_args(args)
     if config.device != "cpu":
         raise UsageError("profile shows CPU runs; leave out --device")
-    if config.model.table_dims:
-        raise UsageError("profile shows tables of one dimension; leave out --model.table-dims")
     from dqrm_cpu.api.ranks import opened_transport
     from dqrm_cpu.report.paper import load_matplotlib
 

@@ -7,9 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.data.batch import Batch
+from dqrm_cpu.kernels.table_groups import TableGroups
 from dqrm_cpu.kernels.types import Tables
 from dqrm_cpu.lab.profiler.result import Floors, RowFloors, StepProfile, VariantProfile
 from dqrm_cpu.quant import scale_schedule
@@ -61,16 +63,14 @@ def _of_variant(measured: VariantProfile, floors: Floors) -> Iterator[Bandwidth]
 def _of_tables(measured: VariantProfile, floors: Floors) -> Iterator[_Moved]:
     """Scans read every table, lookups the row of every id; updates read a gradient, and read and write rows."""
     config, work = measured.variant.config, floors.work
-    row_bytes = config.model.embedding_dim * _FLOAT_BYTES
     if scale_schedule.scans_every_step(config.quant):
-        yield _Moved(Phase.SCALE, sum(config.model.table_rows) * row_bytes, floors.reading)
+        yield _Moved(Phase.SCALE, row_bytes(config.model.table_rows, config.model.dims), floors.reading)
     if floors.rows is None:
         return
-    yield _Moved(Phase.GATHER_QUANTIZE, work.lookups * row_bytes, floors.rows.reading)
-    gradients = work.changed_rows if work.merged else work.lookups
-    state_bytes = 2 * _FLOAT_BYTES if config.train.optimizer == "rowwise-adagrad" else 0
-    changed_bytes = work.changed_rows * (2 * row_bytes + state_bytes)
-    yield _Moved(Phase.EMBEDDING_UPDATE, gradients * row_bytes + changed_bytes, floors.rows.rewriting)
+    yield _Moved(Phase.GATHER_QUANTIZE, work.looked_up_bytes, floors.rows.reading)
+    gradient_bytes = work.changed_bytes if work.merged else work.looked_up_bytes
+    state_bytes = 2 * _FLOAT_BYTES * work.changed_rows if config.train.optimizer == "rowwise-adagrad" else 0
+    yield _Moved(Phase.EMBEDDING_UPDATE, gradient_bytes + 2 * work.changed_bytes + state_bytes, floors.rows.rewriting)
 
 
 def _of_wire(measured: VariantProfile) -> Iterator[_Moved]:
@@ -94,7 +94,15 @@ def reading_floor(num_ranks: int) -> float:
     return num_bytes / best
 
 
-def row_floors(tables: Tables, batches: Sequence[Batch]) -> RowFloors | None:
+class _GroupRows(NamedTuple):
+    """The rows of one group of tables that a batch names; what an update of them reads is there too."""
+
+    tables: Tables
+    ids: Tensor  # int32[T, B]
+    gradient: Tensor  # f32[B, 1 + T, D] or more
+
+
+def row_floors(groups: TableGroups, batches: Sequence[Batch]) -> RowFloors | None:
     """Measures reading the rows of every batch, then reading and writing them again a while later, as a step does.
 
     The best batch counts. Only of rows that batches name one by one. The weights stay as they are.
@@ -104,29 +112,39 @@ def row_floors(tables: Tables, batches: Sequence[Batch]) -> RowFloors | None:
 
     if not batches or any(batch.offsets is not None or not batch.size for batch in batches):
         return None
-    arena, row_bytes = arena_of(tables), tables.dim * _FLOAT_BYTES
-    gradient = torch.zeros(max(batch.size for batch in batches), 1 + tables.num_tables, tables.dim)
+    most = max(batch.size for batch in batches)
+    gradients = [torch.zeros(most, 1 + group.tables.num_tables, group.tables.dim) for group in groups]
+    named = [
+        [
+            _GroupRows(group.tables, batch.ids[list(group.numbers)], gradient)
+            for group, gradient in zip(groups, gradients, strict=True)
+        ]
+        for batch in batches
+    ]
 
-    def read(batch: Batch) -> None:
-        read_rows(arena, batch.ids.data_ptr(), batch.size)
+    def read(one: _GroupRows) -> None:
+        read_rows(arena_of(one.tables), one.ids.data_ptr(), one.ids.shape[1])
 
-    def rewrite(batch: Batch) -> None:
-        rewrite_rows(arena, batch.ids.data_ptr(), batch.size, gradient.data_ptr(), True)
+    def rewrite(one: _GroupRows) -> None:
+        rewrite_rows(arena_of(one.tables), one.ids.data_ptr(), one.ids.shape[1], one.gradient.data_ptr(), True)
 
-    num_ids = [batch.ids.numel() for batch in batches]
-    moved = [ids + 2 * distinct_rows([batch]) for ids, batch in zip(num_ids, batches, strict=True)]
+    dims = [weight.shape[1] for weight in groups.weights]
+    looked_up = [row_bytes(looked_up_rows(batch), dims) for batch in batches]
+    changed = [row_bytes(distinct_rows([batch]), dims) for batch in batches]
+    moved = [once + 2 * rows for once, rows in zip(looked_up, changed, strict=True)]
     return RowFloors(
-        max(ids * row_bytes / seconds for ids, seconds in zip(num_ids, _seconds(read, batches), strict=True)),
-        max(rows * row_bytes / seconds for rows, seconds in zip(moved, _seconds(rewrite, batches), strict=True)),
+        max(size / seconds for size, seconds in zip(looked_up, _seconds(read, named), strict=True)),
+        max(size / seconds for size, seconds in zip(moved, _seconds(rewrite, named), strict=True)),
     )
 
 
-def _seconds(work: Callable[[Batch], None], batches: Sequence[Batch]) -> list[float]:
-    """Times each batch; the first is there once more, because its first time compiles."""
+def _seconds(work: Callable[[_GroupRows], None], batches: Sequence[Sequence[_GroupRows]]) -> list[float]:
+    """Times each batch, group after group; the first is there once more, because its first time compiles."""
     seconds = []
     for batch in (batches[0], *batches):
         start = perf_counter()
-        work(batch)
+        for one in batch:
+            work(one)
         seconds.append(perf_counter() - start)
     return seconds[1:]
 
@@ -144,13 +162,23 @@ def wire_floor(transport: Transport, message_bytes: int) -> float:
     return message_bytes * (transport.size - 1) / best
 
 
-def distinct_rows(shares: Sequence[Batch]) -> int:
-    """Counts the rows of all tables that these parts of one batch change."""
+def row_bytes(rows: Sequence[int], dims: Sequence[int]) -> int:
+    """Returns the bytes of so many rows of each table, whose rows have so many values; no rows: of none."""
+    return _FLOAT_BYTES * sum(count * dim for count, dim in zip(rows, dims, strict=bool(rows)))
+
+
+def looked_up_rows(batch: Batch) -> list[int]:
+    """Counts the ids of each table."""
+    return [ids.numel() for ids in _ids_of_tables(batch)]
+
+
+def distinct_rows(shares: Sequence[Batch]) -> list[int]:
+    """Counts the rows of each table that these parts of one batch change; of empty parts alone there are none."""
     by_table = [_ids_of_tables(batch) for batch in shares if batch.size]
-    return sum(np.unique(torch.cat(of_table)).size for of_table in zip(*by_table, strict=True))
+    return [np.unique(torch.cat(of_table)).size for of_table in zip(*by_table, strict=True)]
 
 
-def _ids_of_tables(batch: Batch) -> list[torch.Tensor]:
+def _ids_of_tables(batch: Batch) -> list[Tensor]:
     if batch.offsets is None:
         return list(batch.ids)
     ends = batch.offsets[:: batch.size].tolist()

@@ -80,8 +80,9 @@ class RowFloors(NamedTuple):
 class StepWork(NamedTuple):
     """The rows that this rank looks up and changes in a step, on average over some."""
 
-    lookups: float  # ids
+    looked_up_bytes: float  # of a row for each id
     changed_rows: float
+    changed_bytes: float  # of these rows, once
     merged: bool  # those of all ranks, from a gradient of rows; otherwise straight from the pooled gradient
 
 

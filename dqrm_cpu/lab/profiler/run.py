@@ -18,7 +18,14 @@ from dqrm_cpu.data.source import DataSet, open_data
 from dqrm_cpu.lab.bench.harness.cases import Case
 from dqrm_cpu.lab.bench.harness.runner import rotated
 from dqrm_cpu.lab.bench.harness.shared_tables import CPU, SharedTables
-from dqrm_cpu.lab.profiler.bandwidth import distinct_rows, reading_floor, row_floors, wire_floor
+from dqrm_cpu.lab.profiler.bandwidth import (
+    distinct_rows,
+    looked_up_rows,
+    reading_floor,
+    row_bytes,
+    row_floors,
+    wire_floor,
+)
 from dqrm_cpu.lab.profiler.observers import IttMarks, Observers, TorchMarks
 from dqrm_cpu.lab.profiler.profile_files import make_folder
 from dqrm_cpu.lab.profiler.profiled_variant import ProfiledVariant, TrainingVariant, variants_of
@@ -103,14 +110,16 @@ def _floors(config: Config, data: DataSet, one: ProfiledVariant, transport: Tran
     everyones = Loader(data.train, config.train.batch_size, RankShares(tuple(range(shares.total)), shares.total), CPU)
     batches = everyones.copies(one.num_steps, _FLOOR_STEPS)
     own = [[batch[mine] for mine in shares.mine] for batch in batches]
-    merged = shares.total > 1
+    merged, dims = shares.total > 1, config.model.dims
+    changed = [distinct_rows(shares) for shares in (batches if merged else own)]
     work = StepWork(
-        fmean(sum(share.ids.numel() for share in shares) for shares in own),
-        fmean(distinct_rows(shares) for shares in (batches if merged else own)),
+        fmean(sum(row_bytes(looked_up_rows(share), dims) for share in shares if share.size) for shares in own),
+        fmean(map(sum, changed)),
+        fmean(row_bytes(rows, dims) for rows in changed),
         merged,
     )
     transport.barrier()
-    rows = row_floors(one.model.tables, [share for shares in own for share in shares])
+    rows = row_floors(one.model.groups, [share for shares in own for share in shares])
     return Floors(reading_floor(transport.size), rows, work)
 
 

@@ -1,4 +1,4 @@
-"""Profiles of what is not one-hot on one rank: simulated ranks, bags, Adagrad."""
+"""Profiles of what is not one-hot on one rank: simulated ranks, bags, Adagrad, tables of several dimensions."""
 
 import json
 from pathlib import Path
@@ -42,3 +42,15 @@ def test_rowwise_adagrad_moves_its_state_too(tmp_path: Path) -> None:
 def test_bags_say_that_their_bytes_are_not_known(tmp_path: Path) -> None:
     assert moved(profiled(tmp_path, "--data.max-bag-size", "4")) == {}
     assert "is known what must be moved" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_tables_of_several_dimensions_move_rows_of_their_own_size(tmp_path: Path) -> None:
+    found = profiled(tmp_path, "--model.table-dims", "C1=4,C3=12", "--quant.scale-finder", "scan", "--compare")
+    bytes_of = moved(found)
+    assert bytes_of["scale"] == 4 * (400 * 4 + 30 * 8 + 2000 * 12)
+    lookups_of_each = 2000 / 16  # of an epoch's 16 batches, the last a smaller one
+    assert bytes_of["gather_quantize"] == lookups_of_each * 4 * (4 + 8 + 12)
+    assert bytes_of["embedding_update"] > bytes_of["gather_quantize"]
+    variants = json.loads((tmp_path / "profile.json").read_text())["variants"]
+    assert set(moved(variants["QAT, tracked"])) == {"gather_quantize", "embedding_update"}
+    assert moved(variants["QAT, torch.aminmax"])["scale"] == bytes_of["scale"]

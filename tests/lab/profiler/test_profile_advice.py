@@ -29,7 +29,7 @@ def timed(variant: TrainingVariant, ms: float, sent: SentPerStep = NOTHING, **ph
 
 
 def profile(*variants: VariantProfile) -> StepProfile:
-    return StepProfile(variants, (), Floors(1e10, None, StepWork(0.0, 0.0, False)))
+    return StepProfile(variants, (), Floors(1e10, None, StepWork(0.0, 0.0, 0.0, False)))
 
 
 def compared(config: Config, own_ms: float, others_ms: float) -> StepProfile:

@@ -9,10 +9,11 @@ from torch import Tensor
 from dqrm_cpu.config import Config
 from dqrm_cpu.kernels.interface import Kernels, Tracker
 from dqrm_cpu.kernels.select import select_kernels
+from dqrm_cpu.kernels.table_groups import TableGroups
 from dqrm_cpu.kernels.types import Tables
 from dqrm_cpu.lab.bench.harness.cases import Case
 from dqrm_cpu.model.layers import LayerParameters, initialize_, mlp_shapes, split_parameters
-from dqrm_cpu.model.tables import allocate_tables
+from dqrm_cpu.model.tables import allocate_groups
 
 CPU = torch.device("cpu")
 
@@ -29,27 +30,37 @@ class SharedTables:
     def __init__(self, case: Case) -> None:
         self.kernels: Kernels = select_kernels("auto", CPU)
         self._case = case
-        self._untracked: Tables | None = None
-        self._tracked: tuple[Tables, Tracker] | None = None
+        self._untracked: TableGroups | None = None
+        self._tracked: tuple[TableGroups, tuple[Tracker, ...]] | None = None
 
-    def untracked(self) -> Tables:
-        """Returns tables that anyone may change."""
+    def untracked_groups(self) -> TableGroups:
+        """Returns tables that anyone may change, those of each dimension in an arena."""
         if self._untracked is None:
-            self._untracked = self._make_tables()
+            self._untracked = self._make_groups()
         return self._untracked
 
-    def tracked(self) -> tuple[Tables, Tracker]:
-        """Returns tables that may only be changed through the kernels with this tracker."""
+    def tracked_groups(self) -> tuple[TableGroups, tuple[Tracker, ...]]:
+        """Returns tables that may only be changed through the kernels with these trackers, one of each arena."""
         if self._tracked is None:
-            tables = self._make_tables()
-            self._tracked = tables, self.kernels.make_tracker(tables)
+            groups = self._make_groups()
+            self._tracked = groups, tuple(self.kernels.make_tracker(group.tables) for group in groups)
         return self._tracked
 
-    def _make_tables(self) -> Tables:
+    def untracked(self) -> Tables:
+        """Returns tables of one dimension that anyone may change."""
+        return self.untracked_groups().only
+
+    def tracked(self) -> tuple[Tables, Tracker]:
+        """Returns tables of one dimension that may only be changed through the kernels with this tracker."""
+        groups, (tracker,) = self.tracked_groups()
+        return groups.only, tracker
+
+    def _make_groups(self) -> TableGroups:
         config = self._case.config
-        tables = allocate_tables(config.model.table_rows, config.model.embedding_dim, CPU)
-        self.kernels.init_uniform_(tables, config.seed)
-        return tables
+        groups = allocate_groups(config.model.table_rows, config.model.dims, CPU)
+        for group in groups:
+            self.kernels.init_uniform_(group.tables, config.seed)
+        return groups
 
 
 @dataclass(frozen=True)

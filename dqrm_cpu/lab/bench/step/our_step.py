@@ -13,7 +13,6 @@ from dqrm_cpu.comm.transport import SingleTransport, Transport
 from dqrm_cpu.config import Config
 from dqrm_cpu.kernels.interface import Kernels, KernelsUnavailableError
 from dqrm_cpu.kernels.select import select_kernels
-from dqrm_cpu.kernels.table_groups import one_group
 from dqrm_cpu.lab.bench.harness.batch_pool import Work
 from dqrm_cpu.lab.bench.harness.contestant import AbsentError
 from dqrm_cpu.lab.bench.harness.shared_tables import CPU, SharedTables, initial_mlps
@@ -115,12 +114,12 @@ def model_on_shared_tables(
 ) -> tuple[Dlrm, TableScales]:
     """Makes a model that trains the shared tables, and their scales."""
     tracked = config.quant.method != "none" and config.quant.scale_finder == "track"
-    tables, tracker = shared.tracked() if tracked else (shared.untracked(), None)
-    model = Dlrm(config, kernels, CPU, spans, one_group(tables))
-    # Without a tracker of their own: the shared one takes its place.
+    groups, trackers = shared.tracked_groups() if tracked else (shared.untracked_groups(), None)
+    model = Dlrm(config, kernels, CPU, spans, groups)
+    # Without trackers of their own: the shared ones take their place.
     scales = TableScales(replace(config.quant, scale_finder="scan") if tracked else config.quant, kernels, model.groups)
-    if tracker is not None:
-        scales.trackers = (tracker,)
+    if trackers is not None:
+        scales.trackers = trackers
     model.dense.copy_(initial_mlps(config).flat)
     return model, scales
 
