@@ -1,7 +1,9 @@
 """Quantizes a finished FP32 run, writes it packed, and scores what the file holds: what PTQ keeps of a model."""
 
+import math
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +16,7 @@ from dqrm_cpu.export.write import write_model, write_rowwise
 from dqrm_cpu.kernels.types import UNQUANTIZED
 from dqrm_cpu.lab.reproduce.experiments.definition import Compression
 from dqrm_cpu.lab.reproduce.outcome import RunOutcome
-from dqrm_cpu.metrics.click import ClickMetrics
+from dqrm_cpu.lab.reproduce.pareto.scores import Scores
 from dqrm_cpu.train.checkpoint import find_checkpoint
 from dqrm_cpu.train.run_folder import checkpoints_folder
 from dqrm_cpu.train.session import build_session, load_kernels, load_weights
@@ -24,7 +26,13 @@ _LAYOUT = "dense"
 
 
 def compress_job(
-    config: Config, compression: Compression, trained: Path, folder: Path, transport: Transport
+    config: Config,
+    compression: Compression,
+    trained: Path,
+    folder: Path,
+    transport: Transport,
+    *,
+    keeps_scores: bool = False,
 ) -> RunOutcome:
     """Quantizes the FP32 run in `trained`, which has its checkpoints; file and outcome go into `folder`."""
     start_s = time.perf_counter()
@@ -37,8 +45,8 @@ def compress_job(
     session = build_session(config, load_kernels(config, device), data, transport, device)
     file = folder / "packed.safetensors"
 
-    def scored(which: str) -> tuple[ClickMetrics, ClickMetrics]:
-        """The metrics of validation and test, of the model read back from the file."""
+    def scored(which: str) -> Scores:
+        """Scores validation and test rows by the model that is read back from the file."""
         load_weights(session, find_checkpoint(checkpoints_folder(trained), which))
         identity = str(data.identity or "")
         if compression is Compression.ROW_WISE:
@@ -47,19 +55,24 @@ def compress_job(
             write_model(file, config, session.model, session.scales.for_evaluation(), _LAYOUT, identity)
         load_packed(file, session.model, config.quant)
         parts = session.loaders
-        return session.evaluate(parts.validation, quantized=False), session.evaluate(parts.test, quantized=False)
+        predictions = partial(session.evaluate.predictions, quantized=False)
+        return Scores.of(predictions(parts.validation), predictions(parts.test))
 
     last = scored("last")
     # The chosen one is written last: it is the file that stays.
     chosen_is_last = full.best_step == full.steps
     best = last if chosen_is_last else scored("best")
+    if keeps_scores:
+        best.write(folder)
+    num_bytes = file.stat().st_size
     outcome = replace(
         full,
-        validation_best=best[0],
-        test_best=best[1],
-        validation_last=last[0],
-        test_last=last[1],
-        model_bytes=file.stat().st_size,
+        validation_best=best.validation.metrics(),
+        test_best=best.test.metrics(),
+        validation_last=last.validation.metrics(),
+        test_last=last.test.metrics(),
+        model_bytes=num_bytes,
+        written_bytes=num_bytes if keeps_scores else math.nan,
         wall_s=time.perf_counter() - start_s,
     )
     outcome.write(folder)

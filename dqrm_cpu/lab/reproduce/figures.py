@@ -11,6 +11,8 @@ import numpy as np
 from dqrm_cpu.lab.reproduce.experiments.definition import Plot
 from dqrm_cpu.lab.reproduce.histograms import Histogram, read_histograms
 from dqrm_cpu.lab.reproduce.outcome import Epoch, RunOutcome, RunResult, results_by_variant, succeeded
+from dqrm_cpu.lab.reproduce.pareto.front import front_rows
+from dqrm_cpu.lab.reproduce.pareto.page import front_chart
 from dqrm_cpu.lab.reproduce.plan import PlannedExperiment
 from dqrm_cpu.report.chart import (
     Axis,
@@ -52,6 +54,8 @@ def figures_of(planned: PlannedExperiment, results: Mapping[str, RunResult], out
                 _curves(f"{name}-auc", "Validation AUC", "AUC", lines, lambda epoch: epoch.auc),
                 _curves(f"{name}-loss", "Training loss", "log loss (nats)", lines, lambda epoch: epoch.train_loss),
             ]
+        case Plot.FRONT:
+            return [front_chart(front_rows(planned, results, out), name)]
         case Plot.HISTOGRAMS:
             return [_weights(name, planned, out)]
 

@@ -55,6 +55,8 @@ class RunOutcome:
     # Of a model whose tables have no rows but those that training updated; NaN as of an epoch.
     updated_fp32_bytes: float = math.nan
     updated_sparse_bytes: float = math.nan  # of its file without dead rows
+    # Of the smallest file that holds the chosen model, FP32 models too; NaN where scores are not kept.
+    written_bytes: float = math.nan
 
     @property
     def best_epoch(self) -> Epoch:

@@ -13,11 +13,18 @@ from functools import cache
 from pathlib import Path
 
 from dqrm_cpu.config import Config, check_config, preset_config
-from dqrm_cpu.config.schema import flatten, unflatten
+from dqrm_cpu.config.schema import LARGEST_ENSEMBLE, flatten, unflatten
 from dqrm_cpu.config.setting import Value
 from dqrm_cpu.data.store.manifest import PART_NAMES, Manifest, read_manifest
 from dqrm_cpu.data.store.run_data import SYNTHETIC, follow_data
-from dqrm_cpu.lab.reproduce.experiments.definition import Compression, Experiment, Family, Settings, Variant
+from dqrm_cpu.lab.reproduce.experiments.definition import (
+    Compression,
+    Experiment,
+    Family,
+    Outside,
+    Settings,
+    Variant,
+)
 from dqrm_cpu.lab.reproduce.size_presets import SizePreset
 
 _KEY_DIGITS = 16
@@ -36,6 +43,7 @@ _STEP_S = 0.002  # of batch 128 on the small tables: FP32, on cores that others 
 _STEP_FACTORS = {"hawq": 2.0, "lsq": 2.0, "pact": 2.0, "dorefa": 2.0}  # not the fused path, or whole tables every step
 _PER_RUN_S = 6.0  # building, scoring each epoch, saving
 _COMPRESSION_S = 10.0
+_MEAN_S = 0.1
 _REFERENCE_BATCH = 128
 
 
@@ -61,25 +69,37 @@ class Job:
     compression: Compression | None = None
     processes: int = 1
     histograms: bool = False
+    keeps_scores: bool = False
+    members: tuple["Job", ...] = ()  # of an ensemble, whose mean it is; it trains nothing
+    outside: Outside | None = None
 
     @property
     def result_name(self) -> str:
         """The name of its result, and of the folder where that lies."""
-        return self.key if self.compression is None else f"{self.key}-{self.compression.value}"
+        if self.members:
+            return f"{self.key}-mean-of-{len(self.members)}"
+        of = self.compression or self.outside
+        return self.key if of is None else f"{self.key}-{of.value}"
 
     def folder(self, out: Path) -> Path:
         """Returns where its result lies."""
         return out / "runs" / self.result_name
 
     def training(self) -> "Job":
-        """Returns the run that a compressed one starts from; itself otherwise."""
-        return replace(self, compression=None)
+        """Returns the run that a compressed one starts from, or the first of an ensemble; itself otherwise."""
+        return self.members[0] if self.members else replace(self, compression=None)
+
+    def needs(self) -> tuple["Job", ...]:
+        """Returns the runs that it starts from."""
+        return self.members or (() if self.compression is None else (self.training(),))
 
     @property
     def estimated_s(self) -> float:
         """Seconds on two cores at the small scale; only their proportions matter once jobs have been timed."""
-        if self.compression is not None:
+        if self.compression is not None or self.outside is not None:
             return _COMPRESSION_S
+        if self.members:
+            return _MEAN_S
         config, train = self.config, self.config.train
         steps = train.epochs * math.ceil(config.data.train_rows / train.batch_size)
         steps = min(steps, train.max_steps) if train.max_steps else steps
@@ -103,6 +123,7 @@ class PlannedExperiment:
     experiment: Experiment
     cells: tuple[Cell, ...]
     left_out: tuple[str, ...]
+    same_rows: bool = False  # whether all seeds have the same rows: those of a prepared data set
 
 
 def plan(experiments: Sequence[Experiment], request: ReproduceRequest) -> list[PlannedExperiment]:
@@ -114,12 +135,12 @@ def plan(experiments: Sequence[Experiment], request: ReproduceRequest) -> list[P
 def jobs_of(planned: Sequence[PlannedExperiment]) -> list[Job]:
     """Returns each job once, seed by seed so that tables fill evenly, and before it the run that it starts from."""
     seeds = sorted({job.seed for one in planned for cell in one.cells for job in cell.jobs})
-    jobs: dict[tuple[str, Compression | None], Job] = {}
+    jobs: dict[str, Job] = {}
     for one in planned:
         for seed in seeds:
             for job in (job for cell in one.cells for job in cell.jobs if job.seed == seed):
-                jobs.setdefault((job.key, None), job.training())
-                jobs.setdefault((job.key, job.compression), job)
+                for needed in (*job.needs(), job):
+                    jobs.setdefault(needed.result_name, needed)
     return list(jobs.values())
 
 
@@ -152,24 +173,28 @@ def configuration(
     return follow_data(config, given.keys())
 
 
-def run_key(config: Config, data_name: str, processes: int = 1) -> str:
-    """Names a run: the same for whatever gives the same figures, so threads and the place of the data do not matter."""
+def run_key(config: Config, data_name: str, processes: int = 1, *salts: str) -> str:
+    """Names a run: the same for whatever gives the same figures, so threads and the place of the data do not matter.
+
+    `salts` are what else decides what its folder holds.
+    """
     neutral = replace(
         config, data=replace(config.data, source=data_name), train=replace(config.train, threads=0)
     ).to_toml()
-    parts = [neutral, data_name, source_digest(), *([processes] if processes > 1 else [])]
+    parts = [neutral, data_name, source_digest(), *([processes] if processes > 1 else []), *salts]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:_KEY_DIGITS]
 
 
 @cache
-def source_digest() -> str:
+def source_digest(*others: str) -> str:
     """Names the code that decides a run's figures, so that results of other code are not taken for its own.
 
-    It is 16 hexadecimal digits of the packages that a run goes through; comments and docstrings change nothing.
+    It is 16 hexadecimal digits of the packages that a run goes through, and of `others`; comments and docstrings
+    change nothing.
     """
     package = Path(__file__).parent.parent.parent
     digest = hashlib.sha256()
-    for part in DECIDING:
+    for part in (*DECIDING, *others):
         # Resolved, since `kernels` is a link and globbing does not follow one.
         folder = (package / part).resolve()
         for path in sorted(folder.rglob("*.py")):
@@ -184,9 +209,12 @@ def _planned(experiment: Experiment, request: ReproduceRequest, manifest: Manife
         if not _can_run(variant, request, manifest):
             left_out.append(variant.name)
             continue
+        if variant.outside is not None and variant.outside.missing:
+            left_out.append(f"{variant.name} ({variant.outside.missing})")
+            continue
         jobs = () if variant.best_of else (_job(experiment, variant, request, manifest, seed) for seed in seeds)
         cells.append(Cell(variant, tuple(jobs)))
-    return PlannedExperiment(experiment, tuple(cells), tuple(left_out))
+    return PlannedExperiment(experiment, tuple(cells), tuple(left_out), same_rows=manifest is not None)
 
 
 def _can_run(variant: Variant, request: ReproduceRequest, manifest: Manifest | None) -> bool:
@@ -199,11 +227,23 @@ def _can_run(variant: Variant, request: ReproduceRequest, manifest: Manifest | N
 def _job(
     experiment: Experiment, variant: Variant, request: ReproduceRequest, manifest: Manifest | None, seed: int
 ) -> Job:
+    if experiment.keeps_scores:  # so that no two seeds have a member in common
+        variant = replace(variant, settings={**variant.settings, "weights_seed": 1 + LARGEST_ENSEMBLE * (seed - 1)})
     config = configuration(request, manifest, variant.family or experiment.family, variant, seed)
     # Generated rows follow from the settings; prepared ones have a digest, wherever the folder lies.
     data_name = SYNTHETIC if manifest is None else f"prepared {manifest.digest()}"
-    key = run_key(config, data_name, variant.processes)
-    return Job(key, variant.name, config, seed, variant.compression, variant.processes, variant.histograms)
+    salts = ["scores"] if experiment.keeps_scores else []
+    salts += [source_digest("lab/reproduce")] if variant.outside else []
+
+    def job(one: Config) -> Job:
+        key = run_key(one, data_name, variant.processes, *salts)
+        of_variant = (seed, variant.compression, variant.processes, variant.histograms, experiment.keeps_scores)
+        return Job(key, variant.name, one, *of_variant, outside=variant.outside)
+
+    if variant.members == 1:
+        return job(config)
+    members = tuple(job(config.member(number)) for number in range(1, variant.members + 1))
+    return replace(members[0], members=members)
 
 
 def _size_settings(settings: Settings, manifest: Manifest | None, *, caps_rows: bool) -> Settings:

@@ -9,6 +9,9 @@ from dqrm_cpu.base.wording import counted
 from dqrm_cpu.errors import TrainingError
 from dqrm_cpu.lab.reproduce.figures import figures_of
 from dqrm_cpu.lab.reproduce.outcome import RunOutcome, RunResult
+from dqrm_cpu.lab.reproduce.pareto.front import front_rows
+from dqrm_cpu.lab.reproduce.pareto.page import PROTOCOL as OF_FRONTS
+from dqrm_cpu.lab.reproduce.pareto.page import budget_table, front_table
 from dqrm_cpu.lab.reproduce.plan import PlannedExperiment, ReproduceRequest
 from dqrm_cpu.lab.reproduce.table import Table, comma_separated, epoch_table, markdown, table_of
 from dqrm_cpu.report.markup import paragraph, table
@@ -30,15 +33,16 @@ class ExperimentTables:
 
     planned: PlannedExperiment
     table: Table
-    by_epoch: Table | None
+    second: Table | None  # by epoch, or within budgets
     seconds_by_job: Mapping[str, float]
 
     def markdown(self) -> str:
         """Writes a section of a Markdown page."""
         experiment = self.planned.experiment
-        parts = [f"## {experiment.title}\n", f"{experiment.reading}\n", markdown(self.table)]
-        if self.by_epoch is not None:
-            parts.append(markdown(self.by_epoch))
+        readings = [f"{reading}\n" for reading in self._readings()]
+        parts = [f"## {experiment.title}\n", *readings, markdown(self.table)]
+        if self.second is not None:
+            parts.append(markdown(self.second))
         if self.planned.left_out:
             parts.append(f"{self._left_out()}\n")
         parts.append(f"`dqrm-cpu reproduce {experiment.name}`; {self._duration()}\n")
@@ -47,14 +51,18 @@ class ExperimentTables:
     def html(self, results: Mapping[str, RunResult], out: Path) -> PageSection:
         """Makes a section of an HTML page, with the figures of the experiment."""
         experiment = self.planned.experiment
-        parts: list[PagePart] = [paragraph(experiment.reading), table(self.table.head, self.table.rows)]
-        if self.by_epoch is not None:
-            parts.append(table(self.by_epoch.head, self.by_epoch.rows))
+        parts: list[PagePart] = [*map(paragraph, self._readings()), table(self.table.head, self.table.rows)]
+        if self.second is not None:
+            parts.append(table(self.second.head, self.second.rows))
         if self.planned.left_out:
             parts.append(paragraph(self._left_out(), "faint"))
         parts += figures_of(self.planned, results, out)
         parts.append(paragraph(f"dqrm-cpu reproduce {experiment.name}; {self._duration()}", "faint"))
         return PageSection(experiment.name, experiment.title, tuple(parts))
+
+    def _readings(self) -> tuple[str, ...]:
+        experiment = self.planned.experiment
+        return (experiment.reading, OF_FRONTS) if experiment.keeps_scores else (experiment.reading,)
 
     def _left_out(self) -> str:
         return f"Left out on these data: {', '.join(self.planned.left_out)}."
@@ -70,11 +78,12 @@ def write_tables(
     """Writes NAME.md and NAME.csv of each experiment into the folder."""
     written = []
     for one in planned:
-        tables = _tables(one, results)
+        tables = _tables(one, results, out)
         name = one.experiment.name
         texts = {f"{name}.md": tables.markdown(), f"{name}.csv": comma_separated(tables.table)}
-        if tables.by_epoch is not None:
-            texts[f"{name}-by-epoch.csv"] = comma_separated(tables.by_epoch)
+        if tables.second is not None:
+            second = "within-budgets" if one.experiment.keeps_scores else "by-epoch"
+            texts[f"{name}-{second}.csv"] = comma_separated(tables.second)
         for file_name, text in texts.items():
             replace_file(out / file_name, [text.encode()], TrainingError)
         written.append(tables)
@@ -107,8 +116,12 @@ def _seeds(request: ReproduceRequest) -> str:
     return counted(len(request.seeds), "seed")
 
 
-def _tables(planned: PlannedExperiment, results: Mapping[str, RunResult]) -> ExperimentTables:
-    names = {job.result_name for cell in planned.cells for job in cell.jobs}
+def _tables(planned: PlannedExperiment, results: Mapping[str, RunResult], out: Path) -> ExperimentTables:
+    jobs = [job for cell in planned.cells for job in cell.jobs]
+    names = {one.result_name for job in jobs for one in (*job.needs(), job)}
     seconds = {name: outcome.wall_s for name in names if isinstance(outcome := results[name], RunOutcome)}
+    if planned.experiment.keeps_scores:
+        rows = front_rows(planned, results, out)
+        return ExperimentTables(planned, front_table(rows), budget_table(rows), seconds)
     by_epoch = epoch_table(planned, results) if planned.experiment.by_epoch else None
     return ExperimentTables(planned, table_of(planned, results), by_epoch, seconds)

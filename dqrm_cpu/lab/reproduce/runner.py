@@ -14,6 +14,8 @@ from dqrm_cpu.config import Config
 from dqrm_cpu.errors import TrainingError
 from dqrm_cpu.lab.reproduce.compress_job import compress_job
 from dqrm_cpu.lab.reproduce.outcome import RunFailure, RunOutcome, RunResult
+from dqrm_cpu.lab.reproduce.pareto.outside import outside_job
+from dqrm_cpu.lab.reproduce.pareto.scores import mean_job
 from dqrm_cpu.lab.reproduce.plan import Job
 from dqrm_cpu.lab.reproduce.train_job import drop_checkpoints, holds_checkpoints, train_job
 from dqrm_cpu.train.state import Interrupted
@@ -68,8 +70,10 @@ def run_jobs(jobs: Sequence[Job], context: JobContext) -> dict[str, RunResult] |
             return Stopped(result.signal)
         results[job.result_name] = result
         clock.finished(number, time.perf_counter() - start_s)
-        # Weights go once nobody will read them; a baseline's stay, since other tables may quantize them.
-        if job.config.quant.method != "none" and all(other.key != job.key for other in remaining[number + 1 :]):
+        # Weights go once nobody will read them; a baseline's stay, since other tables may quantize them, but those
+        # of runs that keep scores, of which there are hundreds.
+        wanted = job.config.quant.method == "none" and not job.keeps_scores
+        if not wanted and all(other.key != job.key for other in remaining[number + 1 :]):
             drop_checkpoints(job.training().folder(context.out))
     return results
 
@@ -84,11 +88,18 @@ def _lacks_weights(job: Job, jobs: Sequence[Job], context: JobContext) -> bool:
 
 def _run(job: Job, context: JobContext) -> RunResult | Interrupted:
     folder = job.folder(context.out)
+    started_from = [need.folder(context.out) for need in job.needs()]
+    failed = next(filter(None, map(RunFailure.read, started_from)), None)
+    if failed is not None:
+        return failed
+    if job.members:
+        return mean_job(started_from, folder)
+    if job.outside is not None:
+        return outside_job(job.config, job.outside, folder)
     with context.open_transport(job.config) as transport:
         if job.compression is not None:
-            trained = job.training().folder(context.out)
-            failed = RunFailure.read(trained)
-            return failed or compress_job(job.config, job.compression, trained, folder, transport)
+            arguments = (job.config, job.compression, started_from[0], folder, transport)
+            return compress_job(*arguments, keeps_scores=job.keeps_scores)
         try:
             return train_job(job, folder, context.environment, _Relay(context.observer), transport)
         except TrainingError as error:

@@ -1,4 +1,4 @@
-"""Means over seeds, and Student's paired test of a difference; no library beside the standard one."""
+"""Means over seeds, Student's paired test of a difference, Holm's correction; the standard library alone."""
 
 import math
 from collections.abc import Sequence
@@ -39,6 +39,34 @@ def paired(values: Sequence[float], baseline: Sequence[float]) -> Paired:
     differences = [value - base for value, base in zip(values, baseline, strict=True)]
     over_seeds = spread(differences)
     return Paired(over_seeds.mean, over_seeds.deviation, over_seeds.count, _p_value(over_seeds))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Corrects p values for their number, in their order: none of those below a level is wrong but with that chance.
+
+    The smallest is multiplied by how many there are, the next by one less, and so on, and none is below one before it
+    (Holm 1979). NaN stays NaN and counts for none.
+    """
+    known = sorted((p, place) for place, p in enumerate(p_values) if not math.isnan(p))
+    corrected, least = [math.nan] * len(p_values), 0.0
+    for number, (p, place) in enumerate(known):
+        least = corrected[place] = max(least, min(1.0, p * (len(known) - number)))
+    return corrected
+
+
+def half_interval(values: Spread, level: float = 0.95) -> float:
+    """Returns how far the interval of that confidence reaches from the mean, to either side; NaN of a single value."""
+    if values.count < 2:
+        return math.nan
+    low, high = 0.0, 1.0
+    while student_two_sided(high, values.count - 1) > 1 - level:
+        high *= 2
+    while high - low > _CONVERGED * high:
+        middle = (low + high) / 2
+        if middle in (low, high):
+            break
+        low, high = (middle, high) if student_two_sided(middle, values.count - 1) > 1 - level else (low, middle)
+    return high * values.deviation / math.sqrt(values.count)
 
 
 def student_two_sided(t: float, degrees: int) -> float:

@@ -4,6 +4,7 @@ import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import TextIO
@@ -17,6 +18,7 @@ from dqrm_cpu.errors import ConfigError
 from dqrm_cpu.lab.reproduce.histograms import write_histograms
 from dqrm_cpu.lab.reproduce.local_ranks import train_on_ranks
 from dqrm_cpu.lab.reproduce.outcome import Epoch, RunOutcome, nan_for_null
+from dqrm_cpu.lab.reproduce.pareto.scores import keep_scores
 from dqrm_cpu.lab.reproduce.plan import Job
 from dqrm_cpu.metrics.click import ClickMetrics
 from dqrm_cpu.model.size import model_bytes
@@ -40,10 +42,18 @@ def train_job(
         if interrupted is not None:
             return interrupted
     outcome = _outcome(job.config, folder, time.perf_counter() - start_s)
+    if job.keeps_scores:
+        outcome = _with_scores(outcome, keep_scores(job.config, folder, transport))
     if job.histograms:
         write_histograms(job.config, folder, [epoch.step for epoch in outcome.epochs], transport)
     outcome.write(folder)
     return outcome
+
+
+def _with_scores(outcome: RunOutcome, fp32_bytes: int | None) -> RunOutcome:
+    """Adds the bytes of the smallest file that holds the model: without dead rows or with them, or of an FP32 model."""
+    files = [outcome.model_bytes, outcome.sparse_bytes] if fp32_bytes is None else [fp32_bytes]
+    return replace(outcome, written_bytes=min(size for size in files if not math.isnan(size)))
 
 
 def _train(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from importlib.util import find_spec
 from typing import TypeAlias
 
 from dqrm_cpu.config.setting import Value
@@ -25,6 +26,20 @@ class Compression(Enum):
 
     PER_TABLE = "per-table"  # the paper's "vanilla PTQ": one scale a table, MLPs by output row
     ROW_WISE = "row-wise"  # production's: scale and bias in FP16 for each row, their range found by a greedy search
+
+
+class Outside(Enum):
+    """A model that is not ours, on the same rows."""
+
+    LOGISTIC = "logistic-regression"  # over ids and bins of numbers
+    BOOSTED_TREES = "lightgbm"  # over numbers and target-encoded ids; of the extra `baselines`
+
+    @property
+    def missing(self) -> str:
+        """Says how to get the library that it needs; empty where it needs none, or has it."""
+        if self is Outside.BOOSTED_TREES and find_spec("lightgbm") is None:
+            return "LightGBM is not installed, pip install 'dqrm-cpu[baselines]' adds it"
+        return ""
 
 
 @dataclass(frozen=True)
@@ -57,6 +72,9 @@ class Variant:
     against: str = ""  # the variant that it is compared with; empty: the experiment's baseline
     learning_rate_times: float = 1.0  # the preset's
     best_of: tuple[str, ...] = ()  # no run of its own: of these variants, seed by seed, the best one on validation
+    members: int = 1  # the first so many of an ensemble, each a run of its own; a score is the mean of theirs
+    outside: Outside | None = None  # a model that is not ours
+    series: str = ""  # of its dot in a front
 
 
 class Family(Enum):
@@ -89,6 +107,7 @@ class Plot(Enum):
     ACCURACY_AND_LOSS = "validation accuracy and training loss by epoch"
     PHASES = "the time of a step, by phase"
     HISTOGRAMS = "weights of one table at chosen moments"
+    FRONT = "test AUC against written bytes; the table too is that of a front"
 
 
 @dataclass(frozen=True)
@@ -113,6 +132,11 @@ class Experiment:
         mentioned = {self.compared_with(variant) for variant in self.variants}
         assert mentioned.union(*(variant.best_of for variant in self.variants)) <= set(names), self.name
         assert len(set(names)) == len(names), self.name
+
+    @property
+    def keeps_scores(self) -> bool:
+        """Whether runs keep the logits of validation and test rows: for means of them, and tests over rows."""
+        return self.plot is Plot.FRONT
 
     def compared_with(self, variant: Variant) -> str:
         """Returns the name of the variant whose figures are subtracted from those of this one."""
