@@ -35,6 +35,7 @@ examples:
   dqrm-cpu reproduce --list                            all experiments, and how long each takes
   dqrm-cpu reproduce table3a                           eleven methods on generated clicks, three seeds
   dqrm-cpu reproduce table3a --scale smoke             in a few minutes: does everything work?
+  dqrm-cpu reproduce pareto --seeds 5                  AUC against bytes, each row tuned on validation
   dqrm-cpu reproduce deadzone --data movielens         needs pip install --no-deps recbole==1.2.1
   dqrm-cpu reproduce table2 --scale paper --data data/kaggle --seeds 1
   dqrm-cpu reproduce all                               everything, and OUT/index.html"""

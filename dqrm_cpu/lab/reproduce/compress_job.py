@@ -72,7 +72,7 @@ def compress_job(
         validation_last=last.validation.metrics(),
         test_last=last.test.metrics(),
         model_bytes=num_bytes,
-        written_bytes=num_bytes if keeps_scores else math.nan,
+        written_bytes=float(num_bytes) if keeps_scores else math.nan,
         wall_s=time.perf_counter() - start_s,
     )
     outcome.write(folder)

@@ -53,7 +53,7 @@ def train_job(
 def _with_scores(outcome: RunOutcome, fp32_bytes: int | None) -> RunOutcome:
     """Adds the bytes of the smallest file that holds the model: without dead rows or with them, or of an FP32 model."""
     files = [outcome.model_bytes, outcome.sparse_bytes] if fp32_bytes is None else [fp32_bytes]
-    return replace(outcome, written_bytes=min(size for size in files if not math.isnan(size)))
+    return replace(outcome, written_bytes=float(min(size for size in files if not math.isnan(size))))
 
 
 def _train(

@@ -15,7 +15,7 @@ from stored import write_data_set
 ASKED_FOR = (
     *("table2", "table3a", "table3b", "table4", "table5", "table6", "table7", "table8", "table9", "table10"),
     *("figure1c", "figure3", "figure4", "figure5", "figure6-7", "figure8", "figure10", "deadzone", "tuning", "options"),
-    "baselines",
+    *("baselines", "pareto"),
 )
 
 

@@ -1,4 +1,4 @@
-"""Means, deviations and Student's test, against closed forms."""
+"""Means, deviations, Student's test and its interval, and Holm's correction, against closed forms."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dqrm_cpu.lab.reproduce.statistics import paired, spread, student_two_sided
+from dqrm_cpu.lab.reproduce.statistics import Spread, half_interval, holm, paired, spread, student_two_sided
 
 SOME_T = st.floats(0, 1e4)
 
@@ -62,3 +62,27 @@ def test_a_paired_difference_is_taken_seed_by_seed() -> None:
 
 def test_equal_differences_have_no_p() -> None:
     assert math.isnan(paired([1.0, 2.0], [0.5, 1.5]).p)
+
+
+def test_holm_multiplies_by_what_is_left() -> None:
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([0.9, math.nan, 0.6])[::2] == pytest.approx([1.0, 1.0])
+    assert math.isnan(holm([0.9, math.nan, 0.6])[1])
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), max_size=12))
+def test_holm_keeps_the_order_and_never_lowers(p_values: list[float]) -> None:
+    corrected = holm(p_values)
+    assert all(p <= after <= min(1.0, p * len(p_values) + 1e-12) for p, after in zip(p_values, corrected, strict=True))
+    pairs = sorted(zip(p_values, corrected, strict=True))
+    assert [after for _, after in pairs] == sorted(after for _, after in pairs)
+
+
+@pytest.mark.parametrize(("count", "quantile"), [(2, 12.7062), (3, 4.3027), (5, 2.7764), (31, 2.0423)])
+def test_the_interval_is_that_of_students_quantiles(count: int, quantile: float) -> None:
+    assert half_interval(Spread(0.5, 2.0, count)) == pytest.approx(quantile * 2.0 / math.sqrt(count), rel=1e-4)
+
+
+def test_a_single_value_has_no_interval() -> None:
+    assert math.isnan(half_interval(spread([1.0])))

@@ -104,7 +104,7 @@ def front_rows(planned: PlannedExperiment, results: Mapping[str, RunResult], out
             None if by_seed is baseline else _difference(by_seed, baseline, same_rows=planned.same_rows),
         )
         rows.append(row)
-    return _marked(_corrected(rows))
+    return marked(corrected(rows))
 
 
 def within_budgets(rows: Sequence[FrontRow]) -> list[WithinBudget]:
@@ -142,7 +142,8 @@ def _difference(row: Sequence[_Chosen | None], baseline: Sequence[_Chosen | None
     return Difference(over_seeds, half, of_rows, max(known, default=math.nan), math.nan)
 
 
-def _corrected(rows: Sequence[FrontRow]) -> list[FrontRow]:
+def corrected(rows: Sequence[FrontRow]) -> list[FrontRow]:
+    """Corrects the p of each row for how many rows there are."""
     p_values = holm([math.nan if row.difference is None else row.difference.p for row in rows])
     return [
         row if row.difference is None else replace(row, difference=replace(row.difference, corrected_p=p))
@@ -150,7 +151,7 @@ def _corrected(rows: Sequence[FrontRow]) -> list[FrontRow]:
     ]
 
 
-def _marked(rows: Sequence[FrontRow]) -> list[FrontRow]:
+def marked(rows: Sequence[FrontRow]) -> list[FrontRow]:
     """Marks the rows than which none is better on validation in as few bytes."""
     return [
         replace(row, is_on_front=not any(_is_better(other, row) for other in rows if other is not row)) for row in rows

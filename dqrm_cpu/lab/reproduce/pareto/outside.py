@@ -71,5 +71,5 @@ def _outcome(scores: Scores, num_bytes: int, wall_s: float) -> RunOutcome:
         phases_ms={},
         epochs=(nothing,),
         wall_s=wall_s,
-        written_bytes=num_bytes,
+        written_bytes=float(num_bytes),
     )
