@@ -36,6 +36,9 @@ _OF_THE_DATA = ("model.table_rows", "model.num_dense")
 DECIDING = ("comm", "config", "data", "kernels", "metrics", "model", "quant", "train")
 """The parts of the package that decide the figures of a run."""
 
+_OUTSIDE = "lab/reproduce"
+"""The part that decides the figures of models that are not ours, beside those."""
+
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 # Seconds on two cores of an AMD EPYC: a guess before anything was timed.
@@ -186,15 +189,14 @@ def run_key(config: Config, data_name: str, processes: int = 1, *salts: str) -> 
 
 
 @cache
-def source_digest(*others: str) -> str:
+def source_digest(parts: tuple[str, ...] = DECIDING) -> str:
     """Names the code that decides a run's figures, so that results of other code are not taken for its own.
 
-    It is 16 hexadecimal digits of the packages that a run goes through, and of `others`; comments and docstrings
-    change nothing.
+    It is 16 hexadecimal digits of the packages that a run goes through; comments and docstrings change nothing.
     """
     package = Path(__file__).parent.parent.parent
     digest = hashlib.sha256()
-    for part in (*DECIDING, *others):
+    for part in parts:
         # Resolved, since `kernels` is a link and globbing does not follow one.
         folder = (package / part).resolve()
         for path in sorted(folder.rglob("*.py")):
@@ -233,7 +235,7 @@ def _job(
     # Generated rows follow from the settings; prepared ones have a digest, wherever the folder lies.
     data_name = SYNTHETIC if manifest is None else f"prepared {manifest.digest()}"
     salts = ["scores"] if experiment.keeps_scores else []
-    salts += [source_digest("lab/reproduce")] if variant.outside else []
+    salts += [source_digest((_OUTSIDE,))] if variant.outside else []
 
     def job(one: Config) -> Job:
         key = run_key(one, data_name, variant.processes, *salts)
