@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from dqrm_cpu.lab.reproduce.experiments.definition import Variant
-from dqrm_cpu.lab.reproduce.pareto.front import Difference, FrontRow, corrected, marked, within_budgets
+from dqrm_cpu.lab.reproduce.pareto.front import AucDifference, FrontRow, corrected, marked, within_budgets
 from dqrm_cpu.lab.reproduce.pareto.page import budget_table, front_chart, front_table
 from dqrm_cpu.lab.reproduce.statistics import Paired, Spread
 from dqrm_cpu.lab.reproduce.table import comma_separated
@@ -17,7 +17,7 @@ def front_row(name: str, size: float, validation: float, difference: float | Non
     """A row over five seeds, whose test AUC is .75 and the difference."""
     found = None
     if difference is not None:
-        found = Difference(Paired(difference, 0.001, 5, p), 0.00124, p / 2, p, math.nan)
+        found = AucDifference(Paired(difference, 0.001, 5, p), 0.00124, p / 2, p, math.nan)
     auc = Spread(0.75 + (difference or 0.0), 0.002, 5)
     return FrontRow(Variant(name, series="a"), False, (name,) * 5, size, validation, auc, Spread(0.45, 0.01, 5), found)
 

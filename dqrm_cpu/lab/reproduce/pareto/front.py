@@ -15,7 +15,7 @@ from dqrm_cpu.lab.reproduce.statistics import Paired, Spread, half_interval, hol
 
 
 @dataclass(frozen=True)
-class Difference:
+class AucDifference:
     """A row's test AUC less that of the row that all are compared with, over seeds and over rows."""
 
     over_seeds: Paired
@@ -36,7 +36,7 @@ class FrontRow:
     validation_auc: float  # mean over seeds: what decides about the front
     test_auc: Spread
     log_loss: Spread
-    difference: Difference | None  # None: the row itself that all are compared with
+    difference: AucDifference | None  # None: the row itself that all are compared with
     is_on_front: bool = False
 
 
@@ -132,14 +132,14 @@ def _chosen(
     return found
 
 
-def _difference(row: Sequence[_Chosen | None], baseline: Sequence[_Chosen | None], *, same_rows: bool) -> Difference:
+def _difference(row: Sequence[_Chosen | None], baseline: Sequence[_Chosen | None], *, same_rows: bool) -> AucDifference:
     both = [(mine, base) for mine, base in zip(row, baseline, strict=False) if mine is not None and base is not None]
     aucs = [(mine.outcome.test_best.auc, base.outcome.test_best.auc) for mine, base in both]
     over_seeds = paired([mine for mine, _ in aucs], [base for _, base in aucs])
     of_rows = rows_p([mine.placements.minus(base.placements) for mine, base in both], same_rows=same_rows)
     known = [p for p in (over_seeds.p, of_rows) if not math.isnan(p)]
     half = half_interval(Spread(over_seeds.mean, over_seeds.deviation, over_seeds.count))
-    return Difference(over_seeds, half, of_rows, max(known, default=math.nan), math.nan)
+    return AucDifference(over_seeds, half, of_rows, max(known, default=math.nan), math.nan)
 
 
 def corrected(rows: Sequence[FrontRow]) -> list[FrontRow]:
