@@ -30,6 +30,8 @@ train: $(STAMP) ## Train the demo model; more options through ARGS="--quant.scal
 
 # Ranks and other programs share the cores in tests: OpenMP's threads should sleep soon instead of spinning for each other.
 test test-long test-quick explore test-ipex test-oldest test-executorch: export GOMP_SPINCOUNT ?= 1000
+# Python keeps what it compiles of the packages and of the tests: each of many processes would compile it anew.
+test test-long test-quick explore test-ipex test-oldest test-executorch: export PYTHONDONTWRITEBYTECODE :=
 
 test: $(STAMP) ## Run the tests of every feature, JOBS files of them side by side
 	$(BIN)/pytest -q -m 'not long' -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=60 --durations-min=5 $(ARGS)

@@ -1,12 +1,14 @@
 """Lets tests import the helpers that stand beside them: tiny, plain_dlrm, launching; sets up hypothesis."""
 
 import os
+import shlex
 import shutil
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -62,6 +64,15 @@ collect_ignore_glob: list[str] = []
 if not all(map(shutil.which, ("node", "npm"))):
     collect_ignore_glob += ["node/test_*.py", "browser/test_same_probability.py", "browser/test_serving_page.py"]
     warnings.warn("tests in Node and of ONNX Runtime in browsers are left out: they need npm", stacklevel=1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: Sequence[Any]) -> None:
+    """Forks the processes that run files side by side from the one of which ranks are forked: it has torch already."""
+    from prestart import python
+
+    for spec in specs:
+        spec.python = shlex.join(python(os.environ))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -29,6 +29,7 @@ from pathlib import Path
 _HERE = Path(__file__).parent
 # What the interpreter, torch or numba reads as it is imported, and never again.
 _READ_AT_IMPORT = re.compile("ATEN_|GOMP_|HOME|KMP_|LD_|MALLOC_|MKL_|NUMBA_|OMP_|PYTHON|TORCH_|XDG_")
+_RUN = "DQRM_CPU_TESTS_RUN"
 _servers: dict[tuple[tuple[str, str], ...], Path] = {}
 _MOST_SERVERS = 3
 _START_S = 120.0
@@ -48,8 +49,8 @@ def python(env: Mapping[str, str]) -> list[str]:
 
 
 def _folder() -> Path:
-    """Makes the folder of this run of the tests, whichever of its processes comes first."""
-    run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or f"alone-{os.getpid()}"
+    """Makes the folder of this run of the tests, which its first process names in the environment of the others."""
+    run = os.environ.setdefault(_RUN, str(os.getpid()))
     folder = Path(tempfile.gettempdir()) / f"prestart-{os.geteuid()}-{run}"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder

@@ -7,6 +7,7 @@ has the other end of its standard input, a pipe with a name.
 import atexit
 import contextlib
 import fcntl
+import gc
 import importlib
 import json
 import os
@@ -134,6 +135,7 @@ class Server:
             return None
         request = json.loads(text)
         self._kernels.load()
+        gc.freeze()  # the pages of these objects stay shared with the children
         pid = os.fork()
         if pid == 0:
             os.setsid()
@@ -205,7 +207,7 @@ def _become(request: dict[str, Any]) -> None:
 
 def _run(arguments: list[str]) -> None:
     """Runs what `python ARGUMENTS` would, as __main__."""
-    first, *others = arguments
+    first, *others = arguments[arguments[0] == "-u" :]
     if first == "-m":
         sys.argv, sys.path[0] = others, str(Path.cwd())
         runpy.run_module(others[0], run_name="__main__", alter_sys=True)
@@ -246,6 +248,7 @@ def main() -> None:
     for name in _IMPORTED:
         importlib.import_module(name)
     _prepare_numba()
+    gc.collect()
     path = Path(sys.argv[1])
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         # Under its name it listens already.
