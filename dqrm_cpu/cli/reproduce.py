@@ -5,9 +5,11 @@ import math
 import shlex
 import signal
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from dqrm_cpu.base.wording import counted
@@ -81,11 +83,11 @@ def run(args: argparse.Namespace) -> int:
     request = _request(args)
     from dqrm_cpu.lab.reproduce.plan import plan
 
-    planned = plan(experiments, request)
     if args.list:
-        print(_listing(planned))
+        with TemporaryDirectory() as folder:  # for data sets that a plan makes
+            print(_listing(plan(experiments, replace(request, out=Path(folder)))))
         return 0
-    return _run(planned, request)
+    return _run(plan(experiments, request), request)
 
 
 def _run(planned: "list[PlannedExperiment]", request: "ReproduceRequest") -> int:

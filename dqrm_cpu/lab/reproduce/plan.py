@@ -25,6 +25,7 @@ from dqrm_cpu.lab.reproduce.experiments.definition import (
     Settings,
     Variant,
 )
+from dqrm_cpu.lab.reproduce.pareto.common_rows import common_rows
 from dqrm_cpu.lab.reproduce.size_presets import SizePreset
 
 _KEY_DIGITS = 16
@@ -130,7 +131,11 @@ class PlannedExperiment:
 
 
 def plan(experiments: Sequence[Experiment], request: ReproduceRequest) -> list[PlannedExperiment]:
-    """Plans the jobs of experiments; nothing is run or read but the data's manifest."""
+    """Plans the jobs of experiments; nothing is run.
+
+    Of a prepared data set the manifest is read, and its rows where a variant leaves out rare categories: they are
+    written into `request.out` without those, once.
+    """
     manifest = None if request.source == SYNTHETIC else read_manifest(Path(request.source))
     return [_planned(experiment, request, manifest) for experiment in experiments]
 
@@ -220,10 +225,10 @@ def _planned(experiment: Experiment, request: ReproduceRequest, manifest: Manife
 
 
 def _can_run(variant: Variant, request: ReproduceRequest, manifest: Manifest | None) -> bool:
-    """Tables of prepared data cannot be made smaller, their ids need them; `prepare` chose which ids there are."""
+    """Tables of prepared data cannot be made smaller: their ids need them."""
     if variant.small_tables and not request.size.caps_rows:
         return False
-    return manifest is None or (variant.tables_divided_by == 1 and "data.min_count" not in variant.settings)
+    return manifest is None or variant.tables_divided_by == 1
 
 
 def _job(
@@ -231,7 +236,12 @@ def _job(
 ) -> Job:
     if experiment.keeps_scores:  # so that no two seeds have a member in common
         variant = replace(variant, settings={**variant.settings, "weights_seed": 1 + LARGEST_ENSEMBLE * (seed - 1)})
-    config = configuration(request, manifest, variant.family or experiment.family, variant, seed)
+    family = variant.family or experiment.family
+    min_count = variant.settings.get("data.min_count")
+    if manifest is not None and isinstance(min_count, int):
+        request, manifest = _of_common_rows(request, manifest, family, min_count)
+        variant = replace(variant, settings=_without(variant.settings, "data.min_count"))
+    config = configuration(request, manifest, family, variant, seed)
     # Generated rows follow from the settings; prepared ones have a digest, wherever the folder lies.
     data_name = SYNTHETIC if manifest is None else f"prepared {manifest.digest()}"
     salts = ["scores"] if experiment.keeps_scores else []
@@ -246,6 +256,24 @@ def _job(
         return job(config)
     members = tuple(job(config.member(number)) for number in range(1, variant.members + 1))
     return replace(members[0], members=members)
+
+
+def _of_common_rows(
+    request: ReproduceRequest, manifest: Manifest, family: Family, min_count: int
+) -> tuple[ReproduceRequest, Manifest]:
+    """Returns the request for a prepared data set without its rare categories, which is written on first use."""
+    cut = _size_settings(request.size.settings[family], manifest, caps_rows=request.size.caps_rows)
+    num_rows = {part: manifest.num_rows(part) for part in PART_NAMES}
+    num_rows |= {part: rows for part in PART_NAMES if isinstance(rows := cut.get(f"data.{part}_rows"), int)}
+    name = f"{manifest.digest()}-of-{num_rows['train']}-min-count-{min_count}"
+    folder = request.out / "data" / name
+    return replace(request, source=str(folder)), common_rows(
+        Path(request.source), manifest, num_rows, min_count, folder
+    )
+
+
+def _without(settings: Settings, key: str) -> Settings:
+    return {name: value for name, value in settings.items() if name != key}
 
 
 def _size_settings(settings: Settings, manifest: Manifest | None, *, caps_rows: bool) -> Settings:

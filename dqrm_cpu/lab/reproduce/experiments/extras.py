@@ -153,9 +153,8 @@ BASELINES = Experiment(
     "baselines",
     "Baselines: one epoch of row-wise Adagrad, counts of categories, quantization after training",
     "Ours. Each row is one epoch of row-wise Adagrad at .01, but for SGD's, whose best epoch validation chooses. "
-    "Counts leave out the categories of fewer training rows; of a prepared data set that is the business of `prepare "
-    "--min-count`, and these rows are left out. Look for INT4 at an eighth of the bytes and FP32's AUC, and for what a "
-    "count gives up for its bytes.",
+    "Counts leave out the categories of fewer training rows. Look for INT4 at an eighth of the bytes and FP32's AUC, "
+    "and for what a count gives up for its bytes.",
     (
         _PLAIN_ADAGRAD,
         *(_one_epoch(f"FP32 Adagrad, rate {rate:g}", FP32, rate) for rate in _ADAGRAD_RATES if rate != 0.01),
