@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .interface import Tracker
-from .types import UNQUANTIZED, Bags, RowCopy, SparseGrad, Tables, UpdateRule
+from .master_rows import BF16, FP32, INT8
+from .types import UNQUANTIZED, Bags, RowChances, RowCopy, SparseGrad, Tables, UpdateRule
 
 Floats = NDArray[np.float32]
 
@@ -46,9 +47,52 @@ def bags_of(bags: Bags, num_tables: int) -> Iterator[tuple[int, int, NDArray[np.
 
 
 def table_rows(tables: Tables, t: int) -> Floats:
-    """Returns table t of the arena, a view f32[rows, D]."""
-    weight: Floats = tables.weight.numpy()
-    return weight[int(tables.row_offset[t]) : int(tables.row_offset[t + 1])]
+    """Returns table t of the arena, f32[rows, D]: a view where rows are FP32."""
+    weight = tables.weight[int(tables.row_offset[t]) : int(tables.row_offset[t + 1])]
+    if weight.dtype == FP32:
+        values: Floats = weight.numpy()
+        return values
+    if weight.dtype == BF16:
+        return (weight.view(torch.int16).numpy().astype(np.uint32) << 16).view(np.float32)
+    rows = weight.numpy()
+    exponent = rows[:, -1:].astype(np.int32)
+    with np.errstate(invalid="ignore"):
+        scale = np.where(exponent == 255, np.inf, np.where(exponent == 0, 0, 2.0 ** (exponent - 127.0)))
+        return (rows[:, :-1].view(np.int8) * scale).astype(np.float32)
+
+
+def rounded_row(values: Floats, before: Tensor, chances: Floats) -> Tensor:
+    """Returns values f32[D] as a row of the type of that `before`; chances f32[D], from 0 to below 1."""
+    if before.dtype == BF16:
+        low = values.view(np.uint32) & 0xFFFF0000
+        share = (values.view(np.uint32) & 0xFFFF) / 65536
+        up = np.where(np.floor(chances * 65536) / 65536 + share >= 1, 0x10000, 0)
+        bits = np.where(np.isfinite(values), low + up, values.view(np.uint32))
+        return torch.from_numpy((bits >> 16).astype(np.uint16).view(np.int16)).view(BF16)
+    largest, exponent = float(np.abs(values).max()), int(before[-1])
+    if not np.isfinite(largest):
+        return torch.tensor([0] * len(values) + [255], dtype=INT8)
+    scale = 2.0 ** (exponent - 127.0)
+    if largest == 0:
+        exponent = exponent if exponent < 255 else 0
+    elif exponent in (0, 255) or not 48 * scale <= largest <= 127 * scale:
+        exponent = max(int(np.ceil(np.log2(largest / 127))) + 127, 1)
+        while largest > 127 * 2.0 ** (exponent - 127.0):
+            exponent += 1
+        while exponent > 1 and largest <= 127 * 2.0 ** (exponent - 128.0):
+            exponent -= 1
+    scaled = values.astype(np.float64) / 2.0 ** (exponent - 127.0) if exponent else np.zeros(len(values))
+    below = np.floor(scaled)
+    # As in FP32, which the difference is exact in but for the least of numbers below 0.
+    codes = below + (chances < (scaled - below).astype(np.float32))
+    return torch.cat((torch.from_numpy(codes.astype(np.int8)).view(INT8), torch.tensor([exponent], dtype=INT8)))
+
+
+def row_chances(chances: RowChances, table: int, row: int, dim: int) -> Floats:
+    """Returns the chances of a row's numbers, f32[D]: 24 bits of the hash that initial weights are drawn by."""
+    first = 0 if chances.first_row is None else int(chances.first_row[table])
+    key = splitmix(splitmix(chances.key, table), first + row)
+    return np.array([hash_of(key, column) >> 8 for column in range(dim)], np.float32) / np.float32(2**24)
 
 
 def splitmix(word: int, counter: int) -> int:
@@ -59,19 +103,22 @@ def splitmix(word: int, counter: int) -> int:
     return z ^ (z >> 31)
 
 
+def hash_of(key: int, column: int) -> int:
+    """Returns 32 bits of a column of the row with this key of 64 bits."""
+    half = 2**32 - 1
+    x = (key & half) ^ (column * 0x9E3779B9 & half)
+    x = ((x ^ (x >> 16)) * 0x21F0AAAD) & half
+    x ^= key >> 32
+    x = ((x ^ (x >> 15)) * 0x735A2D97) & half
+    return x ^ (x >> 15)
+
+
 def uniform_value(seed: int, row: int, column: int, num_rows: int) -> np.float32:
     """Returns the initial weight at a row of the arena and a column, in a table of num_rows rows.
 
     splitmix64 of seed and row gives the row two 32-bit keys, a 32-bit mixer of keys and column gives 23 bits.
     """
-    half = 2**32 - 1
-    z = splitmix(seed * 0xD1342543DE82EF95 + 1, row)
-    x = (z & half) ^ (column * 0x9E3779B9 & half)
-    x = ((x ^ (x >> 16)) * 0x21F0AAAD) & half
-    x ^= z >> 32
-    x = ((x ^ (x >> 15)) * 0x735A2D97) & half
-    x ^= x >> 15
-    odd = 2 * (x >> 9) + 1 - 2**23
+    odd = 2 * (hash_of(splitmix(seed * 0xD1342543DE82EF95 + 1, row), column) >> 9) + 1 - 2**23
     return np.float32(odd) * np.float32((1 / num_rows) ** 0.5 / 2**23)
 
 
@@ -179,6 +226,11 @@ class ReferenceKernels:
                     rule.accumulator[first + row] += float(np.mean(g * g))
                     rate = rate / (np.sqrt(rule.accumulator.numpy()[first + row]) + np.float32(rule.eps))
                 weight[row] -= rate * g
+                if tables.weight.dtype != FP32:
+                    assert rule.chances is not None, "rows of few bits are rounded by chance"
+                    chances = row_chances(rule.chances, t, row, tables.dim)
+                    before = tables.weight[first + row]
+                    tables.weight[first + row] = rounded_row(weight[row], before, chances)
 
     def scan_absmax(self, tables: Tables) -> Tensor:
         return ScanTracker(tables).absmax()

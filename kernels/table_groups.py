@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .master_rows import dim_of, row_values
 from .types import Bags, Tables
 
 
@@ -33,7 +34,7 @@ class TableGroups:
         ]
         self._places = order.argsort()  # of each table among those of the groups
         self.weights = tuple(weights[place] for place in self._places.tolist())
-        """The weights of each table, f32[rows, D of the table]: views of the arenas."""
+        """The rows of each table, f32[rows, D of the table] or of another form (master_rows): views of the arenas."""
         rows = torch.tensor([0, *(weight.shape[0] for weight in self.weights)], dtype=torch.int64)
         self.row_offset = rows.cumsum(0)
         """The first row of each table where all are counted one after the other, int64[T + 1]."""
@@ -47,6 +48,21 @@ class TableGroups:
     @property
     def num_tables(self) -> int:
         return len(self.weights)
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The values of a row of each table."""
+        return tuple(map(dim_of, self.weights))
+
+    def values(self, table: int, first_row: int, end_row: int) -> Tensor:
+        """Returns the values f32[N, D] of consecutive rows of a table; a view where they are FP32."""
+        return row_values(self.weights[table][first_row:end_row])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The form of the rows."""
+        dtype: torch.dtype = self.weights[0].dtype
+        return dtype
 
     @property
     def device(self) -> torch.device:

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from .master_rows import dim_of, row_values
+
 UNQUANTIZED = 32
 """The bit width that means: leave the values in FP32."""
 
@@ -11,7 +13,7 @@ UNQUANTIZED = 32
 class Tables(NamedTuple):
     """All embedding tables of a model in one arena: table t owns rows row_offset[t] to row_offset[t + 1]."""
 
-    weight: Tensor  # f32[R, D]
+    weight: Tensor  # f32[R, D], or rows of another type (master_rows)
     row_offset: Tensor  # int64[T + 1], always on the CPU
 
     @property
@@ -20,7 +22,11 @@ class Tables(NamedTuple):
 
     @property
     def dim(self) -> int:
-        return self.weight.shape[1]
+        return dim_of(self.weight)
+
+    def values(self, first_row: int, end_row: int) -> Tensor:
+        """Returns the values f32[N, D] of consecutive rows; a view where they are FP32."""
+        return row_values(self.weight[first_row:end_row])
 
 
 class Bags(NamedTuple):
@@ -58,6 +64,16 @@ class SparseGrad(NamedTuple):
     values: Tensor  # f32[N, D]
 
 
+class RowChances(NamedTuple):
+    """What the chances follow from by which updated rows of few bits are rounded up or down.
+
+    A number's follows from the key, its table, row and column alone, whatever the threads.
+    """
+
+    key: int  # 64 bits: another one in every iteration of every run
+    first_row: Tensor | None = None  # int64[T]: the number of each table's first row in the arena; None: 0
+
+
 class UpdateRule(NamedTuple):
     """An optimizer's update of a row of gradient g: SGD, or row-wise Adagrad where there is an accumulator.
 
@@ -69,3 +85,4 @@ class UpdateRule(NamedTuple):
     weight_decay: float
     eps: float = 0.0
     accumulator: Tensor | None = None  # f32[R]
+    chances: RowChances | None = None  # of rows that are not FP32

@@ -93,6 +93,9 @@ def _writing(element: ir.Type, width: int, stored: Any) -> Intrinsic:
     return write
 
 
+set_byte = _writing(_I8, 1, types.int8)
+"""set_byte(place, index, value): writes an element of an int8 or uint8 array, the low byte of a longer integer."""
+
 set_int = _writing(_I32, 4, types.int32)
 """set_int(place, index, value): writes an element of an int32 or uint32 array, the low half of a longer integer."""
 

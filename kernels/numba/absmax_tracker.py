@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..jit.arena import Arena, arena_of
+from ..jit.arena import FP32_ROWS, Arena, arena_of
 from ..jit.compile import inlined, kernel, serial
 from ..jit.memory import int_at, long_at, prefetch, raise_int, set_int, set_long
 from ..jit.simd import LANES, load, load_part
 from ..jit.simd_integers import larger, largest, magnitude, no_words
 from ..jit.threads import on_all_threads
 from ..types import Tables
+from .stored_rows import stored_magnitude
 
 _FLOATS_PER_ITEM = 1 << 18
 _AHEAD_FLOATS = 1024
@@ -52,21 +53,29 @@ def scan_tables(arena: Arena, bits: int) -> None:
     """Writes bits int32[T], the pattern of max|W| of each table."""
     for table in range(arena.num_tables):
         set_int(bits, table, 0)
-    num_floats = long_at(arena.first_row, arena.num_tables) * arena.dim
-    on_all_threads((num_floats + _FLOATS_PER_ITEM - 1) // _FLOATS_PER_ITEM, _scan_item, (arena, num_floats, bits))
+    num_rows, at_once = long_at(arena.first_row, arena.num_tables), max(_FLOATS_PER_ITEM // arena.dim, 1)
+    on_all_threads((num_rows + at_once - 1) // at_once, _scan_item, (arena, num_rows, at_once, bits))
 
 
 @serial
-def _scan_item(arena: Arena, num_floats: int, bits: int, item: int) -> None:
+def _scan_item(arena: Arena, num_rows: int, at_once: int, bits: int, item: int) -> None:
     """Scans a stretch of the arena, which may lie in several tables."""
-    start, end, table = item * _FLOATS_PER_ITEM, min(num_floats, (item + 1) * _FLOATS_PER_ITEM), 0
+    start, end, table = item * at_once, min(num_rows, (item + 1) * at_once), 0
     while start < end:
-        table_end = long_at(arena.first_row, table + 1) * arena.dim
+        table_end = long_at(arena.first_row, table + 1)
         if start < table_end:
             stop = min(end, table_end)
-            raise_int(bits, table, largest_magnitude(arena.weight, start, stop))
+            raise_int(bits, table, _magnitude_of_rows(arena, start, stop))
             start = stop
         table += 1
+
+
+@inlined
+def _magnitude_of_rows(arena: Arena, start: int, end: int) -> Any:
+    """Returns the bits of the largest |value| of rows `start` to `end`; NaN is above all."""
+    if arena.form == FP32_ROWS:
+        return largest_magnitude(arena.weight, start * arena.dim, end * arena.dim)
+    return stored_magnitude(arena, start, end)
 
 
 BLOCK_SHIFT = 6
@@ -99,7 +108,7 @@ def _block_magnitude(arena: Arena, bounds: Bounds, table: int, block: int) -> An
     first_row = long_at(arena.first_row, table)
     row = first_row + ((block - long_at(bounds.block_start, table)) << BLOCK_SHIFT)
     end = min(row + (1 << BLOCK_SHIFT), long_at(arena.first_row, table + 1))
-    return largest_magnitude(arena.weight, row * arena.dim, end * arena.dim)
+    return _magnitude_of_rows(arena, row, end)
 
 
 @inlined
@@ -142,19 +151,10 @@ def _argmax(words: int, start: int, end: int) -> int:
     return place
 
 
-@inlined
-def _reaches(row: int, dim: int, bits: int) -> bool:
-    """Tells whether a magnitude in the row at an address is at least that of these bits."""
-    words = no_words()
-    for k in range(0, dim, LANES):
-        words = larger(words, magnitude(load_part(row, k, dim - k)))
-    return int(largest(words)) >= bits
-
-
 @serial
 def descend(arena: Arena, bounds: Bounds, table: int) -> None:
     """Lowers the largest bounds to the truth until one is tight: that is the table's maximum."""
-    dim, first_row = arena.dim, long_at(arena.first_row, table)
+    first_row = long_at(arena.first_row, table)
     while True:
         group = _argmax(bounds.group, long_at(bounds.group_start, table), long_at(bounds.group_start, table + 1))
         first = _first_block(bounds, table, group)
@@ -169,7 +169,7 @@ def descend(arena: Arena, bounds: Bounds, table: int) -> None:
             set_int(bounds.block, block, bits)
             continue
         row = first_row + ((block - long_at(bounds.block_start, table)) << BLOCK_SHIFT)
-        while not _reaches(arena.weight + 4 * row * dim, dim, bits):
+        while _magnitude_of_rows(arena, row, row + 1) < bits:
             row += 1
         set_int(bounds.top, table, bits)
         set_long(bounds.witness, table, row - first_row)

@@ -79,7 +79,13 @@ def _store(codes: int, k: int, rounded: Any, count: int, code_bytes: int) -> Non
 @inlined
 def codes_of_row(source: int, at: int, count: int, inverse: np.float32, limit: np.float32) -> Any:
     """Returns the codes of the `count` floats from `at` on, as floats, under the scale 1 / `inverse`."""
-    return round_clamp(multiply(load_part(source, at, count), splat(inverse)), -limit - np.float32(1), limit)
+    return codes_of(load_part(source, at, count), inverse, limit)
+
+
+@inlined
+def codes_of(values: Any, inverse: np.float32, limit: np.float32) -> Any:
+    """Returns the codes of values, as floats, under the scale 1 / `inverse`."""
+    return round_clamp(multiply(values, splat(inverse)), -limit - np.float32(1), limit)
 
 
 @kernel

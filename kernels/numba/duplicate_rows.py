@@ -15,7 +15,7 @@ import numpy as np
 
 from ..jit.arena import Arena
 from ..jit.compile import inlined, serial
-from ..jit.memory import int_at, long_at, prefetch, set_int
+from ..jit.memory import int_at, long_at, prefetch_byte, set_int
 from ..jit.simd import LANES, add, load, splat, store
 from ..jit.simd_integers import hashed_equal, how_many, load_words, numbers_from, pack
 from .absmax_tracker import LINE_SHIFT
@@ -105,7 +105,7 @@ def chain_shard(
         for k in range(count):
             i = int_at(chains.open, k)
             row = int_at(chains.row, i)
-            prefetch(arena.weight, (first_row + row) * arena.dim)
+            prefetch_byte(arena.weight, (first_row + row) * arena.row_bytes)
             set_int(chains.slot, _place(row, factor, shift), i)
         count, num_single, num_first = _chain_round(chains, count, factor, shift, num_single, num_first)
         factor = np.uint32(factor * np.uint32(0x2C1B3C6D))

@@ -4,12 +4,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..jit.arena import Arena, prefetch_row
+from ..jit.arena import FP32_ROWS, Arena, prefetch_row, prefetch_stored
 from ..jit.compile import inlined, serial, thorough_kernel
 from ..jit.memory import float_at, int_at, long_at
 from ..jit.simd import LANES, add, divide, load, load_part, multiply, round_clamp, splat, store_number
 from ..jit.threads import on_all_threads
 from .lookups import Pooled
+from .stored_rows import load_stored
 
 _SAMPLES_PER_ITEM = 32
 _AHEAD = 16
@@ -48,10 +49,12 @@ def _gather_samples(arena: Arena, ids: int, batch: int, quantizer: Quantizer, ou
     end = min(batch, start + _SAMPLES_PER_ITEM)
     for table in range(min(_TABLES_AHEAD, arena.num_tables)):
         for b in range(start, end):
-            prefetch_row(arena.weight, long_at(arena.first_row, table) + int_at(ids, table * batch + b), arena.dim)
+            prefetch_stored(arena, long_at(arena.first_row, table) + int_at(ids, table * batch + b))
     for table in range(arena.num_tables):
         # A copy of the loops for each precision: they are too short for a decision at every store.
-        if out.is_bf16:
+        if arena.form != FP32_ROWS:
+            _gather_stored(arena, table, ids, batch, start, end, quantizer, out)
+        elif out.is_bf16:
             _gather_table(arena, table, ids, batch, start, end, quantizer, out.place, 1)
         else:
             _gather_table(arena, table, ids, batch, start, end, quantizer, out.place, 0)
@@ -85,6 +88,25 @@ def _gather_table(
             store_number(out, target + k, values, dim - k, is_bf16)
 
 
+@serial
+def _gather_stored(
+    arena: Arena, table: int, ids: int, batch: int, start: int, end: int, quantizer: Quantizer, out: Pooled
+) -> None:
+    """Does what `_gather_table` does with rows of fewer bits."""
+    dim, num_tables = arena.dim, arena.num_tables
+    scale = float_at(quantizer.scale, table)
+    inverse = np.float32(1) / scale
+    first_row, of_table = long_at(arena.first_row, table), table * batch
+    ahead = min(table + _TABLES_AHEAD, num_tables - 1)
+    first_ahead, of_ahead = long_at(arena.first_row, ahead), ahead * batch
+    for b in range(start, end):
+        prefetch_stored(arena, first_ahead + int_at(ids, of_ahead + b))
+        row, target = first_row + int_at(ids, of_table + b), (b * (1 + num_tables) + 1 + table) * dim
+        for k in range(0, dim, LANES):
+            values = _quantized(load_stored(arena, row, k, dim - k), quantizer, inverse, scale)
+            store_number(out.place, target + k, values, dim - k, out.is_bf16)
+
+
 @thorough_kernel
 def gather_multi_hot(
     arena: Arena, ids: int, offsets: int, batch: int, mean: int, quantizer: Quantizer, out: Pooled
@@ -109,7 +131,7 @@ def _pool_samples(
         bag = table * batch + sample
         begin, stop = long_at(offsets, bag), long_at(offsets, bag + 1)
         for i in range(begin + _AHEAD, min(stop + _AHEAD, last)):
-            prefetch_row(arena.weight, first_row + int_at(ids, i), arena.dim)
+            prefetch_stored(arena, first_row + int_at(ids, i))
         _pool_bag(arena, ids + 4 * begin, stop - begin, mean, quantizer, table, out, sample)
 
 
@@ -125,7 +147,7 @@ def _pool_bag(
     for k in range(0, dim, LANES):
         pooled = splat(np.float32(0))
         for i in range(length):
-            values = load_part(arena.weight, (first_row + int_at(ids, i)) * dim + k, dim - k)
+            values = load_stored(arena, first_row + int_at(ids, i), k, dim - k)
             pooled = add(pooled, _quantized(values, quantizer, inverse, scale))
         if mean and length > 0:
             pooled = divide(pooled, splat(np.float32(length)))

@@ -10,8 +10,9 @@ from torch import Tensor
 from ..hashing import weights_word
 from ..interface import ForeignTrackerError, Tracker
 from ..jit.arena import arena_of
+from ..master_rows import FP32
 from ..types import UNQUANTIZED, Bags, RowCopy, SparseGrad, Tables, UpdateRule
-from . import coalesce, gather, interaction, mlp, random_values, update
+from . import coalesce, gather, interaction, mlp, random_values, stored_rows, update
 from .absmax_tracker import NO_BOUNDS, SIGHTING_LONGS, AbsmaxTracker, Bounds, scan_tables
 from .codes import pack_int4, quantize_rows, unpack_int4
 from .lookups import Pooled
@@ -38,7 +39,12 @@ class NumbaKernels:
     def _initialize(self, tables: Tables, num_rows: NDArray[np.int64], seed: int, first: int) -> None:
         """Rows that count from `first`, of tables of num_rows int64[T] rows."""
         scale = torch.from_numpy(((1 / np.maximum(num_rows, 1)) ** 0.5 / 2**23).astype(np.float32))
-        random_values.init_uniform(arena_of(tables), scale.data_ptr(), np.uint64(weights_word(seed, first)))
+        arena, word = arena_of(tables), np.uint64(weights_word(seed, first))
+        if tables.weight.dtype == FP32:
+            random_values.init_uniform(arena, scale.data_ptr(), word)
+        else:
+            room = torch.empty(tables.weight.shape[0] // random_values.ROWS_PER_ITEM + 1, tables.dim)
+            stored_rows.init_stored(arena, scale.data_ptr(), word, room.data_ptr())
 
     def gather_quantize_pool(self, tables: Tables, bags: Bags, scale: Tensor, bits: int, out: Tensor) -> None:
         half = np.float32(1 << (bits - 1))
@@ -103,8 +109,9 @@ class NumbaKernels:
         items = (grad.table_ptr.diff() + update.ENTRIES_PER_ITEM - 1) // update.ENTRIES_PER_ITEM
         torch.cumsum(items, 0, out=first_item[1:])
         sightings = torch.empty(int(first_item[-1]), SIGHTING_LONGS, dtype=torch.int64)
+        room = torch.empty(0 if tables.weight.dtype == FP32 else sightings.shape[0] * tables.dim)
         # Named, so that a copy that had to be made lives until the kernel is done.
-        arrays = (grad.table_ptr, grad.rows.contiguous(), grad.values.contiguous(), first_item, sightings)
+        arrays = (grad.table_ptr, grad.rows.contiguous(), grad.values.contiguous(), first_item, sightings, room)
         entries = update.Entries(*(array.data_ptr() for array in arrays))
         update.update_sparse(arena_of(tables), entries, _rule(rule), _bounds_of(tracker))
 
@@ -201,7 +208,11 @@ def _copy_items(copies: Sequence[RowCopy]) -> Iterator[tuple[int, ...]]:
 
 def _rule(rule: UpdateRule) -> update.Rule:
     accumulator = 0 if rule.accumulator is None else rule.accumulator.data_ptr()
-    return update.Rule(np.float32(rule.lr), np.float32(rule.weight_decay), np.float32(rule.eps), accumulator)
+    chances = stored_rows.Chances(np.uint64(0), 0)
+    if rule.chances is not None:
+        first = rule.chances.first_row
+        chances = stored_rows.Chances(np.uint64(rule.chances.key), 0 if first is None else first.data_ptr())
+    return update.Rule(np.float32(rule.lr), np.float32(rule.weight_decay), np.float32(rule.eps), accumulator, chances)
 
 
 def _bounds_of(tracker: Tracker | None) -> Bounds:

@@ -12,13 +12,47 @@ from ..jit.arena import Arena
 from ..jit.compile import inlined, kernel, serial, thorough_kernel
 from ..jit.hashing import splitmix64
 from ..jit.memory import Codegen, as_index, float_at, int_at, intrinsic, long_at, set_float
-from ..jit.simd import FLOAT_VECTOR, FLOATS, LANES, WORD_VECTOR, every_lane, multiply, same_words, splat, store_part
+from ..jit.simd import (
+    FLOAT_VECTOR,
+    FLOATS,
+    LANES,
+    WORD_VECTOR,
+    WORDS,
+    every_lane,
+    multiply,
+    same_words,
+    splat,
+    store_part,
+)
 from ..jit.threads import on_all_threads
 
-_ROWS_PER_ITEM = 1 << 12
+ROWS_PER_ITEM = 1 << 12
 _ROUNDED_AT_ONCE = 512
 _CHANCE_BITS = 24
 """The bits of a chance: an FP32 number between 0 and 1 holds so many exactly."""
+
+
+def _hashes(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+    """Generates 32 bits for each of LANES columns of a row; arguments: the low and the high key, the first column."""
+
+    def folded(value: Any, shift: int) -> Any:
+        return builder.xor(value, builder.lshr(value, same_words(shift)))
+
+    def times(value: Any, factor: int) -> Any:
+        return builder.mul(value, same_words(factor))
+
+    low, high = every_lane(builder, args[0]), every_lane(builder, args[1])
+    first = builder.trunc(as_index(context, builder, signature.args[2], args[2]), ir.IntType(32))
+    columns = builder.add(every_lane(builder, first), ir.Constant(WORD_VECTOR, list(range(LANES))))
+    x = builder.xor(low, times(columns, 0x9E3779B9))
+    x = builder.xor(times(folded(x, 16), 0x21F0AAAD), high)
+    return folded(times(folded(x, 15), 0x735A2D97), 15)
+
+
+@intrinsic
+def random_words(typing: Any, low: Any, high: Any, column: Any) -> tuple[Any, Codegen]:
+    """Draws 32 bits for each of LANES columns of the row whose keys are low and high."""
+    return WORDS(types.uint32, types.uint32, column), _hashes
 
 
 @intrinsic
@@ -26,19 +60,7 @@ def _odd_numbers(typing: Any, low: Any, high: Any, column: Any) -> tuple[Any, Co
     """Draws odd numbers in (-2^23, 2^23), as floats, for LANES columns of the row whose keys are low and high."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        def folded(value: Any, shift: int) -> Any:
-            return builder.xor(value, builder.lshr(value, same_words(shift)))
-
-        def times(value: Any, factor: int) -> Any:
-            return builder.mul(value, same_words(factor))
-
-        low, high = every_lane(builder, args[0]), every_lane(builder, args[1])
-        first = builder.trunc(as_index(context, builder, signature.args[2], args[2]), ir.IntType(32))
-        columns = builder.add(every_lane(builder, first), ir.Constant(WORD_VECTOR, list(range(LANES))))
-        x = builder.xor(low, times(columns, 0x9E3779B9))
-        x = builder.xor(times(folded(x, 16), 0x21F0AAAD), high)
-        x = folded(times(folded(x, 15), 0x735A2D97), 15)
-        upper = builder.lshr(x, same_words(9))
+        upper = builder.lshr(_hashes(context, builder, signature, args), same_words(9))
         odd = builder.add(builder.shl(upper, same_words(1)), same_words(1 - 2**23))
         return builder.sitofp(odd, FLOAT_VECTOR)
 
@@ -46,7 +68,8 @@ def _odd_numbers(typing: Any, low: Any, high: Any, column: Any) -> tuple[Any, Co
 
 
 @inlined
-def _fill_row(key: np.uint64, scale: np.float32, place: int, dim: int) -> None:
+def fill_row(key: np.uint64, scale: np.float32, place: int, dim: int) -> None:
+    """Draws the initial weights of a row, f32[D] at an address."""
     low, high = np.uint32(key & np.uint64(0xFFFFFFFF)), np.uint32(key >> np.uint64(32))
     for c in range(0, dim, LANES):
         store_part(place, c, multiply(_odd_numbers(low, high, c), splat(scale)), dim - c)
@@ -56,17 +79,17 @@ def _fill_row(key: np.uint64, scale: np.float32, place: int, dim: int) -> None:
 def init_uniform(arena: Arena, scale: int, seed_word: np.uint64) -> None:
     """Fills the tables with initial weights; scale f32[T]: each table's bound over 2^23."""
     rows = long_at(arena.first_row, arena.num_tables)
-    on_all_threads((rows + _ROWS_PER_ITEM - 1) // _ROWS_PER_ITEM, _fill_rows, (arena, scale, seed_word))
+    on_all_threads((rows + ROWS_PER_ITEM - 1) // ROWS_PER_ITEM, _fill_rows, (arena, scale, seed_word))
 
 
 @serial
 def _fill_rows(arena: Arena, scale: int, seed_word: np.uint64, item: int) -> None:
     table, rows = 0, long_at(arena.first_row, arena.num_tables)
-    for row in range(item * _ROWS_PER_ITEM, min(rows, (item + 1) * _ROWS_PER_ITEM)):
+    for row in range(item * ROWS_PER_ITEM, min(rows, (item + 1) * ROWS_PER_ITEM)):
         while row >= long_at(arena.first_row, table + 1):
             table += 1
         place = arena.weight + 4 * row * arena.dim
-        _fill_row(splitmix64(seed_word, row), float_at(scale, table), place, arena.dim)
+        fill_row(splitmix64(seed_word, row), float_at(scale, table), place, arena.dim)
 
 
 class RoundedTables(NamedTuple):

@@ -8,15 +8,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..jit.arena import Arena, prefetch_row
+from ..jit.arena import Arena, prefetch_stored
 from ..jit.compile import kernel, serial
 from ..jit.memory import float_at, int_at, long_at, set_int
 from ..jit.simd import LANES, load_part, multiply, splat, store_part
 from ..jit.simd_integers import load_codes, store_codes, to_floats
 from ..jit.threads import on_all_threads
 from .coalesce import Sorted
-from .codes import codes_of_row
+from .codes import codes_of
 from .lookups import Lookups
+from .stored_rows import load_stored
 
 _ROWS_PER_ITEM = 256
 _AHEAD = 8
@@ -80,17 +81,17 @@ def _encode_table(
 ) -> None:
     dim, inverse = arena.dim, np.float32(1) / float_at(result.scales, table)
     for entry in range(first, min(last, first + _AHEAD)):
-        prefetch_row(arena.weight, first_row + int_at(rows, entry), dim)
+        prefetch_stored(arena, first_row + int_at(rows, entry))
     for entry in range(first, last):
         if entry + _AHEAD < last:
-            prefetch_row(arena.weight, first_row + int_at(rows, entry + _AHEAD), dim)
-        source, target = (first_row + int_at(rows, entry)) * dim, entry * dim
+            prefetch_stored(arena, first_row + int_at(rows, entry + _AHEAD))
+        row, target = first_row + int_at(rows, entry), entry * dim
         for k in range(0, dim, LANES):
+            values = load_stored(arena, row, k, dim - k)
             if result.code_bytes == 4:
-                store_part(result.codes, target + k, load_part(arena.weight, source + k, dim - k), dim - k)
+                store_part(result.codes, target + k, values, dim - k)
             else:
-                codes = codes_of_row(arena.weight, source + k, dim - k, inverse, limit)
-                store_codes(result.codes, target + k, codes, dim - k, result.code_bytes)
+                store_codes(result.codes, target + k, codes_of(values, inverse, limit), dim - k, result.code_bytes)
 
 
 @kernel

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..jit.arena import Arena, prefetch_row
+from ..jit.arena import FP32_ROWS, Arena, prefetch_stored
 from ..jit.compile import inlined, kernel, serial
 from ..jit.memory import arrive, claim, float_at, int_at, long_at, prefetch, set_float, set_long
 from ..jit.simd import LANES, add, load_part, multiply, multiply_add, splat, store, store_part, subtract, total
@@ -18,6 +18,7 @@ from ..jit.threads import on_all_threads
 from .absmax_tracker import BLOCK_SHIFT, SIGHTING_LONGS, Bounds, clear_sighting, note_row, settle_table
 from .duplicate_rows import CHAIN_LISTS, DENSE_SUMS, Chains, chain_shard, chains_at, row_stride, sum_dense, sums_fit
 from .lookups import Lookups, Pooled, divisor, gradient_part, pooled_element
+from .stored_rows import Chances, load_row, row_key, store_row
 
 SUM_WIDTH = 4 * LANES
 """Floats of a chain's sum that are added up in one walk along it."""
@@ -33,6 +34,7 @@ class Rule(NamedTuple):
     weight_decay: np.float32
     eps: np.float32
     accumulator: int  # address of f32[R]; 0: SGD
+    chances: Chances
 
 
 @inlined
@@ -59,9 +61,8 @@ def _rate(rule: Rule, gradient: int, weight: int, arena_row: int, dim: int) -> A
 
 
 @inlined
-def step_row(rule: Rule, weight: int, arena_row: int, dim: int, gradient: int) -> Any:
-    """Updates a row with the gradient at an address; returns the magnitudes of the new row, folded into one vector."""
-    place = weight + 4 * arena_row * dim
+def _step_values(rule: Rule, place: int, arena_row: int, dim: int, gradient: int) -> Any:
+    """Updates the values of a row, f32[D] at an address, with the gradient at another; returns their magnitudes."""
     rate = splat(_rate(rule, gradient, place, arena_row, dim))
     words = no_words()
     for k in range(0, dim, LANES):
@@ -73,13 +74,33 @@ def step_row(rule: Rule, weight: int, arena_row: int, dim: int, gradient: int) -
     return words
 
 
+@inlined
+def step_row(rule: Rule, arena: Arena, table: int, row: int, gradient: int, values: int) -> Any:
+    """Updates a row with the gradient at an address; returns the magnitudes of the new row, folded into one vector.
+
+    values: room for f32[D], used where rows are not FP32.
+    """
+    arena_row = long_at(arena.first_row, table) + row
+    if arena.form == FP32_ROWS:
+        return _step_values(rule, arena.weight + 4 * arena_row * arena.dim, arena_row, arena.dim, gradient)
+    return _step_stored(rule, arena, arena_row, gradient, values, row_key(rule.chances, table, row))
+
+
+@serial
+def _step_stored(rule: Rule, arena: Arena, arena_row: int, gradient: int, values: int, key: np.uint64) -> Any:
+    """Does what `step_row` does with rows of fewer bits."""
+    load_row(arena, arena_row, values)
+    words = _step_values(rule, values, arena_row, arena.dim, gradient)
+    return store_row(arena, arena_row, values, words, key)
+
+
 class UpdateScratch(NamedTuple):
     """Addresses of working memory; the int32 and f32 parts have one stretch per thread."""
 
     chains: int  # int32[threads, CHAIN_LISTS length + slots]
     length: int
     slots: int
-    gradient: int  # f32[threads, D rounded up to SUM_WIDTH]
+    gradient: int  # f32[threads, 2, D rounded up to SUM_WIDTH]: of a row, and its values
     sums: int  # f32[threads, DENSE_SUMS]
     claims: int  # int64[items], how many threads wanted an item
     done: int  # int64[T], how many items of a table are done
@@ -121,7 +142,9 @@ def _work(
     Each begins elsewhere, at the same place in every step: what it wrote last time may still be in its cache.
     """
     chains = chains_at(scratch.chains + 4 * worker * (CHAIN_LISTS * scratch.length + scratch.slots), scratch.length)
-    buffer = scratch.gradient + 4 * worker * ((arena.dim + SUM_WIDTH - 1) // SUM_WIDTH * SUM_WIDTH)
+    padded = (arena.dim + SUM_WIDTH - 1) // SUM_WIDTH * SUM_WIDTH
+    buffer = scratch.gradient + 4 * worker * 2 * padded
+    values = buffer + 4 * padded
     num_items = arena.num_tables << shard_bits
     first = num_items * worker // scratch.threads
     for i in range(first, first + num_items):
@@ -134,12 +157,12 @@ def _work(
         if not sums_fit(arena, lookups, table):
             num_single, num_first = chain_shard(arena, lookups, table, pooled, shard, shard_bits, chains)
             work = (arena, table, lookups, pooled, rule, bounds, chains)
-            _update_rows(*work, chains.single, num_single, buffer, sighting)
-            _update_rows(*work, chains.first, num_first, buffer, sighting)
+            _update_rows(*work, chains.single, num_single, buffer, values, sighting)
+            _update_rows(*work, chains.first, num_first, buffer, values, sighting)
         elif shard == 0:
             sums = scratch.sums + 4 * worker * DENSE_SUMS
             sum_dense(arena, table, lookups, pooled, chains.following, sums)
-            _update_dense(arena, table, rule, bounds, chains.following, sums, sighting)
+            _update_dense(arena, table, rule, bounds, chains.following, sums, values, sighting)
         # Whoever does the last item of a table knows what all of them saw.
         if bounds.top and arrive(scratch.done + 8 * table) == (1 << shard_bits) - 1:
             first_of_table = table << shard_bits
@@ -158,10 +181,10 @@ def _update_rows(
     heads: int,
     num_heads: int,
     buffer: int,
+    values: int,
     sighting: int,
 ) -> None:
     """Updates the row of each of the lookups `heads`, which are all single or all the first of several."""
-    dim, first_row = arena.dim, long_at(arena.first_row, table)
     summed = heads == chains.first or lookups.mean or pooled.is_bf16
     for u in range(num_heads):
         if u + _AHEAD < num_heads:
@@ -173,19 +196,21 @@ def _update_rows(
             gradient = buffer
         else:
             gradient = pooled.place + 4 * pooled_element(arena, lookups, table, int_at(chains.position, lookup))
-        words = step_row(rule, arena.weight, first_row + row, dim, gradient)
+        words = step_row(rule, arena, table, row, gradient, values)
         if bounds.top:
             note_row(bounds, table, row, words, sighting)
 
 
 @serial
-def _update_dense(arena: Arena, table: int, rule: Rule, bounds: Bounds, seen: int, sums: int, sighting: int) -> None:
+def _update_dense(
+    arena: Arena, table: int, rule: Rule, bounds: Bounds, seen: int, sums: int, values: int, sighting: int
+) -> None:
     """Updates the rows that were seen, each with its sum."""
     first_row, end_row = long_at(arena.first_row, table), long_at(arena.first_row, table + 1)
     for row in range(end_row - first_row):
         if int_at(seen, row):
             gradient = sums + 4 * row * row_stride(arena.dim)
-            words = step_row(rule, arena.weight, first_row + row, arena.dim, gradient)
+            words = step_row(rule, arena, table, row, gradient, values)
             if bounds.top:
                 note_row(bounds, table, row, words, sighting)
 
@@ -194,7 +219,7 @@ def _update_dense(arena: Arena, table: int, rule: Rule, bounds: Bounds, seen: in
 def _prefetch_state(arena: Arena, table: int, rule: Rule, bounds: Bounds, row: int) -> None:
     """Asks for all that an update of a row reads."""
     arena_row = long_at(arena.first_row, table) + row
-    prefetch_row(arena.weight, arena_row, arena.dim)
+    prefetch_stored(arena, arena_row)
     if bounds.top:
         prefetch(bounds.block, long_at(bounds.block_start, table) + (row >> BLOCK_SHIFT))
     if rule.accumulator:
@@ -235,6 +260,7 @@ class Entries(NamedTuple):
     values: int  # f32[N, D]
     first_item: int  # int64[T + 1]
     sightings: int  # int64[items, SIGHTING_LONGS]
+    room: int  # f32[items, D], where rows are not FP32
 
 
 @kernel
@@ -261,9 +287,9 @@ def _update_entries(arena: Arena, entries: Entries, rule: Rule, bounds: Bounds, 
     first_row = long_at(arena.first_row, table)
     for i in range(start, end):
         if i + _AHEAD < end:
-            prefetch_row(arena.weight, first_row + int_at(entries.rows, i + _AHEAD), dim)
+            prefetch_stored(arena, first_row + int_at(entries.rows, i + _AHEAD))
         row = int_at(entries.rows, i)
-        words = step_row(rule, arena.weight, first_row + row, dim, entries.values + 4 * i * dim)
+        words = step_row(rule, arena, table, row, entries.values + 4 * i * dim, entries.room + 4 * item * dim)
         if bounds.top:
             note_row(bounds, table, row, words, sighting)
 

@@ -71,7 +71,7 @@ class KernelWorkspace:
         self._size = size
         self._memory = (
             torch.empty(size.threads * (CHAIN_LISTS * length + slots), dtype=torch.int32),
-            torch.empty(size.threads * padded),
+            torch.empty(size.threads * 2 * padded),
             torch.empty(size.threads * DENSE_SUMS),
             torch.empty(max(size.items, 1), dtype=torch.int64),
             torch.empty(max(size.items, 1), dtype=torch.int64),  # tables are never more than items
