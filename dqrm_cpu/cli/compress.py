@@ -89,6 +89,11 @@ def run(args: argparse.Namespace) -> int:
     require_replaceable("--out", args.out, "packed model", b"{", at=8)
     _choose_method(args)
     config = config_to_score(given_settings(args), args.run_dir, (args.part,), warn)
+    if config.train.master_rows != "fp32":
+        raise UsageError(
+            f"compress reads tables of FP32 rows, and {args.run_dir} has train.master_rows {config.train.master_rows}; "
+            "its packed folder has the model in 4 bits already, and dqrm-cpu export writes it for others"
+        )
     from dqrm_cpu.api.ranks import opened_transport
 
     with opened_transport(config, tell) as transport:

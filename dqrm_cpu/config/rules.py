@@ -1,8 +1,8 @@
 """Rules between settings: each looks at a configuration whose single values are in range."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
+from dqrm_cpu.config.combinations import master_rows_are_possible, shards_are_possible
 from dqrm_cpu.config.schema import (
     FP32_BITS,
     LARGEST_SEED,
@@ -10,22 +10,13 @@ from dqrm_cpu.config.schema import (
     UNIFORM_METHODS,
     Config,
     ModelConfig,
-    flatten,
 )
-from dqrm_cpu.config.setting import BadValueError, value_text
+from dqrm_cpu.config.setting import BadValueError, Conflict
 from dqrm_cpu.config.table_dims import named_dims
 from dqrm_cpu.errors import ConfigError
 
 DENSE_WIRE_LIMIT_BYTES = 256 << 20
 """The largest tables whose whole gradient is sent: a step moves about twice their size."""
-
-
-@dataclass(frozen=True)
-class Conflict:
-    """Settings that do not go together, and how to mend it."""
-
-    keys: tuple[str, ...]
-    message: str
 
 
 def conflicts(config: Config) -> Iterator[Conflict]:
@@ -330,32 +321,6 @@ def _rounding_is_trained(config: Config) -> Conflict | None:
     return None
 
 
-def _shards_are_possible(config: Config) -> Conflict | None:
-    comm, quant = config.comm, config.quant
-    if comm.tables != "shard":
-        return None
-    possible = {
-        "comm.wire": (comm.wire != "dense", "sparse or int8"),
-        "comm.error_feedback": (comm.error_feedback != "all", "mlp or none"),
-        "model.table_dims": (not config.model.table_dims, "nothing"),
-        "quant.method": (quant.method in ("none", *UNIFORM_METHODS), "dqrm"),
-        "quant.clip_mask": (not quant.clip_mask, "false"),
-        "quant.rounding": (quant.rounding == "nearest", "nearest"),
-        "quant.target_alive": (quant.target_alive == 0, "0"),
-        "init_from": (not config.init_from, "nothing"),
-        "device": (config.device == "cpu", "cpu"),
-        "kernels": (config.kernels in ("auto", "numba"), "auto"),
-    }
-    for key, (is_possible, instead) in possible.items():
-        if not is_possible:
-            return Conflict(
-                (key, "comm.tables"),
-                f"{key} {value_text(flatten(config)[key])} is not possible with comm.tables shard, set it to "
-                f"{instead}, or comm.tables to replicate",
-            )
-    return None
-
-
 _RULES: tuple[Callable[[Config], Conflict | None], ...] = (
     _bottom_ends_in_embedding_dim,
     _table_dims_are_dims,
@@ -382,5 +347,6 @@ _RULES: tuple[Callable[[Config], Conflict | None], ...] = (
     _pretraining_ends,
     _bits_have_a_method,
     _rounding_is_trained,
-    _shards_are_possible,
+    shards_are_possible,
+    master_rows_are_possible,
 )

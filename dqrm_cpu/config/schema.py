@@ -19,6 +19,7 @@ KAGGLE_TABLE_ROWS = (
 DEMO_LARGEST_TABLE = 100_000
 
 TRANSPORTS = ("auto", "oneccl", "mpi", "gloo", "nccl", "sim")
+NUMBER_FORMS = ("fp32", "bf16", "int8")
 WIRES = ("dense", "sparse", "int8", "int8-fp32", "int16", "int16-fp32")
 
 Count = Annotated[int, Range(minimum=0)]
@@ -212,6 +213,11 @@ class TrainConfig:
         OPTIMIZER_RATES["sgd"],
         f"before warm-up and decay; rowwise-adagrad: {OPTIMIZER_RATES['rowwise-adagrad']:g}",
     )
+    master_rows: Annotated[str, OneOf(*NUMBER_FORMS)] = setting(
+        "fp32",
+        "of the tables' rows that training updates; bf16, int8: kept in half or a quarter of the memory, each update "
+        "rounded up or down by chance (docs/quantization.md)",
+    )
     weight_decay: NotNegative = setting(0.0, "pulls weights to zero by this much of themselves")
     warmup_steps: Count = setting(0, "iterations in which the learning rate rises from 0; 0: none")
     decay_start_step: Count = setting(0, "iteration at which the rate begins to fall")
@@ -265,9 +271,7 @@ class CommConfig:
     rounding: Annotated[str, OneOf("nearest", "stochastic")] = setting(
         "nearest", "of integer gradients; stochastic: up or down by chance, right on average"
     )
-    mlp_gradients: Annotated[str, OneOf("fp32", "bf16", "int8")] = setting(
-        "fp32", "form of the MLPs' gradients between ranks"
-    )
+    mlp_gradients: Annotated[str, OneOf(*NUMBER_FORMS)] = setting("fp32", "form of the MLPs' gradients between ranks")
     error_feedback: Annotated[str, OneOf("none", "mlp", "all")] = setting(
         "none", "add what rounding took from a gradient to the next one; mlp: of the MLPs; all: of the tables too"
     )

@@ -13,6 +13,14 @@ _LARGEST_INT = 2**63 - 1
 _TYPE_NAMES = {bool: "true or false", int: "integer", float: "number", str: "text"}
 
 
+@dataclass(frozen=True)
+class Conflict:
+    """Settings that do not go together, and how to mend it."""
+
+    keys: tuple[str, ...]
+    message: str
+
+
 class BadValueError(ValueError):
     """The value does not fit the setting; the message says how, not where."""
 

@@ -117,7 +117,7 @@ def require_same_tables(path: Path, model: Dlrm, scale: Tensor, quant: QuantConf
         _require_model(about, model, quant)
         _require_usable(file, about)
         for table, first, end, values in _all_rows(file, about, model):
-            expected = formula.values(model.groups.weights[table][first:end], scale[table].view(1, 1)).cpu()
+            expected = formula.values(model.groups.values(table, first, end), scale[table].view(1, 1)).cpu()
             if not torch.allclose(values, expected, rtol=1e-6, atol=1e-7):
                 raise CheckpointError(
                     f"{path} does not hold what was written, from row {first} of C{table + 1} on; check the disk"
@@ -192,7 +192,7 @@ def _require_model(about: PackedModel, model: Dlrm, quant: QuantConfig) -> None:
     stored = about.config
     ours = {
         "rows of tables": (stored.model.table_rows, tuple(model.groups.row_offset.diff().tolist())),
-        "values of a row": (_row_values(stored.model.dims), _row_values(model.groups.weights)),
+        "values of a row": (_row_values(stored.model.dims), _row_values(model.groups.dims)),
         "layers": (mlp_shapes(stored), model.shapes),
         **{
             f"quant.{key}": (getattr(stored.quant, key), getattr(quant, key))
@@ -207,10 +207,9 @@ def _require_model(about: PackedModel, model: Dlrm, quant: QuantConfig) -> None:
             )
 
 
-def _row_values(of_tables: Sequence[int] | Sequence[Tensor]) -> str:
-    """Says how many values the rows of tables have, from their dimensions or weights; one number where all agree."""
-    dims = [one if isinstance(one, int) else one.shape[1] for one in of_tables]
-    return str(dims[0]) if len(set(dims)) == 1 else str(dims)
+def _row_values(dims: Sequence[int]) -> str:
+    """Says how many values the rows of tables have; one number where all agree."""
+    return str(dims[0]) if len(set(dims)) == 1 else str(list(dims))
 
 
 def _require_usable(file: PackedFile, about: PackedModel) -> None:
@@ -255,9 +254,8 @@ def _all_rows(file: PackedFile, about: PackedModel, model: Dlrm) -> Iterator[tup
     bits, layout = about.config.quant.embedding_bits, about.layout
     offsets = file.tensor("tables.offset") if "tables.offset" in file.entries else None
     scales = None if layout == "rowwise" else file.tensor("tables.step")
-    weights = model.groups.weights
-    for t, (name, weight) in enumerate(zip(table_names(len(weights)), weights, strict=True)):
-        rows, dim = weight.shape
+    shapes = zip(model.groups.row_offset.diff().tolist(), model.groups.dims, strict=True)
+    for t, (name, (rows, dim)) in enumerate(zip(table_names(model.groups.num_tables), shapes, strict=True)):
         for first in range(0, rows, _ROWS_AT_ONCE):
             end = min(first + _ROWS_AT_ONCE, rows)
             values = _stretch(file, name, layout, range(first, end), dim, model.kernels, bits)

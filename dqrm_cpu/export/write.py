@@ -23,6 +23,7 @@ from dqrm_cpu.export.packed_layout import CORRECTED, FORMATS, ROWS_PER_RANK
 from dqrm_cpu.export.read import require_same_tables
 from dqrm_cpu.export.safetensors_writer import Streamed, whole, write_tensors
 from dqrm_cpu.kernels.interface import Kernels
+from dqrm_cpu.kernels.master_rows import blocks_of_values, dim_of
 from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.model.size import model_bytes, packed_row_bytes
 from dqrm_cpu.model.tables import table_names
@@ -57,10 +58,10 @@ class _InMemory(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self.weight.shape[0], self.weight.shape[1]
+        return self.weight.shape[0], dim_of(self.weight)
 
     def blocks(self, most_rows: int) -> Iterator[Tensor]:
-        yield from torch.split(self.weight, most_rows)
+        yield from blocks_of_values(self.weight, most_rows)
 
 
 @dataclass(frozen=True)

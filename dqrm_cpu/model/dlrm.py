@@ -13,8 +13,9 @@ from dqrm_cpu.config import Config, QuantConfig
 from dqrm_cpu.data.batch import BadBatchError, Batch
 from dqrm_cpu.errors import TrainingError
 from dqrm_cpu.kernels.interface import Kernels
+from dqrm_cpu.kernels.master_rows import FP32, ROW_TYPES
 from dqrm_cpu.kernels.table_groups import TableGroups
-from dqrm_cpu.kernels.types import UNQUANTIZED, Bags, SparseGrad, Tables
+from dqrm_cpu.kernels.types import UNQUANTIZED, Bags, RowChances, SparseGrad, Tables
 from dqrm_cpu.kernels.validate import (
     BagError,
     RowError,
@@ -42,7 +43,7 @@ from dqrm_cpu.model.workspace import DenseGradients, Workspace, allocate_workspa
 from dqrm_cpu.quant.formula import Formula
 from dqrm_cpu.quant.learned import LearnedScales, initial_table_scales
 from dqrm_cpu.quant.methods import Uniform, learned_formula, select_formula
-from dqrm_cpu.quant.rounding import NEAREST, RoundingKey, WeightRounding
+from dqrm_cpu.quant.rounding import NEAREST, RoundingKey, RowRounding, WeightRounding
 from dqrm_cpu.quant.tables import TableQuantizer
 from dqrm_cpu.timing.spans import Spans
 
@@ -78,7 +79,10 @@ class Dlrm:
         self.shapes = mlp_shapes(config)
         self._held = [HeldRows(0, rows) for rows in model.table_rows] if held is None else held
         held_rows = [rows.num_rows for rows in self._held]
-        self.groups = allocate_groups(held_rows, model.dims, device) if tables is None else tables
+        row_type = ROW_TYPES[config.train.master_rows]
+        self.groups = allocate_groups(held_rows, model.dims, device, dtype=row_type) if tables is None else tables
+        first_held = torch.tensor([rows.first_row for rows in self._held])
+        self._first_held = self.groups.split(first_held)
         self.dense = torch.zeros(self.shapes.num_parameters, device=device)
         self._scale_counts = scale_counts(quant, len(model.table_rows), self.shapes.layers)
         self.scales: LearnedScales = self._scale_counts.split(torch.zeros(self._scale_counts.total, device=device))
@@ -87,6 +91,7 @@ class Dlrm:
         self.bias_formula = None if quant.mlp_bias_bits == UNQUANTIZED else Uniform(quant.mlp_bias_bits)
         self._table_quantizer = TableQuantizer(quant, kernels)
         self._quantized = True
+        self._row_rounding = RowRounding(config.training_seed)
         self._rounding = WeightRounding(
             config.training_seed, quant.rounding == "stochastic", quant.mlp_rounding == "stochastic"
         )
@@ -138,10 +143,18 @@ class Dlrm:
         return keep_rate_correction(1.0 if self.is_corrected else self.trained_keep_rate, keep_rate)
 
     def first_rows(self, table: int, row: int, out: Tensor) -> None:
-        """Writes what `initialize_` gave a table's rows from `row` on, of those held, into f32[n, D]."""
+        """Writes what `initialize_` gave a table's rows from `row` on, of those held, into n rows."""
         assert self.seed is not None
         first, end = self._all_rows.row_offset[table : table + 2].tolist()
         self.kernels.initial_rows(self.seed, first + self._held[table].first_row + row, end - first, out)
+
+    def row_chances(self, iteration: int) -> list[RowChances | None]:
+        """Returns by which chances an iteration's update rounds the rows of each group; None: they are FP32."""
+        if self.groups.dtype == FP32:
+            return [None] * len(self.groups)
+        key = self._row_rounding.key(iteration)
+        keys = [key if len(self.groups) == 1 else key.of(group.tables.dim) for group in self.groups]
+        return [RowChances(key.word, first) for key, first in zip(keys, self._first_held, strict=True)]
 
     def require_finite_mlps(self) -> None:
         """Raises TrainingError where the MLPs hold NaN or an infinity.

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dqrm_cpu.config import Config
+from dqrm_cpu.kernels.master_rows import ROW_TYPES, row_bytes
 from dqrm_cpu.kernels.types import UNQUANTIZED
 from dqrm_cpu.model.layers import LayerShape, MlpShapes, mlp_shapes
 
@@ -85,7 +86,7 @@ def estimate_memory(config: Config, world_size: int = 1, held_rows: Sequence[int
     rows = sum(held.model.table_rows)
     adagrad = train.optimizer == "rowwise-adagrad"
     parts = {
-        "tables": _table_values(held) * _FLOAT,
+        "tables": _held_bytes(held),
         "optimizer": rows * _FLOAT if adagrad else 0,
         "scale tracker": _tracker_bytes(held),
         "MLPs": _mlp_bytes(config, adagrad),
@@ -97,6 +98,13 @@ def estimate_memory(config: Config, world_size: int = 1, held_rows: Sequence[int
         "runtime": RUNTIME_BYTES,
     }
     return MemoryEstimate(parts)
+
+
+def _held_bytes(config: Config) -> int:
+    """Counts the bytes of all rows as training keeps them."""
+    row_type = ROW_TYPES[config.train.master_rows]
+    pairs = zip(config.model.table_rows, config.model.dims, strict=True)
+    return sum(rows * row_bytes(row_type, dim) for rows, dim in pairs)
 
 
 def _tracker_bytes(config: Config) -> int:

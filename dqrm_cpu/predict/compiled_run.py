@@ -4,6 +4,7 @@ import numpy as np
 from torch import Tensor
 
 from dqrm_cpu.config import Config
+from dqrm_cpu.kernels.master_rows import FP32
 from dqrm_cpu.kernels.packed_scoring import CompiledNetwork, LayerArrays, NetworkArrays, TableArrays
 from dqrm_cpu.kernels.types import UNQUANTIZED
 from dqrm_cpu.model.dlrm import Dlrm
@@ -22,6 +23,7 @@ def compile_run(config: Config, model: Dlrm, scale: Tensor, quantized: bool, thr
     formula = model.table_formula if quantized else None
     if (
         model.kernels.name != "numba"
+        or model.groups.dtype != FP32
         or config.train.precision != "fp32"
         or config.quant.activation_bits != UNQUANTIZED
         or not (formula is None or formula.has_fused_lookup)

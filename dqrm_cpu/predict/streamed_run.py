@@ -14,13 +14,14 @@ from dqrm_cpu.config import Config
 from dqrm_cpu.data.batch import Batch
 from dqrm_cpu.errors import CheckpointError
 from dqrm_cpu.export.write import rows_at_once
+from dqrm_cpu.kernels.master_rows import ROW_TYPES, row_values
 from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.model.tables import table_places
 from dqrm_cpu.predict.scorer import lacks_activations
 from dqrm_cpu.predict.trained_model import TrainedModel
 from dqrm_cpu.quant.methods import found_formula
 from dqrm_cpu.train.checkpoint_files import read_blocks, require_intact
-from dqrm_cpu.train.checkpoint_manifest import CheckpointManifest, TensorInfo, read_manifest
+from dqrm_cpu.train.checkpoint_manifest import CheckpointManifest, read_manifest, table_info
 from dqrm_cpu.train.session import load_kernels, load_model_weights, open_scales
 from dqrm_cpu.train.working import Advance, ShowWork, unshown, untold
 
@@ -44,8 +45,9 @@ class CheckpointTable:
         """Yields f32[n, D], all rows in their order."""
         blocks = read_blocks(self._folder, self._manifest, self._tensor, self._first_row, self.shape[0], most_rows)
         for block in blocks:
-            yield block
-            self.advance(block.nbytes)
+            values = row_values(block)
+            yield values
+            self.advance(values.nbytes)
 
     def absmax_and(self, wanted: NDArray[np.int64], into: Tensor) -> float:
         """Returns max|W| of the table, and copies the wanted rows, which rise, into f32[n, D]."""
@@ -59,7 +61,7 @@ class CheckpointTable:
 
 
 def table_bytes(table: CheckpointTable) -> int:
-    """Returns the bytes of a table's rows in a checkpoint."""
+    """Returns the bytes of the values of a table's rows."""
     rows, dim = table.shape
     return 4 * rows * dim
 
@@ -99,7 +101,9 @@ def open_streamed(trained: TrainedModel, sample: Rows, show_work: ShowWork = uns
         require_intact(trained.path, manifest, advance)
     shapes = zip(table_places(config.model), config.model.table_rows, config.model.dims, strict=True)
     tables = tuple(CheckpointTable(trained.path, manifest, *shape) for shape in shapes)
-    few = replace(config, model=replace(config.model, table_rows=tuple(max(rows.size, 1) for rows in sample)))
+    sizes = tuple(max(rows.size, 1) for rows in sample)
+    train = replace(config.train, master_rows="fp32")  # what is copied below are values
+    few = replace(config, train=train, model=replace(config.model, table_rows=sizes))
     model = Dlrm(few, load_kernels(few, _CPU), _CPU)
     absmax = torch.empty(len(tables))
     with show_work("finding the scales", sum(map(table_bytes, tables))) as advance, reported(tables, advance):
@@ -119,7 +123,7 @@ def _require_tables(folder: Path, manifest: CheckpointManifest, config: Config) 
     ):
         sizes[tensor, dim] = sizes.get((tensor, dim), 0) + rows
     for (tensor, dim), rows in sizes.items():
-        if manifest.tensors.get(tensor) != TensorInfo("float32", (rows, dim)):
+        if manifest.tensors.get(tensor) != table_info(ROW_TYPES[config.train.master_rows], rows, dim):
             raise CheckpointError(
                 f"the checkpoint {folder} belongs to another model: it has not the {rows:,} rows of {dim} values of "
                 f"{tensor}; use the configuration that it was saved with"

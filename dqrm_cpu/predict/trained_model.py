@@ -81,9 +81,9 @@ def _packed_model(path: Path) -> TrainedModel:
     folder = path.absolute().parent.parent  # of RUN/packed and RUN/compressed
     run_dir = folder if (folder / CONFIG_FILE).exists() else None
     ids = TrainedIds(path, DataIdentity.from_text(packed.identity), "")
-    return TrainedModel(
-        path, replace(packed.config, device="cpu"), ids, run_dir, True, packed.warnings, packed.is_exported
-    )
+    # What its rows were trained in says nothing of the file: they are read as the values of their codes.
+    config = replace(packed.config, device="cpu", train=replace(packed.config.train, master_rows="fp32"))
+    return TrainedModel(path, config, ids, run_dir, True, packed.warnings, packed.is_exported)
 
 
 def data_of_model(model: TrainedModel, given: Path | None) -> tuple[Path, Manifest, str | None]:

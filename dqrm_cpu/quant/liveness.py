@@ -13,6 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from dqrm_cpu.kernels.master_rows import blocks_of_values, row_values
 from dqrm_cpu.kernels.table_groups import TableGroups
 from dqrm_cpu.kernels.types import Bags
 from dqrm_cpu.quant.formula import Formula
@@ -21,7 +22,7 @@ _FLOATS_AT_ONCE = 1 << 20
 _FLAGS_AT_ONCE = 8
 
 DrawRows = Callable[[int, int, Tensor], None]
-"""Writes what a row of a table and those behind it began with into f32[n, D], given the numbers of table and row."""
+"""Writes what a row of a table and those behind it began with into n rows, given the numbers of table and row."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def liveness(
     `over_ranks`: the sum f64[T, n] over all processes, where each has some rows; None: this one has all.
     """
     rows = tables.row_offset.diff().double()
-    values = torch.tensor([weight.numel() for weight in tables.weights], dtype=torch.float64)
+    values = rows * torch.tensor(tables.dims, dtype=torch.float64)
     counts = _count_rows(formula, tables, scale, first_rows, values_too=True)
     if over_ranks is not None:
         counts = over_ranks(torch.cat([counts, rows[:, None], values[:, None]], 1))
@@ -101,7 +102,7 @@ def live_rows(formula: Formula, tables: TableGroups, scale: Tensor) -> list[Tens
     """Tells which rows of each table have any code that is not 0, bool[rows]; scale f32[T]."""
     alive = []
     for weight, of_table in zip(tables.weights, scale, strict=True):
-        parts = torch.split(weight, max(_FLOATS_AT_ONCE // weight.shape[1], 1))
+        parts = blocks_of_values(weight, max(_FLOATS_AT_ONCE // weight.shape[1], 1))
         alive.append(torch.cat([_any_of_row(formula.values(part, of_table.view(1, 1)) != 0) for part in parts]))
     return alive
 
@@ -115,7 +116,7 @@ def clip_rates(formula: Formula, tables: TableGroups, bags: Sequence[Bags], scal
     for group, own in zip(tables, bags, strict=True):
         for t, ids in zip(group.numbers, _ids_by_table(own, group.tables.num_tables), strict=True):
             if ids.numel():
-                rows = tables.weights[t][ids.long()]
+                rows = row_values(tables.weights[t][ids.long()])
                 rates[t] = formula.clipped(rows, scale[t].view(1, 1)).float().mean()
     return rates
 
@@ -124,19 +125,20 @@ def _count_rows(
     formula: Formula, tables: TableGroups, scale: Tensor, first_rows: DrawRows | None, values_too: bool
 ) -> Tensor:
     """Counts f64[T, 5]: live rows, live values, clipped values, updated rows, live updated rows; 0 if not asked for."""
-    drawn = torch.empty(_FLOATS_AT_ONCE, device=tables.device)
+    drawn = torch.empty(_FLOATS_AT_ONCE, device=tables.device, dtype=tables.dtype)
     counts = torch.zeros(tables.num_tables, 5, dtype=torch.float64)
     for t, weight in enumerate(tables.weights):
         rows_at_once = max(_FLOATS_AT_ONCE // weight.shape[1], 1)
         for start in range(0, weight.shape[0], rows_at_once):
             part, count = weight[start : start + rows_at_once], counts[t]
             table_scale = scale[t].view(1, 1)
-            codes = formula.values(part, table_scale) != 0
+            values = row_values(part)
+            codes = formula.values(values, table_scale) != 0
             alive = _any_of_row(codes)
             count[0] += torch.count_nonzero(alive)
             if values_too:
                 count[1] += torch.count_nonzero(codes)
-                count[2] += torch.count_nonzero(formula.clipped(part, table_scale))
+                count[2] += torch.count_nonzero(formula.clipped(values, table_scale))
             if first_rows is not None:
                 before = drawn[: part.numel()].view(part.shape)
                 first_rows(t, start, before)

@@ -18,7 +18,7 @@ from dqrm_cpu.kernels.hashing import splitmix64
 from dqrm_cpu.kernels.interface import Kernels
 from dqrm_cpu.quant.formula import largest_code
 
-_OF_WEIGHTS = 1  # gradients on a wire begin at 0
+_OF_WEIGHTS, _OF_ROWS = 1, 2  # gradients on a wire begin at 0
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,17 @@ class WeightRounding:
         key = RoundingKey(_OF_WEIGHTS).of(self.seed).of(iteration)
         mlps = (key.of(1), key.of(4), key.of(3), key.of(2)) if self.mlps else (None,) * 4
         return RoundingKeys(key.of(0) if self.tables else None, *mlps)
+
+
+@dataclass(frozen=True)
+class RowRounding:
+    """Gives the keys by which updated rows of few bits are rounded (`kernels/master_rows.py`)."""
+
+    seed: int
+
+    def key(self, iteration: int) -> RoundingKey:
+        """Returns the key of an iteration: another one in every iteration of every run."""
+        return RoundingKey(_OF_ROWS).of(self.seed).of(iteration)
 
 
 def stochastic_values(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dqrm_cpu.config import QuantConfig
+from dqrm_cpu.kernels.master_rows import blocks_of_values
 from dqrm_cpu.kernels.table_groups import TableGroups
 
 _ROWS_AT_ONCE = 1 << 16
@@ -61,7 +62,7 @@ class TargetAlive:
 
 def row_absmax(weight: Tensor) -> Tensor:
     """Returns max|W| of each row, f32[N]."""
-    maxima = [part.abs().amax(1) for part in torch.split(weight, _ROWS_AT_ONCE)]
+    maxima = [part.abs().amax(1) for part in blocks_of_values(weight, _ROWS_AT_ONCE)]
     return torch.cat(maxima)
 
 

@@ -20,14 +20,16 @@ from torch import Tensor
 from dqrm_cpu.base.decode import Json
 from dqrm_cpu.base.files import sync_file, sync_folder
 from dqrm_cpu.errors import CheckpointError
+from dqrm_cpu.kernels.master_rows import row_values
 from dqrm_cpu.train.checkpoint_manifest import (
-    FORMAT,
     STATE_FILE,
     CheckpointManifest,
     CheckpointShard,
     Piece,
     TensorInfo,
     canonical,
+    format_of,
+    is_table,
     read_manifest,
 )
 from dqrm_cpu.train.checkpoint_shard import ShardReader, damaged
@@ -160,17 +162,18 @@ class RowReader:
         self._manifest = read_manifest(folder)
 
     def read(self, tensor: str, first_row: int, num_rows: int) -> npt.NDArray[np.float32]:
-        """Reads rows of a float32 tensor, f32[num_rows, ...]."""
+        """Reads rows of a float32 tensor, or values of rows of tables in fewer bits, f32[num_rows, ...]."""
         dtype, shape = self._manifest.tensors.get(tensor, ("float32", (0,)))
+        is_stored = is_table(tensor) and dtype in ("bfloat16", "uint8")
         there = max(min(first_row + num_rows, shape[0] if shape else 1) - max(first_row, 0), 0)
         if there != num_rows:
             raise CheckpointError(
                 f"{self._folder} holds {there} of the {num_rows} rows from {first_row} of {tensor}; "
                 "use another checkpoint"
             )
-        if dtype != "float32":
+        if dtype != "float32" and not is_stored:
             raise CheckpointError(f"{tensor} is {dtype} in {self._folder}, not float32; use another checkpoint")
-        end, parts = first_row + num_rows, [np.empty((0, *shape[1:]), dtype=np.float32)]
+        end, parts = first_row + num_rows, [np.empty((0, *shape[1:]), dtype=np.float32)] if not num_rows else []
         for shard in self._manifest.shards:
             for piece in shard.pieces:
                 low, high = max(first_row, piece.first_row), min(end, piece.first_row + piece.num_rows)
@@ -180,8 +183,9 @@ class RowReader:
 
     def _rows(self, shard: CheckpointShard, tensor: str, low: int, high: int) -> npt.NDArray[np.float32]:
         with ShardReader(self._folder / shard.file, shard.num_bytes, self._manifest.parts(shard)) as file:
-            rows: npt.NDArray[np.float32] = file.rows(tensor, low, high).numpy()
-            return rows
+            rows = file.rows(tensor, low, high)
+            values: npt.NDArray[np.float32] = (row_values(rows) if is_table(tensor) else rows).numpy()
+            return values
 
 
 def _is_held(piece: Piece, into: Mapping[str, Stored]) -> bool:
@@ -270,7 +274,7 @@ def _text(info: TensorInfo) -> str:
 
 def _write_manifest(path: Path, manifest: CheckpointManifest) -> None:
     body: dict[str, object] = {
-        "format": FORMAT,
+        "format": format_of(manifest.tensors),
         "step": manifest.step,
         "best": manifest.best,
         "tensors": manifest.tensors,

@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import torch
 
 from dqrm_cpu.base.decode import Json, UnreadableError, decoded, read_json
 from dqrm_cpu.errors import CheckpointError
+from dqrm_cpu.kernels.master_rows import columns
 from dqrm_cpu.train.checkpoint_shard import DTYPES, DamagedCheckpointError, ShardTensor, damaged
 
 STATE_FILE = "state.json"
-FORMAT = 1
+FORMATS = (1, 2)
+"""1: rows of tables are FP32; 2: they have fewer bits, which earlier versions must not take for anything else."""
 
 _SHARD_NAME = re.compile(r"shard-\d{5,9}\.safetensors")
 _MOST_BYTES = 1 << 62  # of a tensor: sizes stay numbers that torch can hold
@@ -81,7 +84,7 @@ class _Document(msgspec.Struct):
 
 
 class _Body(msgspec.Struct):
-    """The body of format 1."""
+    """The body of both formats."""
 
     step: int
     best: bool
@@ -104,9 +107,9 @@ def read_manifest(folder: Path) -> CheckpointManifest:
     if not intact:
         raise DamagedCheckpointError(f"{path} does not match its own checksum; use another checkpoint")
     version = document.body.get("format")
-    if version != FORMAT:
+    if version not in FORMATS:
         shown = str(version)[:20]
-        raise CheckpointError(f"{path} has format {shown}, not {FORMAT}; use the dqrm-cpu that wrote it")
+        raise CheckpointError(f"{path} has format {shown}, not 1 or 2; use the dqrm-cpu that wrote it")
     try:
         body = decoded(document.body, _Body)
     except UnreadableError as error:
@@ -115,6 +118,21 @@ def read_manifest(folder: Path) -> CheckpointManifest:
     for mistake in _mistakes(body.step, body.tensors, shards):
         raise damaged(path, mistake)
     return CheckpointManifest(body.step, body.best, body.tensors, shards, body.state, body.config)
+
+
+def format_of(tensors: Mapping[str, TensorInfo]) -> int:
+    """Returns the format of a checkpoint with these tensors."""
+    return 1 if all(info.dtype == "float32" for name, info in tensors.items() if is_table(name)) else 2
+
+
+def table_info(row_type: torch.dtype, num_rows: int, dim: int) -> TensorInfo:
+    """Returns what the rows of tables are as a tensor of a checkpoint."""
+    return TensorInfo(str(row_type).removeprefix("torch."), (num_rows, columns(row_type, dim)))
+
+
+def is_table(name: str) -> bool:
+    """Tells whether a tensor has the rows of tables."""
+    return name.split(".")[0] == "tables"
 
 
 def _clause(error: Exception) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor
 from dqrm_cpu.base.decode import UnreadableError, decoded, parse_json
 from dqrm_cpu.base.files import open_regular
 from dqrm_cpu.errors import CheckpointError
+from dqrm_cpu.kernels.master_rows import INT8, NOT_FINITE
 
 _LENGTH_BYTES = 8
 _MOST_HEADER_BYTES = 64 << 20
@@ -97,7 +98,7 @@ class ShardReader:
         content = bytearray((end - first) * row_bytes)
         self._read_into(memoryview(content), self._starts[name] + first * row_bytes)
         found = torch.frombuffer(content, dtype=DTYPES[part.dtype][1]).reshape(end - first, *part.shape[1:])
-        if found.is_floating_point() and not _all_finite(found):
+        if not _all_finite(found):
             raise damaged(self._path, f"{name[:80]} holds NaN or infinite numbers, which no run saves")
         return found
 
@@ -169,8 +170,17 @@ class ShardReader:
 
 
 def _all_finite(values: Tensor) -> bool:
-    """Tells whether no value is NaN or infinite, by the least and the largest, in one pass without a mask."""
-    return values.numel() == 0 or all(math.isfinite(float(bound)) for bound in torch.aminmax(values))
+    """Tells whether no value is NaN or infinite, by the least and the largest, in one pass without a mask.
+
+    Of bytes, which are rows of tables: whether all have a finite scale.
+    """
+    if values.dtype == INT8:
+        return values.dim() < 2 or not bool((values[:, -1] == NOT_FINITE).any())
+    return (
+        not values.is_floating_point()
+        or values.numel() == 0
+        or all(math.isfinite(float(bound)) for bound in torch.aminmax(values))
+    )
 
 
 def damaged(path: Path, why: str) -> DamagedCheckpointError:

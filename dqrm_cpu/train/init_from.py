@@ -16,10 +16,12 @@ from torch import Tensor
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.source import DataSet
 from dqrm_cpu.errors import CheckpointError
+from dqrm_cpu.kernels.master_rows import ROW_TYPES, nearest_rows, row_values
 from dqrm_cpu.kernels.table_groups import TableGroup, TableGroups
 from dqrm_cpu.model.dlrm import keep_rate_correction
 from dqrm_cpu.quant.width import row_absmax
 from dqrm_cpu.train.checkpoint_files import read_pieces
+from dqrm_cpu.train.checkpoint_manifest import TensorInfo, table_info
 from dqrm_cpu.train.parent import ParentCheckpoint, require_same_architecture, same_scales
 from dqrm_cpu.train.row_map import GONE, RowMap, map_rows
 from dqrm_cpu.train.session import Session
@@ -81,16 +83,19 @@ def _taken(session: Session, parent: ParentCheckpoint, config: Config) -> dict[s
     stored, own = parent.manifest.tensors, session.tensors()
     left_out = {*session.step.state(), *(() if same_scales(parent, config) else _LEARNED_SCALES)}
     into = {name: tensor for name, tensor in own.items() if name in stored and name not in left_out}
-    expected = {name: tuple(tensor.shape) for name, tensor in into.items()}
-    groups = session.model.groups
+    expected = {name: TensorInfo("float32", tuple(tensor.shape)) for name, tensor in into.items()}
+    groups, row_type = session.model.groups, ROW_TYPES[str(parent.settings.values.get("train.master_rows", "fp32"))]
     for base in _BY_ROW:
         for name, group in zip(groups.names(base), groups, strict=True):
-            if name in into:
-                expected[name] = (sum(parent.table_rows[number] for number in group.numbers), *expected[name][1:])
+            num_rows = sum(parent.table_rows[number] for number in group.numbers)
+            if name in into and base == "tables":
+                expected[name] = table_info(row_type, num_rows, group.tables.dim)
+            elif name in into:
+                expected[name] = TensorInfo("float32", (num_rows,))
     wrong = [
-        f"{name} is {stored[name].dtype}{list(stored[name].shape)}, not {list(shape)}"
-        for name, shape in expected.items()
-        if (stored[name].dtype, stored[name].shape) != ("float32", shape)
+        f"{name} is {stored[name].dtype}{list(stored[name].shape)}, not {info.dtype}{list(info.shape)}"
+        for name, info in expected.items()
+        if stored[name] != info
     ]
     wrong += [f"{name} is missing" for name in (*groups.names("tables"), "mlps") if name not in into]
     if wrong:
@@ -137,6 +142,8 @@ def _copy(parent: ParentCheckpoint, maps: Mapping[str, _TableRows], into: dict[s
             continue
         places = torch.from_numpy(rows.row_map[piece.first_row : after])
         known = places != GONE
+        if values.dtype != target.dtype:
+            values = nearest_rows(row_values(values), target.dtype)
         target.index_copy_(0, places[known].to(target.device), values[known].to(target.device))
         if rows.is_weight:
             gone = torch.nonzero(~known).view(-1)
@@ -173,5 +180,5 @@ def _bound_fresh_rows(tables: TableGroups, fresh: NDArray[np.bool_]) -> Tensor:
         bound = float(bounds[t])
         beyond = torch.nonzero(new & (maxima > bound)).view(-1)
         if bound > 0 and beyond.numel():
-            weight[beyond] = weight[beyond].clamp_(-bound, bound)
+            weight[beyond] = nearest_rows(row_values(weight[beyond]).clamp(-bound, bound), weight.dtype)
     return bounds

@@ -12,7 +12,7 @@ from dqrm_cpu.config import TrainConfig
 from dqrm_cpu.errors import ConfigError
 from dqrm_cpu.kernels.interface import Kernels, Tracker
 from dqrm_cpu.kernels.table_groups import TableGroups
-from dqrm_cpu.kernels.types import Bags, SparseGrad, UpdateRule
+from dqrm_cpu.kernels.types import Bags, RowChances, SparseGrad, UpdateRule
 from dqrm_cpu.model.dlrm import Dlrm
 
 _ADAGRAD_EPS = 1e-8
@@ -23,14 +23,22 @@ class Optimizer(Protocol):
     """Changes the weights in place; `lr` comes from the schedule at each step."""
 
     def update_tables(
-        self, bags: Sequence[Bags], grads: Sequence[Tensor], lr: float, trackers: Sequence[Tracker | None]
+        self,
+        bags: Sequence[Bags],
+        grads: Sequence[Tensor],
+        lr: float,
+        trackers: Sequence[Tracker | None],
+        iteration: int,
     ) -> None:
         """Updates the tables of one process, straight from the pooled gradients, never built as sparse ones.
 
-        Of these and what goes with them there is one for each group of tables.
+        Of these and what goes with them there is one for each group of tables. `iteration`: that of training, which
+        rows of few bits are rounded by.
         """
 
-    def apply_tables(self, grads: Sequence[SparseGrad], lr: float, trackers: Sequence[Tracker | None]) -> None:
+    def apply_tables(
+        self, grads: Sequence[SparseGrad], lr: float, trackers: Sequence[Tracker | None], iteration: int
+    ) -> None:
         """Updates the tables of several ranks from the merged gradients of each group."""
 
     def update_dense(self, grad: Tensor, lr: float) -> None:
@@ -49,20 +57,32 @@ class _TableUpdates(ABC):
     def __init__(self, model: Dlrm) -> None:
         self._kernels: Kernels = model.kernels
         self._groups: TableGroups = model.groups
+        self._row_chances = model.row_chances
 
     @abstractmethod
-    def _rule(self, lr: float, group: int) -> UpdateRule:
+    def _rule(self, lr: float, group: int, chances: RowChances | None) -> UpdateRule:
         """Returns the rule that updates the rows of a group."""
 
-    def update_tables(
-        self, bags: Sequence[Bags], grads: Sequence[Tensor], lr: float, trackers: Sequence[Tracker | None]
-    ) -> None:
-        for number, (group, own, grad, tracker) in enumerate(zip(self._groups, bags, grads, trackers, strict=True)):
-            self._kernels.update_(group.tables, own, grad, self._rule(lr, number), tracker)
+    def _rules(self, lr: float, iteration: int) -> list[UpdateRule]:
+        return [self._rule(lr, number, chances) for number, chances in enumerate(self._row_chances(iteration))]
 
-    def apply_tables(self, grads: Sequence[SparseGrad], lr: float, trackers: Sequence[Tracker | None]) -> None:
-        for number, (group, grad, tracker) in enumerate(zip(self._groups, grads, trackers, strict=True)):
-            self._kernels.update_sparse_(group.tables, grad, self._rule(lr, number), tracker)
+    def update_tables(
+        self,
+        bags: Sequence[Bags],
+        grads: Sequence[Tensor],
+        lr: float,
+        trackers: Sequence[Tracker | None],
+        iteration: int,
+    ) -> None:
+        parts = zip(self._groups, bags, grads, self._rules(lr, iteration), trackers, strict=True)
+        for group, own, grad, rule, tracker in parts:
+            self._kernels.update_(group.tables, own, grad, rule, tracker)
+
+    def apply_tables(
+        self, grads: Sequence[SparseGrad], lr: float, trackers: Sequence[Tracker | None], iteration: int
+    ) -> None:
+        for group, grad, rule, tracker in zip(self._groups, grads, self._rules(lr, iteration), trackers, strict=True):
+            self._kernels.update_sparse_(group.tables, grad, rule, tracker)
 
 
 class Sgd(_TableUpdates):
@@ -74,8 +94,8 @@ class Sgd(_TableUpdates):
         self._scales = model.scales
         self._weight_decay = weight_decay
 
-    def _rule(self, lr: float, group: int) -> UpdateRule:
-        return UpdateRule(lr, self._weight_decay)
+    def _rule(self, lr: float, group: int, chances: RowChances | None) -> UpdateRule:
+        return UpdateRule(lr, self._weight_decay, chances=chances)
 
     def update_dense(self, grad: Tensor, lr: float) -> None:
         if self._weight_decay:
@@ -103,8 +123,8 @@ class RowwiseAdagrad(_TableUpdates):
         self._dense_sum = torch.zeros_like(model.dense)
         self._scales_sum = torch.zeros_like(model.scales.flat)
 
-    def _rule(self, lr: float, group: int) -> UpdateRule:
-        return UpdateRule(lr, self._weight_decay, _ADAGRAD_EPS, self._rows[group])
+    def _rule(self, lr: float, group: int, chances: RowChances | None) -> UpdateRule:
+        return UpdateRule(lr, self._weight_decay, _ADAGRAD_EPS, self._rows[group], chances)
 
     def update_dense(self, grad: Tensor, lr: float) -> None:
         if self._weight_decay:

@@ -19,6 +19,7 @@ from dqrm_cpu.data.source import DataSet, Part, open_data
 from dqrm_cpu.data.store.schema import DataIdentity
 from dqrm_cpu.errors import DeviceError
 from dqrm_cpu.kernels.interface import Kernels, KernelsUnavailableError
+from dqrm_cpu.kernels.master_rows import ROW_TYPES
 from dqrm_cpu.kernels.select import select_kernels
 from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.model.size import DATA_CACHE_BYTES
@@ -138,7 +139,8 @@ def load_model_weights(
 def whole_model(config: Config, kernels: Kernels, checkpoint: Path, folder: Path) -> Dlrm:
     """Returns the model of a checkpoint with all of its rows, which lie in a nameless file in `folder`."""
     device = torch.device(config.device)
-    groups = allocate_groups(config.model.table_rows, config.model.dims, device, folder)
+    row_type = ROW_TYPES[config.train.master_rows]
+    groups = allocate_groups(config.model.table_rows, config.model.dims, device, folder, row_type)
     model = Dlrm(config, kernels, device, tables=groups)
     model.seed = config.training_seed
     load_model_weights(model, None, checkpoint)

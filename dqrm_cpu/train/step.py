@@ -117,8 +117,8 @@ class TrainingStep:
         for gradients in self._gradients:
             gradients.stop_requested.fill_(stop_requested)
         if self._alone and self._model.straight_through:
-            return self._step_alone(shares[0], bags[0], global_batch, loss_share, scale, lr)
-        return self._step_together(shares, bags, global_batch, loss_share, scale, lr)
+            return self._step_alone(iteration, shares[0], bags[0], global_batch, loss_share, scale, lr)
+        return self._step_together(iteration, shares, bags, global_batch, loss_share, scale, lr)
 
     def _checked(self, shares: Sequence[Batch]) -> tuple[list[tuple[Bags, ...]], tuple[BadBatchError, ...]]:
         """Returns the lookups of each sound share, and what is wrong with the others where bad batches are skipped."""
@@ -161,7 +161,14 @@ class TrainingStep:
         return self._scales.for_training(iteration)
 
     def _step_alone(
-        self, batch: Batch, bags: Sequence[Bags], global_batch: int, loss_share: float, scale: Tensor, lr: float
+        self,
+        iteration: int,
+        batch: Batch,
+        bags: Sequence[Bags],
+        global_batch: int,
+        loss_share: float,
+        scale: Tensor,
+        lr: float,
     ) -> StepOutcome:
         gradients, spans = self._gradients[0], self._spans
         self._forward_backward_top(batch, bags, global_batch, loss_share, scale, gradients)
@@ -171,13 +178,14 @@ class TrainingStep:
         self._model.inputs.follow(gradients.input_maxima)
         grad_pooled = self._workspace.first(batch.size).grad_pooled
         with spans.embedding_update:
-            self._optimizer.update_tables(bags, grad_pooled, lr, self._scales.trackers)
+            self._optimizer.update_tables(bags, grad_pooled, lr, self._scales.trackers, iteration)
         with spans.dense_update:
             self._optimizer.update_dense(gradients.parameters, lr)
         return outcome
 
     def _step_together(
         self,
+        iteration: int,
         shares: Sequence[Batch],
         bags: Sequence[tuple[Bags, ...]],
         global_batch: int,
@@ -207,7 +215,7 @@ class TrainingStep:
         with spans.embedding_update:
             # Of tables on several ranks, what was summed by different ways is about different tables.
             for grads in [merged] if self._rows is None else [[grad] for grad in merged]:
-                self._optimizer.apply_tables(grads, lr, self._scales.trackers)
+                self._optimizer.apply_tables(grads, lr, self._scales.trackers, iteration)
         with spans.dense_update:
             self._optimizer.update_dense(total.parameters, lr)
             self._optimizer.update_scales(total.scales.flat, lr)

@@ -218,6 +218,21 @@ CONFLICTS = [
         "model.table_dims C3=4 is not possible with comm.tables shard, set it to nothing, or comm.tables to replicate",
     ),
     (
+        {"train.master_rows": "bf16", "quant.method": "lsq"},
+        "--quant.method lsq and --train.master-rows bf16: "
+        "quant.method lsq is not possible with train.master_rows bf16, set it to dqrm, or train.master_rows to fp32",
+    ),
+    (
+        {"train.master_rows": "int8", "kernels": "torch"},
+        "--kernels torch and --train.master-rows int8: "
+        "kernels torch is not possible with train.master_rows int8, set it to auto, or train.master_rows to fp32",
+    ),
+    (
+        {"train.master_rows": "int8", "device": "cuda"},
+        "--device cuda and --train.master-rows int8: "
+        "device cuda is not possible with train.master_rows int8, set it to cpu, or train.master_rows to fp32",
+    ),
+    (
         {"quant.mlp_rounding": "stochastic", "quant.mlp_bits": "32"},
         "--quant.mlp-rounding stochastic and --quant.mlp-bits 32: "
         "quant.mlp_rounding stochastic has nothing to round, quant.mlp_bits is 32, set that to 4 or 8",

@@ -78,9 +78,10 @@ def in_many_shards(run_dir: Path) -> None:
             "dense",
         ),
         (SCHEMA.format(more="", bags=""), ("--model.embedding-dim", "4", "--quant.method", "dorefa"), "dense"),
+        (SCHEMA.format(more="", bags=""), ("--model.embedding-dim", "4", "--train.master-rows", "int8"), "sparse"),
         (SCHEMA.format(more="", bags=""), ("--model.embedding-dim", "4", "--quant.method", "none"), "sparse"),
     ],
-    ids=["plain", "sparse bags", "dims", "dorefa", "fp32"],
+    ids=["plain", "sparse bags", "dims", "dorefa", "int8 rows", "fp32"],
 )
 def test_a_streamed_file_is_the_one_from_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schema: str, options: tuple[str, ...], layout: str

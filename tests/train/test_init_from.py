@@ -68,6 +68,8 @@ def first_checkpoint(run_dir: Path) -> str:
         ("--quant.step-width", "1.7", "--quant.scale-finder", "scan", "--comm.simulated-ranks", "2"),
         ("--comm.simulated-ranks", "2", "--comm.wire", "int8", "--comm.error-feedback", "all"),
         ("--model.table-dims", "C1=3,C2=20", "--train.optimizer", "rowwise-adagrad"),
+        ("--train.master-rows", "int8", "--train.optimizer", "rowwise-adagrad"),
+        ("--train.master-rows", "bf16", "--model.table-dims", "C1=3,C2=20"),
     ],
     ids=lambda options: " ".join(options),
 )

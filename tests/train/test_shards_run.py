@@ -28,7 +28,7 @@ SMALL = [
 ]
 RUNS = {
     "int8": ["--comm.wire", "int8"],
-    "adagrad": ["--train.optimizer", "rowwise-adagrad"],
+    "adagrad": ["--train.optimizer", "rowwise-adagrad", "--train.master-rows", "int8"],
 }
 HALF = ["--train.max-steps", "10"]
 WITH_LIMIT = Path(__file__).with_name("with_limit.py")

@@ -49,6 +49,9 @@ CASES: dict[str, tuple[ExchangeSettings, dict[str, Any]]] = {
     "hawq": (ExchangeSettings(), {"method": "hawq"}),
     "wide": (ExchangeSettings(), {"step_width": (4.0,)}),
     "bags": (ExchangeSettings(wire="int8"), {"max_bag_size": 4}),
+    "bf16 rows": (ExchangeSettings(wire="int8"), {"master_rows": "bf16"}),
+    "int8 rows": (ExchangeSettings(), {"master_rows": "int8", "optimizer": "rowwise-adagrad"}),
+    "int8 rows of fp32": (ExchangeSettings(wire="int8", overlap="on"), {"master_rows": "int8", "method": "none"}),
 }
 
 
@@ -63,7 +66,7 @@ def run_steps(
     optimizer, batch = chosen.get("optimizer", "sgd"), chosen.get("batch_size", BATCH)
     of_quant: dict[str, Any] = {name: chosen[name] for name in ("method", "step_width") if name in chosen}
     config = tiny_config(
-        train={"batch_size": batch, "optimizer": optimizer},
+        train={"batch_size": batch, "optimizer": optimizer, "master_rows": chosen.get("master_rows", "fp32")},
         quant={**_QUANT, "embedding_bits": chosen.get("bits", 4), **of_quant},
         data={"max_bag_size": chosen.get("max_bag_size", 1)},
     )
@@ -85,7 +88,11 @@ def run_steps(
     losses = [step(i, loader.batches(i), loader.global_size(i), 0.1, stop_requested=False).loss for i in range(STEPS)]
     tensors: Mapping[str, torch.Tensor] = {**model.weights(), **optimizer_of_model.state(), **scales.tensors()}
     held = [] if shards is None else [(rows.first_row, rows.num_rows) for rows in shards.held]
-    return {"losses": np.array(losses), **{name: tensor.numpy() for name, tensor in tensors.items()}}, held
+    arrays = {
+        name: (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+        for name, tensor in tensors.items()
+    }
+    return {"losses": np.array(losses), **arrays}, held
 
 
 @functools.cache

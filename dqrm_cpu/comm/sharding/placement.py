@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from dqrm_cpu.config import Config
 from dqrm_cpu.errors import ConfigError
+from dqrm_cpu.kernels.master_rows import ROW_TYPES, row_bytes
 
 _FLOAT_BYTES = 4
 
@@ -119,9 +120,10 @@ def table_loads(config: Config) -> list[TableLoad]:
     """Returns what each table of a configuration asks of the rank that holds it."""
     model, train = config.model, config.train
     kept_bytes = _FLOAT_BYTES if train.optimizer == "rowwise-adagrad" else 0
+    row_type = ROW_TYPES[train.master_rows]
     lookups = train.batch_size * (1 + config.data.max_bag_size) / 2
     return [
-        TableLoad(rows, _FLOAT_BYTES * dim + kept_bytes, min(lookups, rows))
+        TableLoad(rows, row_bytes(row_type, dim) + kept_bytes, min(lookups, rows))
         for rows, dim in zip(model.table_rows, model.dims, strict=True)
     ]
 

@@ -106,7 +106,7 @@ def _merged(wire: str, parts: StepParts, grads: Sequence[SparseGrad]) -> tuple[f
         spans.begin_step()
         merged = exchange.begin_tables([[grad] for grad in grads])()
         with spans.embedding_update:
-            parts.optimizer.apply_tables(merged, _NO_LEARNING, parts.scales.trackers)
+            parts.optimizer.apply_tables(merged, _NO_LEARNING, parts.scales.trackers, 0)
         spans.step_done()
     phases = spans.summary().phases
     quantize, merging, update = (phases[p] for p in (Phase.QUANTIZE_GRADIENTS, Phase.MERGE, Phase.EMBEDDING_UPDATE))

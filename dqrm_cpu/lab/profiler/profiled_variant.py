@@ -61,7 +61,7 @@ def _compared(config: Config, num_ranks: int) -> Iterator[TrainingVariant]:
 def aminmax_scan(tables: Tables) -> Tensor:
     """Finds max|W| the paper's way with PyTorch's fastest operation: each table by itself."""
     offsets = tables.row_offset.tolist()
-    extremes = [torch.aminmax(tables.weight[a:b]) for a, b in pairwise(offsets)]
+    extremes = [torch.aminmax(tables.values(a, b)) for a, b in pairwise(offsets)]
     return torch.stack([torch.maximum(-both.min, both.max) for both in extremes])
 
 

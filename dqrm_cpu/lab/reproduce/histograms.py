@@ -14,6 +14,7 @@ from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.source import open_data
 from dqrm_cpu.errors import ConfigError, TrainingError
+from dqrm_cpu.kernels.master_rows import row_values
 from dqrm_cpu.train.run_folder import checkpoints_folder
 from dqrm_cpu.train.session import Session, build_session, load_kernels, load_weights
 
@@ -57,9 +58,9 @@ def read_histograms(folder: Path) -> list[Histogram]:
 
 
 def _histogram(session: Session, epoch: int) -> Histogram:
-    weights, formula = session.model.groups.weights, session.model.table_formula
-    number = min(_TABLE, len(weights) - 1)
-    weight = weights[number]
+    groups, formula = session.model.groups, session.model.table_formula
+    number = min(_TABLE, groups.num_tables - 1)
+    weight = row_values(groups.weights[number])
     quantized: tuple[float, ...] = ()
     limit = float(weight.abs().max())
     if formula is not None:
