@@ -48,6 +48,13 @@ def test_bf16_stays_within_its_rounding(name: str) -> None:
     torch.testing.assert_close(losses(name), losses("ours_fp32"), rtol=2**-7, atol=0)
 
 
+@pytest.mark.parametrize("form", ["bf16", "int8"])
+def test_rows_of_few_bits_train_nearly_as_fp32_ones(form: str) -> None:
+    found, expected = losses(f"ours_int4_exact_{form}_rows"), losses("ours_int4_exact")
+    torch.testing.assert_close(found, expected, rtol=2e-2, atol=0)
+    assert not torch.equal(found, expected)
+
+
 def test_quantization_is_visible_in_the_losses() -> None:
     """Else the comparisons above would pass with nothing quantized."""
     assert (losses("ours_int4_exact") - losses("ours_fp32")).abs().max() > 1e-3

@@ -114,7 +114,8 @@ def model_on_shared_tables(
 ) -> tuple[Dlrm, TableScales]:
     """Makes a model that trains the shared tables, and their scales."""
     tracked = config.quant.method != "none" and config.quant.scale_finder == "track"
-    groups, trackers = shared.tracked_groups() if tracked else (shared.untracked_groups(), None)
+    rows = config.train.master_rows
+    groups, trackers = shared.tracked_groups(rows) if tracked else (shared.untracked_groups(), None)
     model = Dlrm(config, kernels, CPU, spans, groups)
     # Without trackers of their own: the shared ones take their place.
     scales = TableScales(replace(config.quant, scale_finder="scan") if tracked else config.quant, kernels, model.groups)

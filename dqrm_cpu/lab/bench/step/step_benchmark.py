@@ -20,6 +20,7 @@ from dqrm_cpu.lab.bench.step.torch_dlrm import indexed_interaction
 from dqrm_cpu.lab.bench.step.torch_step import Recipe, TorchStep, column_extremes
 
 _PERIODS = (200, 1000)
+_FORMS = ("bf16", "int8")
 
 
 def step_groups(case: Case, shared: SharedTables) -> list[Group]:
@@ -49,6 +50,11 @@ def _ours(case: Case, shared: SharedTables) -> Iterator[Contestant]:
         ("ours_int4_scan_kept", "INT4, tables never scanned again", _settings(case, "dqrm", period=NEVER_AGAIN)),
     ):
         yield OurStep(name, about, config, shared)
+    config = _settings(case, "dqrm", "track")
+    for form in _FORMS:
+        about = f"ours_int4_exact, the rows that training updates in {form.upper()}"
+        of_form = replace(config, train=replace(config.train, master_rows=form))
+        yield OurStep(f"ours_int4_exact_{form}_rows", about, of_form, shared)
 
 
 def _torch(case: Case, shared: SharedTables) -> Iterator[Contestant]:
@@ -104,6 +110,10 @@ def _ratios() -> Iterator[Ratio]:
         yield Ratio(f"fp32_over_{key}", "bf16", "ours_bf16", denominator)
     yield Ratio("int4_exact_over_ours_fp32", "fp32", "ours_int4_exact", "ours_fp32")
     yield Ratio("int4_exact_over_ours_fp32", "bf16", "ours_int4_exact_bf16", "ours_bf16")
+    for form in _FORMS:
+        yield Ratio(
+            f"int4_exact_{form}_rows_over_int4_exact", "fp32", f"ours_int4_exact_{form}_rows", "ours_int4_exact"
+        )
     for period in ("every", *_PERIODS):
         yield Ratio(f"int4_exact_over_torch_qat_scan_{period}", "fp32", "ours_int4_exact", f"torch_qat_scan_{period}")
         yield Ratio(
