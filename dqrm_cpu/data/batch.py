@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dqrm_cpu.errors import DataError
@@ -26,6 +29,14 @@ class Batch:
     def size(self) -> int:
         """The number of examples."""
         return self.label.numel()
+
+    def ids_by_table(self, num_tables: int) -> list[NDArray[np.int32]]:
+        """Returns views of the ids in host memory, one a table."""
+        ids = self.ids.numpy()
+        if self.offsets is None:
+            return list(ids)
+        bounds = self.offsets[torch.arange(num_tables + 1) * self.size].tolist()
+        return [ids[low:high] for low, high in pairwise(bounds)]
 
     def copied(self) -> "Batch":
         """Returns the same examples in new tensors: a loader uses the memory of its batches again."""

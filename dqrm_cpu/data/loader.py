@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from dqrm_cpu.data.batch import Batch, RankShares, share_bounds
+from dqrm_cpu.data.common_ids import CommonIds
 from dqrm_cpu.data.source import Part
 from dqrm_cpu.data.store.read_ahead import ReadAhead
 from dqrm_cpu.data.store.stored_rows import Stream
@@ -65,14 +66,16 @@ class Loader:
     @property
     def is_weighted(self) -> bool:
         """Says whether each example of a batch comes with a weight."""
-        return isinstance(self._part.source, Stream) and bool(self._part.source.schema.weight)
+        stored = _stored(self._part)
+        return stored is not None and bool(stored.schema.weight)
 
     @property
     def column_names(self) -> Mapping[str, str]:
         """The data set's own names of columns by the default ones I1, ... and C1, ...; empty of generated rows."""
-        if not isinstance(self._part.source, Stream):
+        stored = _stored(self._part)
+        if stored is None:
             return {}
-        schema = self._part.source.schema
+        schema = stored.schema
         dense = {f"I{i}": name for i, name in enumerate(schema.features, 1)}
         dense |= {"weight": schema.weight} if schema.weight else {}
         return dense | {f"C{i}": name for i, name in enumerate(schema.categorical, 1)}
@@ -82,9 +85,9 @@ class Loader:
         epoch, within = divmod(number, self.num_batches)
         low, high = share_bounds(self.global_size(number), self._shares.mine[share], self._shares.total)
         start = within * self._batch_size
-        source = self._part.source
-        if isinstance(source, Stream):
-            return source.row_numbers(epoch, start + low, start + high)
+        stored = _stored(self._part)
+        if stored is not None:
+            return stored.row_numbers(epoch, start + low, start + high)
         return np.arange(start + low, start + high)
 
     def batches(self, number: int) -> list[Batch]:
@@ -110,6 +113,12 @@ class Loader:
 
     def _placed(self, batch: Batch) -> Batch:
         return batch if self._device.type == "cpu" else _to_device(batch, self._device)
+
+
+def _stored(part: Part) -> Stream | None:
+    """Returns the prepared rows that a part shows, whatever became of their ids; None of generated ones."""
+    source = part.source.origin if isinstance(part.source, CommonIds) else part.source
+    return source if isinstance(source, Stream) else None
 
 
 def _read_ahead(

@@ -6,7 +6,7 @@ waits: its key and its count lie in the history beside the vocabulary.
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,10 @@ def admit(
     for t, (vocabulary, column, (low, high)) in enumerate(zip(vocabularies, before.columns, bounds, strict=True)):
         train, held_out = (part[low:high].astype(np.int64) for part in (counts.train, counts.held_out))
         unneeded = zero_rows[t][1:] if zero_rows else None
-        keep, after = _admit_column(train, held_out, vocabulary, column, data_set, settings, unneeded)
+        waiting_ids = np.empty(column.waiting.size, np.int32)
+        vocabulary.find(column.waiting, waiting_ids)
+        seen = ColumnCells(vocabulary.keys, train, held_out, waiting_ids)
+        keep, after = admit_column(seen, column, data_set, settings, unneeded)
         num_known = column.last_seen.size
         kept.append(keep)
         columns.append(after)
@@ -55,20 +58,26 @@ def admit(
     return Admission(keep_only(counts, kept), History(data_set, tuple(columns)), tuple(added), tuple(evicted))
 
 
-def _admit_column(
-    train: NDArray[np.int64],
-    held_out: NDArray[np.int64],
-    vocabulary: Vocabulary,
+class ColumnCells(NamedTuple):
+    """The categories of a column, and how many rows have each of them: int64[ids], the first of missing ones."""
+
+    keys: NDArray[Any]  # of ids 1, 2, ...
+    train: NDArray[np.int64]
+    held_out: NDArray[np.int64]
+    waiting_ids: NDArray[np.int32]  # of those that have waited for a row until now, 0 where no row has them
+
+
+def admit_column(
+    cells: ColumnCells,
     before: ColumnHistory,
     data_set: int,
     settings: VocabularySettings,
-    unneeded: NDArray[np.bool_] | None,
+    unneeded: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.bool_], ColumnHistory]:
     """Decides which ids have a row, given how many rows have them; returns bool[ids], and what is remembered."""
+    keys, train, held_out, waiting_ids = cells
     num_known = before.last_seen.size
     oldest = data_set - settings.evict_unseen + 1 if settings.evict_unseen else 0
-    waiting_ids = np.empty(before.waiting.size, np.int32)
-    vocabulary.find(before.waiting, waiting_ids)
     came = waiting_ids > 0
     total = train.copy()
     total[waiting_ids[came]] += before.waiting_rows[came]
@@ -83,7 +92,7 @@ def _admit_column(
     waits = ~keep & (total > 0)
     waits[: 1 + num_known] = False
     stays = ~came & (before.waiting_seen >= oldest)
-    waiting = np.concatenate([before.waiting[stays], vocabulary.keys[waits[1:]]])
+    waiting = np.concatenate([before.waiting[stays], keys[waits[1:]]])
     rows = np.concatenate([before.waiting_rows[stays], np.minimum(total[waits], 2**32 - 1).astype(np.uint32)])
     seen = np.concatenate([before.waiting_seen[stays], last_seen[waits[1:]]])
     chosen = np.lexsort((waiting, -rows.astype(np.int64), -seen))[:MOST_WAITING]
