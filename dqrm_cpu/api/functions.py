@@ -58,11 +58,12 @@ def prepare(
     schema: PathLike | Mapping[str, Any] | None = None,
     format: str | None = None,  # noqa: A002  # as the option is called
     split: str | None = None,
+    protocol: str | None = None,
     seed: int = 1,
     vocabulary: PathLike = "exact",
     grow_from: PathLike | None = None,
     hash_rows: int | None = None,
-    min_count: int = 1,
+    min_count: int | None = None,
     evict_unseen: int = 0,
     evict_zero: PathLike | None = None,
     max_ind_range: int = 0,
@@ -83,11 +84,12 @@ def prepare(
     :param schema: a TOML file that says what the columns are, or the same as a dict
     :param format: instead of a schema: kaggle, terabyte or tsv
     :param split: what is held out: last-file, last-seventh or none; None: as the schema or format says
+    :param protocol: whose split and count of categories: paper, x1 or x4; None: nobody's
     :param seed: of the shuffle
     :param vocabulary: exact, hash, or the folder of a data set whose vocabulary is taken
     :param grow_from: the data set of an earlier day, whose vocabulary gets rows for new categories
     :param hash_rows: rows of every table when hashing
-    :param min_count: categories rarer than that share row 0
+    :param min_count: categories rarer than that share row 0; None: as the protocol says, else 1
     :param evict_unseen: with grow_from: categories that no row of so many days had leave; 0: none do
     :param evict_zero: with grow_from: categories whose rows are zero in this run or packed file leave
     :param max_ind_range: take hashes modulo this first; 0: as they are
@@ -109,6 +111,7 @@ def prepare(
             format=format,
             schema=None if schema is None else stack.enter_context(_schema_file(schema)),
             split=split,
+            protocol=protocol,
             seed=seed,
             vocabulary=str(path_of(vocabulary, "vocabulary")),
             grow_from=None if grow_from is None else path_of(grow_from, "grow_from"),
@@ -188,7 +191,8 @@ def train(
     :param config: a Config, or a TOML file over the preset
     :param init_from: a run, or one of its checkpoints, whose weights and settings a new run begins with
     :param resume: go on where the run in run_dir stopped, start it if there is none
-    :param tune: so many short trials first, to choose learning rate and the like; None: none
+    :param tune: so many short trials first, to choose learning rate and the like, from preset production unless one is
+        named; None: none
     :param progress: show how far it is
     :param settings: over all these, by their dotted keys, as in `**{"train.epochs": 3}`, or as sections:
         `quant={"method": "none"}`

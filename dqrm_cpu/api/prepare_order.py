@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from dqrm_cpu.data.prepare.protocols import PROTOCOLS
 from dqrm_cpu.errors import ConfigError
 
 CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "format": ("kaggle", "terabyte", "tsv"),
         "split": ("last-file", "last-seventh", "none"),
+        "protocol": tuple(PROTOCOLS),
         "bad_rows": ("stop", "skip", "quarantine"),
     }
 )
@@ -44,11 +46,12 @@ class PrepareOrder:
     format: str | None = None
     schema: Path | None = None
     split: str | None = None
+    protocol: str | None = None
     seed: int = 1
     vocabulary: str = "exact"  # or hash, or the folder of a data set
     grow_from: Path | None = None
     hash_rows: int | None = None
-    min_count: int = 1
+    min_count: int | None = None  # None: that of the protocol, or 1
     evict_unseen: int = 0
     evict_zero: Path | None = None  # the folder of a run, or a packed file
     max_ind_range: int = 0

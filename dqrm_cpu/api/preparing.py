@@ -16,7 +16,15 @@ from dqrm_cpu.api.prepare_order import CHOICES, PrepareOrder
 from dqrm_cpu.base.cgroup import read_cgroup
 from dqrm_cpu.data.prepare.estimate import buffer_bytes, estimate_text_bytes
 from dqrm_cpu.data.prepare.output.fit import given_transforms
-from dqrm_cpu.data.prepare.request import Advance, PrepareRequest, Resources, Settings, VocabularySettings
+from dqrm_cpu.data.prepare.protocols import PROTOCOLS, Protocol
+from dqrm_cpu.data.prepare.request import (
+    Advance,
+    PrepareRequest,
+    Resources,
+    Settings,
+    TimeSplit,
+    VocabularySettings,
+)
 from dqrm_cpu.data.prepare.row_layout import CRITEO_LAYOUT, Layout
 from dqrm_cpu.data.prepare.schema_file import read_schema, read_time_split
 from dqrm_cpu.data.prepare.sources.find import find_sources, require_different
@@ -48,9 +56,12 @@ def prepare_request(
     if zero:
         vocabulary = replace(vocabulary, evict_zero=_digest_of(zero))
     time_split = read_time_split(order.schema) if order.schema and order.split is None else None
+    protocol = _protocol(order, time_split)
     settings = Settings(
         layout=layout,
         time_split=time_split,
+        random_split=protocol.random_split if protocol else None,
+        protocol=order.protocol or "",
         split=order.split or _SPLIT_OF.get(order.format or "", "last-seventh"),
         vocabulary=vocabulary,
         transforms=given_transforms(Path(vocabulary.directory), layout) if vocabulary.directory else None,
@@ -65,6 +76,29 @@ def prepare_request(
         _require_number_order(paths)
     resources = _resources(order, settings, sources)
     return PrepareRequest(sources, order.out, settings, resources, stdin, advance, note, zero)
+
+
+def _protocol(order: PrepareOrder, time_split: TimeSplit | None) -> Protocol | None:
+    """Returns the protocol that is asked for; ConfigError where something else says how rows are split."""
+    if order.protocol is None:
+        return None
+    other = f"--split {order.split}" if order.split else f"[split] in {order.schema}" if time_split else ""
+    if order.format == "terabyte" and PROTOCOLS[order.protocol].random_split is not None:
+        other = "--format terabyte, which holds out the last file,"
+    if other:
+        raise ConfigError(
+            f"--protocol {order.protocol} says how rows are split ({PROTOCOLS[order.protocol].about}), and {other} "
+            "says otherwise; leave out one"
+        )
+    return PROTOCOLS[order.protocol]
+
+
+def _min_count(order: PrepareOrder) -> int:
+    """Returns the count that is asked for, that of the protocol, or 1; a given vocabulary is as it is."""
+    if order.min_count is not None:
+        return order.min_count
+    is_counted = order.protocol is not None and order.vocabulary == "exact"
+    return PROTOCOLS[order.protocol].min_count if order.protocol is not None and is_counted else 1
 
 
 def _require_number_order(paths: list[str]) -> None:
@@ -117,14 +151,15 @@ def _vocabulary(order: PrepareOrder, layout: Layout) -> VocabularySettings:
         raise ConfigError(f"{option} removes categories of an earlier day; give that one with --grow-from DIR")
     if (kind == "hash") != (order.hash_rows is not None):
         raise ConfigError("--vocabulary hash and --hash-rows N belong together")
-    if kind != "exact" and order.min_count > 1:
+    min_count = _min_count(order)
+    if kind != "exact" and min_count > 1:
         raise ConfigError("--min-count chooses the rows of an exact vocabulary; leave it out with another one")
     if kind == "given" or order.grow_from is not None:
         if order.grow_from is not None:
-            grown = require_vocabulary(order.grow_from, layout, order.max_ind_range, "grown", order.min_count)
+            grown = require_vocabulary(order.grow_from, layout, order.max_ind_range, "grown", min_count)
             return replace(grown, evict_unseen=order.evict_unseen)
         return require_vocabulary(Path(order.vocabulary), layout, order.max_ind_range)
-    return VocabularySettings(kind, "", "", order.min_count, order.max_ind_range, order.hash_rows or 0)
+    return VocabularySettings(kind, "", "", min_count, order.max_ind_range, order.hash_rows or 0)
 
 
 def _zero_rows(order: PrepareOrder, note: Callable[[str], None]) -> tuple[NDArray[np.bool_], ...]:

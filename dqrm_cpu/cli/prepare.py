@@ -63,6 +63,13 @@ def add_parser(subparsers: Subparsers) -> None:
         help="what is held out, half for test and half for validation (default: by --format, or [split] of --schema)",
     )
     parser.add_argument(
+        "--protocol",
+        metavar="NAME",
+        choices=CHOICES["protocol"],
+        help="whose split and --min-count, to compare with their figures (docs/prepare.md): paper (chronological),\n"
+        "x1 or x4 (BARS: random, a min-count of 10)",
+    )
+    parser.add_argument(
         "--seed", metavar="N", type=whole_number(*LIMITS["seed"]), default=1, help="of the shuffle (default: 1)"
     )
     _add_vocabulary(parser)
@@ -110,9 +117,8 @@ def _add_vocabulary(parser: argparse.ArgumentParser) -> None:
         "--min-count",
         metavar="K",
         type=whole_number(*LIMITS["min_count"]),
-        default=1,
-        help="categories rarer than K get row 0; with --grow-from: new ones, whose training rows\n"
-        "are counted over all days since the first",
+        help="categories rarer than K get row 0 (default: 1, or as --protocol says); with --grow-from: new\n"
+        "ones, whose training rows are counted over all days since the first",
     )
     group.add_argument(
         "--evict-unseen",

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from dqrm_cpu.data.prepare.bad_rows import QUARANTINE_FILE
+from dqrm_cpu.data.prepare.protocols import PROTOCOLS, protocol_of
 from dqrm_cpu.data.store.manifest import PART_NAMES, Manifest
 
 
@@ -19,6 +20,8 @@ def describe_result(manifest: Manifest, out: Path, elapsed_s: float) -> str:
     lines.append(
         f"{'tables':<12}{sum(manifest.table_rows):>14,} rows in {len(manifest.table_rows)}; largest {largest:,}"
     )
+    if name := protocol_of(manifest):
+        lines.append(f"{'protocol':<12}{name}: {PROTOCOLS[name].about}")
     lines += [*_changes(manifest), *_irregularities(manifest, out), *_one_label(manifest)]
     lines.append(f"{'data set':<12}{out}")
     return "\n".join(lines)

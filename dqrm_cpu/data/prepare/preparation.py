@@ -22,7 +22,7 @@ from dqrm_cpu.data.prepare.estimate import (
 from dqrm_cpu.data.prepare.output.admission import admit
 from dqrm_cpu.data.prepare.output.rare import count_cells, keep_all
 from dqrm_cpu.data.prepare.output.shards import SpoolReader, write_shards
-from dqrm_cpu.data.prepare.output.split import ShardJob, Split, shard_jobs, split_rows, time_jobs
+from dqrm_cpu.data.prepare.output.split import BinSplit, ShardJob, Split, shard_jobs, split_rows, time_jobs
 from dqrm_cpu.data.prepare.output.summary import manifest_of, rows_per_source
 from dqrm_cpu.data.prepare.output.time_split import TimeParts, find_parts
 from dqrm_cpu.data.prepare.request import Advance, PrepareRequest
@@ -136,18 +136,18 @@ def _write(
 ) -> Manifest:
     """Runs the second pass: writes shards, vocabulary and manifest, and removes what was needed on the way."""
     settings, schema, raw = request.settings, request.settings.layout.schema, request.settings.layout.raw
-    time_parts, split, jobs = _divided(request, files)
+    time_parts, split, jobs, bins = _divided(request, files)
     num_keys = [vocabulary.num_keys for vocabulary in categories.vocabularies]
     admission = None
     if settings.vocabulary.is_counted:
-        counts = count_cells(files, settings.layout, num_keys, split.train, settings.seed, time_parts)
+        counts = count_cells(files, settings.layout, num_keys, split.train, settings.seed, time_parts, bins)
         history_before = _history(request, before)
         admission = admit(
             counts, categories.vocabularies, history_before, settings.vocabulary, request.zero_rows[: raw.num_tables]
         )
     remap = keep_all(raw.num_tables) if admission is None else admission.remap
     keys = [remap.kept(t, vocabulary.keys) for t, vocabulary in enumerate(categories.vocabularies)]
-    reader = SpoolReader(files, settings.layout, split.train, settings.seed, remap, time_parts)
+    reader = SpoolReader(files, settings.layout, split.train, settings.seed, remap, time_parts, bins)
     transforms = reader.fit(arena) if settings.transforms is None else settings.transforms
     arena.clear()
     reader.use(transforms)
@@ -191,16 +191,22 @@ class _Divided(NamedTuple):
     time_parts: TimeParts | None
     split: Split
     jobs: list[ShardJob]
+    bins: BinSplit | None  # where chance decides
 
 
 def _divided(request: PrepareRequest, files: list[SpoolFile]) -> _Divided:
     settings = request.settings
+    if settings.random_split is not None:
+        bins = BinSplit.of(settings.random_split)
+        split = bins.split([file.bounds.astype(np.int64) for file in files])
+        return _Divided(None, split, bins.jobs(split, settings.shard_rows), bins)
     if settings.time_split is None:
         split = split_rows(settings.split, rows_per_source(files, len(request.sources)))
-        return _Divided(None, split, shard_jobs(split, settings.shard_rows))
+        return _Divided(None, split, shard_jobs(split, settings.shard_rows), None)
     time_parts = find_parts(files, settings.layout, settings.time_split, settings.seed)
     keeps_order = settings.time_split.order == "time"
-    return _Divided(time_parts, time_parts.split, time_jobs(time_parts.split, settings.shard_rows, keeps_order))
+    jobs = time_jobs(time_parts.split, settings.shard_rows, keeps_order)
+    return _Divided(time_parts, time_parts.split, jobs, None)
 
 
 def _write_files(

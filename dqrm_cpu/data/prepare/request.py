@@ -53,6 +53,14 @@ class TimeSplit:
 
 
 @dataclass(frozen=True)
+class RandomSplit:
+    """Settings of a split by chance: the shares of the rows that validate and test, as near as bins allow."""
+
+    validation: float
+    test: float
+
+
+@dataclass(frozen=True)
 class Settings:
     """All settings that decide what is written."""
 
@@ -64,6 +72,8 @@ class Settings:
     seed: int = 1
     shard_rows: int = 262_144
     time_split: TimeSplit | None = None  # instead of `split`
+    random_split: RandomSplit | None = None  # likewise
+    protocol: str = ""  # whose split this is; empty: nobody's
     transforms: tuple[Transform, ...] | None = None  # of the data set of the given vocabulary; None: to be fitted
 
     def plain(self) -> dict[str, Any]:
@@ -78,10 +88,9 @@ class Settings:
         for name in ("columns", "carried"):
             if not document["layout"][name]:
                 del document["layout"][name]  # likewise
-        if self.time_split is None:
-            del document["time_split"]
-        if self.transforms is None:
-            del document["transforms"]
+        for name, unset in (("time_split", None), ("random_split", None), ("protocol", ""), ("transforms", None)):
+            if getattr(self, name) == unset:
+                del document[name]
         if self.layout.positive is None:
             del document["layout"]["positive"]
         return document

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from dqrm_cpu.data.prepare.output.split import ShardJob
 from dqrm_cpu.data.prepare.recorded_layout import recorded_layout
-from dqrm_cpu.data.prepare.records import NUM_BINS
 from dqrm_cpu.data.prepare.row_layout import Layout
 from dqrm_cpu.data.store.manifest import holds_manifest, read_manifest
 from dqrm_cpu.data.store.transform import BUCKETS, IDENTITY, LOG, QUANTILE, STANDARD, Transform
@@ -68,13 +67,13 @@ def _described(layout: Layout) -> dict[str, str]:
 
 
 def fit_transforms(
-    layout: Layout, read: Callable[[ShardJob], NDArray[np.uint32]], num_train: int
+    layout: Layout, read: Callable[[ShardJob], NDArray[np.uint32]], num_train: int, num_bins: int
 ) -> tuple[Transform, ...]:
-    """Fits the transforms of a layout; `read` returns the records of the training rows of some bins."""
+    """Fits the transforms of a layout; `read` returns the records of the training rows of some of the num_bins bins."""
     names = [field.name for field in layout.fields if field.transform != LOG]
     if not names:
         return ()
-    last = min(NUM_BINS, math.ceil(NUM_BINS * SAMPLE_ROWS / max(num_train, 1)))
+    last = min(num_bins, math.ceil(num_bins * SAMPLE_ROWS / max(num_train, 1)))
     records = read(ShardJob("", "train", 0, 0, last))
     by_name = {field.name: field for field in layout.fields}
     transforms = []

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqrm_cpu.data.prepare.bag_records import RecordBags
+from dqrm_cpu.data.prepare.output.split import BinSplit
 from dqrm_cpu.data.prepare.output.time_split import TimeParts
 from dqrm_cpu.data.prepare.records import NUM_BINS, largest_in_columns, place_rows
 from dqrm_cpu.data.prepare.row_layout import Layout
@@ -59,10 +60,11 @@ def count_cells(
     num_train: int,
     seed: int,
     parts: TimeParts | None = None,
+    bins: BinSplit | None = None,
 ) -> CellCounts:
     """Counts the cells of all rows, of bags the rows that have each value.
 
-    The first num_train rows are for training, or those that `parts` chooses.
+    The first num_train rows are for training, or those that `parts` chooses, or those of the training part's `bins`.
     """
     first_id, bags = layout.raw.num_dense, RecordBags(layout)
     single = single_tables(len(num_keys), bags)
@@ -81,6 +83,8 @@ def count_cells(
         if parts is not None:
             is_train = parts.chosen(records, "train")[places]
             places, inside = np.concatenate([places[is_train], places[~is_train]]), int(np.count_nonzero(is_train))
+        if bins is not None:
+            places, inside = np.arange(file.header.rows, dtype=np.int32), int(file.bounds[bins.train])
         for rows, counts in ((places[:inside], train), (places[inside:], held_out)):
             count_ids(records, rows, first_id, single, starts, counts)
             bags.count(records, rows, starts, counts)

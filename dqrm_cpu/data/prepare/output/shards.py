@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
@@ -18,7 +19,7 @@ from dqrm_cpu.data.prepare.bag_records import RecordBags
 from dqrm_cpu.data.prepare.buffers import MemoryBlock
 from dqrm_cpu.data.prepare.output.fit import fit_transforms
 from dqrm_cpu.data.prepare.output.rare import IdRemap
-from dqrm_cpu.data.prepare.output.split import ShardJob
+from dqrm_cpu.data.prepare.output.split import BinSplit, ShardJob
 from dqrm_cpu.data.prepare.output.time_split import TRAIN, TimeParts
 from dqrm_cpu.data.prepare.records import (
     NUM_BINS,
@@ -94,13 +95,18 @@ class SpoolReader:
         seed: int,
         remap: IdRemap,
         parts: TimeParts | None = None,
+        bins: BinSplit | None = None,
     ) -> None:
-        """`parts` says which rows are in which part where time decides; else the first num_train are for training."""
+        """Takes the spool, and what says which rows are in which part.
+
+        That is `parts` where time decides, `bins` where chance does; else the first num_train rows are for training.
+        """
         self._files = list(files)
         self.layout, self._schema = layout, layout.schema
         self._parts = parts
         self._transforms = RecordTransforms(layout, ())
         self._num_train = num_train
+        self._bins = bins
         self._seed = seed
         self._remap = remap
 
@@ -110,7 +116,9 @@ class SpoolReader:
         def records(job: ShardJob) -> NDArray[np.uint32]:
             return self._train_records(job, ShardBuffers(self.layout, arena))[0]
 
-        return fit_transforms(self.layout, records, self._num_train)
+        return fit_transforms(
+            self.layout, records, self._num_train, NUM_BINS if self._bins is None else self._bins.train
+        )
 
     def use(self, transforms: tuple[Transform, ...]) -> None:
         """Takes the transforms that the rows of every shard go through."""
@@ -154,7 +162,8 @@ class SpoolReader:
         """Counts the training rows of each of the job's bins; they come first in their bin, unless time decides."""
         if self._parts is not None:
             return self._parts.counts[number][TRAIN, job.first : job.last]
-        inside = max(0, self._num_train - file.header.first_row)
+        of_part = self._num_train if self._bins is None else sys.maxsize  # all rows of a part's bins belong to it
+        inside = max(0, of_part - file.header.first_row)
         if inside >= file.header.rows:
             bounds = file.bounds.astype(np.int64)
             return bounds[job.first + 1 : job.last + 1] - bounds[job.first : job.last]
