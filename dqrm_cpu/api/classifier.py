@@ -241,6 +241,7 @@ class DqrmClassifier:
     def _run_settings(self) -> dict[str, Any]:
         own = {
             "seed": self._seed,
+            "data.min_count": 1,  # of rows that were prepared by the classifier's own
             "train.epochs": self.epochs,
             "train.batch_size": self.batch_size,
             "train.optimizer": self.optimizer,

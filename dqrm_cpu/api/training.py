@@ -1,18 +1,19 @@
 """Training as the command line and Python ask for it: settings, the folder, a search before, and the run itself."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
 from dqrm_cpu.api.ranks import gathered, gathered_environment, with_tables_placed
-from dqrm_cpu.api.settings import GivenSettings, Warn, config_to_train
+from dqrm_cpu.api.settings import GivenSettings, Warn, config_to_train, has_settings
 from dqrm_cpu.base.kernel_cache import compiling_note
 from dqrm_cpu.comm.coordination import require_one_folder
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config import Config
 from dqrm_cpu.config.load import LoadedConfig
+from dqrm_cpu.config.schema import AUTO_COUNT
 from dqrm_cpu.data.store.manifest import holds_manifest
 from dqrm_cpu.data.store.run_data import SYNTHETIC
 from dqrm_cpu.errors import ConfigError
@@ -22,8 +23,9 @@ from dqrm_cpu.train.run import RunRequest, train
 from dqrm_cpu.train.run_folder import holds_run
 from dqrm_cpu.train.state import Interrupted, Result
 from dqrm_cpu.train.tuning.candidates import most_demanding, searched_settings
-from dqrm_cpu.train.tuning.record import read_record
-from dqrm_cpu.train.tuning.search import Tuned, TuneRequest, tune
+from dqrm_cpu.train.tuning.min_count import settle_min_count
+from dqrm_cpu.train.tuning.record import COUNT_FILE, SearchRecord, read_record, record_path
+from dqrm_cpu.train.tuning.search import TuneRequest, tune
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class TrainingOrder:
     run_dir: Path | None = None  # None: a new one below runs/
     resume: bool = False
     tune: int | None = None
-    show_search: Callable[[Tuned, Path], object] = lambda tuned, run_dir: None  # told on rank 0 what a search chose
+    show_search: Callable[[SearchRecord, Path], object] = lambda record, file: None  # told on rank 0 what one chose
     open_progress: Callable[[int, int, TextIO], Progress] = open_progress
 
     def load(self, warn: Warn) -> LoadedConfig:
@@ -46,12 +48,20 @@ class TrainingOrder:
                 raise ConfigError(f"--run-dir {file} is a file; give a folder, in which the run is recorded")
             if file is not None:
                 raise ConfigError(f"--run-dir {self.run_dir} cannot be made: {file} is a file; give another folder")
-        loaded = config_to_train(self.given, self.run_dir, self.resume, warn)
+        loaded = config_to_train(self._given_to_train(), self.run_dir, self.resume, warn)
         if self.tune is not None and loaded.config.init_from:
             raise ConfigError(
                 "--tune tries settings with fresh weights, --init-from begins with trained ones: leave out one"
             )
         return loaded
+
+    def _given_to_train(self) -> GivenSettings:
+        """Returns the settings; a search begins from the recipe for data of one's own, unless others are named."""
+        given = self.given
+        begins = not (self.resume and self.run_dir is not None and has_settings(self.run_dir))
+        if self.tune is None or given.names_others or given.texts.get("init_from") or not begins:
+            return given
+        return replace(given, preset="production")
 
     def most_demanding(self, loaded: LoadedConfig) -> Config:
         """Returns the configuration whose memory must be there: with a search, that of its largest candidate."""
@@ -70,14 +80,19 @@ class TrainingOrder:
                 self._say(note)
         asked = frozenset(self.given.texts)
         request = RunRequest(run_dir, self.resume, environment, self.stream, asked, self.open_progress)
+        _require_no_search(run_dir, loaded.config, self.tune)
+        counted = settle_min_count(loaded.config, loaded.given, request, transport)
+        if isinstance(counted, Interrupted):
+            return counted
+        if counted.record is not None and transport.rank == 0:
+            self.show_search(counted.record, record_path(run_dir, COUNT_FILE))
         if self.tune is None:
-            _require_no_search(run_dir)
-            return _train(loaded.config, request, transport)
-        tuned = tune(loaded.config, request, TuneRequest(self.tune, loaded.given), transport)
+            return _train(counted.config, request, transport)
+        tuned = tune(counted.config, request, TuneRequest(self.tune, loaded.given), transport)
         if isinstance(tuned, Interrupted):
             return tuned
         if transport.rank == 0:
-            self.show_search(tuned, run_dir)
+            self.show_search(tuned.record, record_path(run_dir))
         return _train(tuned.config, request, transport)
 
     def _folder(self, config: Config, transport: Transport) -> Path:
@@ -113,15 +128,20 @@ def how_to_resume(outcome: Interrupted) -> str:
     )
 
 
-def _require_no_search(run_dir: Path) -> None:
-    """Raises ConfigError where a search in the folder waits for its run: only --tune knows what to do with it."""
+def _require_no_search(run_dir: Path, config: Config, tune: int | None) -> None:
+    """Raises ConfigError where a search in the folder waits for its run, and this is not the command that goes on."""
     if holds_run(run_dir):
         return
-    record = read_record(run_dir)
+    record = read_record(run_dir) if tune is None else None
     if record is not None:
         raise ConfigError(
             f"{run_dir} holds a search that training has not followed yet; give --tune {record.asked} and --resume "
             "auto to go on, or another --run-dir"
+        )
+    if config.data.min_count != AUTO_COUNT and record_path(run_dir, COUNT_FILE).exists():
+        raise ConfigError(
+            f"{run_dir} holds a search for data.min_count that training has not followed yet; give the command that "
+            "began it, with --resume auto, to go on, or another --run-dir"
         )
 
 

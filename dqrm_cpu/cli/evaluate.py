@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dqrm_cpu.api.settings import parts_cut
 from dqrm_cpu.cli.options import add_config_options, given_settings, tell, warn
 from dqrm_cpu.cli.parser import Subparsers, UsageError, whole_number
+from dqrm_cpu.cli.train import protocol_line
 from dqrm_cpu.data.store.manifest import PART_NAMES
 from dqrm_cpu.train.working import Working
 
@@ -106,6 +107,8 @@ def run(args: argparse.Namespace) -> int:
             evaluation = evaluate(order, config, transport, warn, work.advance)
         if transport.rank == 0:
             print(_as_json(evaluation, args) if args.json else _as_table(evaluation, args))
+            if not args.json and (line := protocol_line(config.data.source)):
+                print(line)
     return 0
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dqrm_cpu.metrics.click import ClickMetrics
     from dqrm_cpu.model.size import ModelBytes
     from dqrm_cpu.train.state import MemberResult, Result
-    from dqrm_cpu.train.tuning.search import Tuned
+    from dqrm_cpu.train.tuning.record import SearchRecord
 
 _ABOUT = "Trains a click model, or goes on with a run that was interrupted."
 
@@ -81,21 +81,33 @@ def run(args: argparse.Namespace) -> int:
             return 128 + getattr(signal, outcome.signal, signal.SIGTERM)
         if transport.rank == 0:
             print(result_table(outcome, dims_line(loaded.config.model)))
+            if line := protocol_line(loaded.config.data.source):
+                print(line)
     return 0
 
 
-def _show_search(tuned: "Tuned", run_dir: Path) -> None:
+def _show_search(record: "SearchRecord", file: Path) -> None:
     from dqrm_cpu.cli.data_tables import table
     from dqrm_cpu.train.tuning.candidates import describe
-    from dqrm_cpu.train.tuning.record import record_path, trial_rows
+    from dqrm_cpu.train.tuning.record import reason_of, trial_rows
 
-    tell(table(trial_rows(tuned.record), left=2))
-    tell(f"chosen: {describe(tuned.values)}; all in {record_path(run_dir)}")
+    tell(table(trial_rows(record), left=1 if record.kept else 2))
+    if record.chosen is not None:
+        chosen = reason_of(record) if record.kept else describe(record.trials[record.chosen].values)
+        tell(f"chosen: {chosen}; all in {file}")
 
 
 def dims_line(model: "ModelConfig") -> str:
     """Says which tables have another number of values per row; empty where none has."""
     return f"{'table dims':<24}{model.table_dims}; the others {model.embedding_dim}" if model.table_dims else ""
+
+
+def protocol_line(source: str) -> str:
+    """Says by which protocol the rows of a setting data.source are split, and what stands beside; empty: by none."""
+    from dqrm_cpu.data.prepare.protocols import beside, protocol_at
+
+    name = protocol_at(source)
+    return f"{'protocol':<24}{beside(name)}" if name else ""
 
 
 def result_table(result: "Result", dims: str = "") -> str:

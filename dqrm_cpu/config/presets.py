@@ -3,7 +3,15 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from dqrm_cpu.config.schema import KAGGLE_TABLE_ROWS, Config, DataConfig, ModelConfig, QuantConfig, TrainConfig
+from dqrm_cpu.config.schema import (
+    AUTO_COUNT,
+    KAGGLE_TABLE_ROWS,
+    Config,
+    DataConfig,
+    ModelConfig,
+    QuantConfig,
+    TrainConfig,
+)
 
 # Ids folded by max-ind-range 10,000,000.
 TERABYTE_TABLE_ROWS = (
@@ -18,10 +26,13 @@ def _demo() -> Config:
 
 
 def _production() -> Config:
-    """Returns the settings for a log of one's own: one epoch of row-wise Adagrad, INT4 throughout."""
+    """Returns the settings for a log of one's own: one epoch of row-wise Adagrad, INT4 throughout.
+
+    How often a category must come back to have a row is tried out before training.
+    """
     return Config(
         preset="production",
-        data=DataConfig(min_count=1),
+        data=DataConfig(min_count=AUTO_COUNT),
         train=TrainConfig(epochs=1, optimizer="rowwise-adagrad", learning_rate=0.01),
     )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dqrm_cpu.config.schema import SETTINGS, Config, flatten
-from dqrm_cpu.config.setting import BadValueError, Value, value_text
+from dqrm_cpu.config.setting import BadValueError, Value, plain_value, value_text
 from dqrm_cpu.errors import CheckpointError
 
 MAY_CHANGE = frozenset(
@@ -45,7 +45,7 @@ class Difference(NamedTuple):
 
 def config_to_record(config: Config) -> dict[str, Any]:
     """Returns the settings as a checkpoint records them, in JSON."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in flatten(config).items()}
+    return {key: plain_value(SETTINGS[key], value) for key, value in flatten(config).items()}
 
 
 def recorded_config(path: Path, document: Mapping[str, Any]) -> RecordedConfig:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tomli_w
 
-from dqrm_cpu.config.setting import OneOf, Range, Setting, Value, setting
+from dqrm_cpu.config.setting import OneOf, Range, Setting, Value, plain_value, setting
 from dqrm_cpu.config.table_dims import AUTO_DIMS, LARGEST_DIM, named_dims, power_dim
 from dqrm_cpu.errors import ConfigError
 
@@ -21,6 +21,9 @@ DEMO_LARGEST_TABLE = 100_000
 TRANSPORTS = ("auto", "oneccl", "mpi", "gloo", "nccl", "sim")
 NUMBER_FORMS = ("fp32", "bf16", "int8")
 WIRES = ("dense", "sparse", "int8", "int8-fp32", "int16", "int16-fp32")
+
+AUTO_COUNT = -1
+"""The min_count that is still to be chosen."""
 
 Count = Annotated[int, Range(minimum=0)]
 Positive = Annotated[int, Range(minimum=1)]
@@ -59,10 +62,12 @@ class DataConfig:
     train_rows: Positive = setting(60_000, "rows of the training part; of prepared data all of them, unless set")
     validation_rows: Positive = setting(20_000, "rows that choose the best checkpoint")
     test_rows: Positive = setting(20_000, "rows of the test part, scored once a checkpoint is chosen")
-    min_count: Count = setting(
+    min_count: Annotated[int, Range(minimum=0, auto=AUTO_COUNT)] = setting(
         0,
-        "of generated rows: tables hold the ids that so many training rows have, and every other id is row 0; "
-        "0: tables have model.table_rows rows, whether training sees them or not",
+        "tables hold the ids that so many training rows have, and every other id is row 0; auto: the largest count "
+        "that costs no more than .001 of validation AUC in short trials before training (docs/tuning.md); 0: of "
+        "generated rows, tables have model.table_rows rows, whether training sees them or not; of prepared ones, as "
+        "they are",
     )
     max_bag_size: Annotated[int, Range(minimum=1, maximum=1024)] = setting(
         1, "of generated rows; 1: one id per feature (one-hot); above: 0 to that many ids per feature"
@@ -79,6 +84,11 @@ class DataConfig:
     evaluation_keep_rate: KeptShare = setting(
         1.0, "the same share of validation and test rows, where they were thinned too"
     )
+
+    @property
+    def known_from(self) -> int:
+        """The training rows that an id needs to be known, of generated rows: 0 where tables have given sizes."""
+        return 1 if self.min_count == AUTO_COUNT else self.min_count
 
     @property
     def trained_keep_rate(self) -> float:
@@ -386,5 +396,5 @@ def _plain(config: Config) -> dict[str, Any]:
     for key, value in flatten(config).items():
         one = SETTINGS[key]
         place = tree.setdefault(one.section, {}) if one.section else tree
-        place[one.name] = list(value) if isinstance(value, tuple) else value
+        place[one.name] = plain_value(one, value)
     return tree

@@ -10,6 +10,7 @@ T = TypeVar("T")
 Value = bool | int | float | str | tuple[int, ...] | tuple[float, ...]
 
 _LARGEST_INT = 2**63 - 1
+_AUTO = "auto"
 _TYPE_NAMES = {bool: "true or false", int: "integer", float: "number", str: "text"}
 
 
@@ -34,15 +35,19 @@ class OneOf(tuple[str | int, ...]):
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that a setting takes, as the annotation of its type; `above` is a minimum that is itself excluded."""
+    """The numbers that a setting takes, as the annotation of its type; `above` is a minimum that is itself excluded.
+
+    `auto` is the number, outside of these, that the word auto stands for; None: the setting does not take it.
+    """
 
     minimum: float | None = None
     maximum: float | None = None
     above: float | None = None
+    auto: int | None = None
 
     def __contains__(self, number: float) -> bool:
         low, high, above = self.minimum, self.maximum, self.above
-        return (
+        return number == self.auto or (
             abs(number) <= (_LARGEST_INT if isinstance(number, int) else sys.float_info.max)  # which no NaN is
             and (low is None or number >= low)
             and (high is None or number <= high)
@@ -110,12 +115,16 @@ class Setting:
         name, limits = _TYPE_NAMES[self.item], str(self.range)
         if self.is_list:
             return f"{name}s, each {limits}" if limits else f"{name}s"
+        if self.range.auto is not None:
+            limits += f", or {_AUTO}"
         return f"{name}, {limits}" if limits else name
 
     def from_text(self, text: str) -> Value:
         """Reads what was typed on a command line."""
         text = text.strip()
         typed: object
+        if text == _AUTO and self.range.auto is not None:
+            return self.range.auto
         try:
             if self.item is bool:
                 typed = {"true": True, "false": False}.get(text.lower(), text)
@@ -123,10 +132,14 @@ class Setting:
                 typed = [self.item(part) for part in text.split(",")] if self.is_list else self.item(text)
         except ValueError:
             raise BadValueError("wrong type") from None
+        if self.range.auto is not None and typed == self.range.auto:  # which only the word stands for
+            raise BadValueError("out of range")
         return self.from_value(typed)
 
     def from_value(self, value: object) -> Value:
         """Checks a value of a TOML file, or an already typed one."""
+        if value == _AUTO and self.range.auto is not None:
+            return self.range.auto
         if not self.is_list:
             checked: Value = self._checked([value])[0]
             return checked
@@ -147,6 +160,13 @@ class Setting:
         if self.item is not str and not all(value in self.range for value in typed):
             raise BadValueError("out of range")
         return typed
+
+
+def plain_value(one: Setting, value: Value) -> bool | int | float | str | list[int] | list[float]:
+    """Returns a value of a setting as TOML and JSON have it: lists for tuples, the word auto for its number."""
+    if isinstance(value, tuple):
+        return list(value)
+    return _AUTO if one.range.auto is not None and value == one.range.auto else value
 
 
 def value_text(value: Value) -> str:

@@ -75,7 +75,7 @@ def _generated(config: Config) -> DataSet:
     if data.min_count:
         known = known_clicks(config)
         _require_room(config, known)
-        source, of_ids = known, f" of min-count {data.min_count} in {data.train_rows}"
+        source, of_ids = known, f" of min-count {data.known_from} in {data.train_rows}"
     else:
         source = SyntheticClicks(model.table_rows, model.num_dense, config.seed, data.max_bag_size)
         of_ids = ""

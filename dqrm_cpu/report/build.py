@@ -9,6 +9,7 @@ from dqrm_cpu.base.wording import counted
 from dqrm_cpu.config import Config
 from dqrm_cpu.config.schema import flatten
 from dqrm_cpu.config.setting import value_text
+from dqrm_cpu.data.prepare.protocols import beside, not_comparable, protocol_at
 from dqrm_cpu.errors import CheckpointError
 from dqrm_cpu.metrics.click import ClickMetrics, defined
 from dqrm_cpu.quant import scale_schedule
@@ -22,7 +23,7 @@ from dqrm_cpu.report.reliability_chart import reliability_parts
 from dqrm_cpu.report.run_files import RunFiles, log_warnings, read_runs
 from dqrm_cpu.report.sizes import bytes_per_step, mean_bytes, model_sizes, packed_sizes
 from dqrm_cpu.report.weights import weight_histograms
-from dqrm_cpu.train.tuning.record import trial_rows
+from dqrm_cpu.train.tuning.record import reason_of, trial_rows
 
 _DAY_HEAD = ("run", "training rows", "table rows", "new", "left")
 _DAY_FIGURES = ("AUC", "log loss", "norm. entropy", "calibration", "val. AUC", "val. log loss")
@@ -78,11 +79,21 @@ def _summary(runs: Sequence[RunFiles]) -> Iterator[PagePart]:
         "best step; test AUC and log loss are those of that checkpoint.",
         "faint",
     )
+    yield from _protocols(runs)
     yield from _differences(runs)
     begun = [f"{run.name} began with the weights of {run.config.init_from}" for run in runs if run.config.init_from]
     if begun:
         yield paragraph(f"{'; '.join(begun)}.", "faint")
     yield from _days_parts(runs)
+
+
+def _protocols(runs: Sequence[RunFiles]) -> Iterator[PagePart]:
+    """Says what figures of protocols may stand beside."""
+    names = [protocol_at(run.config.data.source) for run in runs]
+    if line := not_comparable(names):
+        yield warning(f"The AUCs above are of other splits, and {line}.")
+    for name in sorted({name for name in names if name}):
+        yield paragraph(f"Protocol {beside(name)}.", "faint")
 
 
 def _differences(runs: Sequence[RunFiles]) -> Iterator[PagePart]:
@@ -136,10 +147,12 @@ def _learning(runs: Sequence[RunFiles]) -> Iterator[PagePart]:
     else:
         yield paragraph("Nothing has been logged yet: see --train.log-every.")
     for run in runs:
-        if run.search is not None:
-            head, *rows = trial_rows(run.search)
+        for record in run.searches:
+            head, *rows = trial_rows(record)
             yield heading(f"{run.name}: settings tried before training")
             yield table(tuple(head), rows)
+            if record.kept and record.chosen is not None:
+                yield paragraph(f"Chosen: {reason_of(record)}.")
 
 
 def _why_no_curves(runs: Sequence[RunFiles]) -> str:

@@ -23,7 +23,7 @@ from dqrm_cpu.train.metrics_row import MetricsRow, RunPhase
 from dqrm_cpu.train.run_folder import checkpoints_folder, holds_run, read_sound_rows, require_one_model, result_checksum
 from dqrm_cpu.train.run_place import no_run
 from dqrm_cpu.train.state import RunState
-from dqrm_cpu.train.tuning.record import SearchRecord, read_record
+from dqrm_cpu.train.tuning.record import COUNT_FILE, SETTINGS_FILE, SearchRecord, read_record
 
 
 class _Rank(msgspec.Struct):
@@ -90,7 +90,7 @@ class RunFiles:
     environment: Mapping[str, Any]
     result: Mapping[str, Any] | None  # None before the run has finished
     damages: tuple[str, ...] = ()  # of the log, whose other rows are shown
-    search: SearchRecord | None = None  # before training; None where there was none
+    searches: tuple[SearchRecord, ...] = ()  # before training: for a count of ids, for settings
     notes: tuple[str, ...] = ()  # on settings that its config.toml lacks
     beginning: Beginning | None = None  # with the weights of another run; None: with fresh ones
     not_logged: StepsNotLogged | None = None  # of a run that has no row of training yet
@@ -196,7 +196,7 @@ def _read_run(path: Path, name: str) -> RunFiles:
         environment,
         result,
         tuple(damages),
-        read_record(path),
+        tuple(record for name in (COUNT_FILE, SETTINGS_FILE) if (record := read_record(path, name)) is not None),
         tuple(notes),
         beginning,
         None if any(row.phase == "train" for row in shown) else _not_logged(state),

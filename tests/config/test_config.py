@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from dqrm_cpu.config import PRESETS, Config, check_config, load_config, preset_config
 from dqrm_cpu.config.schema import (
+    AUTO_COUNT,
     DEMO_LARGEST_TABLE,
     KAGGLE_TABLE_ROWS,
     OPTIMIZER_RATES,
@@ -20,6 +21,7 @@ from dqrm_cpu.config.schema import (
 )
 from dqrm_cpu.config.setting import Setting, Value, value_text
 from dqrm_cpu.config.toml_source import lines_of
+from dqrm_cpu.errors import ConfigError
 
 REPOSITORY = Path(__file__).parents[2]
 OF_SGD = [name for name in PRESETS if name != "production"]
@@ -119,6 +121,20 @@ def test_production_is_one_epoch_of_adagrad_in_int4_throughout() -> None:
     train, quant = config.train, config.quant
     assert (train.optimizer, train.learning_rate, train.epochs) == ("rowwise-adagrad", 0.01, 1)
     assert (quant.method, quant.embedding_bits, quant.mlp_bits, quant.step_width) == ("dqrm", 4, 4, (1.0,))
+
+
+def test_a_count_that_is_still_to_be_chosen_has_a_word(tmp_path: Path) -> None:
+    config = load_config("production", None, {})
+    assert config.data.min_count == AUTO_COUNT
+    assert config.data.known_from == 1
+    assert 'min_count = "auto"' in config.to_toml()
+    assert load_config(None, write(tmp_path, config.to_toml()), {}) == config
+    assert load_config(None, None, {"data.min_count": "auto"}).data.min_count == AUTO_COUNT
+    for word in ("none", "-2"):
+        with pytest.raises(ConfigError, match="integer, 0 or more, or auto"):
+            load_config(None, None, {"data.min_count": word})
+    with pytest.raises(ConfigError):
+        load_config(None, None, {"data.train_rows": "auto"})
 
 
 def test_every_optimizer_has_a_learning_rate() -> None:

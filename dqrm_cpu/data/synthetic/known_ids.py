@@ -1,11 +1,9 @@
 """The vocabulary of generated rows: the ids that training rows hold, numbered without gaps, as `prepare` would."""
 
 from functools import lru_cache
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from dqrm_cpu.config import Config
@@ -29,7 +27,7 @@ def count_ids(source: SyntheticClicks, num_rows: int) -> tuple[IdCounts, ...]:
     tables = [IdCounts(np.empty(0, np.int32), np.empty(0, np.int64)) for _ in source.table_rows]
     for start in range(0, num_rows, _ROWS_AT_ONCE):
         batch = source.rows(start, min(start + _ROWS_AT_ONCE, num_rows))
-        for t, ids in enumerate(_by_table(batch, len(tables))):
+        for t, ids in enumerate(batch.ids_by_table(len(tables))):
             tables[t] = _merged(tables[t], ids)
     return tuple(tables)
 
@@ -54,18 +52,9 @@ class KnownClicks:
     def rows(self, start: int, stop: int) -> Batch:
         """Returns rows start to stop - 1."""
         batch = self._source.rows(start, stop)
-        for known, ids in zip(self._known, _by_table(batch, len(self._known)), strict=True):
+        for known, ids in zip(self._known, batch.ids_by_table(len(self._known)), strict=True):
             ids[:] = _places(known, ids)
         return batch
-
-
-def _by_table(batch: Batch, num_tables: int) -> list[NDArray[np.int32]]:
-    """Returns views of a batch's ids, one a table."""
-    ids = batch.ids.numpy()
-    if batch.offsets is None:
-        return list(ids)
-    bounds = batch.offsets[torch.arange(num_tables + 1) * batch.label.numel()].tolist()
-    return [ids[low:high] for low, high in pairwise(bounds)]
 
 
 def _merged(before: IdCounts, ids: NDArray[np.int32]) -> IdCounts:
@@ -92,7 +81,7 @@ def known_clicks(config: Config) -> KnownClicks:
     data = config.data
     source = SyntheticClicks(KAGGLE_TABLE_ROWS, config.model.num_dense, config.seed, data.max_bag_size, OF_KNOWN_IDS)
     counts = _counts(source.num_dense, source.seed, source.max_bag_size, data.train_rows)
-    return KnownClicks(source, known_ids(counts, data.min_count))
+    return KnownClicks(source, known_ids(counts, data.known_from))
 
 
 @lru_cache(maxsize=8)  # a plan asks for several seeds in turn

@@ -1,6 +1,7 @@
 """Successive halving: all candidates on few steps, the better half of them on twice as many, and once more."""
 
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -53,6 +54,13 @@ def best_trial(trials: Sequence[Trial], by: str = "auc") -> int | None:
     sound = [number for number, trial in enumerate(trials) if trial.scores and not trial.diverged]
     furthest = max((len(trials[number].scores) for number in sound), default=0)
     return next(_ranked(trials, [n for n in sound if len(trials[n].scores) == furthest], furthest - 1, by), None)
+
+
+def last_within(trials: Sequence[Trial], tolerance: float) -> int | None:
+    """Finds the last trial whose AUC is at most so far below the best one; None where all have diverged."""
+    aucs = {number: trial.scores[-1].auc for number, trial in enumerate(trials) if trial.scores and trial.scores[-1]}
+    known = {number: auc for number, auc in aucs.items() if not math.isnan(auc)}
+    return max((number for number, auc in known.items() if auc >= max(known.values()) - tolerance), default=None)
 
 
 def steps_done(rounds: Sequence[Round], trials: Sequence[Trial]) -> int:

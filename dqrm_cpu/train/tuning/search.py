@@ -1,16 +1,17 @@
 """The search before training: trials on the first training rows, chosen on validation, recorded one by one."""
 
 import gc
-from collections.abc import Set
+from collections.abc import Callable, Set
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
 from dqrm_cpu.base.files import remove_leftovers
 from dqrm_cpu.base.signals import StopRequest
-from dqrm_cpu.comm.coordination import on_first_rank
+from dqrm_cpu.comm.coordination import on_first_rank, on_first_rank_at_length
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.batch import BadBatchError, rank_shares
@@ -27,7 +28,14 @@ from dqrm_cpu.train.session import Session, build_session
 from dqrm_cpu.train.state import Interrupted
 from dqrm_cpu.train.tuning.candidates import SEARCHED, Values, describe, draw_candidates, searched_settings, with_values
 from dqrm_cpu.train.tuning.halving import plan_rounds, steps_done
-from dqrm_cpu.train.tuning.record import SearchRecord, new_record, read_record, record_path, write_record
+from dqrm_cpu.train.tuning.record import (
+    SETTINGS_FILE,
+    SearchRecord,
+    new_record,
+    read_record,
+    record_path,
+    write_record,
+)
 
 LONGEST_STEPS = 600
 """Of a trial in the last round. With fewer SGD at a low rate looks as if it would never learn."""
@@ -57,33 +65,76 @@ def tune(config: Config, request: RunRequest, asked: TuneRequest, transport: Tra
     """Searches, or goes on with a search that was interrupted; every rank calls it, before `train`."""
     given: list[str] = sorted(asked.given & set(SEARCHED))
     parts = open_parts(config, transport, tune=asked.trials, given=given)
-    with on_first_rank(transport, lambda: hold_folder(request)) or nullcontext():
-        begun = on_first_rank(transport, lambda: _begun(config, request, asked, parts.data))
-        document = transport.broadcast_json(None if begun is None else begun.to_json())
-        record = SearchRecord.from_json(record_path(request.run_dir), document)
-        if not record.is_complete:
-            outcome = _searched(config, request, transport, parts, record)
-            if isinstance(outcome, Interrupted):
-                return outcome
-            record = outcome
+    search = Search(
+        config,
+        request,
+        transport,
+        parts,
+        SETTINGS_FILE,
+        new=lambda: _new_search(config, request, asked, parts.data),
+        variant=lambda values: Variant(with_values(config, values), parts.data),
+        option=f"--tune {asked.trials}",
+        asked=asked.trials,
+    )
+    record = search.run()
+    if isinstance(record, Interrupted):
+        return record
     values = _chosen(record, request.asked)
     return Tuned(values, with_values(config, values), record)
 
 
-def _begun(config: Config, request: RunRequest, asked: TuneRequest, data: DataSet) -> SearchRecord:
-    """Returns the search that is recorded in the run folder, or a new one."""
-    folder = request.run_dir
-    if not request.resume:
-        refuse_run(folder)
-    record = read_record(folder)
-    if record is not None:
+class Variant(NamedTuple):
+    """What one trial trains: a configuration, and the rows."""
+
+    config: Config
+    data: DataSet
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search that every rank takes part in: trials one after another, each recorded in a file of the run folder."""
+
+    config: Config
+    request: RunRequest
+    transport: Transport
+    parts: SessionParts
+    file: str  # its name
+    new: Callable[[], SearchRecord]  # begins the search; on rank 0
+    variant: Callable[[Values], Variant]
+    option: str  # that asked for it
+    asked: int = 0
+
+    def run(self) -> SearchRecord | Interrupted:
+        """Searches, or goes on with a search that was interrupted."""
+        request, transport = self.request, self.transport
+        with on_first_rank(transport, lambda: hold_folder(request)) or nullcontext():
+            begun = on_first_rank_at_length(transport, self._begun)
+            document = transport.broadcast_json(None if begun is None else begun.to_json())
+            record = SearchRecord.from_json(record_path(request.run_dir, self.file), document)
+            return record if record.is_complete else _searched(self, record)
+
+    def _begun(self) -> SearchRecord:
+        """Returns the search that is recorded in the run folder, or a new one."""
+        request, folder = self.request, self.request.run_dir
         if not request.resume:
-            raise ConfigError(f"{folder} holds a search; go on with it by --resume auto, or give another --run-dir")
-        remove_leftovers(folder)
-        record.require_same(record_path(folder), config, asked.trials, data.fingerprint, request.asked)
+            refuse_run(folder)
+        record = read_record(folder, self.file)
+        if record is not None:
+            if not request.resume:
+                raise ConfigError(f"{folder} holds a search; go on with it by --resume auto, or give another --run-dir")
+            remove_leftovers(folder)
+            path, fingerprint = record_path(folder, self.file), self.parts.data.fingerprint
+            record.require_same(path, self.config, self.asked, fingerprint, request.asked)
+            return record
+        if holds_run(folder):
+            name = self.option.split()[0]
+            raise ConfigError(f"the run in {folder} began without {name}; leave it out, or give another --run-dir")
+        record = self.new()
+        write_record(folder, record, self.file)
         return record
-    if holds_run(folder):
-        raise ConfigError(f"the run in {folder} began without --tune; leave it out, or give another --run-dir")
+
+
+def _new_search(config: Config, request: RunRequest, asked: TuneRequest, data: DataSet) -> SearchRecord:
     searched = searched_settings(config, asked.given)
     if not searched:
         raise ConfigError(
@@ -91,10 +142,8 @@ def _begun(config: Config, request: RunRequest, asked: TuneRequest, data: DataSe
             "leave one of them to the search, or leave out --tune"
         )
     candidates = draw_candidates(config, searched, asked.trials)
-    rounds = plan_rounds(len(candidates), min(_steps_of_run(config, data), LONGEST_STEPS))
-    record = new_record(config, asked.trials, data.fingerprint, rounds, candidates)
-    write_record(folder, record)
-    return record
+    rounds = plan_rounds(len(candidates), min(steps_of_run(config, data), LONGEST_STEPS))
+    return new_record(config, asked.trials, data.fingerprint, rounds, candidates)
 
 
 def _chosen(record: SearchRecord, asked: Set[str]) -> Values:
@@ -109,10 +158,9 @@ def _chosen(record: SearchRecord, asked: Set[str]) -> Values:
     return {key: value for key, value in record.trials[record.chosen].values.items() if key not in asked}
 
 
-def _searched(
-    config: Config, request: RunRequest, transport: Transport, parts: SessionParts, record: SearchRecord
-) -> SearchRecord | Interrupted:
+def _searched(search: Search, record: SearchRecord) -> SearchRecord | Interrupted:
     """Runs the trials that are left, and records each as it ends."""
+    request, transport = search.request, search.transport
     total = sum(part.steps * part.trials for part in record.rounds)
     begin = steps_done(record.rounds, record.trials)
     progress = (
@@ -122,14 +170,14 @@ def _searched(
     )
     try:
         with StopRequest() as stop:
-            runner = _TrialRunner(config, request, transport, parts, progress, stop)
+            runner = _TrialRunner(search, progress, stop)
             while (task := record.next_trial) is not None:
                 number = task[1]
                 steps, values = record.rounds[task[0]].steps, record.trials[number].values
                 stopped, metrics = runner.run(values, steps, steps_done(record.rounds, record.trials))
                 if not stopped:
                     record = record.with_score(number, metrics)
-                    on_first_rank(transport, partial(write_record, request.run_dir, record))
+                    on_first_rank(transport, partial(write_record, request.run_dir, record, search.file))
                     _note(progress, record, number, steps, metrics)
                 if stopped or runner.stop_requested_anywhere():
                     name = stop.signal_name or "a signal on another rank"
@@ -149,19 +197,9 @@ def _note(progress: Progress, record: SearchRecord, number: int, steps: int, met
 class _TrialRunner:
     """Trains candidates, each from the start and by itself."""
 
-    def __init__(
-        self,
-        config: Config,
-        request: RunRequest,
-        transport: Transport,
-        parts: SessionParts,
-        progress: Progress,
-        stop: StopRequest,
-    ) -> None:
-        self._config = config
-        self._run_dir = request.run_dir
-        self._transport = transport
-        self._parts = parts._replace(data=_with_few_validation_rows(parts.data))
+    def __init__(self, search: Search, progress: Progress, stop: StopRequest) -> None:
+        self._search = search
+        self._transport = search.transport
         self._progress = progress
         self._stop = stop
 
@@ -170,9 +208,10 @@ class _TrialRunner:
 
         None where it diverged.
         """
-        config = with_values(self._config, values)
+        config, data = self._search.variant(values)
+        share = min(steps / steps_of_run(self._search.config, self._search.parts.data), 1.0)
         try:
-            return self._trained(config, steps, done)
+            return self._trained(config, _with_few_validation_rows(data), steps, share, done)
         except TrainingError:  # every rank has the same numbers
             return False, None
         finally:
@@ -183,9 +222,10 @@ class _TrialRunner:
         requested = np.array([self._stop.requested], dtype=np.int32)
         return bool(self._transport.allgather_small(requested).any())
 
-    def _trained(self, config: Config, steps: int, done: int) -> tuple[bool, ClickMetrics | None]:
-        device, kernels, data = self._parts
-        share = min(steps / _steps_of_run(config, data), 1.0)
+    def _trained(
+        self, config: Config, data: DataSet, steps: int, share: float, done: int
+    ) -> tuple[bool, ClickMetrics | None]:
+        device, kernels, _ = self._search.parts
         config = shortened_schedule(config, share)
         session = build_session(config, kernels, data, self._transport, device, share)
         train = config.train
@@ -203,8 +243,8 @@ class _TrialRunner:
         try:
             outcome = session.step(number, shares, loader.global_size(number), rate, self._stop.requested)
         except BadBatchError as error:
-            places = rank_shares(self._transport.rank, self._transport.size, self._config.comm.simulated_ranks)
-            bad_batches = BadBatches(self._run_dir, loader, places.mine[0], places.total)
+            places = rank_shares(self._transport.rank, self._transport.size, self._search.config.comm.simulated_ranks)
+            bad_batches = BadBatches(self._search.request.run_dir, loader, places.mine[0], places.total)
             raise bad_batches.refused(number, shares, error) from error
         self._progress.update(done + number + 1, outcome.loss)
         return outcome.stop_requested
@@ -229,7 +269,8 @@ def shortened_schedule(config: Config, share: float) -> Config:
     )
 
 
-def _steps_of_run(config: Config, data: DataSet) -> int:
+def steps_of_run(config: Config, data: DataSet) -> int:
+    """Returns the steps that training takes by its settings."""
     return total_steps(config, -(-data.train.num_rows // config.train.batch_size))
 
 

@@ -95,7 +95,7 @@ def test_the_command_takes_the_count_of_the_protocol_and_refuses_other_splits(li
     for others, words in (
         (("--split", "none"), "--protocol x4 says how rows are split (random, 80:10:10), and --split none says"),
         (("--format", "terabyte"), "--format terabyte, which holds out the last file, says otherwise"),
-        (("--protocol", "x2"), "invalid choice"),
+        (("--protocol", "x2"), "no such choice; allowed: paper | x1 | x4"),
     ):
         refused = dqrm_cpu(*common, *others)
         assert refused.returncode == 2
