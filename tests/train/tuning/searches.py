@@ -5,7 +5,7 @@ from pathlib import Path
 from click_rates import write_click_rates
 from dqrm_cpu.train.tuning.record import SearchRecord, read_record
 
-SHORT = ("--train.max-steps", 40, "--train.threads", 1)
+SHORT = ("--train.epochs", 5, "--train.max-steps", 40, "--train.threads", 1)
 SMALL_MODEL = ("--model.embedding-dim", 8, "--model.bottom-mlp", "8,8", "--model.top-mlp", "16,1")
 
 
