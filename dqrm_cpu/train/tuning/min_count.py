@@ -30,7 +30,7 @@ from dqrm_cpu.train.state import Interrupted
 from dqrm_cpu.train.tuning.candidates import Values
 from dqrm_cpu.train.tuning.halving import Round
 from dqrm_cpu.train.tuning.record import COUNT_FILE, MIN_COUNT, Kept, SearchRecord, new_record
-from dqrm_cpu.train.tuning.search import LONGEST_STEPS, Search, Variant, steps_of_run
+from dqrm_cpu.train.tuning.search import LONGEST_STEPS, Search, TrialSetup, steps_of_run
 
 COUNTS = (1, 2, 3, 5, 10, 20, 50, 100)
 """What is tried, but for counts that take no row more than the one before."""
@@ -165,13 +165,13 @@ class _Trials:
             return [np.ones(count.size, np.bool_) for count in counts]
         return common(counts, min_count)
 
-    def variant(self, values: Values) -> Variant:
+    def variant(self, values: Values) -> TrialSetup:
         """Returns the first rows, and a model for the ids that come often enough among them."""
         if self._counts is None:
             self._counts = id_counts(self._data.train, self._config.model.table_rows, self._sample_rows)
         kept = self._kept(self._counts, int(str(values[MIN_COUNT])))
         model = replace(self._config.model, table_rows=rows_of(kept))
-        return Variant(replace(self._config, model=model), with_common_ids(self._data, kept, self._sample_rows))
+        return TrialSetup(replace(self._config, model=model), with_common_ids(self._data, kept, self._sample_rows))
 
 
 def _on_counted_rows(

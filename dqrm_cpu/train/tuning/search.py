@@ -72,7 +72,7 @@ def tune(config: Config, request: RunRequest, asked: TuneRequest, transport: Tra
         parts,
         SETTINGS_FILE,
         new=lambda: _new_search(config, request, asked, parts.data),
-        variant=lambda values: Variant(with_values(config, values), parts.data),
+        variant=lambda values: TrialSetup(with_values(config, values), parts.data),
         option=f"--tune {asked.trials}",
         asked=asked.trials,
     )
@@ -83,7 +83,7 @@ def tune(config: Config, request: RunRequest, asked: TuneRequest, transport: Tra
     return Tuned(values, with_values(config, values), record)
 
 
-class Variant(NamedTuple):
+class TrialSetup(NamedTuple):
     """What one trial trains: a configuration, and the rows."""
 
     config: Config
@@ -100,7 +100,7 @@ class Search:
     parts: SessionParts
     file: str  # its name
     new: Callable[[], SearchRecord]  # begins the search; on rank 0
-    variant: Callable[[Values], Variant]
+    variant: Callable[[Values], TrialSetup]
     option: str  # that asked for it
     asked: int = 0
 
