@@ -155,9 +155,13 @@ class CompiledNetwork:
     def _places(self, arrays: NetworkArrays) -> Any:
         """Returns the model as the kernel reads it."""
         projections = [layer for layer in arrays.projections if layer is not None]
+        parts = projections, arrays.bottom, arrays.cross, arrays.top
         numbers = iter(range(len(projections)))
         of_tables = [-1 if layer is None else next(numbers) for layer in arrays.projections]
-        layers = [*projections, *arrays.bottom, *arrays.cross, *arrays.top]
+        layers = [layer for part in parts for layer in part]
+        # The raw numbers may be of any size beside each other.
+        zeros = [self._split_zero(part, k) for part in parts for k in range(len(part))]
+        zeros[len(projections)] = None
         features, lanes = 1 + len(arrays.tables), self._compiled.LANES
         joined = arrays.top[0].values.shape[1]
         keeps_floats = 4 * sum(layer.values.size for layer in layers) <= _MOST_FLOAT_BYTES
@@ -168,7 +172,9 @@ class CompiledNetwork:
             tables=self._address(np.array(tables, np.int64)),
             num_tables=len(tables),
             projections=self._address(np.array(of_tables, np.int64)),
-            layers=self._address(np.array([self._layer(layer, keeps_floats) for layer in layers], np.int64)),
+            layers=self._address(
+                np.array([self._layer(*one, keeps_floats) for one in zip(layers, zeros, strict=True)], np.int64)
+            ),
             bottom_first=len(projections),
             cross_first=cross_first,
             top_first=cross_first + len(arrays.cross),
@@ -179,7 +185,7 @@ class CompiledNetwork:
             is_dot=int(arrays.is_dot),
             buffer=max(*widths, *(table.dim for table in arrays.tables)),
             dots_scratch=-(-features // lanes) * lanes * -(-arrays.dim // lanes) * lanes,
-            codes_stride=max(_bytes_of_a_row(layer) for layer in layers),
+            codes_stride=self._codes_stride(layers, zeros),
             nibble_masks=self._compiled.NIBBLE_MASKS,
         )
 
@@ -202,10 +208,32 @@ class CompiledNetwork:
             rounded_bits=table.rounded_bits,
         )
 
-    def _layer(self, layer: LayerArrays, keeps_floats: bool) -> Any:
+    def _split_zero(self, part: Sequence[LayerArrays], number: int) -> int | None:
+        """Returns the zero of the highest bytes where a layer multiplies three bytes of each number; else None."""
+        layer = part[number]
+        outputs, inputs = layer.values.shape
+        takes_bytes = layer.integers is None and layer.grid is None and _has_codes(layer)
+        if not takes_bytes or inputs > MOST_INTEGER_INPUTS or outputs < self._compiled.LEAST_OUTPUTS:
+            return None
+        is_unsigned = number > 0 and part[number - 1].rectify
+        return (0 if is_unsigned else int(self._compiled.SIGNED_ZERO)) if self._compiled.CAN_SPLIT else None
+
+    def _codes_stride(self, layers: Sequence[LayerArrays], zeros: Sequence[int | None]) -> int:
+        """Returns the bytes for a row's rounded numbers, with room for what fills registers; 0: none are rounded."""
+        pieces: int = self._compiled.PIECES
+        stride = 0
+        for layer, split_zero in zip(layers, zeros, strict=True):
+            whole: int = -(-layer.values.shape[1] // _LINE_BYTES)
+            if split_zero is not None:
+                stride = max(stride, whole)
+            elif layer.integers is not None:
+                stride = max(stride, -(-(whole + 2) // pieces))
+        return stride * pieces * _LINE_BYTES
+
+    def _layer(self, layer: LayerArrays, split_zero: int | None, keeps_floats: bool) -> Any:
         outputs, inputs = layer.values.shape
         compiled, integers = self._compiled, layer.integers
-        has_codes = layer.scale is not None and layer.bits <= _BF16_BITS
+        has_codes = _has_codes(layer)
         values = layer.values
         if layer.scale is not None and not has_codes:
             values = values * layer.scale[:, None]
@@ -217,16 +245,19 @@ class CompiledNetwork:
             scale, *codes = layer.grid
             grid = self._address(np.array([np.reciprocal(scale), scale, *codes], np.float32))
         first_inputs = zero = first_sums = floats = 0
-        if integers is None:
+        if split_zero is not None:
+            form, first_inputs, zero = compiled.SPLIT, inputs, split_zero
+        elif integers is not None:
+            form, first_inputs = compiled.BYTES, integers.first_inputs
+            zero = 0 if integers.is_unsigned else compiled.SIGNED_ZERO
+        if first_inputs:
+            panels = compiled.packed_bytes(values, first_inputs)
+            first_sums = self._address(compiled.first_sums(values, first_inputs, zero))
+        else:
             form = compiled.HALVES if has_codes else compiled.FLOATS
             panels = compiled.packed_panels(values, has_codes)
             if has_codes and keeps_floats:
                 floats = self._address(compiled.packed_panels(values, False))
-        else:
-            form, first_inputs = compiled.BYTES, integers.first_inputs
-            zero = 0 if integers.is_unsigned else compiled.SIGNED_ZERO
-            panels = compiled.packed_bytes(values, first_inputs)
-            first_sums = self._address(compiled.first_sums(values, first_inputs, zero))
         return compiled.LayerPlaces(
             weight=self._address(panels),
             form=form,
@@ -248,12 +279,8 @@ class CompiledNetwork:
         return _address(array)
 
 
-def _bytes_of_a_row(layer: LayerArrays) -> int:
-    """Returns the bytes for a row's rounded numbers, with room for what fills registers; 0 where none are rounded."""
-    if layer.integers is None:
-        return 0
-    inputs: int = layer.values.shape[1]
-    return -(-inputs // _LINE_BYTES) * _LINE_BYTES + 2 * _LINE_BYTES
+def _has_codes(layer: LayerArrays) -> bool:
+    return layer.scale is not None and layer.bits <= _BF16_BITS
 
 
 def _address(array: NDArray[Any]) -> int:

@@ -295,6 +295,28 @@ def store_bytes(typing: Any, place: Any, index: Any, value: Any, added: Any) -> 
     return types.void(types.int64, types.int64, FLOATS, types.int64), codegen
 
 
+@intrinsic
+def store_three_bytes(typing: Any, place: Any, index: Any, apart: Any, value: Any, added: Any) -> tuple[Any, Codegen]:
+    """Writes the three bytes of each lane, rounded half to even, plus `added`, at most 2^24 - 1.
+
+    The lowest bytes go to the LANES bytes from byte `index` on, the others `apart` and twice as far behind them.
+    """
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        place, index, apart, value, added = args
+        kind, most = ir.VectorType(_I8, LANES), same_words((1 << 24) - 1)
+        words = builder.add(_rounded_words(builder, value), every_lane(builder, builder.trunc(added, _I32)))
+        words = builder.select(builder.icmp_signed("<", words, most), words, most)
+        at = index
+        for shift in (0, 8, 16):
+            one = builder.trunc(builder.lshr(words, same_words(shift)), kind)
+            builder.store(one, element_pointer(builder, place, at, kind, 1), align=1)
+            at = builder.add(at, apart)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64, FLOATS, types.int64), codegen
+
+
 def _rounded_words(builder: ir.IRBuilder, value: Any) -> Any:
     """Generates int32 of floats, half to even; NaN and what int32 does not hold become -2^31, whose low byte is 0."""
     if LANES == _AVX512_LANES:

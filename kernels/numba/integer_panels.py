@@ -6,6 +6,7 @@ sums four products of an unsigned and a signed byte. Inputs that may be negative
 the sums begin with less.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -141,15 +142,43 @@ def _scaled_sums(
     rows, panels = shape
     x_offsets = [builder.mul(strides[0], _I64(r)) for r in range(rows)]
     panel_offsets = [builder.mul(strides[1], _I64(p)) for p in range(panels)]
+    first = load_words_of_panels(builder, begin, panels)
+    added = byte_sums(builder, (x, x_offsets), (weight, panel_offsets), groups, [first] * rows)
+    scaled = []
+    for row, of_row in enumerate(added):
+        place = element_pointer(builder, row_scales, _I64(2 * row), _F32, 4)
+        factor = every_lane(builder, builder.load(place, align=4))
+        scaled += [builder.fmul(builder.sitofp(total, FLOAT_VECTOR), factor) for total in of_row]
+    return scaled
+
+
+def load_words_of_panels(builder: ir.IRBuilder, place: Any, panels: int) -> list[Any]:
+    """Generates the load of an int32 for each output of some panels, register by register."""
     registers = [_I64(k * LANES) for k in range(2 * panels)]
-    first = [builder.load(element_pointer(builder, begin, k, WORD_VECTOR, 4), align=4) for k in registers]
+    return [builder.load(element_pointer(builder, place, k, WORD_VECTOR, 4), align=4) for k in registers]
+
+
+def byte_sums(
+    builder: ir.IRBuilder,
+    rows_of_x: tuple[Any, Sequence[Any]],
+    weight_and_panels: tuple[Any, Sequence[Any]],
+    groups: Any,
+    first: Sequence[Sequence[Any]],
+) -> list[list[Any]]:
+    """Generates the loop over groups of inputs; returns the int32 sums of each row of bytes, register by register.
+
+    :param rows_of_x: the address of the bytes, and how far from it each row begins.
+    :param weight_and_panels: the address of the weight, and how far from it each panel begins.
+    :param first: what the sums of each row begin with.
+    """
+    (x, x_offsets), (weight, panel_offsets) = rows_of_x, weight_and_panels
     x_end = builder.add(x, builder.mul(groups, _I64(FOUR)))
     before = builder.block
     loop, done = builder.append_basic_block("groups"), builder.append_basic_block("summed")
     builder.branch(loop)
     builder.position_at_end(loop)
     x_at, weight_at = builder.phi(_I64), builder.phi(_I64)
-    sums = [[builder.phi(WORD_VECTOR) for _ in registers] for _ in range(rows)]
+    sums = [[builder.phi(WORD_VECTOR) for _ in of_row] for of_row in first]
     weights = []
     for offset in panel_offsets:
         of_panel = builder.add(weight_at, offset)
@@ -166,17 +195,12 @@ def _scaled_sums(
     for phi, start, later in ((x_at, x, x_next), (weight_at, weight, weight_next)):
         phi.add_incoming(start, before)
         phi.add_incoming(later, loop_end)
-    for of_row, added_row in zip(sums, added, strict=True):
-        for phi, start, later in zip(of_row, first, added_row, strict=True):
+    for of_row, first_of_row, added_row in zip(sums, first, added, strict=True):
+        for phi, start, later in zip(of_row, first_of_row, added_row, strict=True):
             phi.add_incoming(start, before)
             phi.add_incoming(later, loop_end)
     builder.position_at_end(done)
-    scaled = []
-    for row, of_row in enumerate(added):
-        place = element_pointer(builder, row_scales, _I64(2 * row), _F32, 4)
-        factor = every_lane(builder, builder.load(place, align=4))
-        scaled += [builder.fmul(builder.sitofp(total, FLOAT_VECTOR), factor) for total in of_row]
-    return scaled
+    return added
 
 
 def _tile_of(rows: int, panels: int) -> Any:

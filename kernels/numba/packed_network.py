@@ -18,6 +18,7 @@ from .packed_sums import look_up_rows
 from .pair_dots import dots
 from .panels import PANEL, Product, packed_panels
 from .panels import multiply as multiply_rows
+from .split_panels import CAN_SPLIT, LEAST_OUTPUTS, PIECES, multiply_split
 
 TILE = 48
 """Rows that go through all layers together: whole tiles of registers, and as many as the caches hold."""
@@ -28,13 +29,17 @@ _MANY_ROWS = 8 * TILE
 SOUND, REFUSED = 0, 1
 """What `score` returns: REFUSED for a number that is not finite, an id of no row, a file that contradicts itself."""
 
-FLOATS, HALVES, BYTES = 0, 1, 2
-"""Forms of a weight in panels: FP32, codes as BF16, codes that are multiplied as they are."""
+FLOATS, HALVES, BYTES, SPLIT = 0, 1, 2, 3
+"""Forms of a weight in panels: FP32; codes as BF16; codes that are multiplied as they are, by numbers rounded to a byte
+each, or by three bytes of each number."""
 
 __all__ = [
+    "CAN_SPLIT",
     "LANES",
+    "LEAST_OUTPUTS",
     "NIBBLE_MASKS",
     "PANEL",
+    "PIECES",
     "SIGNED_ZERO",
     "TablePlaces",
     "first_sums",
@@ -56,8 +61,8 @@ class LayerPlaces(NamedTuple):
     rectify: int
     grid: int  # f32[4]: 1 / scale, scale, least and largest code of quantized inputs; or 0
     ends_cross: int
-    first_inputs: int  # this one and those below: of BYTES alone
-    zero: int
+    first_inputs: int  # of BYTES alone
+    zero: int  # this one and the one below: of BYTES and SPLIT
     first_sums: int
     floats: int  # of HALVES: the same weight as panels in FP32, for whole tiles; or 0
 
@@ -82,7 +87,7 @@ class NetworkPlaces(NamedTuple):
     is_dot: int
     buffer: int  # floats of a row in each of the buffers for layers: the widest
     dots_scratch: int
-    codes_stride: int  # bytes of a row's bytes, in whole lines
+    codes_stride: int  # bytes of a row's bytes, in PIECES times as many whole lines
     nibble_masks: int  # NIBBLE_MASKS
 
 
@@ -223,7 +228,7 @@ def _apply(
     """Runs a layer on rows."""
     padded = (layer.outputs + 2 * LANES - 1) // (2 * LANES) * (2 * LANES)
     bias = layer.affine + 4 * padded
-    if layer.form == BYTES:
+    if layer.form >= BYTES:
         of_bytes = IntegerProduct(
             layer.weight,
             layer.first_sums,
@@ -239,7 +244,10 @@ def _apply(
             network.codes_stride,
             places.row_scales,
         )
-        multiply_bytes(of_bytes, x, x_stride, rows, out, out_stride)
+        if layer.form == BYTES:
+            multiply_bytes(of_bytes, x, x_stride, rows, out, out_stride)
+        else:
+            multiply_split(of_bytes, x, x_stride, rows, out, out_stride)
         return
     if layer.grid:
         for row in range(rows):
