@@ -37,6 +37,8 @@ _MOST_CODES = 50
 _FEWEST_KEYS = 20
 _MOST_RATINGS = 20
 _MOST_BAD_LABELS = 0.01
+_MOST_MISSING_LABELS = 0.5
+"""Rows whose outcome nobody knows yet have an empty label; a column that is mostly empty is no label."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,27 @@ def _label(sample: RowSample) -> Suggestion:
     columns = [_facts(n, c) for n, c in zip(sample.names, sample.columns, strict=True) if n in once and c]
     full = [facts for facts in columns if facts.cells and not facts.share_missing]
     answers = [facts for facts in full if facts.all_are(_is_answer) and facts.distinct <= 4]
-    answers = answers or [some for facts in columns if facts.cells and (some := _mostly_answers(facts)) is not None]
+    answers = answers or [some for facts in columns if (some := _mostly_answers(facts, 0)) is not None]
+    if answers and (chosen := _best_named(answers)):
+        return chosen
+    for facts in full:
+        is_rating = facts.all_are(is_number) and 2 <= facts.distinct <= _MOST_RATINGS
+        if is_rating and _RATING_WORDS.search(facts.name.lower()):
+            numbers = sorted(facts.numbers)
+            positive = numbers[-max(1, len(numbers) * 2 // 5)]
+            reason = f"{facts.distinct} different numbers, {numbers[0]:g} to {numbers[-1]:g}; its name says so"
+            return Suggestion(facts.name, "label", reason, positive=positive)
+    sparse = [some for facts in columns if (some := _mostly_answers(facts, _MOST_MISSING_LABELS)) is not None]
+    if sparse and (chosen := _best_named(sparse)):
+        return chosen
+    raise DataError(
+        "no column looks like a label: none has 0 or 1, or the like, in all rows or most, and none is called a rating; "
+        "write the schema by hand, with `label`, and `positive` where it is another number"
+    )
+
+
+def _best_named(answers: Sequence[_Facts]) -> Suggestion | None:
+    """Chooses among columns with two answers by their names, or the first that has both."""
     both = [facts for facts in answers if len({_truth(cell) for cell in facts.counts}) == 2]
     named = [facts for facts in answers if _LABEL_WORDS.search(facts.name.lower())]
     exact = [facts for facts in answers if facts.name.lower() in _LABEL_NAMES]
@@ -153,28 +175,21 @@ def _label(sample: RowSample) -> Suggestion:
         if candidates:
             chosen = candidates[0]
             clicks = sum(_truth(cell) for cell in chosen.cells) / len(chosen.cells)
-            where = (
-                "every row" if chosen in full else f"all but {chosen.share_missing:.2%} of the rows, which are bad ones"
-            )
+            where = "every row"
+            if chosen.share_missing:
+                where = f"all but {chosen.share_missing:.2%} of the rows, which are bad ones (--bad-rows skip)"
             return Suggestion(chosen.name, "label", f"a yes or no in {where}, {clicks:.2%} yes; {reason}")
-    for facts in full:
-        is_rating = facts.all_are(is_number) and 2 <= facts.distinct <= _MOST_RATINGS
-        if is_rating and _RATING_WORDS.search(facts.name.lower()):
-            numbers = sorted(facts.numbers)
-            positive = numbers[-max(1, len(numbers) * 2 // 5)]
-            reason = f"{facts.distinct} different numbers, {numbers[0]:g} to {numbers[-1]:g}; its name says so"
-            return Suggestion(facts.name, "label", reason, positive=positive)
-    raise DataError(
-        "no column looks like a label: none has 0 or 1, or the like, in every row, and none is called a rating; "
-        "write the schema by hand, with `label`, and `positive` where it is another number"
-    )
+    return None
 
 
-def _mostly_answers(facts: _Facts) -> _Facts | None:
-    """Leaves out the few cells that are no answer; None where they are not few."""
+def _mostly_answers(facts: _Facts, most_missing: float) -> _Facts | None:
+    """Leaves out the few cells that are no answer, and those missing; None where they are too many."""
     cells = [cell for cell in facts.cells if _is_answer(cell)]
-    all_cells = len(facts.cells) / (1 - facts.share_missing)
-    if not cells or len(cells) < (1 - _MOST_BAD_LABELS) * all_cells:
+    all_cells = len(facts.cells) / (1 - facts.share_missing) if facts.cells else 0
+    others = len(facts.cells) - len(cells)
+    if not cells or others > _MOST_BAD_LABELS * all_cells:
+        return None
+    if len(cells) < (1 - max(_MOST_BAD_LABELS, most_missing)) * all_cells:
         return None
     return _Facts(facts.name, cells, 1 - len(cells) / all_cells, Counter(cells))
 

@@ -290,3 +290,16 @@ def test_a_label_may_be_wrong_in_a_few_rows_which_are_bad_ones(tmp_path: Path) -
     text = suggested(write(tmp_path / "rows.csv", columns, ","))
     assert tomllib.loads(text)["label"] == "clicked"
     assert "in all but 0.33% of the rows, which are bad ones" in text
+
+
+def test_a_label_may_be_missing_where_no_other_column_has_one(tmp_path: Path) -> None:
+    columns = columns_of(random.Random(4))
+    del columns["clicked"], columns["flag"]
+    columns["opened?"] = ["" if k % 4 == 1 else k % 2 for k in range(ROWS)]
+    text = suggested(write(tmp_path / "rows.csv", columns, ";"))
+    assert tomllib.loads(text)["label"] == "opened?"
+    assert "in all but 25.00% of the rows, which are bad ones (--bad-rows skip)" in text
+    with pytest.raises(DataError, match="no column looks like a label"):
+        suggested(
+            write(tmp_path / "rare.csv", columns | {"opened?": ["" if k % 3 else "yes" for k in range(ROWS)]}, ";")
+        )
