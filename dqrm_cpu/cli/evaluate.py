@@ -145,7 +145,8 @@ def _as_table(evaluation: "Evaluation", args: argparse.Namespace) -> str:
     left_out = f", without {metrics.skipped_rows:,} that are not sound" if metrics.skipped_rows else ""
     how = f", calibrated ({args.calibrate})" if evaluation.calibration else ""
     why = f" (the rows have {metrics.why_no_auc})" if metrics.why_no_auc else ""
-    headline = f"{evaluation.checkpoint} on {metrics.examples:,} {args.part} rows{left_out}{how}"
+    rows = f"all {metrics.examples:,}" if args.part == "all" else f"{metrics.examples:,} {args.part}"
+    headline = f"{evaluation.checkpoint} on {rows} rows{left_out}{how}"
     auc, *others = metric_lines(metrics)
     lines = [headline, f"{auc}{why}", *others]
     if evaluation.grouped is not None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dqrm_cpu.base.memory import format_size
 from dqrm_cpu.base.wording import counted
 from dqrm_cpu.config import Config
 from dqrm_cpu.config.schema import flatten
@@ -71,7 +72,7 @@ def _sections() -> Sequence[tuple[str, str, Callable[[Sequence[RunFiles]], Itera
 def _summary(runs: Sequence[RunFiles]) -> Iterator[PagePart]:
     head = (
         *("run", "method", "steps", "median (ms)", "mean (ms)"),
-        *("val. AUC", "at step", "test AUC", "log loss", "size (MB)", "ranks"),
+        *("val. AUC", "at step", "test AUC", "log loss", "size", "ranks"),
     )
     yield table(head, [_summary_row(run) for run in runs])
     yield paragraph(
@@ -127,7 +128,7 @@ def _summary_row(run: RunFiles) -> list[str]:
         f"{best.step:,}" if best else "-",
         _number(test.get("auc"), ".4f"),
         _number(test.get("log_loss"), ".4f"),
-        f"{run.sizes.packed / 1e6:,.1f}",
+        format_size(run.sizes.packed),
         str(len(run.environment.get("ranks", ())) or 1),
     ]
 
