@@ -21,7 +21,7 @@ DCN = {"interaction": "cross", "cross_layers": 2}
 COMPUTED: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {}),
     ({"embedding_dim": 35, "bottom_mlp": (35,), "top_mlp": (32, 1)}, {"embedding_bits": 7, "mlp_bits": 12}),
-    ({"embedding_dim": 16, "bottom_mlp": (16,)}, {"method": "hawq", "mlp_bias_bits": 8}),
+    ({"embedding_dim": 16, "bottom_mlp": (16,), "top_mlp": (130, 128, 1)}, {"method": "hawq", "mlp_bias_bits": 8}),
     ({"interaction": "cat"}, {"method": "none"}),
     ({**DCN, "cross_rank": 4}, {"method": "lsq", "embedding_bits": 2}),
     (DCN, {"method": "ptq", "mlp_bits": 32}),

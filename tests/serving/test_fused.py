@@ -27,7 +27,7 @@ MODELS: list[tuple[dict[str, Any], dict[str, Any], tuple[int, ...]]] = [
             *((bits, 35) for bits in (3, 4, 7, 13)),
         )
     ),
-    ({"bottom_mlp": (100, 70, 6), "top_mlp": (130, 65, 33, 1)}, {"mlp_bits": 8}, ()),
+    ({"bottom_mlp": (100, 130, 6), "top_mlp": (130, 128, 33, 1)}, {"mlp_bits": 8}, ()),
     ({}, {"mlp_bits": 12, "mlp_bias_bits": 8}, ()),
     ({"interaction": "cat", "top_mlp": (32, 1)}, {"mlp_bits": 32}, (3,)),
     ({"pooling": "mean"}, {"activation_bits": 8}, (1, 7)),
