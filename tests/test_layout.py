@@ -4,6 +4,7 @@ import ast
 import re
 from collections.abc import Iterator
 from configparser import ConfigParser
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -52,10 +53,16 @@ FORCES_FILES_TO_THE_DISK = {
 """The modules that may sync files themselves instead of using base/files.py."""
 
 
+@cache
+def syntax_of(path: Path) -> ast.Module:
+    """The syntax tree of a module, which several tests look at."""
+    return ast.parse(path.read_text())
+
+
 def imported_parts(path: Path) -> set[str]:
     """The parts of the package that a module names in absolute imports."""
     names: list[str] = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(syntax_of(path)):
         if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             names.append(node.module)
         elif isinstance(node, ast.Import):
@@ -94,7 +101,7 @@ def modules() -> dict[str, Path]:
 def imports_of(module: str, path: Path) -> Iterator[str]:
     """The dotted names that a module imports when it is loaded, not within a function or for types only."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.parse(path.read_text()).body:
+    for node in syntax_of(path).body:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -116,7 +123,7 @@ def test_no_import_goes_in_a_circle() -> None:
 def test_a_class_name_means_one_thing() -> None:
     places: dict[str, list[str]] = {}
     for module, path in modules().items():
-        for node in ast.parse(path.read_text()).body:
+        for node in syntax_of(path).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places.setdefault(node.name, []).append(module)
     assert {name: where for name, where in places.items() if len(where) > 1} == {}
@@ -154,7 +161,7 @@ def test_modules_that_a_benchmark_names_exist() -> None:
     named = {
         (path.name, node.module)
         for path in (ROOT / "benchmarks").glob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(syntax_of(path))
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dqrm_cpu.")
     }
     assert len(named) > 3
@@ -172,7 +179,7 @@ def test_files_get_their_names_in_base() -> None:
     for path in PACKAGE.rglob("*.py"):
         name = str(path.relative_to(PACKAGE))
         if not name.startswith("base/") and name not in FORCES_FILES_TO_THE_DISK:
-            calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+            calls = [node for node in ast.walk(syntax_of(path)) if isinstance(node, ast.Call)]
             wrong += [f"{name}:{call.lineno}" for call in calls if renames_or_syncs(call)]
     assert wrong == []
 
@@ -189,7 +196,7 @@ def renames_or_syncs(call: ast.Call) -> bool:
 
 def strings_listed_in(path: Path) -> Iterator[frozenset[str]]:
     """The tuples, lists, sets and OneOf of a module that hold three strings or more, and nothing else."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(syntax_of(path)):
         items: list[ast.expr] = []
         if isinstance(node, ast.Tuple | ast.List | ast.Set):
             items = node.elts

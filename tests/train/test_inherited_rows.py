@@ -94,7 +94,7 @@ def inherit(root: Path, old: Keys, new: Keys, optimizer: str) -> tuple[Session, 
     return parent, drawn, child, initialize_from(child, read_parent(root / "run"), config, data)
 
 
-@settings(max_examples=20, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+@settings(max_examples=12, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 @given(old=KEYS, new=KEYS, optimizer=st.sampled_from(["sgd", "rowwise-adagrad"]))
 def test_rows_are_those_of_dictionaries(old: Keys, new: Keys, optimizer: str) -> None:
     with TemporaryDirectory() as folder:

@@ -65,6 +65,7 @@ def require_rise_and_fall(seeds: tuple[int, ...], least_ahead: float) -> None:
     assert least_ahead < ahead < 0.02
 
 
+@pytest.mark.long
 def test_one_world() -> None:
     require_honest((1,), spread=0.005)
 
