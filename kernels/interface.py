@@ -115,9 +115,3 @@ class Kernels(Protocol):
 
     def quantize_rows(self, weight: Tensor, scale: float, bits: int) -> Tensor:
         """Returns the codes of weight f32[N, D] under one scale: int8 up to 8 bits, int16 above."""
-
-    def pack_int4(self, codes: Tensor) -> Tensor:
-        """Packs 4-bit codes int8[N, D] into uint8[N, ceil(D / 2)], low nibble first, an odd D padded with 0."""
-
-    def unpack_int4(self, packed: Tensor, dim: int) -> Tensor:
-        """Unpacks uint8[N, ceil(dim / 2)] back to int8[N, dim]."""

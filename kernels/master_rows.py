@@ -12,19 +12,23 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from .row_forms import MANTISSA_BITS as MANTISSA_BITS
+from .row_forms import NOT_FINITE as NOT_FINITE
+from .row_forms import ROW_TYPE_NAMES
+
 FP32, BF16, INT8 = torch.float32, torch.bfloat16, torch.uint8
 
-ROW_TYPES: Mapping[str, torch.dtype] = MappingProxyType({"fp32": FP32, "bf16": BF16, "int8": INT8})
+ROW_TYPES: Mapping[str, torch.dtype] = MappingProxyType(
+    {form: getattr(torch, name) for form, name in ROW_TYPE_NAMES.items()}
+)
 """The types of master rows, by the names of the setting train.master_rows."""
 
 LARGEST_CODE = 127
 LEAST_KEPT = 48
 """The largest code of a row, from which on its scale stays as it is: only rows that shrink further get a finer one."""
 
-MANTISSA_BITS = 23
 LARGEST_MANTISSA = 0x7E0000  # of 127 times a power of two
 CODE_BITS = 6  # 127 is 2^6 times a number below 2
-NOT_FINITE = 255  # the exponent of infinity
 
 _ROWS_AT_ONCE = 1 << 16
 

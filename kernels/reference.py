@@ -294,17 +294,3 @@ class ReferenceKernels:
         inverse = np.float32(1) / np.float32(scale)
         codes = np.clip(np.rint(weight.numpy() * inverse), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
         return torch.from_numpy(codes.astype(np.int8 if bits <= 8 else np.int16))
-
-    def pack_int4(self, codes: Tensor) -> Tensor:
-        rows, dim = codes.shape
-        packed = torch.zeros(rows, (dim + 1) // 2, dtype=torch.uint8)
-        for r, c in np.ndindex(rows, dim):
-            packed[r, c // 2] |= (int(codes[r, c]) & 15) << (4 * (c % 2))
-        return packed
-
-    def unpack_int4(self, packed: Tensor, dim: int) -> Tensor:
-        codes = torch.zeros(packed.shape[0], dim, dtype=torch.int8)
-        for r, c in np.ndindex(*codes.shape):
-            nibble = int(packed[r, c // 2]) >> (4 * (c % 2)) & 15
-            codes[r, c] = nibble - 16 if nibble >= 8 else nibble
-        return codes

@@ -240,14 +240,6 @@ class TorchKernels:
         codes = torch.round(weight * torch.reciprocal(torch.tensor(scale, dtype=torch.float32, device=weight.device)))
         return codes.clamp_(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1).to(torch.int8 if bits <= 8 else torch.int16)
 
-    def pack_int4(self, codes: Tensor) -> Tensor:
-        nibbles = torch.nn.functional.pad(codes.to(torch.uint8) & 15, (0, codes.shape[1] % 2))
-        return nibbles[:, 0::2] | (nibbles[:, 1::2] << 4)
-
-    def unpack_int4(self, packed: Tensor, dim: int) -> Tensor:
-        nibbles = torch.stack((packed & 15, packed >> 4), 2).flatten(1)[:, :dim].to(torch.int8)
-        return torch.where(nibbles >= 8, nibbles - 16, nibbles)
-
 
 def _row_gradients(tables: Tables, bags: Bags, grad_features: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the unique rows of the arena, sorted, and the sum of their gradients."""

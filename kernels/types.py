@@ -1,13 +1,14 @@
 """The arrays that every kernel and everything above it speaks; torch tensors, row-major, on one device."""
 
-from typing import NamedTuple
+from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:  # whoever needs a constant of this file may do without torch
+    from torch import Tensor
 
 from .master_rows import dim_of, row_values
-
-UNQUANTIZED = 32
-"""The bit width that means: leave the values in FP32."""
+from .row_forms import UNQUANTIZED as UNQUANTIZED
 
 
 class Tables(NamedTuple):

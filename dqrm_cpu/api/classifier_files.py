@@ -17,8 +17,8 @@ from dqrm_cpu.base.files import making_folder, replace_file
 from dqrm_cpu.data.store.manifest import PART_NAMES, read_manifest
 from dqrm_cpu.errors import ConfigError, DataError
 from dqrm_cpu.export.write import packed_path
-from dqrm_cpu.train.checkpoint import find_checkpoint
-from dqrm_cpu.train.run_folder import checkpoints_folder
+from dqrm_cpu.train.checkpoint_folder import find_checkpoint
+from dqrm_cpu.train.run_place import checkpoints_folder
 
 FORMAT = 1
 """Raised whenever an older version could not read the folder."""

@@ -13,8 +13,9 @@ from dqrm_cpu.errors import ConfigError, TrainingError, unanimous
 from dqrm_cpu.metrics.calibration import FITS, Calibration
 from dqrm_cpu.metrics.click import ClickAccumulator, ClickMetrics
 from dqrm_cpu.metrics.groups import GroupedAuc, Slice, grouped_auc, slices
-from dqrm_cpu.model.tables import table_names
-from dqrm_cpu.train.ensemble import Wanted, checkpoints_to_score, mean_predictions
+from dqrm_cpu.model.shapes import table_names
+from dqrm_cpu.train.checkpoint_folder import checkpoints_to_score
+from dqrm_cpu.train.ensemble import Wanted, mean_predictions
 from dqrm_cpu.train.evaluation_notes import calibration_warning
 
 ALL_PARTS = "all"

@@ -20,7 +20,8 @@ from dqrm_cpu.errors import CheckpointError, ConfigError
 from dqrm_cpu.metrics.calibration import FITS
 from dqrm_cpu.predict.exporting import SUFFIXES, ExportedFile, ExportRequest, export
 from dqrm_cpu.predict.prediction import PredictionSummary
-from dqrm_cpu.train.run_folder import holds_run, members_of, read_result, read_rows
+from dqrm_cpu.train.run_folder import read_result, read_rows
+from dqrm_cpu.train.run_place import holds_run, members_of
 from dqrm_cpu.train.state import Result
 
 _LOGGER = logging.getLogger(__name__)

@@ -160,8 +160,8 @@ def _loaded(run_dir: Path, texts: Mapping[str, str], recorded: RecordedConfig | 
 
 
 def _recorded(run_dir: Path) -> RecordedConfig | None:
-    from dqrm_cpu.train.checkpoint import newest_config
-    from dqrm_cpu.train.run_folder import checkpoints_folder
+    from dqrm_cpu.train.checkpoint_folder import newest_config
+    from dqrm_cpu.train.run_place import checkpoints_folder
 
     return newest_config(checkpoints_folder(run_dir))
 

@@ -20,7 +20,7 @@ from dqrm_cpu.errors import ConfigError
 from dqrm_cpu.train.ensemble import require_kind_of_run, train_ensemble
 from dqrm_cpu.train.progress import Progress, open_progress
 from dqrm_cpu.train.run import RunRequest, train
-from dqrm_cpu.train.run_folder import holds_run
+from dqrm_cpu.train.run_place import holds_run
 from dqrm_cpu.train.state import Interrupted, Result
 from dqrm_cpu.train.tuning.candidates import most_demanding, searched_settings
 from dqrm_cpu.train.tuning.min_count import settle_min_count

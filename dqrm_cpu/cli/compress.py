@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dqrm_cpu.base.decode import Json
     from dqrm_cpu.comm.transport import Transport
     from dqrm_cpu.config import Config
-    from dqrm_cpu.export.read import PackedModel
+    from dqrm_cpu.export.packed_model import PackedModel
     from dqrm_cpu.metrics.click import ClickMetrics
     from dqrm_cpu.model.dlrm import Dlrm
 
@@ -118,7 +118,7 @@ def _choose_method(args: argparse.Namespace) -> None:
 
 def _verify(args: argparse.Namespace) -> int:
     """Reads all of a packed file; whatever is wrong with it is an error."""
-    from dqrm_cpu.export.read import verify_packed
+    from dqrm_cpu.export.packed_model import verify_packed
 
     with Working(f"reading {args.verify}"):
         packed = verify_packed(args.verify)
@@ -132,8 +132,8 @@ def _compress(config: "Config", args: argparse.Namespace, transport: "Transport"
     from dqrm_cpu.comm.coordination import on_first_rank
     from dqrm_cpu.export.read import load_packed
     from dqrm_cpu.model.size import model_bytes
-    from dqrm_cpu.train.checkpoint import find_checkpoint, read_state
-    from dqrm_cpu.train.run_folder import checkpoints_folder
+    from dqrm_cpu.train.checkpoint_folder import find_checkpoint, read_state
+    from dqrm_cpu.train.run_place import checkpoints_folder
     from dqrm_cpu.train.session import trained_session
 
     checkpoint = find_checkpoint(checkpoints_folder(args.run_dir), args.checkpoint)
@@ -157,11 +157,12 @@ def _compress(config: "Config", args: argparse.Namespace, transport: "Transport"
 
 def _write(path: Path, config: "Config", model: "Dlrm", scale: "Tensor", layout: str, identity: str) -> int:
     from dqrm_cpu.errors import ConfigError
-    from dqrm_cpu.export.write import has_sparse_layout, write_model, write_rowwise
+    from dqrm_cpu.export.model_files import write_model, write_rowwise
+    from dqrm_cpu.export.write import has_sparse_layout
 
     if layout == "rowwise":
         return write_rowwise(path, config, model, identity)
-    if layout == "sparse" and not has_sparse_layout(model):
+    if layout == "sparse" and not has_sparse_layout(model.table_formula):
         raise ConfigError(f"{config.quant.method} has no code for zero, so no row can be left out; use --layout dense")
     return write_model(path, config, model, scale, layout, identity)
 

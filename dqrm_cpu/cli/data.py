@@ -112,8 +112,10 @@ def _verify(args: argparse.Namespace) -> int:
 
     from dqrm_cpu.data.prepare.vocabulary.saved_vocabulary import verify_vocabulary
     from dqrm_cpu.data.store.manifest import PART_NAMES, read_manifest
+    from dqrm_cpu.data.store.mapping_faults import name_unreadable_files
     from dqrm_cpu.data.store.shard import verify
 
+    name_unreadable_files()
     manifest = read_manifest(args.directory)
     files = [file for part in PART_NAMES for file in manifest.parts[part]]
     size = sum(file.bytes for file in files)

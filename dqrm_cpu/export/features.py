@@ -13,7 +13,7 @@ from dqrm_cpu.config import Config
 from dqrm_cpu.data.prepare.row_layout import CATEGORY_ROLES, DENSE_ROLES, FieldRole, Layout
 from dqrm_cpu.data.store.transform import BUCKETS, LOG, Transform
 from dqrm_cpu.export.safetensors_writer import Streamed
-from dqrm_cpu.model.layers import mlp_shapes
+from dqrm_cpu.model.shapes import mlp_shapes
 from dqrm_cpu.serving.description import (
     BOTTOM,
     CROSS,

@@ -6,19 +6,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+import numpy as np
 
 from dqrm_cpu.config import Config
 from dqrm_cpu.config.load import check_config
 from dqrm_cpu.config.schema import SETTINGS, flatten, unflatten
 from dqrm_cpu.config.setting import BadValueError
 from dqrm_cpu.errors import ConfigError
-from dqrm_cpu.export.codes import ROWWISE_SCALE_BYTES
 from dqrm_cpu.export.safetensors_reader import PackedFile
-from dqrm_cpu.kernels.types import UNQUANTIZED
-from dqrm_cpu.model.layers import LayerShape, mlp_shapes
+from dqrm_cpu.kernels.row_forms import UNQUANTIZED
+from dqrm_cpu.model.shapes import LayerShape, mlp_shapes, table_names
 from dqrm_cpu.model.size import packed_row_bytes
-from dqrm_cpu.model.tables import table_names
 from dqrm_cpu.quant.methods import select_formula
 from dqrm_cpu.serving.description import MODEL, Description, DescriptionError
 from dqrm_cpu.serving.ids import keys_tensors
@@ -35,6 +33,10 @@ CORRECTED = "corrected"
 
 LAYOUTS = ("dense", "sparse", "rowwise")
 ROWS_PER_RANK = 512
+
+ROWWISE_BITS = (2, 4)
+ROWWISE_SCALE_BYTES = 4
+"""Scale and bias in FP16 behind the codes of a row."""
 
 _MOST_CONFIG_CHARACTERS = 1 << 18
 _MOST_DOTS = 64
@@ -145,7 +147,7 @@ def _grid(name: str, config: Config, bits: int, scales: int) -> dict[str, Expect
     formula = select_formula(config.quant, bits)
     assert formula is not None
     tensors = {f"{name}.step": Expected("F32", (scales,), is_scale=True)}
-    if formula.grid(torch.ones(1)).offset is not None:
+    if formula.grid(np.ones(1, np.float32)).offset is not None:
         tensors[f"{name}.offset"] = Expected("F32", (scales,))
     return tensors
 

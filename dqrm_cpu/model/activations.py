@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dqrm_cpu.kernels.types import UNQUANTIZED
-from dqrm_cpu.model.layers import LayerShape
+from dqrm_cpu.model.shapes import LayerShape
 from dqrm_cpu.quant.formula import SMALLEST_SCALE, largest_code
 
 MOMENTUM = 0.99

@@ -3,7 +3,6 @@
 With a cross network between interaction and top MLP it is DCNv2; that has no layers in other models.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -26,34 +25,27 @@ from dqrm_cpu.kernels.validate import (
     validate_weights,
 )
 from dqrm_cpu.model.activations import LayerInputs, ReadInput
+from dqrm_cpu.model.correction import keep_rate_correction
 from dqrm_cpu.model.gemm import Gemm, select_gemm
 from dqrm_cpu.model.interaction import CrossNetwork, Interaction, select_interaction
-from dqrm_cpu.model.layers import LayerParameters, initialize_, interaction_width, mlp_shapes, split_parameters
+from dqrm_cpu.model.layers import LayerParameters, initialize_, split_parameters
 from dqrm_cpu.model.mlp import Mlp
 from dqrm_cpu.model.mlp_weights import (
     MakeWeights,
     WeightSource,
     quantized_matrices,
     quantized_weights,
-    scale_counts,
 )
 from dqrm_cpu.model.projections import Projections
-from dqrm_cpu.model.tables import HeldRows, allocate_groups, table_names
+from dqrm_cpu.model.shapes import interaction_width, mlp_shapes, scale_counts, table_names
+from dqrm_cpu.model.tables import HeldRows, allocate_groups
 from dqrm_cpu.model.workspace import DenseGradients, Workspace, allocate_workspace
 from dqrm_cpu.quant.formula import Formula
-from dqrm_cpu.quant.learned import LearnedScales, initial_table_scales
+from dqrm_cpu.quant.learned import LearnedScales, initial_table_scales, split_scales
 from dqrm_cpu.quant.methods import Uniform, learned_formula, select_formula
 from dqrm_cpu.quant.rounding import NEAREST, RoundingKey, RowRounding, WeightRounding
 from dqrm_cpu.quant.tables import TableQuantizer
 from dqrm_cpu.timing.spans import Spans
-
-
-def keep_rate_correction(trained: float, scored: float = 1.0) -> float:
-    """Returns what to add to a logit learned from rows of which a share `trained` of those without a click was kept.
-
-    It is then right for rows of which a share `scored` was kept: a share R makes the odds 1 / R times as high.
-    """
-    return math.log(trained / scored) if trained > 0 else 0.0  # of clicks alone nothing can be learned or corrected
 
 
 class Dlrm:
@@ -85,7 +77,9 @@ class Dlrm:
         self._first_held = self.groups.split(first_held)
         self.dense = torch.zeros(self.shapes.num_parameters, device=device)
         self._scale_counts = scale_counts(quant, len(model.table_rows), self.shapes.layers)
-        self.scales: LearnedScales = self._scale_counts.split(torch.zeros(self._scale_counts.total, device=device))
+        self.scales: LearnedScales = split_scales(
+            torch.zeros(self._scale_counts.total, device=device), *self._scale_counts
+        )
         self._learned = learned_formula(quant, quant.embedding_bits)
         self.table_formula = select_formula(quant, quant.embedding_bits)
         self.bias_formula = None if quant.mlp_bias_bits == UNQUANTIZED else Uniform(quant.mlp_bias_bits)

@@ -9,9 +9,10 @@ from torch import Tensor
 from dqrm_cpu.config import QuantConfig
 from dqrm_cpu.kernels.interface import Kernels
 from dqrm_cpu.kernels.types import UNQUANTIZED, RowCopy
-from dqrm_cpu.model.layers import LayerParameters, LayerShape
+from dqrm_cpu.model.layers import LayerParameters
+from dqrm_cpu.model.shapes import LayerShape
 from dqrm_cpu.quant.formula import Formula, FoundScale, LearnedScale
-from dqrm_cpu.quant.learned import LearnedScales, initial_matrix_scales, matrix_scale_gradient, split_scales
+from dqrm_cpu.quant.learned import initial_matrix_scales, matrix_scale_gradient
 from dqrm_cpu.quant.methods import Uniform, found_formula, learned_formula, uniform_scale
 from dqrm_cpu.quant.rounding import RoundingKey, stochastic_matrix
 
@@ -224,31 +225,6 @@ def quantized_weights(quant: QuantConfig, matrices: QuantizedMatrices | None) ->
         make = RoundedWeights if quant.mlp_rounding == "stochastic" else uniform_weights
         return lambda source: make(source._replace(bias_bits=bias_bits), bits, by_matrix)
     return lambda source: FormulaWeights(source._replace(bias_bits=bias_bits), *matrices)
-
-
-class ScaleCounts(NamedTuple):
-    """The numbers of scales that a model learns."""
-
-    tables: int
-    matrices: tuple[int, ...]  # of each layer, bottom to top
-
-    @property
-    def total(self) -> int:
-        return self.tables + sum(self.matrices)
-
-    def split(self, flat: Tensor) -> LearnedScales:
-        """Splits f32[total] into views."""
-        return split_scales(flat, self.tables, self.matrices)
-
-
-def scale_counts(quant: QuantConfig, num_tables: int, layers: Sequence[LayerShape]) -> ScaleCounts:
-    """Counts the learned scales; none at all unless the method learns them."""
-    if learned_formula(quant, quant.embedding_bits) is None:
-        return ScaleCounts(0, ())
-    if quant.mlp_bits == UNQUANTIZED:
-        return ScaleCounts(num_tables, ())
-    by_matrix = quant.mlp_granularity == "matrix"
-    return ScaleCounts(num_tables, tuple(1 if by_matrix else layer.outputs for layer in layers))
 
 
 def _allocate_layers(source: WeightSource) -> tuple[LayerParameters, ...]:

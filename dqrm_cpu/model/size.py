@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dqrm_cpu.config import Config
-from dqrm_cpu.kernels.master_rows import ROW_TYPES, row_bytes
-from dqrm_cpu.kernels.types import UNQUANTIZED
-from dqrm_cpu.model.layers import LayerShape, MlpShapes, mlp_shapes
+from dqrm_cpu.kernels.row_forms import UNQUANTIZED, stored_bytes
+from dqrm_cpu.model.shapes import LayerShape, MlpShapes, mlp_shapes
 
 _FLOAT = 4
 _MIB = 1024**2
@@ -102,9 +101,8 @@ def estimate_memory(config: Config, world_size: int = 1, held_rows: Sequence[int
 
 def _held_bytes(config: Config) -> int:
     """Counts the bytes of all rows as training keeps them."""
-    row_type = ROW_TYPES[config.train.master_rows]
     pairs = zip(config.model.table_rows, config.model.dims, strict=True)
-    return sum(rows * row_bytes(row_type, dim) for rows, dim in pairs)
+    return sum(rows * stored_bytes(config.train.master_rows, dim) for rows, dim in pairs)
 
 
 def _tracker_bytes(config: Config) -> int:

@@ -3,7 +3,6 @@
 import mmap
 import os
 import tempfile
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,27 +10,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from dqrm_cpu.config.schema import ModelConfig
 from dqrm_cpu.kernels.master_rows import FP32, columns
 from dqrm_cpu.kernels.table_groups import TableGroup, TableGroups
 from dqrm_cpu.kernels.types import Tables
 
 _FLOAT_BYTES = 4
-
-
-def table_names(num_tables: int) -> tuple[str, ...]:
-    """Returns the names used in messages and files: C1, C2, ... as Criteo's columns."""
-    return tuple(f"C{t + 1}" for t in range(num_tables))
-
-
-def table_places(model: ModelConfig) -> list[tuple[str, int]]:
-    """Returns the tensor of a checkpoint that holds each table, and the table's first row in it."""
-    dims, taken = model.dims, Counter[int]()
-    places = []
-    for rows, dim in zip(model.table_rows, dims, strict=True):
-        places.append(("tables" if len(set(dims)) == 1 else f"tables.{dim}", taken[dim]))
-        taken[dim] += rows
-    return places
 
 
 class HeldRows(NamedTuple):

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from dqrm_cpu.kernels.table_groups import TableGroups
 from dqrm_cpu.kernels.validate import runs_are_finite
-from dqrm_cpu.model.layers import LayerParameters, MlpShapes, split_parameters
-from dqrm_cpu.model.mlp_weights import ScaleCounts
-from dqrm_cpu.quant.learned import LearnedScales
+from dqrm_cpu.model.layers import LayerParameters, split_parameters
+from dqrm_cpu.model.shapes import MlpShapes, ScaleCounts
+from dqrm_cpu.quant.learned import LearnedScales, split_scales
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class DenseGradients:
         self.scalars = self.flat[shapes.num_parameters : maxima]
         self.loss, self.stop_requested = self.scalars.unbind()
         self.input_maxima = self.flat[maxima:behind]
-        self.scales: LearnedScales = scale_counts.split(self.flat[behind:])
+        self.scales: LearnedScales = split_scales(self.flat[behind:], *scale_counts)
         layers = split_parameters(self.parameters, shapes.layers)
         self.bottom, self.projections, self.cross, self.top = shapes.by_part(layers)
         self._probed = _probed_runs(self.flat, layers, maxima)

@@ -4,43 +4,43 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
-from torch import Tensor
+from numpy.typing import NDArray
 
 from dqrm_cpu.base.decode import UnreadableError, decoded, read_json
 from dqrm_cpu.base.files import remove_abandoned, working_folder_of
-from dqrm_cpu.data.batch import Batch
 from dqrm_cpu.data.prepare.recorded_layout import recorded_layout
 from dqrm_cpu.data.prepare.row_layout import Layout
 from dqrm_cpu.data.prepare.vocabulary.saved_vocabulary import require_hashing, vocabulary_of
+from dqrm_cpu.data.store.few_rows import first_rows
 from dqrm_cpu.data.store.manifest import PART_NAMES, Manifest
-from dqrm_cpu.errors import CheckpointError, ConfigError
-from dqrm_cpu.export.executorch_program import require_executorch, write_executorch
-from dqrm_cpu.export.features import RawFeatures
-from dqrm_cpu.export.onnx_graph import require_onnx, write_onnx
-from dqrm_cpu.export.openvino_ir import require_openvino, write_openvino
-from dqrm_cpu.export.write import PackedWeights, has_sparse_layout, write_models
+from dqrm_cpu.errors import CheckpointError, ConfigError, TrainingError
+from dqrm_cpu.export.features import RawFeatures, describe
+from dqrm_cpu.export.write import has_sparse_layout, write_models
+from dqrm_cpu.kernels.ensemble import mean_logits
 from dqrm_cpu.metrics.calibration import Calibration, IsotonicCalibration, PlattCalibration
-from dqrm_cpu.model.dlrm import Dlrm
-from dqrm_cpu.predict.packed_scorer import slot_ids
-from dqrm_cpu.predict.scorer import EnsembleScorer, RowScorer, Scorer, fit_calibration, load_weights, prepared_rows
+from dqrm_cpu.predict.run_network import run_network
 from dqrm_cpu.predict.streamed_run import (
     CheckpointTable,
+    StreamedRun,
     can_stream,
     open_streamed,
-    renumbered,
     reported,
-    rows_of,
     table_bytes,
 )
 from dqrm_cpu.predict.trained_model import TrainedModel, data_of_model, find_model, require_shape
-from dqrm_cpu.serving.description import ISOTONIC, PLATT, Calibrating, IdRule
+from dqrm_cpu.quant.methods import select_formula
+from dqrm_cpu.serving.description import ISOTONIC, PLATT, Calibrating, Description, IdRule
+from dqrm_cpu.serving.ids import slot_ids
 from dqrm_cpu.serving.mapped_file import MappedFile
 from dqrm_cpu.serving.model import Model, read_description
 from dqrm_cpu.train.working import ShowWork, unshown
+
+if TYPE_CHECKING:
+    from dqrm_cpu.predict.whole_run import WholeRun
 
 PACKED, ONNX, OPENVINO, EXECUTORCH = "packed", "onnx", "openvino", "pte"
 
@@ -104,19 +104,30 @@ def export(request: ExportRequest) -> ExportedFile:
         return _export_packed(request)
     if request.out.suffix != SUFFIXES[request.format]:
         raise ConfigError(f"{request.out}: the name of such a file ends in {SUFFIXES[request.format]}")
-    {ONNX: require_onnx, OPENVINO: require_openvino, EXECUTORCH: require_executorch}[request.format]()
+    require, write = _other_format(request.format)
+    require()
     # On the same disk: the tables are as large as those of the file that is to be.
     with working_folder_of(request.out) as folder:
         packed = _export_packed(replace(request, out=folder / "model.safetensors"))
         file = MappedFile(packed.path)
-        description = read_description(file)
-        if request.format == ONNX:
-            size = write_onnx(file, description, request.out)
-        elif request.format == OPENVINO:
-            size = write_openvino(file, description, request.out, folder)
-        else:
-            size = write_executorch(file, description, request.out)
+        size = write(file, read_description(file), request.out, folder)
     return replace(packed, path=request.out, num_bytes=size, vocabulary_bytes=0)
+
+
+def _other_format(name: str) -> tuple[Callable[[], object], Callable[[MappedFile, Description, Path, Path], int]]:
+    """Returns what raises an error where a format's packages are missing, and what writes it."""
+    # Imported here: they take seconds, and packed files do without.
+    if name == ONNX:
+        from dqrm_cpu.export.onnx_graph import require_onnx, write_onnx
+
+        return require_onnx, lambda file, description, out, folder: write_onnx(file, description, out)
+    if name == OPENVINO:
+        from dqrm_cpu.export.openvino_ir import require_openvino, write_openvino
+
+        return require_openvino, write_openvino
+    from dqrm_cpu.export.executorch_program import require_executorch, write_executorch
+
+    return require_executorch, lambda file, description, out, folder: write_executorch(file, description, out)
 
 
 def _export_packed(request: ExportRequest) -> ExportedFile:
@@ -129,28 +140,33 @@ def _export_packed(request: ExportRequest) -> ExportedFile:
         request.note(f"warning: {warning}")
     require_shape(trained, folder, manifest)
     features = _features(folder, manifest, recorded_layout(folder, manifest))
-    sample = _sample(folder, manifest)
-    whole = request.calibrate is not None
-    loaded = [_load(one, sample, whole, request.show_work) for one in trained.members or (trained,)]
-    if request.layout == "sparse" and not has_sparse_layout(loaded[0].model):
-        raise ConfigError(f"{trained.config.quant.method} has no code for zero: no row can be left out; use dense")
-    scorer = EnsembleScorer([Scorer(one.model, one.scale, quantized=True) for one in loaded])
-    if request.calibrate:
-        fitted = fit_calibration(scorer, request.calibrate, folder, manifest, trained.config.data)
-        features = replace(features, calibration=_described(fitted))
+    quant = trained.config.quant
+    if request.layout == "sparse" and not has_sparse_layout(select_formula(quant, quant.embedding_bits)):
+        raise ConfigError(f"{quant.method} has no code for zero: no row can be left out; use dense")
+    sample = _sample(folder, manifest, describe(trained.config, request.layout, features))
+    members = trained.members or (trained,)
+    runs: Sequence[StreamedRun | WholeRun]
+    if request.calibrate or not all(map(can_stream, members)):
+        from dqrm_cpu.predict.whole_run import open_whole  # with torch, which other exports do without
+
+        runs = whole = [open_whole(one, sample.rows, request.show_work) for one in members]
+        if request.calibrate:
+            features = replace(features, calibration=_calibration(request.calibrate, whole, folder, manifest, trained))
+        tables: list[CheckpointTable] = []
+    else:
+        runs = streamed = [open_streamed(one, sample.rows, request.show_work) for one in members]
+        tables = [table for one in streamed for table in one.tables]
     features = replace(features, metrics=_test_metrics(request.run_dir))
     identity = str(trained.ids.identity or "")
-    tables = [table for one in loaded for table in one.tables or ()]
     passes = 1 if request.layout == "dense" else 2  # which rows are zero is found before
-    weights = [PackedWeights(one.model, one.scale, one.tables) for one in loaded]
+    weights = [one.weights for one in runs]
     with (
         request.show_work(f"writing {request.out}", passes * sum(map(table_bytes, tables))) as advance,
         reported(tables, advance),
     ):
         size = write_models(request.out, trained.config, weights, request.layout, identity, features)
-    compared = () if request.calibrate else tuple(zip(sample, loaded[0].batches, strict=True))
     with request.show_work(f"comparing {request.out} with the run", 0):
-        count, difference = _compare(request.out, scorer, compared)
+        count, difference = _compare(request.out, sample, runs)
     vocabulary_bytes = sum(keys.nbytes + 4 * keys.size for keys in features.keys)
     return ExportedFile(request.out, size, vocabulary_bytes, count, difference)
 
@@ -187,6 +203,16 @@ def _described(calibration: Calibration) -> Calibrating:
     return Calibrating(ISOTONIC, tuple(calibration.knots.tolist()), tuple(calibration.values.tolist()))
 
 
+def _calibration(
+    how: str, runs: "Sequence[WholeRun]", folder: Path, manifest: Manifest, trained: TrainedModel
+) -> Calibrating:
+    """Returns what corrects the logits of a run, fitted to the validation rows."""
+    from dqrm_cpu.predict.scorer import EnsembleScorer, fit_calibration  # with torch
+
+    scorer = EnsembleScorer([one.scorer for one in runs])
+    return _described(fit_calibration(scorer, how, folder, manifest, trained.config.data))
+
+
 def _test_metrics(run_dir: Path) -> dict[str, float] | None:
     """Reads the metrics of the test rows that a run ended with; None where it has not ended."""
     try:
@@ -196,52 +222,47 @@ def _test_metrics(run_dir: Path) -> dict[str, float] | None:
     return {name: float(value) for name, value in test.items() if isinstance(value, int | float) and isfinite(value)}
 
 
-def _sample(folder: Path, manifest: Manifest) -> list[Batch]:
-    """Returns some rows by which the file is compared with the run: of the test rows, where there are any."""
-    part = next((part for part in reversed(PART_NAMES) if manifest.num_rows(part)), None)
-    if part is None:
-        return []
-    loader = prepared_rows(folder, manifest, part, _MOST_CHECKED)
-    return [batch.copied() for number in range(loader.num_batches) for batch in loader.batches(number)]
+class _Sample(NamedTuple):
+    """Rows of the data set by which the file is compared with the run, and the rows of the tables that they look up."""
+
+    dense: NDArray[np.float32]  # [n, D]
+    ids: NDArray[np.int64]  # [n, S], as an exported file reads them
+    rows: list[NDArray[np.int64]]  # of each table, rising, at least one
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    """A model to write: its tables are in memory, or (`tables`) read from the checkpoint while they are written."""
-
-    model: Dlrm
-    scale: Tensor
-    batches: Sequence[Batch]  # the sample, as this model numbers the rows
-    tables: Sequence[CheckpointTable] | None = None
-
-
-def _load(trained: TrainedModel, sample: Sequence[Batch], whole: bool, show_work: ShowWork) -> _Loaded:
-    """Loads what is to be written; all of it where rows of the whole data set are to be scored by it."""
-    if whole or not can_stream(trained.config):
-        return _Loaded(*load_weights(trained, show_work), sample)
-    rows = rows_of(sample, len(trained.config.model.table_rows))
-    run = open_streamed(trained, rows, show_work)
-    return _Loaded(run.model, run.scale, [renumbered(batch, rows) for batch in sample], run.tables)
+def _sample(folder: Path, manifest: Manifest, description: Description) -> _Sample:
+    """Returns some rows of a data set: of the test rows, where there are any."""
+    part = next((part for part in reversed(PART_NAMES) if manifest.num_rows(part)), PART_NAMES[0])
+    stored = first_rows(folder, manifest, part, _MOST_CHECKED)
+    ids = slot_ids(stored.bags, len(stored.dense), description)
+    by_table = [ids[:, np.array(description.slots) == t] for t in range(len(description.categories))]
+    return _Sample(stored.dense, ids, [np.union1d(of_table[of_table >= 0], [0]) for of_table in by_table])
 
 
-def _compare(path: Path, scorer: RowScorer, batches: Sequence[tuple[Batch, Batch]]) -> tuple[int, float]:
-    """Reads the file to its end, and scores batches by it and, as the run numbers their rows, by the run.
+def _compare(path: Path, sample: _Sample, runs: "Sequence[StreamedRun | WholeRun]") -> tuple[int, float]:
+    """Reads the file to its end, and scores the sound rows of a sample by it and by the runs that it was written from.
 
-    Returns how many rows that were, and the largest difference of a logit.
+    Returns how many rows that were, and the largest difference of a logit: none and 0 of a file with a calibration,
+    which changes them.
     """
     file = MappedFile(path)
     file.require_intact()
-    model, count, largest = Model(file, read_description(file), None, None), 0, 0.0
-    for batch, of_run in batches:
-        ids, expected = slot_ids(batch, model.description), scorer.logits(of_run)
-        for first in range(0, batch.size, _CHECKED_AT_ONCE):
-            few = slice(first, first + _CHECKED_AT_ONCE)
-            found = model.logits_of_ids(batch.dense.numpy()[few], ids[few])
-            largest = max(largest, float(np.abs(found - expected[few]).max()))
-            file.release()
-        count += batch.size
+    description = read_description(file)
+    if description.calibration is not None:
+        return 0, 0.0
+    model, largest = Model(file, description, fused=False, threads=None), 0.0
+    networks = [run_network(description, one.weights, sample.rows, one.values) for one in runs]
+    sound = model.sound_rows(sample.dense, sample.ids)
+    dense, ids = sample.dense[sound], sample.ids[sound]
+    for first in range(0, len(dense), _CHECKED_AT_ONCE):
+        few = slice(first, first + _CHECKED_AT_ONCE)
+        expected = mean_logits(network.logits(dense[few], ids[few]) for network in networks)
+        if not np.isfinite(expected).all():
+            raise TrainingError("the model gives scores that are not finite: its training has diverged; train it again")
+        largest = max(largest, float(np.abs(model.logits_of_ids(dense[few], ids[few]) - expected).max()))
+        file.release()
     if largest > _LARGEST_DIFFERENCE:
         raise CheckpointError(
             f"{path} gives logits that differ by {largest:.2g} from those of the run; please report this"
         )
-    return count, largest
+    return len(dense), largest

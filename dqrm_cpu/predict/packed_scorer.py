@@ -10,7 +10,8 @@ from torch import Tensor
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.batch import BadBatchError, Batch
 from dqrm_cpu.serving.description import Description
-from dqrm_cpu.serving.model import NO_ID, Model, UnusableRowError
+from dqrm_cpu.serving.ids import NO_ID, slot_ids
+from dqrm_cpu.serving.model import Model, UnusableRowError
 
 _ADVICE = "prepare the rows with the vocabulary of the model"
 
@@ -40,7 +41,7 @@ class PackedScorer:
 
     def _arrays(self, batch: Batch) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
         one_each = batch.offsets is None
-        return batch.dense.numpy(), batch.ids.numpy().T if one_each else slot_ids(batch, self._model.description)
+        return batch.dense.numpy(), batch.ids.numpy().T if one_each else slots_of(batch, self._model.description)
 
     def _bad_batch(
         self, dense: NDArray[np.float32], ids: NDArray[np.integer], error: UnusableRowError
@@ -59,15 +60,11 @@ class PackedScorer:
         return BadBatchError(str(error))
 
 
-def slot_ids(batch: Batch, description: Description) -> NDArray[np.int64]:
-    """Returns the ids [n, S] of a batch as an exported file reads them, -1 where a bag has fewer than its limit."""
+def slots_of(batch: Batch, description: Description) -> NDArray[np.int64]:
+    """Returns the ids [n, S] of a batch as an exported file reads them."""
     if batch.offsets is None:
         return batch.ids.numpy().T.astype(np.int64)
-    slots, offsets, flat = np.array(description.slots), batch.offsets.numpy(), batch.ids.numpy()
-    ids = np.full((batch.size, slots.size), NO_ID, np.int64)
-    for t in range(len(description.categories)):
-        bounds = offsets[t * batch.size : (t + 1) * batch.size + 1]
-        sizes = np.diff(bounds)
-        places = np.arange(bounds[-1] - bounds[0]) - np.repeat(bounds[:-1] - bounds[0], sizes)
-        ids[np.repeat(np.arange(batch.size), sizes), np.searchsorted(slots, t) + places] = flat[bounds[0] : bounds[-1]]
-    return ids
+    offsets, ids = batch.offsets.numpy(), batch.ids.numpy()
+    bounds = [offsets[t * batch.size : (t + 1) * batch.size + 1] for t in range(len(description.categories))]
+    bags = ((np.diff(of_table), ids[of_table[0] : of_table[-1]]) for of_table in bounds)
+    return slot_ids(bags, batch.size, description)

@@ -16,7 +16,7 @@ from dqrm_cpu.data.loader import Loader
 from dqrm_cpu.data.source import Part
 from dqrm_cpu.data.store.manifest import Manifest
 from dqrm_cpu.data.store.stored_rows import StoredRows, Stream
-from dqrm_cpu.errors import CheckpointError, ConfigError, DataError, TrainingError
+from dqrm_cpu.errors import ConfigError, DataError, TrainingError
 from dqrm_cpu.export.read import load_packed
 from dqrm_cpu.kernels.ensemble import mean_logits
 from dqrm_cpu.kernels.packed_scoring import CompiledNetwork, RefusedRowsError
@@ -26,7 +26,7 @@ from dqrm_cpu.model.activations import Mode
 from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.predict.compiled_run import compile_run
 from dqrm_cpu.predict.packed_scorer import PackedScorer
-from dqrm_cpu.predict.trained_model import TrainedModel
+from dqrm_cpu.predict.trained_model import TrainedModel, lacks_activations
 from dqrm_cpu.quant.liveness import live_rows
 from dqrm_cpu.train.bad_batches import described
 from dqrm_cpu.train.session import load_kernels, load_model_weights, open_scales
@@ -175,11 +175,6 @@ def load_weights(trained: TrainedModel, show_work: ShowWork = unshown) -> tuple[
     if not load_model_weights(model, scales, trained.path, show_work=show_work):
         raise lacks_activations(trained.path)
     return model, scales.for_evaluation()
-
-
-def lacks_activations(path: Path) -> CheckpointError:
-    """Returns the error for a checkpoint that does not know the scales of what its layers read."""
-    return CheckpointError(f"{path} has no scales of activations; take a checkpoint of the run itself")
 
 
 def zero_rows(trained: TrainedModel) -> list[NDArray[np.bool_]]:

@@ -10,11 +10,17 @@ from dqrm_cpu.data.store.manifest import FILE_NAME, Manifest, holds_manifest, re
 from dqrm_cpu.data.store.run_data import SYNTHETIC, fingerprint_of
 from dqrm_cpu.data.store.schema import DataIdentity
 from dqrm_cpu.errors import CheckpointError, ConfigError, DataError
-from dqrm_cpu.export.read import looks_packed, read_packed
-from dqrm_cpu.train.checkpoint import find_checkpoint, newest_config, read_state
-from dqrm_cpu.train.ensemble import checkpoints_to_score
-from dqrm_cpu.train.run_folder import checkpoints_folder, member_folder, members_of
-from dqrm_cpu.train.run_place import CONFIG_FILE, data_of_run, no_run, other_version
+from dqrm_cpu.export.packed_model import looks_packed, read_packed
+from dqrm_cpu.train.checkpoint_folder import checkpoints_to_score, find_checkpoint, newest_config, read_state
+from dqrm_cpu.train.run_place import (
+    CONFIG_FILE,
+    checkpoints_folder,
+    data_of_run,
+    member_folder,
+    members_of,
+    no_run,
+    other_version,
+)
 from dqrm_cpu.train.same_ids import TrainedIds, require_same_ids
 
 _OF_MODEL = ("model.", "quant.", "data.sub_sample_rate", "data.negative_keep_rate", "data.evaluation_keep_rate")
@@ -133,3 +139,8 @@ def require_shape(model: TrainedModel, folder: Path, manifest: Manifest) -> None
         f"{folder} has {what}, {model.path} {other}; give the data set that the model was trained on, or one that was "
         "prepared with its vocabulary"
     )
+
+
+def lacks_activations(path: Path) -> CheckpointError:
+    """Returns the error for a checkpoint that does not know the scales of what its layers read."""
+    return CheckpointError(f"{path} has no scales of activations; take a checkpoint of the run itself")

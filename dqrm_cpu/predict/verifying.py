@@ -14,7 +14,7 @@ from dqrm_cpu.errors import CheckpointError, ConfigError, DataError
 from dqrm_cpu.metrics.calibration import Calibration, IsotonicCalibration, PlattCalibration, sigmoid
 from dqrm_cpu.metrics.click import ClickAccumulator, click_metrics
 from dqrm_cpu.predict.exporting import as_exported
-from dqrm_cpu.predict.packed_scorer import slot_ids
+from dqrm_cpu.predict.packed_scorer import slots_of
 from dqrm_cpu.predict.runtimes import PACKED, OpenedFile, open_file
 from dqrm_cpu.predict.scorer import EnsembleScorer, Scorer, load_weights, prepared_rows, sound_batches
 from dqrm_cpu.predict.trained_model import data_of_model, find_model, require_shape
@@ -149,7 +149,7 @@ class Verifier:
             scored.add(torch.from_numpy(expected), batch.label, weights=batch.weight)
             for file in self._files:
                 if batch.size:
-                    ids = slot_ids(batch, file.opened.description)
+                    ids = slots_of(batch, file.opened.description)
                     file.add(expected, file.opened.logits(batch.dense.numpy(), ids))
             left_out += bad.size
             advance(batch.size + bad.size)

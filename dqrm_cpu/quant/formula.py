@@ -1,18 +1,29 @@
-"""What the quantization methods have in common: values of weights under a scale, gradients of both, codes to store."""
+"""What the quantization methods have in common: values of weights under a scale, gradients of both, codes to store.
 
-from typing import NamedTuple, Protocol
+Values, codes and scales are computed of torch's tensors, or to the same bits of NumPy's arrays.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
-from torch import Tensor
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array = TypeVar("Array", "Tensor", NDArray[np.float32])
+"""A tensor, or an array of NumPy."""
 
 SMALLEST_SCALE = np.float32(1e-8)
 
 
-class Grid(NamedTuple):
+class Grid(NamedTuple, Generic[Array]):
     """The meaning of codes: code * scale + offset; f32, one of each per scale of the formula."""
 
-    scale: Tensor
-    offset: Tensor | None  # None: 0, so that code 0 is exactly 0
+    scale: Array
+    offset: Array | None  # None: 0, so that code 0 is exactly 0
 
 
 class Formula(Protocol):
@@ -32,7 +43,7 @@ class Formula(Protocol):
     def straight_through(self) -> bool:
         """Whether the gradient of a weight is that of its quantized value, untouched."""
 
-    def values(self, weight: Tensor, scale: Tensor) -> Tensor:
+    def values(self, weight: Array, scale: Array) -> Array:
         """Returns the quantized weights f32[N, D]."""
 
     def backward_(self, weight: Tensor, scale: Tensor, grad: Tensor) -> Tensor | None:
@@ -44,17 +55,17 @@ class Formula(Protocol):
     def clipped(self, weight: Tensor, scale: Tensor) -> Tensor:
         """Returns bool[N, D]: which weights the quantizer saturates."""
 
-    def codes(self, weight: Tensor, scale: Tensor) -> Tensor:
+    def codes(self, weight: Array, scale: Array) -> Array:
         """Returns the integers of the values, from -2^(bits - 1) on, as f32[N, D]."""
 
-    def grid(self, scale: Tensor) -> Grid:
+    def grid(self, scale: Array) -> Grid[Array]:
         """Returns what the codes mean."""
 
 
 class FoundScale(Formula, Protocol):
     """A formula whose scale follows from max|W|; with a fused lookup, it is the scale that the kernels find."""
 
-    def scale_of(self, absmax: Tensor) -> Tensor:
+    def scale_of(self, absmax: Array) -> Array:
         """Returns the scale f32[n] that follows from max|W| f32[n], one for each table or matrix row."""
 
 

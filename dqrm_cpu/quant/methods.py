@@ -3,23 +3,32 @@
 b is the bit width, w a weight, w^ its quantized value.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from dqrm_cpu.config import QuantConfig
 from dqrm_cpu.config.schema import UNIFORM_METHODS
-from dqrm_cpu.quant.formula import SMALLEST_SCALE, Formula, FoundScale, Grid, LearnedScale, largest_code
+from dqrm_cpu.quant.formula import SMALLEST_SCALE, Array, Formula, FoundScale, Grid, LearnedScale, largest_code
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-def uniform_scale(absmax: Tensor, bits: int) -> Tensor:
+def uniform_scale(absmax: Array, bits: int) -> Array:
     """Computes f32[n] = max|W| / (2^(bits - 1) - 1), 1e-8 at least: an all-zero table must not divide by zero."""
+    if isinstance(absmax, np.ndarray):
+        scale: NDArray[np.float32] = np.maximum(absmax / np.float32(largest_code(bits)), SMALLEST_SCALE)
+        return scale
+    import torch
+
     # NumPy: at a small batch a training step would notice what torch takes for a few numbers.
-    scale = np.maximum(absmax.cpu().numpy() / np.float32(largest_code(bits)), SMALLEST_SCALE)
-    return torch.from_numpy(scale).to(absmax.device)
+    return torch.from_numpy(uniform_scale(absmax.cpu().numpy(), bits)).to(absmax.device)
 
 
 @dataclass(frozen=True)
@@ -30,19 +39,19 @@ class SymmetricFormula:
 
     has_fused_lookup = True
 
-    def values(self, weight: Tensor, scale: Tensor) -> Tensor:
-        return self.codes(weight, scale).mul_(scale)
+    def values(self, weight: Array, scale: Array) -> Array:
+        return self.codes(weight, scale) * scale
 
     def clipped(self, weight: Tensor, scale: Tensor) -> Tensor:
-        rounded = torch.round(weight * torch.reciprocal(scale))
+        rounded = (weight * (1 / scale)).round()
         return (rounded < -largest_code(self.bits) - 1) | (rounded > largest_code(self.bits))
 
-    def codes(self, weight: Tensor, scale: Tensor) -> Tensor:
+    def codes(self, weight: Array, scale: Array) -> Array:
         # By the reciprocal, as the kernels compute it.
-        rounded = torch.round(weight * torch.reciprocal(scale))
-        return rounded.clamp_(-largest_code(self.bits) - 1, largest_code(self.bits))
+        largest = largest_code(self.bits)
+        return (weight * (1 / scale)).round().clip(-largest - 1, largest)
 
-    def grid(self, scale: Tensor) -> Grid:
+    def grid(self, scale: Array) -> Grid[Array]:
         return Grid(scale, None)
 
 
@@ -61,7 +70,7 @@ class Uniform(SymmetricFormula):
     def straight_through(self) -> bool:
         return not self.clip_mask
 
-    def scale_of(self, absmax: Tensor) -> Tensor:
+    def scale_of(self, absmax: Array) -> Array:
         return uniform_scale(absmax, self.bits)
 
     def backward_(self, weight: Tensor, scale: Tensor, grad: Tensor) -> Tensor | None:
@@ -91,9 +100,9 @@ class Lsq(SymmetricFormula):
 
     def backward_(self, weight: Tensor, scale: Tensor, grad: Tensor) -> Tensor | None:
         low, high = -largest_code(self.bits) - 1, largest_code(self.bits)
-        v = weight * torch.reciprocal(scale)
+        v = weight * (1 / scale)
         inside = (v > low) & (v < high)
-        slope = torch.where(inside, torch.round(v) - v, v.clamp(low, high))
+        slope = (v.round() - v).where(inside, v.clamp(low, high))
         of_scale = grad * slope
         grad.mul_(inside)
         return of_scale
@@ -124,24 +133,25 @@ class Pact:
     def gradient_factor(self, num_weights: int) -> float:
         return 1.0
 
-    def values(self, weight: Tensor, scale: Tensor) -> Tensor:
-        return self.codes(weight, scale).mul_(self.grid(scale).scale)
+    def values(self, weight: Array, scale: Array) -> Array:
+        return self.codes(weight, scale) * self.grid(scale).scale
 
     def backward_(self, weight: Tensor, scale: Tensor, grad: Tensor) -> Tensor | None:
         clipped = self.clipped(weight, scale)
-        of_scale = grad * torch.sign(weight) * clipped
+        of_scale = grad * weight.sign() * clipped
         grad.mul_(~clipped)
         return of_scale
 
     def clipped(self, weight: Tensor, scale: Tensor) -> Tensor:
         return weight.abs() >= scale
 
-    def codes(self, weight: Tensor, scale: Tensor) -> Tensor:
+    def codes(self, weight: Array, scale: Array) -> Array:
         largest = largest_code(self.bits)
-        return torch.round(weight * torch.reciprocal(self.grid(scale).scale)).clamp_(-largest, largest)
+        return (weight * (1 / self.grid(scale).scale)).round().clip(-largest, largest)
 
-    def grid(self, scale: Tensor) -> Grid:
-        return Grid(scale / largest_code(self.bits), None)
+    def grid(self, scale: Array) -> Grid[Array]:
+        largest: Any = largest_code(self.bits)
+        return Grid(scale / largest, None)
 
 
 @dataclass(frozen=True)
@@ -165,29 +175,41 @@ class DoReFa:
     def _largest_level(self) -> int:
         return int(2**self.bits - 1)
 
-    def scale_of(self, absmax: Tensor) -> Tensor:
-        return torch.tanh(absmax).clamp_(min=1e-8)
+    def scale_of(self, absmax: Array) -> Array:
+        return _tanh(absmax).clip(1e-8)
 
-    def values(self, weight: Tensor, scale: Tensor) -> Tensor:
-        return self._levels(weight, scale).mul_(2 / self._largest_level).sub_(1)
+    def values(self, weight: Array, scale: Array) -> Array:
+        return self._levels(weight, scale) * (2 / self._largest_level) - 1
 
     def backward_(self, weight: Tensor, scale: Tensor, grad: Tensor) -> Tensor | None:
-        grad.mul_((1 - torch.tanh(weight).square()) / scale)
+        grad.mul_((1 - weight.tanh().square()) / scale)
         return None
 
     def clipped(self, weight: Tensor, scale: Tensor) -> Tensor:
-        return torch.tanh(weight).abs() > scale
+        return weight.tanh().abs() > scale
 
-    def codes(self, weight: Tensor, scale: Tensor) -> Tensor:
-        return self._levels(weight, scale).sub_(2 ** (self.bits - 1))
+    def codes(self, weight: Array, scale: Array) -> Array:
+        codes: Array = self._levels(weight, scale) - 2 ** (self.bits - 1)
+        return codes
 
-    def grid(self, scale: Tensor) -> Grid:
-        return Grid(torch.full_like(scale, 2 / self._largest_level), torch.full_like(scale, 1 / self._largest_level))
+    def grid(self, scale: Array) -> Grid[Array]:
+        zeros, largest = scale * 0, self._largest_level
+        return Grid(zeros + 2 / largest, zeros + 1 / largest)
 
-    def _levels(self, weight: Tensor, scale: Tensor) -> Tensor:
+    def _levels(self, weight: Array, scale: Array) -> Array:
         """Integers 0 to n, also where the maximum is out of date."""
-        levels = torch.round((torch.tanh(weight) / (2 * scale) + 0.5) * self._largest_level)
-        return levels.clamp_(0, self._largest_level)
+        levels = ((_tanh(weight) / (2 * scale) + 0.5) * self._largest_level).round()
+        return levels.clip(0, self._largest_level)
+
+
+def _tanh(values: Array) -> Array:
+    if isinstance(values, np.ndarray):
+        # By torch too: NumPy's differs in the last bit, and a value half-way between codes would get another one.
+        import torch
+
+        found: NDArray[np.float32] = torch.from_numpy(values).tanh().numpy()
+        return found
+    return values.tanh()
 
 
 def found_formula(quant: QuantConfig, bits: int) -> FoundScale | None:

@@ -2,6 +2,7 @@
 
 from dqrm_cpu.config import QuantConfig
 from dqrm_cpu.config.schema import TRAINED_UNIFORM_METHODS
+from dqrm_cpu.quant.formula import Array
 
 
 def finds_scales(quant: QuantConfig) -> bool:
@@ -17,6 +18,15 @@ def tracks_absmax(quant: QuantConfig) -> bool:
 def scale_period(quant: QuantConfig) -> int:
     """Returns the iterations from one search to the next; hawq asks for one at every step."""
     return 1 if quant.method == "hawq" else quant.scale_period
+
+
+def ramped_widths(final: Array, iterations: int, iteration: int) -> Array:
+    """Returns the widths f32[T] of an iteration, on their way from 1 to the final ones in so many iterations.
+
+    Before any training, which is iteration -1, they are the final ones.
+    """
+    share = 1.0 if iteration < 0 or not iterations else min((iteration + 1) / iterations, 1.0)
+    return 1 + (final - 1) * share
 
 
 def scans_every_step(quant: QuantConfig) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor
 from dqrm_cpu.config import QuantConfig
 from dqrm_cpu.kernels.master_rows import blocks_of_values
 from dqrm_cpu.kernels.table_groups import TableGroups
+from dqrm_cpu.quant.scale_schedule import ramped_widths
 
 _ROWS_AT_ONCE = 1 << 16
 
@@ -38,8 +39,7 @@ class Ramp:
         self._iterations = iterations
 
     def at(self, iteration: int, unit_scale: Tensor) -> Tensor:
-        share = 1.0 if iteration < 0 or not self._iterations else min((iteration + 1) / self._iterations, 1.0)
-        return 1 + (self._widths - 1) * share
+        return ramped_widths(self._widths, self._iterations, iteration)
 
 
 class TargetAlive:

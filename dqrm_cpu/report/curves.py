@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dqrm_cpu.metrics.click import FIGURE_NAMES, ClickMetrics, defined
-from dqrm_cpu.model.tables import table_names
+from dqrm_cpu.model.shapes import table_names
 from dqrm_cpu.report.chart import Axis, Curve, CurveChart, Panel, color
 from dqrm_cpu.report.run_files import RunFiles
 from dqrm_cpu.train.metrics_row import MetricsRow

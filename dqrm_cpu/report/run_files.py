@@ -18,10 +18,11 @@ from dqrm_cpu.errors import CheckpointError, ConfigError
 from dqrm_cpu.model.size import ModelBytes, model_bytes
 from dqrm_cpu.timing.span_file import RankSpans, read_spans
 from dqrm_cpu.train.beginning import Beginning, read_beginning
-from dqrm_cpu.train.checkpoint import CheckpointStore, newest_config, read_state
+from dqrm_cpu.train.checkpoint import CheckpointStore
+from dqrm_cpu.train.checkpoint_folder import newest_config, read_state
 from dqrm_cpu.train.metrics_row import MetricsRow, RunPhase
-from dqrm_cpu.train.run_folder import checkpoints_folder, holds_run, read_sound_rows, require_one_model, result_checksum
-from dqrm_cpu.train.run_place import no_run
+from dqrm_cpu.train.run_folder import read_sound_rows, result_checksum
+from dqrm_cpu.train.run_place import checkpoints_folder, holds_run, no_run, require_one_model
 from dqrm_cpu.train.state import RunState
 from dqrm_cpu.train.tuning.record import COUNT_FILE, SETTINGS_FILE, SearchRecord, read_record
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dqrm_cpu.model.tables import table_names, table_places
+from dqrm_cpu.model.shapes import table_names, table_places
 from dqrm_cpu.report.chart import Axis, Curve, CurveChart, Mark, Panel, color
 from dqrm_cpu.report.run_files import RunFiles
-from dqrm_cpu.train.checkpoint import find_checkpoint
-from dqrm_cpu.train.checkpoint_files import RowReader
-from dqrm_cpu.train.run_folder import checkpoints_folder
+from dqrm_cpu.train.checkpoint_folder import find_checkpoint
+from dqrm_cpu.train.checkpoint_rows import RowReader
+from dqrm_cpu.train.run_place import checkpoints_folder
 
 _TABLES = 4
 _BLOCKS, _BLOCK_ROWS = 64, 512

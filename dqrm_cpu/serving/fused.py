@@ -6,7 +6,7 @@ from itertools import accumulate
 from dqrm_cpu.base.kernel_cache import choose_cache_folder
 from dqrm_cpu.kernels.packed_scoring import CompiledNetwork, IntegerInputs, LayerArrays, NetworkArrays, TableArrays
 from dqrm_cpu.serving.description import BAG, CROSS, DENSE, DOT, FLOAT_BITS, Description
-from dqrm_cpu.serving.layers import IntegerLayer
+from dqrm_cpu.serving.layers import AffineLayer, IntegerLayer
 from dqrm_cpu.serving.mapped_file import MappedFile
 from dqrm_cpu.serving.network import Layer, PackedNetwork, dense_codes, sparse_table
 from dqrm_cpu.serving.stored import finite
@@ -69,6 +69,7 @@ def _layer(of_network: Layer) -> LayerArrays:
     if isinstance(layer, IntegerLayer):
         integers = IntegerInputs(layer.is_unsigned, layer.first_inputs)
         layer = layer.layer
+    assert isinstance(layer, AffineLayer)
     about, stored = layer.description, layer.stored
     has_codes = stored.scale is not None and stored.offset is None
     return LayerArrays(

@@ -1,6 +1,6 @@
 """Rows of tables that keys of categories stand for: by the vocabulary in the file, or by hashing."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,9 @@ from dqrm_cpu.serving.description import BUCKETS, Description, IdRule
 from dqrm_cpu.serving.mapped_file import MappedFile
 
 Keys = NDArray[np.uint64]
+
+NO_ID = -1
+"""Stands where a cell has fewer values than a bag's limit."""
 
 _FACTOR = np.uint64(INCREMENT)
 _29, _32 = np.uint64(29), np.uint64(32)
@@ -78,3 +81,18 @@ def _hashed(keys: Keys, rows: int) -> NDArray[np.int64]:
 def _spread(keys: Keys) -> Keys:
     result: Keys = (keys ^ (keys >> _29)) * _FACTOR
     return result
+
+
+def slot_ids(
+    bags: Iterable[tuple[NDArray[np.int64], NDArray[np.integer[Any]]]], num_rows: int, model: Description
+) -> NDArray[np.int64]:
+    """Returns the ids [n, S] of rows as a file's network reads them, -1 where a bag has fewer than its limit.
+
+    `bags`: of each table how many ids each row has, and all of them, row by row.
+    """
+    slots = np.array(model.slots)
+    found = np.full((num_rows, slots.size), NO_ID, np.int64)
+    for t, (sizes, ids) in enumerate(bags):
+        places = np.arange(ids.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        found[np.repeat(np.arange(num_rows), sizes), np.searchsorted(slots, t) + places] = ids
+    return found

@@ -6,7 +6,7 @@ multiplied with is rounded to 8 bits, by a scale for each row, so that a row's r
 """
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,32 +20,29 @@ INTEGER_BITS = 8
 """The most bits of codes that integer products take."""
 
 
-class AffineLayer:
+class InputGrid(NamedTuple):
+    """The scale of inputs that are rounded, and their least and largest code."""
+
+    scale: np.float32
+    least: int
+    most: int
+
+    @classmethod
+    def of(cls, bits: int, largest: np.float32, unsigned: bool) -> "InputGrid":
+        """Returns that of inputs up to `largest`, none of them negative if they are `unsigned`."""
+        half = 1 << (bits - 1)
+        least, most = (0, 2 * half - 1) if unsigned else (-half, half - 1)
+        return cls(np.maximum(largest / np.float32(most), np.float32(1e-8)), least, most)
+
+
+class FloatLayer:
     """One layer with its weight in FP32."""
 
-    def __init__(self, file: MappedFile, layer: LayerDescription, model: Description, unsigned: bool) -> None:
+    def __init__(self, layer: LayerDescription, weight: Floats, bias: Floats | None, grid: InputGrid | None) -> None:
+        """`weight`: f32[outputs, inputs]; `bias`: f32[outputs]; `grid`: None where inputs are not rounded."""
         self.description = layer
-        self.stored = stored_matrix(file, layer.name, (layer.outputs, layer.inputs), layer.bits, WEIGHT_TENSORS)
-        self._weight = np.ascontiguousarray(self.stored.floats().T)
-        self.bias: Floats | None = None
-        if layer.has_bias:
-            shape = (1, layer.outputs)
-            self.bias = stored_matrix(file, layer.name, shape, model.bias_bits, BIAS_TENSORS).floats()[0]
-        self.grid: tuple[np.float32, int, int] | None = None
-        """Scale, least and largest code of inputs that are rounded."""
-        if model.activation_bits != FLOAT_BITS:
-            half = 1 << (model.activation_bits - 1)
-            least, most = (0, 2 * half - 1) if unsigned else (-half, half - 1)
-            largest = finite(file, f"{layer.name}.input_max", 1)[0]
-            self.grid = np.maximum(largest / np.float32(most), np.float32(1e-8)), least, most
-
-    @property
-    def takes_integers(self) -> bool:
-        """Tells whether its weight, and what it reads if that has codes, have codes of 8 bits or fewer."""
-        about, stored = self.description, self.stored
-        has_codes = stored.scale is not None and stored.offset is None and about.bits <= INTEGER_BITS
-        fits_grid = self.grid is None or self.grid[2] - self.grid[1] < 1 << INTEGER_BITS
-        return has_codes and fits_grid and about.inputs <= MOST_INTEGER_INPUTS
+        self._weight = np.ascontiguousarray(weight.T)
+        self.bias, self.grid = bias, grid
 
     def __call__(self, x: Floats) -> Floats:
         """Returns f32[n, outputs] of f32[n, inputs]."""
@@ -61,13 +58,37 @@ class AffineLayer:
         return np.maximum(y, 0, out=y) if self.description.relu else y
 
 
+class AffineLayer(FloatLayer):
+    """One layer as a file has it, with its weight in FP32."""
+
+    def __init__(self, file: MappedFile, layer: LayerDescription, model: Description, unsigned: bool) -> None:
+        self.stored = stored_matrix(file, layer.name, (layer.outputs, layer.inputs), layer.bits, WEIGHT_TENSORS)
+        bias: Floats | None = None
+        if layer.has_bias:
+            shape = (1, layer.outputs)
+            bias = stored_matrix(file, layer.name, shape, model.bias_bits, BIAS_TENSORS).floats()[0]
+        grid: InputGrid | None = None
+        if model.activation_bits != FLOAT_BITS:
+            largest = finite(file, f"{layer.name}.input_max", 1)[0]
+            grid = InputGrid.of(model.activation_bits, largest, unsigned)
+        super().__init__(layer, self.stored.floats(), bias, grid)
+
+    @property
+    def takes_integers(self) -> bool:
+        """Tells whether its weight, and what it reads if that has codes, have codes of 8 bits or fewer."""
+        about, stored = self.description, self.stored
+        has_codes = stored.scale is not None and stored.offset is None and about.bits <= INTEGER_BITS
+        fits_grid = self.grid is None or self.grid.most - self.grid.least < 1 << INTEGER_BITS
+        return has_codes and fits_grid and about.inputs <= MOST_INTEGER_INPUTS
+
+
 class IntegerLayer:
     """One layer that multiplies whole numbers."""
 
     def __init__(self, layer: AffineLayer, is_unsigned: bool, first_inputs: int) -> None:
         """`is_unsigned`: inputs are never negative; the first ones have a scale of their own, or all have one."""
         self.layer, self.description = layer, layer.description
-        self.is_unsigned = is_unsigned if layer.grid is None else layer.grid[1] == 0
+        self.is_unsigned = is_unsigned if layer.grid is None else layer.grid.least == 0
         self.first_inputs = first_inputs if layer.grid is None else self.description.inputs
         # NumPy multiplies doubles fast, and sums of whole numbers are exact in them.
         self._codes = layer.stored.values.T.astype(np.float64)

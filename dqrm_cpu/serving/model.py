@@ -26,7 +26,7 @@ from dqrm_cpu.serving.description import (
     member_tensor,
 )
 from dqrm_cpu.serving.fused import can_compile, compile_network
-from dqrm_cpu.serving.ids import IdFinder, keys_tensors
+from dqrm_cpu.serving.ids import NO_ID, IdFinder, keys_tensors
 from dqrm_cpu.serving.mapped_file import MappedFile
 from dqrm_cpu.serving.network import PackedNetwork
 
@@ -35,9 +35,6 @@ SINGLE, ENSEMBLE = "3", "5"
 
 _BATCH = 2048
 """Rows of a forward: features and products of as many stay in the caches."""
-
-NO_ID = -1
-"""Stands where a cell has fewer values than a bag's limit."""
 
 _LEAST_PROBABILITY = 1e-6  # of an isotonic map, whose ends may be 0 and 1
 

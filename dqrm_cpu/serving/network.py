@@ -1,5 +1,6 @@
 """The forward pass of an exported model in NumPy: rows of tables as they lie packed in the file, layers in FP32."""
 
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple, Protocol
 
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 
 from dqrm_cpu.base.precision import FP32, INT8
 from dqrm_cpu.serving.description import BOTTOM, CROSS, DENSE, DOT, PROJECT, TOP, Description
-from dqrm_cpu.serving.layers import AffineLayer, IntegerLayer
+from dqrm_cpu.serving.layers import AffineLayer, FloatLayer, IntegerLayer
 from dqrm_cpu.serving.mapped_file import MappedFile
 from dqrm_cpu.serving.stored import Floats, finite, row_bytes, unpacked
 
@@ -17,7 +18,7 @@ ROWS_PER_RANK = 512
 
 _BITS_OF_BYTE = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1).astype(np.int64)
 Ids = NDArray[np.int64]
-Layer = AffineLayer | IntegerLayer
+Layer = FloatLayer | IntegerLayer
 
 
 class RowLookup(Protocol):
@@ -157,14 +158,55 @@ def _sparse_lookup_of(file: MappedFile, model: Description, table: int) -> RowLo
     return look_up
 
 
-class PackedNetwork:
+class PlainNetwork:
     """Tables, bottom MLP, interaction, cross layers, top MLP."""
 
-    def __init__(self, file: MappedFile, model: Description, products: str = FP32) -> None:
-        self._model, self._has_integers = model, products == INT8
-        self.tables = PackedTables(file, model)
-        self.bottom, self.cross, self.top = (self._layers(file, part) for part in (BOTTOM, CROSS, TOP))
+    def __init__(
+        self,
+        model: Description,
+        pooled: Callable[[Ids], Floats],
+        bottom: Sequence[Layer],
+        cross: Sequence[Layer],
+        top: Sequence[Layer],
+    ) -> None:
+        """`pooled`: makes f32[n, T, D] of ids [n, S], the vectors of all tables that interact."""
+        self._model, self._pooled = model, pooled
+        self.bottom, self.cross, self.top = bottom, cross, top
         self._below = np.tril_indices(1 + len(model.categories), -1)
+
+    def logits(self, dense: Floats, ids: Ids) -> Floats:
+        """Returns f32[n] of dense values f32[n, D] and ids [n, S], which are rows of their tables."""
+        x = dense
+        for layer in self.bottom:
+            x = layer(x)
+        features = np.concatenate([x[:, None], self._pooled(ids)], axis=1)
+        if self._model.interaction == DOT:
+            dots = features @ features.transpose(0, 2, 1)
+            joined = np.concatenate([x, dots[:, self._below[0], self._below[1]]], axis=1)
+        else:
+            joined = features.reshape(len(features), -1)
+        x = self._crossed(joined)
+        for layer in self.top:
+            x = layer(x)
+        return x[:, 0]
+
+    def _crossed(self, first: Floats) -> Floats:
+        x = crossed = first
+        for layer in self.cross:
+            crossed = layer(crossed)
+            if layer.description.has_bias:
+                x = crossed = first * crossed + x
+        return x
+
+
+class PackedNetwork(PlainNetwork):
+    """The network of a file."""
+
+    def __init__(self, file: MappedFile, model: Description, products: str = FP32) -> None:
+        self._has_integers = products == INT8
+        self._model = model
+        self.tables = PackedTables(file, model)
+        super().__init__(model, self.tables.pooled, *(self._layers(file, part) for part in (BOTTOM, CROSS, TOP)))
 
     @property
     def integer_layers(self) -> list[str]:
@@ -186,27 +228,3 @@ class PackedNetwork:
             first = min(self._model.dim, about.inputs) if reads_joined else about.inputs
             layers.append(IntegerLayer(layer, i > 0 and layers[i - 1].description.relu, first))
         return layers
-
-    def logits(self, dense: Floats, ids: Ids) -> Floats:
-        """Returns f32[n] of dense values f32[n, D] and ids [n, S], which are rows of their tables."""
-        x = dense
-        for layer in self.bottom:
-            x = layer(x)
-        features = np.concatenate([x[:, None], self.tables.pooled(ids)], axis=1)
-        if self._model.interaction == DOT:
-            dots = features @ features.transpose(0, 2, 1)
-            joined = np.concatenate([x, dots[:, self._below[0], self._below[1]]], axis=1)
-        else:
-            joined = features.reshape(len(features), -1)
-        x = self._crossed(joined)
-        for layer in self.top:
-            x = layer(x)
-        return x[:, 0]
-
-    def _crossed(self, first: Floats) -> Floats:
-        x = crossed = first
-        for layer in self.cross:
-            crossed = layer(crossed)
-            if layer.description.has_bias:
-                x = crossed = first * crossed + x
-        return x

@@ -27,7 +27,7 @@ def row_bytes(dim: int, bits: int) -> int:
 def unpacked(packed: NDArray[np.uint8], bits: int, dim: int) -> Floats:
     """Unpacks codes uint8[..., bytes of a row] to f32[..., dim]: two's complement, the lowest bits first."""
     if bits == 4:
-        pairs: NDArray[np.int8] = _NIBBLES[packed].reshape(*packed.shape[:-1], -1)
+        pairs: NDArray[np.int8] = _NIBBLES[packed].reshape(*packed.shape[:-1], 2 * packed.shape[-1])
         return pairs[..., :dim].astype(np.float32)
     if bits in (8, 16):
         return np.ascontiguousarray(packed).view(np.int8 if bits == 8 else "<i2").astype(np.float32)

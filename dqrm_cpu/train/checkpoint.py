@@ -3,7 +3,6 @@
 import contextlib
 import json
 import math
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -19,7 +18,6 @@ from dqrm_cpu.base.files import making_folder, remove_folder, remove_leftovers, 
 from dqrm_cpu.base.memory import format_distinct_sizes
 from dqrm_cpu.comm.coordination import gather_texts, on_first_rank
 from dqrm_cpu.comm.transport import Transport
-from dqrm_cpu.config.recorded import RecordedConfig, recorded_config
 from dqrm_cpu.errors import CheckpointError, ConfigError
 from dqrm_cpu.train.checkpoint_files import (
     SHARD_BYTES,
@@ -29,8 +27,8 @@ from dqrm_cpu.train.checkpoint_files import (
     write_shards,
     write_state,
 )
+from dqrm_cpu.train.checkpoint_folder import CheckpointFolder, order_of
 from dqrm_cpu.train.checkpoint_manifest import (
-    STATE_FILE,
     CheckpointManifest,
     CheckpointShard,
     Piece,
@@ -39,11 +37,8 @@ from dqrm_cpu.train.checkpoint_manifest import (
 )
 from dqrm_cpu.train.checkpoint_shard import DTYPES, DamagedCheckpointError
 from dqrm_cpu.train.held_tensor import Stored
-from dqrm_cpu.train.run_folder import require_one_model
 from dqrm_cpu.train.working import ShowWork, unshown
 
-# A second checkpoint of one step gets a number, so that the first is never taken away before the new one is there.
-_NAME = re.compile(r"step-(\d{9,})(?:\.(\d+))?")
 _SPACE_MARGIN_BYTES = 16 << 20  # headers, state.json, and what the run writes beside its checkpoints
 
 
@@ -57,35 +52,7 @@ class Resumed:
     warnings: tuple[str, ...]
 
 
-def read_state(path: Path) -> Mapping[str, Json]:
-    """Reads the state of the checkpoint at `path`, without reading its tensors."""
-    return read_manifest(path).state
-
-
-def find_checkpoint(folder: Path, which: str) -> Path:
-    """Finds the checkpoint that a user names: `best`, `last` or the name of one in `folder`, or the path of any."""
-    store = CheckpointStore(folder, keep=1)
-    named = {"best": store.best, "last": store.newest}.get(which)
-    path = named() if named else next((path for path in store.paths() if path.name == which), Path(which))
-    if path is None or not path.is_dir():
-        require_one_model(folder.parent)
-        there = ", ".join(path.name for path in store.paths()) or "none"
-        raise CheckpointError(f"no checkpoint {which!r} in {folder}; there: {there}")
-    return path
-
-
-def newest_config(folder: Path) -> RecordedConfig | None:
-    """Reads the settings that the newest checkpoint in `folder` recorded; None where none did that can be read."""
-    for path in reversed(CheckpointStore(folder, keep=1).paths()):
-        try:
-            config = read_manifest(path).config
-        except DamagedCheckpointError:  # reported where it is loaded
-            continue
-        return None if config is None else recorded_config(path, config)
-    return None
-
-
-class CheckpointStore:
+class CheckpointStore(CheckpointFolder):
     """The folder of one run's checkpoints; one process saves, any may load.
 
     A complete checkpoint is a folder named step-000001234; whatever a crash leaves behind has another name, is never
@@ -98,7 +65,7 @@ class CheckpointStore:
         """`config` is what each checkpoint records of the settings, by `config_to_record`."""
         if keep < 1:
             raise ConfigError(f"{keep} checkpoints would be kept; keep at least 1")
-        self._folder = folder
+        super().__init__(folder)
         self._keep = keep
         self._shard_bytes = shard_bytes
         self._config = config
@@ -154,17 +121,17 @@ class CheckpointStore:
     def _writing(self, step: int, num_bytes: int) -> Iterator[tuple[Path, Path]]:
         """Yields where the checkpoint will be, and the folder to fill; those no longer kept go at the end."""
         try:
-            if not self._folder.is_dir():
-                self._folder.mkdir(parents=True, exist_ok=True)
-                sync_folder(self._folder.parent)
-            remove_leftovers(self._folder)
+            if not self.folder.is_dir():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                sync_folder(self.folder.parent)
+            remove_leftovers(self.folder)
             self._check_space(num_bytes)
             path = self._free_path(step)
             with making_folder(path) as folder:
                 yield path, folder
         except (OSError, SafetensorError) as error:
             raise CheckpointError(
-                f"the checkpoint of step {step} could not be written to {self._folder}: {error}; "
+                f"the checkpoint of step {step} could not be written to {self.folder}: {error}; "
                 "check the disk and its permissions, then resume from the checkpoint before"
             ) from error
         # The new checkpoint is safe: that an old one cannot go is no reason to stop training.
@@ -173,7 +140,7 @@ class CheckpointStore:
 
     def load_newest(self, into: Mapping[str, Stored], show_work: ShowWork = unshown) -> Resumed | None:
         """Loads the newest checkpoint that is not damaged; None where there is no checkpoint at all."""
-        warnings = [f"{path} is no checkpoint but a file; remove it" for path in self._named() if not path.is_dir()]
+        warnings = [f"{path} is no checkpoint but a file; remove it" for path in self.named() if not path.is_dir()]
         damaged: list[str] = []
         for path in reversed(self.paths()):
             try:
@@ -182,46 +149,27 @@ class CheckpointStore:
             except DamagedCheckpointError as error:
                 damaged.append(str(error))
                 continue
-            return Resumed(path, _order(path)[0], state, (*warnings, *damaged))
+            return Resumed(path, order_of(path)[0], state, (*warnings, *damaged))
         if damaged:
-            raise CheckpointError(f"no checkpoint in {self._folder} is usable: {'; '.join(damaged)}; start a new run")
+            raise CheckpointError(f"no checkpoint in {self.folder} is usable: {'; '.join(damaged)}; start a new run")
         return None
 
-    def newest(self) -> Path | None:
-        """Returns the checkpoint of the latest step, which only loading can prove undamaged."""
-        paths = [path for path in self.paths() if (path / STATE_FILE).exists()] or self.paths()
-        return paths[-1] if paths else None
-
-    def best(self, until_step: int | None = None) -> Path | None:
-        """Returns the latest checkpoint that was saved as the best so far, among those up to a step."""
-        return _latest_best([path for path in self.paths() if until_step is None or _order(path)[0] <= until_step])
-
-    def paths(self) -> list[Path]:
-        """Lists all complete checkpoints, oldest step first."""
-        return [path for path in self._named() if path.is_dir()]
-
-    def _named(self) -> list[Path]:
-        """Lists whatever has the name of a checkpoint."""
-        if not self._folder.is_dir():
-            return []
-        return sorted((path for path in self._folder.iterdir() if _NAME.fullmatch(path.name)), key=_order)
-
     def _free_path(self, step: int) -> Path:
-        attempts = [attempt for other, attempt in map(_order, self._named()) if other == step]
-        return self._folder / (f"step-{step:09d}.{max(attempts) + 1}" if attempts else f"step-{step:09d}")
+        attempts = [attempt for other, attempt in map(order_of, self.named()) if other == step]
+        return self.folder / (f"step-{step:09d}.{max(attempts) + 1}" if attempts else f"step-{step:09d}")
 
     def _check_space(self, num_bytes: int) -> None:
-        needed, free = num_bytes + _SPACE_MARGIN_BYTES, shutil.disk_usage(self._folder).free
+        needed, free = num_bytes + _SPACE_MARGIN_BYTES, shutil.disk_usage(self.folder).free
         if free < needed:
             wanted, there = format_distinct_sizes(needed, free)
             raise CheckpointError(
-                f"a checkpoint needs {wanted} in {self._folder} but {there} are free (the one before goes "
+                f"a checkpoint needs {wanted} in {self.folder} but {there} are free (the one before goes "
                 "only after the new one is safe); free some space or use a run folder on another disk"
             )
 
     def _remove_surplus(self, saved: Path) -> None:
-        reached = [path for path in self.paths() if _order(path) <= _order(saved)]
-        last_attempts = {_order(path)[0]: path for path in reached}  # sorted, so the last attempt at a step stays
+        reached = [path for path in self.paths() if order_of(path) <= order_of(saved)]
+        last_attempts = {order_of(path)[0]: path for path in reached}  # sorted, so the last attempt at a step stays
         kept = {*list(last_attempts.values())[-self._keep :], *_newest_to_best(reached)}
         for path in self.paths():
             if path not in kept:
@@ -254,21 +202,6 @@ def _require_shards(step: int, answers: Sequence[Any]) -> list[CheckpointShard]:
         CheckpointShard(file, size, crc32, tuple(Piece(*piece) for piece in pieces))
         for _, (file, size, crc32, pieces) in numbered
     ]
-
-
-def _order(path: Path) -> tuple[int, int]:
-    match = _NAME.fullmatch(path.name)
-    if match is None:
-        raise ValueError(f"{path} is not the name of a checkpoint")
-    return int(match[1]), int(match[2] or 0)
-
-
-def _latest_best(paths: Sequence[Path]) -> Path | None:
-    for path in reversed(paths):
-        with contextlib.suppress(CheckpointError):
-            if read_manifest(path).best:
-                return path
-    return None
 
 
 def _newest_to_best(paths: Sequence[Path]) -> list[Path]:

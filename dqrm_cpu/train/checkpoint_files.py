@@ -8,19 +8,17 @@ fast on machines without SHA instructions too.
 import json
 import math
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
 from dqrm_cpu.base.decode import Json
 from dqrm_cpu.base.files import sync_file, sync_folder
-from dqrm_cpu.errors import CheckpointError
-from dqrm_cpu.kernels.master_rows import row_values
 from dqrm_cpu.train.checkpoint_manifest import (
     STATE_FILE,
     CheckpointManifest,
@@ -29,16 +27,16 @@ from dqrm_cpu.train.checkpoint_manifest import (
     TensorInfo,
     canonical,
     format_of,
-    is_table,
     read_manifest,
+    require_tensors,
 )
-from dqrm_cpu.train.checkpoint_shard import ShardReader, damaged
+from dqrm_cpu.train.checkpoint_rows import read_wanted
+from dqrm_cpu.train.checkpoint_shard import BFLOAT16
 from dqrm_cpu.train.held_tensor import HeldTensor, Stored
 from dqrm_cpu.train.working import Advance, untold
 
 SHARD_BYTES = 256 << 20
 _READ_BYTES = 1 << 20
-_DIFFERENCES_SHOWN = 10
 
 
 def write_folder(
@@ -90,10 +88,10 @@ def load_checkpoint(
     read. `advance` hears of the bytes of each shard that is done, `num_bytes` of the manifest in all.
     """
     manifest = read_manifest(folder)
-    _check_same(folder, manifest.tensors, into, allow_unused)
+    require_tensors(folder, manifest, describe_tensors(into), allow_unused)
     with torch.no_grad():
-        for piece, rows in _read_pieces(folder, manifest, lambda piece: _is_held(piece, into), advance):
-            target = into[piece.tensor]
+        for piece, stored in read_wanted(folder, manifest, lambda piece: _is_held(piece, into), advance):
+            target, rows = into[piece.tensor], to_tensor(stored, manifest.tensors[piece.tensor].dtype)
             if isinstance(target, HeldTensor):
                 target.fill(piece.first_row, rows)
             else:
@@ -101,91 +99,10 @@ def load_checkpoint(
     return manifest.state
 
 
-def read_pieces(folder: Path, manifest: CheckpointManifest, names: Set[str]) -> Iterator[tuple[Piece, Tensor]]:
-    """Yields the rows of the named tensors, shard after shard; a shard is checked before any of its rows come."""
-    yield from _read_pieces(folder, manifest, lambda piece: piece.tensor in names)
-
-
-def _read_pieces(
-    folder: Path, manifest: CheckpointManifest, is_wanted: Callable[[Piece], bool], advance: Advance = untold
-) -> Iterator[tuple[Piece, Tensor]]:
-    for shard in manifest.shards:
-        wanted = [piece for piece in shard.pieces if is_wanted(piece)]
-        if wanted:
-            with ShardReader(folder / shard.file, shard.num_bytes, manifest.parts(shard)) as file:
-                _require_checksum(file, folder, shard)
-                for piece in wanted:
-                    yield piece, file.tensor(piece.tensor)
-        advance(shard.num_bytes)
-
-
-def require_intact(folder: Path, manifest: CheckpointManifest, advance: Advance = untold) -> None:
-    """Reads every shard to its end and compares its checksum; DamagedCheckpointError where it is another one.
-
-    `advance` hears of the bytes that were read.
-    """
-    for shard in manifest.shards:
-        with ShardReader(folder / shard.file, shard.num_bytes, manifest.parts(shard)) as file:
-            _require_checksum(file, folder, shard)
-        advance(shard.num_bytes)
-
-
-def _require_checksum(file: ShardReader, folder: Path, shard: CheckpointShard) -> None:
-    if file.crc32() != shard.crc32:
-        raise damaged(folder / shard.file, "its checksum changed")
-
-
-def read_blocks(
-    folder: Path, manifest: CheckpointManifest, tensor: str, first_row: int, num_rows: int, rows_at_once: int
-) -> Iterator[Tensor]:
-    """Yields rows of a tensor in their order, few at a time; checksums of shards are left to `require_intact`."""
-    end = first_row + num_rows
-    pieces = [(piece, shard) for shard in manifest.shards for piece in shard.pieces if piece.tensor == tensor]
-    for piece, shard in sorted(pieces, key=lambda one: one[0].first_row):
-        low, high = max(first_row, piece.first_row), min(end, piece.first_row + piece.num_rows)
-        if low >= high:
-            continue
-        with ShardReader(folder / shard.file, shard.num_bytes, manifest.parts(shard)) as file:
-            for begin in range(low, high, rows_at_once):
-                last = min(begin + rows_at_once, high)
-                yield file.rows(tensor, begin - piece.first_row, last - piece.first_row)
-
-
-class RowReader:
-    """Reads a few rows of a large checkpoint without the rest of it.
-
-    Checksums of whole shards are left to whoever loads it to go on.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._manifest = read_manifest(folder)
-
-    def read(self, tensor: str, first_row: int, num_rows: int) -> npt.NDArray[np.float32]:
-        """Reads rows of a float32 tensor, or values of rows of tables in fewer bits, f32[num_rows, ...]."""
-        dtype, shape = self._manifest.tensors.get(tensor, ("float32", (0,)))
-        is_stored = is_table(tensor) and dtype in ("bfloat16", "uint8")
-        there = max(min(first_row + num_rows, shape[0] if shape else 1) - max(first_row, 0), 0)
-        if there != num_rows:
-            raise CheckpointError(
-                f"{self._folder} holds {there} of the {num_rows} rows from {first_row} of {tensor}; "
-                "use another checkpoint"
-            )
-        if dtype != "float32" and not is_stored:
-            raise CheckpointError(f"{tensor} is {dtype} in {self._folder}, not float32; use another checkpoint")
-        end, parts = first_row + num_rows, [np.empty((0, *shape[1:]), dtype=np.float32)] if not num_rows else []
-        for shard in self._manifest.shards:
-            for piece in shard.pieces:
-                low, high = max(first_row, piece.first_row), min(end, piece.first_row + piece.num_rows)
-                if piece.tensor == tensor and low < high:
-                    parts.append(self._rows(shard, tensor, low - piece.first_row, high - piece.first_row))
-        return np.concatenate(parts)
-
-    def _rows(self, shard: CheckpointShard, tensor: str, low: int, high: int) -> npt.NDArray[np.float32]:
-        with ShardReader(self._folder / shard.file, shard.num_bytes, self._manifest.parts(shard)) as file:
-            rows = file.rows(tensor, low, high)
-            values: npt.NDArray[np.float32] = (row_values(rows) if is_table(tensor) else rows).numpy()
-            return values
+def to_tensor(rows: NDArray[Any], dtype: str) -> Tensor:
+    """Returns rows that a checkpoint stores in a type of torch's name, in the same memory."""
+    found = torch.from_numpy(rows)
+    return found.view(torch.bfloat16) if dtype == BFLOAT16 else found
 
 
 def _is_held(piece: Piece, into: Mapping[str, Stored]) -> bool:
@@ -249,27 +166,6 @@ def _rows_of(piece: Piece, tensors: Mapping[str, Stored]) -> Tensor:
 def _describe(tensor: Stored) -> TensorInfo:
     dtype = tensor.dtype if isinstance(tensor, Tensor) else tensor.tensor.dtype
     return TensorInfo(str(dtype).removeprefix("torch."), tuple(tensor.shape))
-
-
-def _check_same(folder: Path, stored: Mapping[str, TensorInfo], into: Mapping[str, Stored], allow_unused: bool) -> None:
-    wanted = describe_tensors(into)
-    differences = [f"{name} is missing" for name in sorted(wanted.keys() - stored.keys())]
-    if not allow_unused:
-        differences += [f"{name} is not part of this model" for name in sorted(stored.keys() - wanted.keys())]
-    for name in sorted(wanted.keys() & stored.keys()):
-        if wanted[name] != stored[name]:
-            differences.append(f"{name} is {_text(stored[name])}, here {_text(wanted[name])}")
-    if differences:
-        shown, more = differences[:_DIFFERENCES_SHOWN], len(differences) - _DIFFERENCES_SHOWN
-        rest = f"; and {more} more" if more > 0 else ""
-        raise CheckpointError(
-            f"the checkpoint {folder} belongs to another model: {'; '.join(shown)}{rest}; "
-            "use the configuration that it was saved with"
-        )
-
-
-def _text(info: TensorInfo) -> str:
-    return f"{info.dtype}{list(info.shape)}"
 
 
 def _write_manifest(path: Path, manifest: CheckpointManifest) -> None:

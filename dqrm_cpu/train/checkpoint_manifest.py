@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-import torch
 
 from dqrm_cpu.base.decode import Json, UnreadableError, decoded, read_json
 from dqrm_cpu.errors import CheckpointError
-from dqrm_cpu.kernels.master_rows import columns
+from dqrm_cpu.kernels.row_forms import ROW_TYPE_NAMES, num_columns
 from dqrm_cpu.train.checkpoint_shard import DTYPES, DamagedCheckpointError, ShardTensor, damaged
 
 STATE_FILE = "state.json"
@@ -22,6 +21,7 @@ FORMATS = (1, 2)
 """1: rows of tables are FP32; 2: they have fewer bits, which earlier versions must not take for anything else."""
 
 _SHARD_NAME = re.compile(r"shard-\d{5,9}\.safetensors")
+_DIFFERENCES_SHOWN = 10
 _MOST_BYTES = 1 << 62  # of a tensor: sizes stay numbers that torch can hold
 
 
@@ -125,9 +125,9 @@ def format_of(tensors: Mapping[str, TensorInfo]) -> int:
     return 1 if all(info.dtype == "float32" for name, info in tensors.items() if is_table(name)) else 2
 
 
-def table_info(row_type: torch.dtype, num_rows: int, dim: int) -> TensorInfo:
-    """Returns what the rows of tables are as a tensor of a checkpoint."""
-    return TensorInfo(str(row_type).removeprefix("torch."), (num_rows, columns(row_type, dim)))
+def table_info(form: str, num_rows: int, dim: int) -> TensorInfo:
+    """Returns what the rows of tables are as a tensor of a checkpoint; `form`: the setting train.master_rows."""
+    return TensorInfo(ROW_TYPE_NAMES[form], (num_rows, num_columns(form, dim)))
 
 
 def is_table(name: str) -> bool:
@@ -176,6 +176,30 @@ def _cover_mistakes(tensors: Mapping[str, TensorInfo], pieces: Sequence[Piece]) 
         num_rows = shape[0] if shape else 1
         if covered[name] != (num_rows if math.prod(shape) else 0):
             yield f"its pieces of {name[:80]} do not cover each row once"
+
+
+def require_tensors(
+    folder: Path, manifest: CheckpointManifest, wanted: Mapping[str, TensorInfo], allow_unused: bool
+) -> None:
+    """Raises CheckpointError where a checkpoint lacks tensors that are wanted; or has others, unless `allow_unused`."""
+    stored = manifest.tensors
+    differences = [f"{name} is missing" for name in sorted(wanted.keys() - stored.keys())]
+    if not allow_unused:
+        differences += [f"{name} is not part of this model" for name in sorted(stored.keys() - wanted.keys())]
+    for name in sorted(wanted.keys() & stored.keys()):
+        if wanted[name] != stored[name]:
+            differences.append(f"{name} is {_text(stored[name])}, here {_text(wanted[name])}")
+    if differences:
+        shown, more = differences[:_DIFFERENCES_SHOWN], len(differences) - _DIFFERENCES_SHOWN
+        rest = f"; and {more} more" if more > 0 else ""
+        raise CheckpointError(
+            f"the checkpoint {folder} belongs to another model: {'; '.join(shown)}{rest}; "
+            "use the configuration that it was saved with"
+        )
+
+
+def _text(info: TensorInfo) -> str:
+    return f"{info.dtype}{list(info.shape)}"
 
 
 def canonical(body: object) -> bytes:

@@ -1,5 +1,7 @@
 """Reads one safetensors shard of a checkpoint, and believes nothing of its header that its bytes do not bear out.
 
+Rows come as arrays of NumPy: what reads a checkpoint to export or to describe it does without torch.
+
 The format: the length of a JSON header in 8 bytes, the header, then the tensors' bytes. Files are read, never mapped:
 one that is cut short meanwhile is an error, not a signal.
 """
@@ -13,32 +15,39 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
 import msgspec
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from dqrm_cpu.base.decode import UnreadableError, decoded, parse_json
 from dqrm_cpu.base.files import open_regular
 from dqrm_cpu.errors import CheckpointError
-from dqrm_cpu.kernels.master_rows import INT8, NOT_FINITE
+from dqrm_cpu.kernels.row_forms import NOT_FINITE
 
 _LENGTH_BYTES = 8
 _MOST_HEADER_BYTES = 64 << 20
 
-DTYPES: Mapping[str, tuple[str, torch.dtype]] = MappingProxyType(
+BFLOAT16 = "bfloat16"
+
+DTYPES: Mapping[str, tuple[str, np.dtype[Any]]] = MappingProxyType(
     {
-        "float64": ("F64", torch.float64),
-        "float32": ("F32", torch.float32),
-        "float16": ("F16", torch.float16),
-        "bfloat16": ("BF16", torch.bfloat16),
-        "int64": ("I64", torch.int64),
-        "int32": ("I32", torch.int32),
-        "int16": ("I16", torch.int16),
-        "int8": ("I8", torch.int8),
-        "uint8": ("U8", torch.uint8),
-        "bool": ("BOOL", torch.bool),
+        "float64": ("F64", np.dtype("<f8")),
+        "float32": ("F32", np.dtype("<f4")),
+        "float16": ("F16", np.dtype("<f2")),
+        BFLOAT16: ("BF16", np.dtype("<u2")),  # NumPy has no such numbers: their bits
+        "int64": ("I64", np.dtype("<i8")),
+        "int32": ("I32", np.dtype("<i4")),
+        "int16": ("I16", np.dtype("<i2")),
+        "int8": ("I8", np.dtype("i1")),
+        "uint8": ("U8", np.dtype("u1")),
+        "bool": ("BOOL", np.dtype("?")),
     }
 )
-"""What a tensor of a checkpoint can hold: torch's name, that of safetensors, and the type."""
+"""What a tensor of a checkpoint can hold: torch's name, that of safetensors, and the type in which it is read."""
+
+_EXPONENT = 0x7F80
+"""The bits of a bfloat16 that are all set where it is no finite number."""
+
+_CHECKED_AT_ONCE = 1 << 16
 
 
 class DamagedCheckpointError(CheckpointError):
@@ -87,17 +96,17 @@ class ShardReader:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def tensor(self, name: str) -> Tensor:
+    def tensor(self, name: str) -> NDArray[Any]:
         """Reads all rows of a part."""
         return self.rows(name, 0, self._parts[name].shape[0])
 
-    def rows(self, name: str, first: int, end: int) -> Tensor:
+    def rows(self, name: str, first: int, end: int) -> NDArray[Any]:
         """Reads rows `first` to `end` of a part."""
         part = self._parts[name]
         row_bytes = part.num_bytes // part.shape[0]
-        content = bytearray((end - first) * row_bytes)
-        self._read_into(memoryview(content), self._starts[name] + first * row_bytes)
-        found = torch.frombuffer(content, dtype=DTYPES[part.dtype][1]).reshape(end - first, *part.shape[1:])
+        content = np.empty((end - first) * row_bytes, np.uint8)
+        self._read_into(content.data, self._starts[name] + first * row_bytes)
+        found = content.view(DTYPES[part.dtype][1]).reshape(end - first, *part.shape[1:])
         if not _all_finite(found):
             raise damaged(self._path, f"{name[:80]} holds NaN or infinite numbers, which no run saves")
         return found
@@ -169,18 +178,18 @@ class ShardReader:
         )
 
 
-def _all_finite(values: Tensor) -> bool:
-    """Tells whether no value is NaN or infinite, by the least and the largest, in one pass without a mask.
+def _all_finite(values: NDArray[Any]) -> bool:
+    """Tells whether no value is NaN or infinite, by the least and the largest: without a mask, one time from memory.
 
     Of bytes, which are rows of tables: whether all have a finite scale.
     """
-    if values.dtype == INT8:
-        return values.dim() < 2 or not bool((values[:, -1] == NOT_FINITE).any())
-    return (
-        not values.is_floating_point()
-        or values.numel() == 0
-        or all(math.isfinite(float(bound)) for bound in torch.aminmax(values))
-    )
+    if values.dtype == np.uint8:
+        return values.ndim < 2 or not bool((values[:, -1] == NOT_FINITE).any())
+    flat = values.reshape(-1)
+    parts = (flat[first : first + _CHECKED_AT_ONCE] for first in range(0, flat.size, _CHECKED_AT_ONCE))
+    if flat.dtype == DTYPES[BFLOAT16][1]:
+        return not any(((part & _EXPONENT) == _EXPONENT).any() for part in parts)
+    return flat.dtype.kind != "f" or all(math.isfinite(part.min()) and math.isfinite(part.max()) for part in parts)
 
 
 def damaged(path: Path, why: str) -> DamagedCheckpointError:

@@ -22,43 +22,19 @@ from dqrm_cpu.comm.coordination import on_first_rank
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config import Config
 from dqrm_cpu.config.recorded import differences
-from dqrm_cpu.errors import CheckpointError, ConfigError
-from dqrm_cpu.export.write import PackedFiles
+from dqrm_cpu.errors import ConfigError
+from dqrm_cpu.export.model_files import PackedFiles
 from dqrm_cpu.kernels.ensemble import mean_logits
 from dqrm_cpu.metrics.click import ClickAccumulator
 from dqrm_cpu.model.size import ModelBytes
-from dqrm_cpu.train.checkpoint import CheckpointStore, find_checkpoint, newest_config
+from dqrm_cpu.train.checkpoint_folder import checkpoints_to_score, newest_config
 from dqrm_cpu.train.run import RunRequest, hold_folder, open_parts, train
-from dqrm_cpu.train.run_folder import RunFolder, checkpoints_folder, holds_run, member_folder, members_of, read_result
+from dqrm_cpu.train.run_folder import RunFolder, read_result
+from dqrm_cpu.train.run_place import checkpoints_folder, holds_run, member_folder, members_of
 from dqrm_cpu.train.session import loaders_to_score, trained_session
 from dqrm_cpu.train.state import Interrupted, MemberResult, PartResult, Result
 
 _PARTS = ("validation", "test")
-
-
-def checkpoints_to_score(run_dir: Path, which: str, members: int) -> list[Path]:
-    """Finds the checkpoints whose mean is scored: one of a run, one of each of the first so many of an ensemble.
-
-    `which`: best or last, of a single run also the folder of one.
-    """
-    there = members_of(run_dir)
-    if not there:
-        if members > 1:
-            raise ConfigError(f"{run_dir} holds one model: ensemble {members} is of a run that trained as many")
-        return [find_checkpoint(checkpoints_folder(run_dir), which)]
-    if which not in ("best", "last"):
-        raise ConfigError(
-            f"{run_dir} is an ensemble, whose score is of a checkpoint of each member: --checkpoint is best or last, "
-            f"not {which}; a single model is scored as {there[0]}"
-        )
-    folders = [member_folder(run_dir, number) for number in range(1, members + 1)]
-    missing = [folder for folder in folders if not CheckpointStore(checkpoints_folder(folder), keep=1).paths()]
-    if missing:
-        raise CheckpointError(
-            f"{run_dir} is an ensemble of {members}, and {missing[0]} has no checkpoint yet; go on with "
-            f"dqrm-cpu train --run-dir {run_dir} --resume auto"
-        )
-    return [find_checkpoint(checkpoints_folder(folder), which) for folder in folders]
 
 
 class Scored(NamedTuple):

@@ -16,12 +16,13 @@ from torch import Tensor
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.source import DataSet
 from dqrm_cpu.errors import CheckpointError
-from dqrm_cpu.kernels.master_rows import ROW_TYPES, nearest_rows, row_values
+from dqrm_cpu.kernels.master_rows import nearest_rows, row_values
 from dqrm_cpu.kernels.table_groups import TableGroup, TableGroups
-from dqrm_cpu.model.dlrm import keep_rate_correction
+from dqrm_cpu.model.correction import keep_rate_correction
 from dqrm_cpu.quant.width import row_absmax
-from dqrm_cpu.train.checkpoint_files import read_pieces
+from dqrm_cpu.train.checkpoint_files import to_tensor
 from dqrm_cpu.train.checkpoint_manifest import TensorInfo, table_info
+from dqrm_cpu.train.checkpoint_rows import read_pieces
 from dqrm_cpu.train.parent import ParentCheckpoint, require_same_architecture, same_scales
 from dqrm_cpu.train.row_map import GONE, RowMap, map_rows
 from dqrm_cpu.train.session import Session
@@ -84,12 +85,12 @@ def _taken(session: Session, parent: ParentCheckpoint, config: Config) -> dict[s
     left_out = {*session.step.state(), *(() if same_scales(parent, config) else _LEARNED_SCALES)}
     into = {name: tensor for name, tensor in own.items() if name in stored and name not in left_out}
     expected = {name: TensorInfo("float32", tuple(tensor.shape)) for name, tensor in into.items()}
-    groups, row_type = session.model.groups, ROW_TYPES[str(parent.settings.values.get("train.master_rows", "fp32"))]
+    groups, form = session.model.groups, str(parent.settings.values.get("train.master_rows", "fp32"))
     for base in _BY_ROW:
         for name, group in zip(groups.names(base), groups, strict=True):
             num_rows = sum(parent.table_rows[number] for number in group.numbers)
             if name in into and base == "tables":
-                expected[name] = table_info(row_type, num_rows, group.tables.dim)
+                expected[name] = table_info(form, num_rows, group.tables.dim)
             elif name in into:
                 expected[name] = TensorInfo("float32", (num_rows,))
     wrong = [
@@ -134,7 +135,8 @@ def _within(row_map: RowMap, parent_rows: Sequence[int], row_offset: Tensor, gro
 def _copy(parent: ParentCheckpoint, maps: Mapping[str, _TableRows], into: dict[str, Tensor]) -> Tensor:
     """Copies what the parent has; returns f32[T]: the largest weight of each table that was left behind."""
     largest = np.zeros(len(parent.table_rows), np.float32)
-    for piece, values in read_pieces(parent.path, parent.manifest, into.keys()):
+    for piece, stored in read_pieces(parent.path, parent.manifest, into.keys()):
+        values = to_tensor(stored, parent.manifest.tensors[piece.tensor].dtype)
         target, after = into[piece.tensor], piece.first_row + piece.num_rows
         rows = maps.get(piece.tensor)
         if rows is None:

@@ -14,7 +14,7 @@ from dqrm_cpu.config import Config
 from dqrm_cpu.data.batch import BadBatchError, rank_shares
 from dqrm_cpu.data.loader import Loader
 from dqrm_cpu.errors import CheckpointError, DqrmError, TrainingError, unanimous
-from dqrm_cpu.export.write import PASSES_TO_PACK, PackedFiles, pack_model
+from dqrm_cpu.export.model_files import PASSES_TO_PACK, PackedFiles, pack_model
 from dqrm_cpu.metrics.click import ClickMetrics
 from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.model.size import model_bytes

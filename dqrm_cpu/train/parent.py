@@ -13,8 +13,7 @@ from dqrm_cpu.data.store.schema import DataIdentity
 from dqrm_cpu.errors import CheckpointError, ConfigError, DataError
 from dqrm_cpu.train.checkpoint import CheckpointStore
 from dqrm_cpu.train.checkpoint_manifest import STATE_FILE, CheckpointManifest, read_manifest
-from dqrm_cpu.train.run_folder import checkpoints_folder, require_one_model
-from dqrm_cpu.train.run_place import CONFIG_FILE
+from dqrm_cpu.train.run_place import CONFIG_FILE, checkpoints_folder, require_one_model
 
 _TABLE_ROWS = "model.table_rows"
 

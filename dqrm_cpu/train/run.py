@@ -24,11 +24,13 @@ from dqrm_cpu.data.store.schema import DataIdentity
 from dqrm_cpu.errors import CheckpointError, ConfigError, unanimous
 from dqrm_cpu.kernels.interface import Kernels
 from dqrm_cpu.train.beginning import begin_with_parent
-from dqrm_cpu.train.checkpoint import CheckpointStore, newest_config, read_state
+from dqrm_cpu.train.checkpoint import CheckpointStore
+from dqrm_cpu.train.checkpoint_folder import newest_config, read_state
 from dqrm_cpu.train.checkpoint_shard import DamagedCheckpointError
 from dqrm_cpu.train.loop import RunContext, TrainingLoop, total_steps
 from dqrm_cpu.train.progress import OnlyWarnings, Progress, open_progress
-from dqrm_cpu.train.run_folder import RunFolder, RunLog, checkpoints_folder, holds_run, recorded_init_from
+from dqrm_cpu.train.run_folder import RunFolder, RunLog, recorded_init_from
+from dqrm_cpu.train.run_place import checkpoints_folder, holds_run
 from dqrm_cpu.train.session import Session, build_session, load_kernels, load_session
 from dqrm_cpu.train.state import Interrupted, Result, RunState
 from dqrm_cpu.train.working import Advance, unshown, working_on

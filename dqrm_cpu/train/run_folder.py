@@ -19,10 +19,11 @@ from dqrm_cpu.train.checkpoint_manifest import canonical
 from dqrm_cpu.train.metrics_log import Line, LogMark, MetricsLog, TensorboardLog, cut_log, damages, read_lines, read_log
 from dqrm_cpu.train.metrics_row import MetricsRow, strict_json
 from dqrm_cpu.train.mlflow_log import MlflowLog
+from dqrm_cpu.train.run_place import CONFIG_FILE, METRICS_FILE, RESULT_FILE, checkpoints_folder, holds_run
 
-_CONFIG, _ENVIRONMENT, _METRICS, _RESULT = "config.toml", "environment.json", "metrics.jsonl", "result.json"
+_ENVIRONMENT = "environment.json"
 _INTERRUPTED = "interrupted.json"
-_CHECKPOINTS, _TENSORBOARD, _MEMBERS = "checkpoints", "tensorboard", "members"
+_TENSORBOARD = "tensorboard"
 _OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 
@@ -76,7 +77,7 @@ class RunFolder(RunLog):
         self.path = path
         self.warnings = tuple(warnings)
         """Warnings about a log that is damaged."""
-        self._metrics = MetricsLog(path / _METRICS, mark)
+        self._metrics = MetricsLog(path / METRICS_FILE, mark)
         self._copies = copies
 
     @classmethod
@@ -95,7 +96,7 @@ class RunFolder(RunLog):
             path.mkdir(parents=True, exist_ok=True)
             copies = _open_copies(path, 0, config_toml, tensorboard, mlflow)
             write_document(path / _ENVIRONMENT, environment)
-            _write_whole(path / _CONFIG, config_toml)
+            _write_whole(path / CONFIG_FILE, config_toml)
             return cls(path, LogMark(), copies)
         except OSError as error:
             raise _unusable(path, error) from error
@@ -124,9 +125,9 @@ class RunFolder(RunLog):
             remove_leftovers(path)
             copies = _open_copies(path, step, config_toml, tensorboard, mlflow)
             _replace_keeping(path / _ENVIRONMENT, _dump(environment), step)
-            _replace_keeping(path / _CONFIG, config_toml, step)
-            rows, warnings = cut_log(path / _METRICS, step, mark)
-            for name in (_RESULT, _INTERRUPTED):
+            _replace_keeping(path / CONFIG_FILE, config_toml, step)
+            rows, warnings = cut_log(path / METRICS_FILE, step, mark)
+            for name in (RESULT_FILE, _INTERRUPTED):
                 (path / name).unlink(missing_ok=True)
             return cls(path, rows, copies, warnings)
         except OSError as error:
@@ -147,7 +148,7 @@ class RunFolder(RunLog):
     def write_result(self, result: Mapping[str, Json]) -> None:
         self._metrics.sync()
         sealed = {**result, "crc32": result_checksum(json.loads(_dump(result)))}
-        write_document(self.path / _RESULT, sealed)
+        write_document(self.path / RESULT_FILE, sealed)
 
     def write_interrupted(self, step: int, signal_name: str) -> None:
         write_document(self.path / _INTERRUPTED, {"step": step, "signal": signal_name})
@@ -155,17 +156,12 @@ class RunFolder(RunLog):
     def close(self) -> None:
         self._metrics.close()
         for copy in self._copies:
-            copy.close((self.path / _RESULT).exists())
-
-
-def holds_run(path: Path) -> bool:
-    """Says whether there is a run in the folder."""
-    return any((path / name).exists() for name in (_CONFIG, _METRICS, _RESULT, _CHECKPOINTS))
+            copy.close((self.path / RESULT_FILE).exists())
 
 
 def read_result(path: Path) -> dict[str, Json] | None:
     """Reads result.json of the run at `path`; None before it has finished."""
-    file = path / _RESULT
+    file = path / RESULT_FILE
     try:
         document: dict[str, Json] = decoded(read_json(file), dict[str, Any])
         if document.get("crc32", result_checksum(document)) != result_checksum(document):
@@ -193,7 +189,7 @@ def write_document(path: Path, document: Mapping[str, Json]) -> None:
 def recorded_init_from(path: Path) -> str:
     """Reads which run the one at `path` was to begin with; empty where it was none, or the settings do not say."""
     try:
-        return decoded(read_toml(path / _CONFIG), _Begun).init_from
+        return decoded(read_toml(path / CONFIG_FILE), _Begun).init_from
     except (OSError, UnreadableError):
         return ""
 
@@ -203,37 +199,14 @@ def result_checksum(result: Mapping[str, Json]) -> int:
     return zlib.crc32(canonical({key: value for key, value in result.items() if key != "crc32"}))
 
 
-def checkpoints_folder(path: Path) -> Path:
-    """Returns the folder where the run at `path` keeps its checkpoints."""
-    return path / _CHECKPOINTS
-
-
-def member_folder(path: Path, number: int) -> Path:
-    """Returns the folder of a member of the ensemble at `path`, a run of its own; they count from 1."""
-    return path / _MEMBERS / str(number)
-
-
-def members_of(path: Path) -> list[Path]:
-    """Returns the folders of an ensemble's members in their order, as far as they have begun; none of a single run."""
-    found: list[Path] = []
-    while holds_run(member_folder(path, len(found) + 1)):
-        found.append(member_folder(path, len(found) + 1))
-    return found
-
-
-def require_one_model(path: Path) -> None:
-    """Raises ConfigError for the folder of an ensemble, where one of its models is wanted."""
-    members = members_of(path)
-    if members:
-        raise ConfigError(f"{path} is an ensemble of several models; name one of them, such as {members[0]}")
-
-
 def read_rows(path: Path) -> list[MetricsRow]:
     """Reads all rows of the run at `path`, also of one that is being written; a line that is no row is an error."""
     lines = _read_log(path)
     rows = [line.row for line in lines if line.row is not None]
     if len(rows) < len(lines):
-        raise CheckpointError(f"{path / _METRICS} is damaged: {'; '.join(damages(lines, None))}; correct or remove it")
+        raise CheckpointError(
+            f"{path / METRICS_FILE} is damaged: {'; '.join(damages(lines, None))}; correct or remove it"
+        )
     return rows
 
 
@@ -244,7 +217,7 @@ def read_sound_rows(path: Path, mark: LogMark | None) -> tuple[list[MetricsRow],
 
 
 def _read_log(path: Path) -> list[Line]:
-    return list(read_lines(read_log(path / _METRICS)))
+    return list(read_lines(read_log(path / METRICS_FILE)))
 
 
 def _replace_keeping(path: Path, text: str, step: int) -> None:

@@ -1,4 +1,4 @@
-"""Where a run keeps its settings, and where the data set lies now that it was trained on."""
+"""Where a run keeps its settings, checkpoints and members, and where the data set lies now that it was trained on."""
 
 from pathlib import Path
 
@@ -8,8 +8,10 @@ from dqrm_cpu import __version__
 from dqrm_cpu.base.decode import UnreadableError, decoded, read_json
 from dqrm_cpu.data.store.manifest import holds_manifest
 from dqrm_cpu.data.store.run_data import find_data
+from dqrm_cpu.errors import ConfigError
 
-CONFIG_FILE = "config.toml"
+CONFIG_FILE, METRICS_FILE, RESULT_FILE = "config.toml", "metrics.jsonl", "result.json"
+CHECKPOINTS, _MEMBERS = "checkpoints", "members"
 _ENVIRONMENT_FILE = "environment.json"
 
 
@@ -43,6 +45,36 @@ def other_version(run_dir: Path) -> str:
     if version in ("", __version__):
         return ""
     return f" (dqrm-cpu {version} wrote the run, and this is {__version__}: use that one)"
+
+
+def holds_run(path: Path) -> bool:
+    """Says whether there is a run in the folder."""
+    return any((path / name).exists() for name in (CONFIG_FILE, METRICS_FILE, RESULT_FILE, CHECKPOINTS))
+
+
+def checkpoints_folder(path: Path) -> Path:
+    """Returns the folder where the run at `path` keeps its checkpoints."""
+    return path / CHECKPOINTS
+
+
+def member_folder(path: Path, number: int) -> Path:
+    """Returns the folder of a member of the ensemble at `path`, a run of its own; they count from 1."""
+    return path / _MEMBERS / str(number)
+
+
+def members_of(path: Path) -> list[Path]:
+    """Returns the folders of an ensemble's members in their order, as far as they have begun; none of a single run."""
+    found: list[Path] = []
+    while holds_run(member_folder(path, len(found) + 1)):
+        found.append(member_folder(path, len(found) + 1))
+    return found
+
+
+def require_one_model(path: Path) -> None:
+    """Raises ConfigError for the folder of an ensemble, where one of its models is wanted."""
+    members = members_of(path)
+    if members:
+        raise ConfigError(f"{path} is an ensemble of several models; name one of them, such as {members[0]}")
 
 
 def _environment(run_dir: Path) -> _Environment:

@@ -27,8 +27,8 @@ from dqrm_cpu.model.tables import allocate_groups
 from dqrm_cpu.quant.learned import LearnedTableScales
 from dqrm_cpu.quant.methods import learned_formula
 from dqrm_cpu.quant.scale import Scales, TableScales
-from dqrm_cpu.train.checkpoint import read_state
 from dqrm_cpu.train.checkpoint_files import load_checkpoint
+from dqrm_cpu.train.checkpoint_folder import read_state
 from dqrm_cpu.train.checkpoint_manifest import read_manifest
 from dqrm_cpu.train.evaluator import Evaluator
 from dqrm_cpu.train.held_tensor import Stored

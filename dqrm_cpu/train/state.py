@@ -9,7 +9,7 @@ from typing import Any
 from dqrm_cpu.base.decode import Json, UnreadableError, decoded
 from dqrm_cpu.comm.exchange.settings import NOTHING_SENT, SentBytes
 from dqrm_cpu.errors import CheckpointError
-from dqrm_cpu.export.write import PackedFiles
+from dqrm_cpu.export.model_files import PackedFiles
 from dqrm_cpu.metrics.click import ClickMetrics
 from dqrm_cpu.model.size import ModelBytes
 from dqrm_cpu.train.metrics_log import LogMark

@@ -14,7 +14,7 @@ from ..master_rows import FP32
 from ..types import UNQUANTIZED, Bags, RowCopy, SparseGrad, Tables, UpdateRule
 from . import coalesce, gather, interaction, mlp, random_values, stored_rows, update
 from .absmax_tracker import NO_BOUNDS, SIGHTING_LONGS, AbsmaxTracker, Bounds, scan_tables
-from .codes import pack_int4, quantize_rows, unpack_int4
+from .codes import quantize_rows
 from .lookups import Pooled
 from .merge import MergedRows
 from .workspace import KernelWorkspace, shard_bits
@@ -164,16 +164,6 @@ class NumbaKernels:
         codes = torch.empty(weight.shape, dtype=torch.int8 if bits <= 8 else torch.int16)
         limit, place, size = np.float32((1 << (bits - 1)) - 1), codes.data_ptr(), codes.element_size()
         quantize_rows(weight.data_ptr(), *weight.shape, np.float32(scale), limit, place, size)
-        return codes
-
-    def pack_int4(self, codes: Tensor) -> Tensor:
-        packed = torch.empty(codes.shape[0], (codes.shape[1] + 1) // 2, dtype=torch.uint8)
-        pack_int4(codes.numpy(), packed.numpy())
-        return packed
-
-    def unpack_int4(self, packed: Tensor, dim: int) -> Tensor:
-        codes = torch.empty(packed.shape[0], dim, dtype=torch.int8)
-        unpack_int4(packed.numpy(), codes.numpy())
         return codes
 
 

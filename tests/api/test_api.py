@@ -23,9 +23,9 @@ from days import checked
 from dqrm_cpu.api.progress import CallProgress
 from dqrm_cpu.data.store.manifest import read_manifest
 from dqrm_cpu.serving import Model
-from dqrm_cpu.train.checkpoint import find_checkpoint
+from dqrm_cpu.train.checkpoint_folder import find_checkpoint
 from dqrm_cpu.train.progress import Progress
-from dqrm_cpu.train.run_folder import checkpoints_folder
+from dqrm_cpu.train.run_place import checkpoints_folder
 
 SCHEMA_TOML = 'label = "click"\ncategories = ["item", "device"]\ndecimals = ["price", "balance"]\n'
 

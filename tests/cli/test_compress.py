@@ -12,8 +12,8 @@ from dqrm_cpu.cli import compress
 from dqrm_cpu.cli.main import main
 from dqrm_cpu.comm.transport import SingleTransport
 from dqrm_cpu.config import Config
-from dqrm_cpu.export.read import read_packed
-from dqrm_cpu.train.checkpoint import find_checkpoint, read_state
+from dqrm_cpu.export.packed_model import read_packed
+from dqrm_cpu.train.checkpoint_folder import find_checkpoint, read_state
 from dqrm_cpu.train.run import RunRequest, train
 from tiny import tiny_config
 

@@ -15,10 +15,11 @@ from safetensors.numpy import load, load_file, save_file
 from dqrm_cpu.base.tensor_header import HEADER_CHECKSUM, MOST_HEADER_BYTES, NO_CHECKSUM, header_checksum
 from dqrm_cpu.config import Config
 from dqrm_cpu.errors import CheckpointError
-from dqrm_cpu.export.read import load_packed, read_packed, require_same_tables, verify_packed
+from dqrm_cpu.export.model_files import write_model, write_rowwise
+from dqrm_cpu.export.packed_model import read_packed, verify_packed
+from dqrm_cpu.export.read import load_packed, require_same_tables
 from dqrm_cpu.export.safetensors_reader import PackedFile
 from dqrm_cpu.export.safetensors_writer import STRETCH_BYTES, Checksums, whole, write_tensors
-from dqrm_cpu.export.write import write_model, write_rowwise
 from dqrm_cpu.kernels.select import select_kernels
 from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.train.session import open_scales

@@ -12,12 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dqrm_cpu.comm.transport import SingleTransport
-from dqrm_cpu.export.codes import pack_codes, pack_rows, unpack_codes, unpack_rows
+from dqrm_cpu.export.codes import pack_codes
+from dqrm_cpu.export.model_files import pack_model
 from dqrm_cpu.export.read import load_packed
-from dqrm_cpu.export.write import pack_model, packed_path
+from dqrm_cpu.export.rowwise import pack_rows, unpack_rows
+from dqrm_cpu.export.write import packed_path
 from dqrm_cpu.kernels.select import select_kernels
 from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.model.size import model_bytes, packed_row_bytes
+from dqrm_cpu.serving.stored import unpacked
 from dqrm_cpu.train.run import RunRequest, train
 from dqrm_cpu.train.session import open_scales
 from plain_dlrm import fake_quantize
@@ -50,11 +53,17 @@ MODELS: dict[str, dict[str, object]] = {
     rows=st.integers(0, 20), dim=st.integers(1, 19), bits=st.sampled_from([2, 3, 4, 8, 16]), seed=st.integers(0, 2**31)
 )
 def test_codes_come_back(rows: int, dim: int, bits: int, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    codes = torch.randint(-(2 ** (bits - 1)), 2 ** (bits - 1), (rows, dim), generator=generator).float()
-    packed = pack_codes(codes, bits, KERNELS)
+    codes = np.random.default_rng(seed).integers(-(2 ** (bits - 1)), 2 ** (bits - 1), (rows, dim)).astype(np.float32)
+    packed = pack_codes(codes, bits)
     assert packed.shape == (rows, packed_row_bytes(dim, bits))
-    assert torch.equal(unpack_codes(packed, bits, dim, KERNELS), codes)
+    assert np.array_equal(unpacked(packed, bits, dim), codes)
+    assert packed.tolist() == [packed_slowly(row, bits) for row in codes.astype(int).tolist()]
+
+
+def packed_slowly(codes: list[int], bits: int) -> list[int]:
+    """Writes a row as one number, the first code in its lowest bits."""
+    number = sum((code % (1 << bits)) << (bits * k) for k, code in enumerate(codes))
+    return list(number.to_bytes(-(-len(codes) * bits // 8), "little"))
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8, 16])

@@ -131,8 +131,8 @@ def packed(folder: Path) -> Fuzzed:
     import torch
 
     from dqrm_cpu.base.tensor_header import NO_CHECKSUM, header_checksum, with_header_checksum
+    from dqrm_cpu.export.model_files import pack_model
     from dqrm_cpu.export.read import load_packed
-    from dqrm_cpu.export.write import pack_model
     from dqrm_cpu.model.dlrm import Dlrm
     from dqrm_cpu.train.session import load_kernels, open_scales
     from tiny import tiny_config

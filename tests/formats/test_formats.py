@@ -17,7 +17,8 @@ from dqrm_cpu.base.tensor_header import HEADER_CHECKSUM, NO_CHECKSUM, header_che
 from dqrm_cpu.cli.main import main
 from dqrm_cpu.comm.transport import SingleTransport
 from dqrm_cpu.data.source import open_data
-from dqrm_cpu.export.read import load_packed, read_packed
+from dqrm_cpu.export.packed_model import read_packed
+from dqrm_cpu.export.read import load_packed
 from dqrm_cpu.train.checkpoint_manifest import canonical
 from dqrm_cpu.train.session import build_session, load_kernels
 from tiny import CPU

@@ -171,15 +171,6 @@ def test_codes_are_exact(kernels: Kernels, case: Case, bits: int, scale: float) 
     assert torch.equal(actual, expected)
 
 
-@EXAMPLES
-@given(rows=st.integers(0, 9), dim=DIMS, seed=st.integers(0, 2**31))
-def test_packing(kernels: Kernels, rows: int, dim: int, seed: int) -> None:
-    codes = torch.randint(-8, 8, (rows, dim), generator=torch.Generator().manual_seed(seed)).to(torch.int8)
-    packed = kernels.pack_int4(codes)
-    assert torch.equal(packed, ORACLE.pack_int4(codes))
-    assert torch.equal(kernels.unpack_int4(packed, dim), codes)
-
-
 def test_nan_and_infinite_weights_survive_quantization(kernels: Kernels) -> None:
     case = make_case([4], 5, 1, False, False, 0)
     case.tables.weight[3] = torch.tensor([float("nan"), float("inf"), float("-inf"), 0.0, 100.0])

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from dqrm_cpu.kernels.table_groups import TableGroups, one_group
 from dqrm_cpu.kernels.types import Bags, Tables
-from dqrm_cpu.model.tables import allocate_groups, table_places
+from dqrm_cpu.model.shapes import table_places
+from dqrm_cpu.model.tables import allocate_groups
 from tiny import CPU, tiny_config
 
 DIMS = st.lists(st.sampled_from([1, 4, 5]), min_size=1, max_size=6)

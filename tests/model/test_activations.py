@@ -19,9 +19,9 @@ from dqrm_cpu.data.source import open_data
 from dqrm_cpu.export.read import load_packed
 from dqrm_cpu.export.write import packed_path
 from dqrm_cpu.model.activations import MOMENTUM, ActivationFormula, Mode
-from dqrm_cpu.train.checkpoint import find_checkpoint
+from dqrm_cpu.train.checkpoint_folder import find_checkpoint
 from dqrm_cpu.train.run import RunRequest, train
-from dqrm_cpu.train.run_folder import checkpoints_folder
+from dqrm_cpu.train.run_place import checkpoints_folder
 from dqrm_cpu.train.session import Session, build_session, load_kernels, load_session, load_weights
 from dqrm_cpu.train.state import Result
 from tiny import CPU, tiny_config

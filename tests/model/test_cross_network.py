@@ -13,8 +13,9 @@ from dqrm_cpu.kernels.select import select_kernels
 from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.model.gemm import Gemm, TorchGemm, select_gemm
 from dqrm_cpu.model.interaction import CrossNetwork
-from dqrm_cpu.model.layers import LayerParameters, cross_shapes, mlp_shapes, split_parameters
+from dqrm_cpu.model.layers import LayerParameters, split_parameters
 from dqrm_cpu.model.mlp_weights import WeightSource
+from dqrm_cpu.model.shapes import cross_shapes, mlp_shapes
 from tiny import CPU, tiny_config
 
 NUMBA = select_kernels("numba", CPU)

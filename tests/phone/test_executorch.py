@@ -11,7 +11,7 @@ from test_serving import BAG_NAMES, BAG_SCHEMA, LOG_SCHEMA, as_csv, bag_rows, lo
 
 from commands import dqrm_cpu
 from dqrm_cpu.data.store.manifest import read_manifest
-from dqrm_cpu.predict.packed_scorer import slot_ids
+from dqrm_cpu.predict.packed_scorer import slots_of
 from dqrm_cpu.predict.runtimes import open_file
 from dqrm_cpu.predict.scorer import prepared_rows
 from dqrm_cpu.serving import Model
@@ -26,7 +26,7 @@ def require_alike(run: Path, data: Path, *options: str) -> None:
     model, (program,) = Model.open(run / "model.safetensors"), open_file(run / "model.pte")
     assert program.description == model.description
     (batch,) = prepared_rows(data, read_manifest(data), "validation").batches(0)
-    dense, ids = batch.dense.numpy(), slot_ids(batch, model.description)
+    dense, ids = batch.dense.numpy(), slots_of(batch, model.description)
     expected = model.logits_of_ids(dense, ids)
     assert np.ptp(expected) > 0.01
     for count in (1, 17, len(ids)):

@@ -10,7 +10,7 @@ from dqrm_cpu.comm.transport import SingleTransport
 from dqrm_cpu.config.load import load_config
 from dqrm_cpu.data.store.manifest import read_manifest
 from dqrm_cpu.data.store.run_data import follow_data
-from dqrm_cpu.train.checkpoint import find_checkpoint
+from dqrm_cpu.train.checkpoint_folder import find_checkpoint
 from dqrm_cpu.train.session import trained_session
 from preparing import criteo_text
 

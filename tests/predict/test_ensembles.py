@@ -10,7 +10,7 @@ import pytest
 from commands import dqrm_cpu
 from days import SMALL, prepare_day, write_day
 from dqrm_cpu.errors import CheckpointError
-from dqrm_cpu.export.read import read_packed, verify_packed
+from dqrm_cpu.export.packed_model import read_packed, verify_packed
 from dqrm_cpu.export.safetensors_writer import whole, write_tensors
 from dqrm_cpu.predict.exporting import ExportRequest, export
 from dqrm_cpu.predict.trained_model import find_model

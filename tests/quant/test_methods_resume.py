@@ -13,11 +13,12 @@ from dqrm_cpu.config import Config
 from dqrm_cpu.data.batch import RankShares
 from dqrm_cpu.data.loader import Loader
 from dqrm_cpu.data.source import open_data
-from dqrm_cpu.train.checkpoint import find_checkpoint
 from dqrm_cpu.train.checkpoint_files import load_checkpoint
+from dqrm_cpu.train.checkpoint_folder import find_checkpoint
 from dqrm_cpu.train.checkpoint_manifest import read_manifest
 from dqrm_cpu.train.run import RunRequest, train
-from dqrm_cpu.train.run_folder import checkpoints_folder, read_rows
+from dqrm_cpu.train.run_folder import read_rows
+from dqrm_cpu.train.run_place import checkpoints_folder
 from dqrm_cpu.train.state import Result
 from tiny import CPU, tiny_config
 

@@ -9,7 +9,7 @@ import torch
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.prepare.row_layout import Field, FieldRole, Layout
 from dqrm_cpu.export.features import RawFeatures
-from dqrm_cpu.export.write import write_model
+from dqrm_cpu.export.model_files import write_model
 from dqrm_cpu.kernels.select import select_kernels
 from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.serving.description import Description, IdRule

@@ -15,8 +15,8 @@ from runtimes import RUNTIMES
 from commands import dqrm_cpu
 from dqrm_cpu.data.store.manifest import read_manifest
 from dqrm_cpu.errors import CheckpointError
-from dqrm_cpu.export.read import verify_packed
-from dqrm_cpu.predict.packed_scorer import slot_ids
+from dqrm_cpu.export.packed_model import verify_packed
+from dqrm_cpu.predict.packed_scorer import slots_of
 from dqrm_cpu.predict.scorer import prepared_rows
 from dqrm_cpu.serving import Model, UnusableRowError
 from dqrm_cpu.serving.model import calibrated
@@ -118,7 +118,7 @@ def require_onnx_alike(run: Path, data: Path, model: Model, out: Path, *options:
     """Compares the model's logits of the validation rows with those that other runtimes compute from an ONNX file."""
     succeed("export", run, "--format", "onnx", "--out", out, *options)
     (batch,) = prepared_rows(data, read_manifest(data), "validation").batches(0)
-    dense, ids = batch.dense.numpy(), slot_ids(batch, model.description)
+    dense, ids = batch.dense.numpy(), slots_of(batch, model.description)
     description = model.description
     plain = Model(model._file, replace(description, calibration=None), fused=None, threads=1)
     expected = plain.logits_of_ids(dense, ids)

@@ -16,8 +16,8 @@ from dqrm_cpu.errors import CheckpointError
 from dqrm_cpu.predict.scorer import zero_rows
 from dqrm_cpu.predict.trained_model import find_model
 from dqrm_cpu.train.beginning import read_beginning
-from dqrm_cpu.train.checkpoint import find_checkpoint
-from dqrm_cpu.train.run_folder import checkpoints_folder
+from dqrm_cpu.train.checkpoint_folder import find_checkpoint
+from dqrm_cpu.train.run_place import checkpoints_folder
 from preparing import rows_of
 
 ROWS = 1500

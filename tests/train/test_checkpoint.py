@@ -21,8 +21,9 @@ from torch import Tensor
 from dqrm_cpu.base.decode import Json
 from dqrm_cpu.errors import CheckpointError, ConfigError
 from dqrm_cpu.train import checkpoint as checkpoint_module
-from dqrm_cpu.train.checkpoint import CheckpointStore, find_checkpoint, read_state
+from dqrm_cpu.train.checkpoint import CheckpointStore
 from dqrm_cpu.train.checkpoint_files import load_checkpoint
+from dqrm_cpu.train.checkpoint_folder import find_checkpoint, read_state
 from dqrm_cpu.train.checkpoint_manifest import CheckpointManifest, read_manifest
 from dqrm_cpu.train.checkpoint_shard import DamagedCheckpointError
 

@@ -8,7 +8,7 @@ import torch
 
 from dqrm_cpu.errors import CheckpointError
 from dqrm_cpu.train.checkpoint import CheckpointStore
-from dqrm_cpu.train.checkpoint_files import RowReader
+from dqrm_cpu.train.checkpoint_rows import RowReader
 
 TABLE = torch.arange(50 * 3, dtype=torch.float32).view(50, 3)
 

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dqrm_cpu.errors import CheckpointError, DqrmError
-from dqrm_cpu.train.checkpoint import CheckpointStore, read_state
-from dqrm_cpu.train.checkpoint_files import RowReader, load_checkpoint
+from dqrm_cpu.train.checkpoint import CheckpointStore
+from dqrm_cpu.train.checkpoint_files import load_checkpoint
+from dqrm_cpu.train.checkpoint_folder import read_state
+from dqrm_cpu.train.checkpoint_rows import RowReader
 from dqrm_cpu.train.checkpoint_shard import DamagedCheckpointError
 
 Body = dict[str, Any]

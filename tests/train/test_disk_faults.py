@@ -12,9 +12,11 @@ from dqrm_cpu.comm.transport import SingleTransport
 from dqrm_cpu.config import Config
 from dqrm_cpu.errors import CheckpointError, DqrmError, TrainingError
 from dqrm_cpu.train import loop as loop_module
-from dqrm_cpu.train.checkpoint import CheckpointStore, read_state
+from dqrm_cpu.train.checkpoint import CheckpointStore
+from dqrm_cpu.train.checkpoint_folder import read_state
 from dqrm_cpu.train.run import RunRequest, train
-from dqrm_cpu.train.run_folder import checkpoints_folder, read_rows
+from dqrm_cpu.train.run_folder import read_rows
+from dqrm_cpu.train.run_place import checkpoints_folder
 from dqrm_cpu.train.state import Result
 from failing_disk import FailingDisk
 from launching import run_world

@@ -20,11 +20,12 @@ from dqrm_cpu.config.load import check_config
 from dqrm_cpu.data.source import open_data
 from dqrm_cpu.errors import CheckpointError, ConfigError
 from dqrm_cpu.metrics.click import click_metrics
-from dqrm_cpu.train.checkpoint import find_checkpoint
-from dqrm_cpu.train.ensemble import checkpoints_to_score, require_kind_of_run, train_ensemble
+from dqrm_cpu.train.checkpoint_folder import checkpoints_to_score, find_checkpoint
+from dqrm_cpu.train.ensemble import require_kind_of_run, train_ensemble
 from dqrm_cpu.train.progress import Progress
 from dqrm_cpu.train.run import RunRequest
-from dqrm_cpu.train.run_folder import member_folder, members_of, read_result
+from dqrm_cpu.train.run_folder import read_result
+from dqrm_cpu.train.run_place import member_folder, members_of
 from dqrm_cpu.train.session import trained_session
 from dqrm_cpu.train.state import Interrupted, Result
 from launching import clean_environ

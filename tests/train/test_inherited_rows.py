@@ -28,7 +28,7 @@ from dqrm_cpu.errors import DataError
 from dqrm_cpu.train.checkpoint import CheckpointStore
 from dqrm_cpu.train.init_from import Inherited, initialize_from
 from dqrm_cpu.train.parent import read_parent
-from dqrm_cpu.train.run_folder import checkpoints_folder
+from dqrm_cpu.train.run_place import checkpoints_folder
 from dqrm_cpu.train.session import Session, build_session, load_kernels
 from dqrm_cpu.train.state import RunState
 from tiny import CPU, tiny_config

@@ -14,9 +14,9 @@ from dqrm_cpu.api.settings import GivenSettings, config_to_score, recorded_confi
 from dqrm_cpu.comm.transport import SingleTransport
 from dqrm_cpu.data.prepare.vocabulary.saved_vocabulary import load_vocabulary
 from dqrm_cpu.data.store.manifest import PART_NAMES, read_manifest, write_manifest
-from dqrm_cpu.train.checkpoint import find_checkpoint
-from dqrm_cpu.train.checkpoint_files import RowReader
-from dqrm_cpu.train.run_folder import checkpoints_folder
+from dqrm_cpu.train.checkpoint_folder import find_checkpoint
+from dqrm_cpu.train.checkpoint_rows import RowReader
+from dqrm_cpu.train.run_place import checkpoints_folder
 from dqrm_cpu.train.session import trained_session
 from launching import run_world
 from preparing import rows_of

@@ -10,7 +10,7 @@ import pytest
 from dqrm_cpu.cli.train import result_table
 from dqrm_cpu.comm.transport import SingleTransport
 from dqrm_cpu.config import Config
-from dqrm_cpu.train.checkpoint import find_checkpoint, read_state
+from dqrm_cpu.train.checkpoint_folder import find_checkpoint, read_state
 from dqrm_cpu.train.run import RunRequest, train
 from dqrm_cpu.train.run_folder import read_rows
 from dqrm_cpu.train.state import Result

@@ -16,12 +16,13 @@ from dqrm_cpu.errors import CheckpointError
 from dqrm_cpu.model.size import estimate_memory
 from dqrm_cpu.predict.scorer import load_weights
 from dqrm_cpu.predict.trained_model import find_model
-from dqrm_cpu.train.checkpoint import find_checkpoint
-from dqrm_cpu.train.checkpoint_files import RowReader, load_checkpoint, write_folder
+from dqrm_cpu.train.checkpoint_files import load_checkpoint, write_folder
+from dqrm_cpu.train.checkpoint_folder import find_checkpoint
 from dqrm_cpu.train.checkpoint_manifest import read_manifest
+from dqrm_cpu.train.checkpoint_rows import RowReader
 from dqrm_cpu.train.checkpoint_shard import DamagedCheckpointError
 from dqrm_cpu.train.run import RunRequest, train
-from dqrm_cpu.train.run_folder import checkpoints_folder
+from dqrm_cpu.train.run_place import checkpoints_folder
 from dqrm_cpu.train.state import Result
 from tiny import tiny_config
 

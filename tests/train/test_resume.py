@@ -14,12 +14,12 @@ import torch
 from dqrm_cpu.comm.transport import SingleTransport
 from dqrm_cpu.config import Config
 from dqrm_cpu.errors import CheckpointError, ConfigError
-from dqrm_cpu.train.checkpoint import find_checkpoint
 from dqrm_cpu.train.checkpoint_files import load_checkpoint
+from dqrm_cpu.train.checkpoint_folder import find_checkpoint
 from dqrm_cpu.train.metrics_row import StepTimes
 from dqrm_cpu.train.progress import Progress
 from dqrm_cpu.train.run import RunRequest, train
-from dqrm_cpu.train.run_folder import checkpoints_folder
+from dqrm_cpu.train.run_place import checkpoints_folder
 from dqrm_cpu.train.state import Interrupted, Result
 from tiny import tiny_config
 
@@ -62,7 +62,7 @@ def interrupted() -> Callable[..., Interrupted]:
 def final_tensors(config: Config, folder: Path) -> dict[str, torch.Tensor]:
     """Reads back everything in the last checkpoint."""
     rows, dim = sum(config.model.table_rows), config.model.embedding_dim
-    from dqrm_cpu.model.layers import mlp_shapes
+    from dqrm_cpu.model.shapes import mlp_shapes
 
     parameters, tables = mlp_shapes(config).num_parameters, len(config.model.table_rows)
     into = {

@@ -17,10 +17,10 @@ from dqrm_cpu.config.load import load_run_config
 from dqrm_cpu.config.recorded import MAY_CHANGE, config_to_record
 from dqrm_cpu.config.schema import SETTINGS
 from dqrm_cpu.errors import CheckpointError, ConfigError
-from dqrm_cpu.train.checkpoint import find_checkpoint, newest_config
+from dqrm_cpu.train.checkpoint_folder import find_checkpoint, newest_config
 from dqrm_cpu.train.checkpoint_manifest import read_manifest
 from dqrm_cpu.train.run import RunRequest, train
-from dqrm_cpu.train.run_folder import checkpoints_folder
+from dqrm_cpu.train.run_place import checkpoints_folder
 from dqrm_cpu.train.state import Result
 from tiny import tiny_config
 

@@ -16,14 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dqrm_cpu.errors import CheckpointError, ConfigError, DeviceError, TrainingError
 from dqrm_cpu.metrics.click import ClickMetrics
 from dqrm_cpu.train.metrics_row import MetricsRow, RunPhase, StepTimes
-from dqrm_cpu.train.run_folder import (
-    RunFolder,
-    RunLog,
-    checkpoints_folder,
-    holds_run,
-    read_rows,
-    result_checksum,
-)
+from dqrm_cpu.train.run_folder import RunFolder, RunLog, read_rows, result_checksum
+from dqrm_cpu.train.run_place import checkpoints_folder, holds_run
 
 METRICS = ClickMetrics(auc=0.8, accuracy=0.75, log_loss=0.5, normalized_entropy=0.9, calibration=1.1, examples=1000)
 

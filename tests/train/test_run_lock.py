@@ -12,7 +12,7 @@ from dqrm_cpu.base.lock import FolderLock
 from dqrm_cpu.comm.transport import SingleTransport
 from dqrm_cpu.errors import ConfigError
 from dqrm_cpu.train.run import RunRequest, train
-from dqrm_cpu.train.run_folder import holds_run
+from dqrm_cpu.train.run_place import holds_run
 from dqrm_cpu.train.state import Result
 from folders import files_of
 from tiny import tiny_config

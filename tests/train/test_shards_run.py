@@ -10,10 +10,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from commands import dqrm_cpu
-from dqrm_cpu.train.checkpoint import find_checkpoint
-from dqrm_cpu.train.checkpoint_files import read_pieces
+from dqrm_cpu.train.checkpoint_folder import find_checkpoint
 from dqrm_cpu.train.checkpoint_manifest import read_manifest
-from dqrm_cpu.train.run_folder import checkpoints_folder
+from dqrm_cpu.train.checkpoint_rows import read_pieces
+from dqrm_cpu.train.run_place import checkpoints_folder
 from launching import run_mpi, run_world
 from several_commands import several_commands
 
@@ -44,7 +44,7 @@ def weights(run: Path) -> dict[str, bytes]:
     manifest = read_manifest(path)
     parts: dict[str, list[bytes]] = {name: [] for name in manifest.tensors}
     for piece, rows in read_pieces(path, manifest, manifest.tensors.keys()):
-        parts[piece.tensor].append(rows.numpy().tobytes())
+        parts[piece.tensor].append(rows.tobytes())
     return {name: b"".join(of_tensor) for name, of_tensor in parts.items()}
 
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from dqrm_cpu.base.files import open_regular
 from dqrm_cpu.data.store.layout import BLOCK_ROWS, HEADER, MEND, DamagedShardError, Section, column_offsets, read_header
 from dqrm_cpu.data.store.manifest import PART_NAMES, Manifest, ShardFile
-from dqrm_cpu.data.store.mapping_faults import name_unreadable_files
 from dqrm_cpu.data.store.schema import Schema
 from dqrm_cpu.errors import DataError
 
@@ -61,7 +60,7 @@ class MappedShard:
 
     def dense(self, block: int) -> NDArray[np.float32]:
         """Returns the dense values of a block, row by row, unchecked."""
-        return self._content(block, Section.DENSE).view(np.float32)
+        return self.content(block, Section.DENSE).view(np.float32)
 
     def require_whole(self) -> None:
         """Raises DamagedShardError for a file that was cut short after it was mapped.
@@ -86,13 +85,14 @@ class MappedShard:
     def _sections(self) -> list[Section]:
         return list(Section)[: self.header.sections.shape[1]]
 
-    def _content(self, block: int, section: Section) -> NDArray[np.uint8]:
+    def content(self, block: int, section: Section) -> NDArray[np.uint8]:
+        """Returns the bytes of a section, unchecked."""
         where = self.header.sections[block, section]
         start, size = int(where["offset"]), int(where["bytes"])
         return self._bytes[start : start + size]
 
     def _checked(self, block: int, section: Section) -> NDArray[np.uint8]:
-        content = self._content(block, section)
+        content = self.content(block, section)
         if isal_zlib.crc32(content.data) != int(self.header.sections[block, section]["crc32"]):
             raise self._damaged(block, section, "")
         mistake = self._mistake(block, section, content)
@@ -120,7 +120,7 @@ class MappedShard:
         return ""
 
     def _mistake_of_bags(self, rows: int, offsets: NDArray[np.int32], block: int) -> str:
-        ids = self._content(block, Section.IDS).view(np.uint32)
+        ids = self.content(block, Section.IDS).view(np.uint32)
         if offsets[0] != 0 or offsets[-1] != ids.size or (offsets[1:] < offsets[:-1]).any():
             return f"bags do not follow one another from 0 to the {ids.size:,} ids"
         bounds = offsets[::rows].tolist()
@@ -151,7 +151,6 @@ def require_size(path: Path, expected: ShardFile) -> None:
 
 
 def _map(path: Path) -> mmap.mmap:
-    name_unreadable_files()
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size

@@ -15,6 +15,7 @@ from dqrm_cpu.data.store import copying
 from dqrm_cpu.data.store.copying import Target
 from dqrm_cpu.data.store.layout import BLOCK_ROWS, Section
 from dqrm_cpu.data.store.manifest import Manifest
+from dqrm_cpu.data.store.mapping_faults import name_unreadable_files
 from dqrm_cpu.data.store.order import Order
 from dqrm_cpu.data.store.shard import MappedShard, columns_of, require_size
 from dqrm_cpu.errors import DataError
@@ -33,6 +34,7 @@ class StoredRows:
     """
 
     def __init__(self, directory: Path, manifest: Manifest, part: str) -> None:
+        name_unreadable_files()
         self.num_rows = manifest.num_rows(part)
         self.schema = manifest.schema
         self._num_features, self.num_tables = len(manifest.schema.features), manifest.schema.num_tables

@@ -11,14 +11,14 @@ import torch
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.source import open_data
+from dqrm_cpu.export.model_files import write_model, write_rowwise
 from dqrm_cpu.export.read import load_packed
-from dqrm_cpu.export.write import write_model, write_rowwise
 from dqrm_cpu.kernels.types import UNQUANTIZED
 from dqrm_cpu.lab.reproduce.experiments.definition import Compression
 from dqrm_cpu.lab.reproduce.outcome import RunOutcome
 from dqrm_cpu.lab.reproduce.pareto.scores import Scores
-from dqrm_cpu.train.checkpoint import find_checkpoint
-from dqrm_cpu.train.run_folder import checkpoints_folder
+from dqrm_cpu.train.checkpoint_folder import find_checkpoint
+from dqrm_cpu.train.run_place import checkpoints_folder
 from dqrm_cpu.train.session import build_session, load_kernels, load_weights
 
 _BITS = 4

@@ -15,7 +15,7 @@ from dqrm_cpu.config import Config
 from dqrm_cpu.data.source import open_data
 from dqrm_cpu.errors import ConfigError, TrainingError
 from dqrm_cpu.kernels.master_rows import row_values
-from dqrm_cpu.train.run_folder import checkpoints_folder
+from dqrm_cpu.train.run_place import checkpoints_folder
 from dqrm_cpu.train.session import Session, build_session, load_kernels, load_weights
 
 _TABLE = 6  # the paper's choice, a table of middle size, counted from 0; the last one where there are fewer

@@ -26,7 +26,8 @@ from dqrm_cpu.timing.phases import STEP_PHASES
 from dqrm_cpu.timing.span_file import read_spans
 from dqrm_cpu.train.metrics_row import MetricsRow
 from dqrm_cpu.train.run import RunRequest, train
-from dqrm_cpu.train.run_folder import checkpoints_folder, holds_run, read_rows
+from dqrm_cpu.train.run_folder import read_rows
+from dqrm_cpu.train.run_place import checkpoints_folder, holds_run
 from dqrm_cpu.train.state import Interrupted
 
 _RESULT = "result.json"

@@ -23,7 +23,8 @@ from dqrm_cpu.train.loop import total_steps
 from dqrm_cpu.train.optimizers import LearningRate
 from dqrm_cpu.train.progress import OnlyWarnings, Progress
 from dqrm_cpu.train.run import RunRequest, SessionParts, hold_folder, open_parts
-from dqrm_cpu.train.run_folder import holds_run, refuse_run
+from dqrm_cpu.train.run_folder import refuse_run
+from dqrm_cpu.train.run_place import holds_run
 from dqrm_cpu.train.session import Session, build_session
 from dqrm_cpu.train.state import Interrupted
 from dqrm_cpu.train.tuning.candidates import SEARCHED, Values, describe, draw_candidates, searched_settings, with_values

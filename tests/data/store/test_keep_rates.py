@@ -19,14 +19,16 @@ from dqrm_cpu.config import Config, DataConfig
 from dqrm_cpu.config.load import load_run_config
 from dqrm_cpu.data.source import open_data
 from dqrm_cpu.errors import DataError
-from dqrm_cpu.export.read import load_packed, read_packed
-from dqrm_cpu.export.write import write_model
+from dqrm_cpu.export.model_files import write_model
+from dqrm_cpu.export.packed_model import read_packed
+from dqrm_cpu.export.read import load_packed
 from dqrm_cpu.kernels.select import select_kernels
 from dqrm_cpu.metrics.click import ClickAccumulator, ClickMetrics, click_metrics
-from dqrm_cpu.model.dlrm import Dlrm, keep_rate_correction
+from dqrm_cpu.model.correction import keep_rate_correction
+from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.predict.scorer import load_scorer
 from dqrm_cpu.predict.trained_model import find_model
-from dqrm_cpu.train.checkpoint import find_checkpoint
+from dqrm_cpu.train.checkpoint_folder import find_checkpoint
 from dqrm_cpu.train.evaluation_notes import calibration_warning
 from dqrm_cpu.train.session import Session, trained_session
 from stored import config_of, write_generated

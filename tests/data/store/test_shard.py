@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dqrm_cpu.data.store import layout
+from dqrm_cpu.data.store.few_rows import first_rows
 from dqrm_cpu.data.store.layout import DamagedShardError
 from dqrm_cpu.data.store.manifest import Manifest, ShardFile
 from dqrm_cpu.data.store.shard import MappedShard
@@ -52,6 +53,10 @@ def test_any_range_comes_back(shards: list[int], data: st.DataObject, tmp_path_f
     assert same_rows(stored.rows(start, stop), rows.at(slice(start, stop)))
     chosen = np.asarray(data.draw(st.lists(st.integers(0, sum(shards) - 1), max_size=50)), np.int64)
     assert same_rows(stored.take(chosen), rows.at(chosen))
+    few = first_rows(folder, data_set(folder, *files), "train", stop)
+    assert np.array_equal(few.dense, rows.dense[:stop])
+    assert np.array_equal([of_table for _, of_table in few.bags], rows.ids[:, :stop])
+    assert all(np.array_equal(sizes, np.ones(stop)) for sizes, _ in few.bags)
 
 
 @settings(max_examples=10)
@@ -72,6 +77,12 @@ def test_bags_come_back(count: int, seed: int, data: st.DataObject, tmp_path_fac
             want = ids[offsets[theirs] : offsets[theirs + 1]]
             np.testing.assert_array_equal(found[bounds[mine] : bounds[mine + 1]], want)
     np.testing.assert_array_equal(batch.dense.numpy(), rows.dense[start:])
+    few = first_rows(folder, data_set(folder, file), "train", start)
+    assert np.array_equal(few.dense, rows.dense[:start])
+    for table, (sizes, of_table) in enumerate(few.bags):
+        bounds = offsets[table * count : table * count + start + 1]
+        assert np.array_equal(sizes, np.diff(bounds))
+        assert np.array_equal(of_table, ids[bounds[0] : bounds[-1]])
 
 
 def test_ids_take_as_few_bytes_as_their_largest_needs(tmp_path: Path) -> None:

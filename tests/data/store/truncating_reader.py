@@ -33,6 +33,7 @@ def in_thread(folder: Path) -> None:
 
 def in_openmp(folder: Path) -> None:
     torch.set_num_threads(2)
+    name_unreadable_files()
     shard = MappedShard(folder / "train-0.shard", read_manifest(folder).parts["train"][0])
     os.truncate(folder / "train-0.shard", 4096)
     (torch.from_numpy(shard._bytes) + torch.ones(1, dtype=torch.uint8)).sum()

@@ -7,7 +7,7 @@ from bench_cases import BATCH, tiny_case, usable
 from dqrm_cpu.lab.bench.harness.batch_pool import make_pool
 from dqrm_cpu.lab.bench.harness.shared_tables import SharedTables
 from dqrm_cpu.lab.bench.step.floor import StepFloor, Way, fastest, products, ways
-from dqrm_cpu.model.layers import LayerShape, mlp_shapes
+from dqrm_cpu.model.shapes import LayerShape, mlp_shapes
 
 PRECISIONS = [torch.float32, *([torch.bfloat16] if usable("ours_bf16") else [])]
 

@@ -16,7 +16,7 @@ from dqrm_cpu.lab.reproduce.outcome import RunFailure, RunOutcome, RunResult
 from dqrm_cpu.lab.reproduce.plan import PlannedExperiment, configuration, jobs_of, plan, run_key
 from dqrm_cpu.lab.reproduce.runner import Stopped, run_jobs
 from dqrm_cpu.lab.reproduce.table import comma_separated, markdown, table_of
-from dqrm_cpu.train.run_folder import checkpoints_folder
+from dqrm_cpu.train.run_place import checkpoints_folder
 
 pytestmark = pytest.mark.slow
 

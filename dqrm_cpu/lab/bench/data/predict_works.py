@@ -118,7 +118,7 @@ def _torch_model(path: Path) -> "TorchDlrm":
     """Builds PyTorch's modules with what an exported file holds, in FP32."""
     import torch
 
-    from dqrm_cpu.export.read import read_packed
+    from dqrm_cpu.export.packed_model import read_packed
     from dqrm_cpu.kernels.types import Tables
     from dqrm_cpu.lab.bench.scoring.score_benchmark import fill_tables, torch_model
     from dqrm_cpu.lab.bench.step.torch_dlrm import EmbeddingBags, flat_interaction

@@ -28,7 +28,7 @@ from dqrm_cpu.lab.bench.harness.contestant import Contestant, set_up
 from dqrm_cpu.lab.bench.harness.document import group_document
 from dqrm_cpu.lab.bench.harness.result import ContestantResult, GroupResult
 from dqrm_cpu.lab.bench.harness.runner import TurnPlan, run_group, time_interleaved
-from dqrm_cpu.model.layers import mlp_shapes
+from dqrm_cpu.model.shapes import mlp_shapes
 
 _BATCHES = 16
 _COUNTED = 4

@@ -13,7 +13,8 @@ from dqrm_cpu.kernels.select import select_kernels
 from dqrm_cpu.kernels.table_groups import TableGroups
 from dqrm_cpu.kernels.types import Tables
 from dqrm_cpu.lab.bench.harness.cases import Case
-from dqrm_cpu.model.layers import LayerParameters, initialize_, mlp_shapes, split_parameters
+from dqrm_cpu.model.layers import LayerParameters, initialize_, split_parameters
+from dqrm_cpu.model.shapes import mlp_shapes
 from dqrm_cpu.model.tables import allocate_groups
 
 CPU = torch.device("cpu")

@@ -34,7 +34,8 @@ from dqrm_cpu.lab.bench.step.torch_dlrm import (
     indexed_interaction,
     make_mlp,
 )
-from dqrm_cpu.model.layers import LayerParameters, mlp_shapes
+from dqrm_cpu.model.layers import LayerParameters
+from dqrm_cpu.model.shapes import mlp_shapes
 from dqrm_cpu.serving.layers import AffineLayer
 from dqrm_cpu.serving.mapped_file import MappedFile
 from dqrm_cpu.serving.model import Model, read_description

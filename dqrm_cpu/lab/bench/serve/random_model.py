@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.prepare.row_layout import CRITEO_LAYOUT
 from dqrm_cpu.export.features import RawFeatures, describe
+from dqrm_cpu.export.model_files import layers_of_model
 from dqrm_cpu.export.safetensors_writer import Streamed, whole, write_tensors
-from dqrm_cpu.export.write import mlp_tensors
 from dqrm_cpu.kernels.select import select_kernels
 from dqrm_cpu.lab.bench.harness.batch_pool import scatter, zipf_ranks
 from dqrm_cpu.model.dlrm import Dlrm
@@ -44,7 +44,7 @@ def write_random_model(path: Path, config: Config, seed: int = 1) -> int:
         shape = (rows, packed_row_bytes(dim, quant.embedding_bits))
         tensors.append(Streamed(f"C{t + 1}.codes", "uint8", shape, partial(_random_bytes, generator, *shape)))
     tensors.append(whole("tables.step", np.full(len(table_rows), _STEP, np.float32)))
-    tensors += mlp_tensors(model)
+    tensors += layers_of_model(model).tensors()
     for (keys, rows_of_keys), rows in zip(keys_tensors(description).values(), table_rows, strict=True):
         tensors.append(whole(keys, key_of(np.arange(rows - 1), rows).astype(np.uint32)))
         tensors.append(whole(rows_of_keys, np.arange(1, rows, dtype=np.int32)))

@@ -19,7 +19,7 @@ from dqrm_cpu.lab.bench.harness.cases import Case
 from dqrm_cpu.lab.bench.harness.contestant import AbsentError
 from dqrm_cpu.lab.bench.harness.shared_tables import SharedTables
 from dqrm_cpu.lab.bench.kernels.memory_floors import read_and_write, read_rows, rewrite_rows
-from dqrm_cpu.model.layers import LayerShape, interaction_width, mlp_shapes
+from dqrm_cpu.model.shapes import LayerShape, interaction_width, mlp_shapes
 
 _TRIALS = 7
 

@@ -14,7 +14,8 @@ from torch.nn.functional import linear
 from dqrm_cpu.config import Config
 from dqrm_cpu.kernels.types import UNQUANTIZED, Tables
 from dqrm_cpu.lab.bench.harness.batch_pool import Work
-from dqrm_cpu.model.layers import LayerParameters, LayerShape
+from dqrm_cpu.model.layers import LayerParameters
+from dqrm_cpu.model.shapes import LayerShape
 
 _SMALLEST_SCALE = 1e-8
 

@@ -21,7 +21,7 @@ from dqrm_cpu.lab.bench.step.torch_dlrm import (
     make_mlp,
     symmetric_scale,
 )
-from dqrm_cpu.model.layers import mlp_shapes
+from dqrm_cpu.model.shapes import mlp_shapes
 
 Extremes = Callable[[Tensor], tuple[Tensor, Tensor]]
 """The smallest and the largest weight of a table."""

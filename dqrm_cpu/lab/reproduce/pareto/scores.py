@@ -16,15 +16,15 @@ from dqrm_cpu.base.files import replace_file
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config import Config
 from dqrm_cpu.errors import ConfigError, TrainingError
+from dqrm_cpu.export.model_files import layers_of_model
 from dqrm_cpu.export.safetensors_writer import whole, write_tensors
-from dqrm_cpu.export.write import mlp_tensors
 from dqrm_cpu.kernels.ensemble import mean_logits
 from dqrm_cpu.lab.reproduce.outcome import RunOutcome
 from dqrm_cpu.metrics.click import ClickAccumulator, ClickMetrics
 from dqrm_cpu.model.dlrm import Dlrm
-from dqrm_cpu.model.tables import table_names
-from dqrm_cpu.train.checkpoint import find_checkpoint
-from dqrm_cpu.train.run_folder import checkpoints_folder
+from dqrm_cpu.model.shapes import table_names
+from dqrm_cpu.train.checkpoint_folder import find_checkpoint
+from dqrm_cpu.train.run_place import checkpoints_folder
 from dqrm_cpu.train.session import trained_session
 
 _FILE_NAME = "scores.safetensors"
@@ -95,7 +95,7 @@ def _written_fp32(config: Config, model: Dlrm, folder: Path) -> int:
     names, weights = table_names(len(model.groups.weights)), model.groups.weights
     tables = [whole(f"{name}.weight", weight.numpy()) for name, weight in zip(names, weights, strict=True)]
     path = folder / "fp32.safetensors"
-    size = write_tensors(path, [*tables, *mlp_tensors(model)], {"config": config.to_toml()})
+    size = write_tensors(path, [*tables, *layers_of_model(model).tensors()], {"config": config.to_toml()})
     path.unlink()
     return size
 
