@@ -79,6 +79,8 @@ def _curve(curve: Curve, x: list[int]) -> dict[str, Any]:
         document |= {"low": _numbers(curve.low), "high": _numbers(curve.high)}
     if curve.best is not None:
         document["best"] = curve.best
+    if curve.names:
+        document["names"] = list(curve.names)
     return document
 
 

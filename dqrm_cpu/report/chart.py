@@ -44,6 +44,7 @@ class Curve:
     low: Sequence[float] = ()  # a band around the line, where it has one
     high: Sequence[float] = ()
     best: int | None = None  # the number of the value that a ring marks
+    names: Sequence[str] = ()  # of its values, where each is a thing of its own; shown under the pointer
 
 
 @dataclass(frozen=True)

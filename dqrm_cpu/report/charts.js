@@ -65,7 +65,7 @@
       series.push({
         label: curve.label, stroke: color, width: curve.color ? 1.75 : 1, spanGaps: true, paths: paths[curve.mark],
         fill: curve.mark === "bars" ? color + "80" : undefined,
-        class: curve.color ? "named" : "many", value: told(figure),
+        class: curve.color ? "named" : "many", value: curve.names ? named(chart, curve, axis) : told(figure),
         points: {show: points, size: curve.mark === "points" ? 7 : 5, fill: color, stroke: color},
       });
       if (curve.low) {
@@ -75,6 +75,12 @@
       }
     }
     return {series, bands};
+  }
+
+  // A value with the name of what it is; nothing where the pointer is at another curve's.
+  function named(chart, curve, axis) {
+    const x = chart.xs[curve.x[axis]];
+    return (u, value, s, at) => at == null || value == null ? "" : `${figure(value)} ${curve.names[x.indexOf(u.data[0][at])]}`;
   }
 
   function lastOf(u, s) {
@@ -119,6 +125,12 @@
     return value / power > 9.4 ? 9 * power : value;
   }
 
+  // It counts in powers of ten only from where they are met.
+  function roundDown(value) {
+    const power = 10 ** Math.floor(Math.log10(value));
+    return Math.floor(value / power) * power;
+  }
+
   function rangeOf(panel) {
     const [low, high] = panel.range;
     return (u, least, most) => {
@@ -155,7 +167,7 @@
     };
     const plot = new uPlot({
       width: place.clientWidth, height: HEIGHT, padding: [10, 12, 0, 0], series, bands,
-      scales: {x: {time: false, ...panel.logX && {distr: 3, range: (u, least, most) => [lowest(least / 1.15), most * 1.15]}}, y: {distr: panel.logY ? 3 : 1, range: rangeOf(panel)}},
+      scales: {x: {time: false, ...panel.logX && {distr: 3, range: (u, least, most) => [roundDown(least / 1.15), most * 1.15]}}, y: {distr: panel.logY ? 3 : 1, range: rangeOf(panel)}},
       axes: [
         {...lines, ...along(panel.logX), size: 30, gap: 4, space: 62, values: chart.axes[axis].time
           ? (u, values) => values.map(value => shortDuration(value, longest)) : few},

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _DPI = 200
 _WIDTH, _PANEL_HEIGHT, _ROW_HEIGHT = 12.2, 3.6, 0.55  # inches
-_FAINT, _GRID = "#9a9fa8", "#d9dbe0"
+_FAINT, _GRID, _NAMED = "#9a9fa8", "#d9dbe0", "#4b5058"
 _STYLE = {
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
@@ -101,6 +101,9 @@ def _curve(axes: "Axes", curve: Curve) -> None:
             axes.plot(x[known], y[known], "o", **shade)
     if curve.low:
         axes.fill_between(x, np.asarray(curve.low), np.asarray(curve.high), color=curve.color, alpha=0.15, linewidth=0)
+    for name, at in zip(curve.names, zip(x, y, strict=True), strict=False):
+        if curve.mark is Mark.LINE:
+            axes.annotate(name, at, (3, 4), textcoords="offset points", fontsize=5.5, rotation=45, color=_NAMED)
     if curve.best is not None:
         axes.plot(x[curve.best], y[curve.best], "o", color=curve.color, markersize=11, fillstyle="none")
 

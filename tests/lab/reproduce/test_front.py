@@ -10,7 +10,8 @@ from dqrm_cpu.lab.reproduce.pareto.front import AucDifference, FrontRow, correct
 from dqrm_cpu.lab.reproduce.pareto.page import budget_table, front_chart, front_table
 from dqrm_cpu.lab.reproduce.statistics import Paired, Spread
 from dqrm_cpu.lab.reproduce.table import comma_separated
-from dqrm_cpu.report.chart import CurveChart
+from dqrm_cpu.report.browser import chart_html
+from dqrm_cpu.report.chart import Chart, CurveChart
 
 
 def front_row(name: str, size: float, validation: float, difference: float | None = 0.0, p: float = 0.5) -> FrontRow:
@@ -47,11 +48,14 @@ def test_a_budget_is_spent_on_what_validation_likes_best() -> None:
     found = within_budgets(corrected(ROWS))
     assert [one.row.variant.name if one.row else "" for one in found] == ["small", "tiny", "tiny", "tiny"]
     assert [one.is_reached for one in found] == [True, False, False, False]
+    assert [one.corrected_p for one in found] == pytest.approx([0.004] * 4)
 
 
 def test_a_gain_that_is_not_sure_is_none() -> None:
-    doubtful = replace(SMALL, difference=replace(SMALL.difference or pytest.fail(), corrected_p=0.06))
-    assert not within_budgets([FULL, doubtful])[0].is_reached
+    sure = front_row("sure", 1_400_000, 0.752, 0.0020, 0.02)
+    assert within_budgets([FULL, sure, TINY])[0].is_reached
+    unsure = front_row("unsure", 1_400_000, 0.752, 0.0020, 0.06)
+    assert not within_budgets([FULL, unsure])[0].is_reached
 
 
 def test_a_goal_that_is_no_gain_asks_for_no_p() -> None:
@@ -74,9 +78,20 @@ def test_tables_have_bytes_intervals_and_marks() -> None:
     assert budget_table([FULL]).rows[0][-1] == "none fits"
 
 
-def test_the_plot_has_the_front_in_order_and_all_rows() -> None:
-    chart = front_chart(marked(ROWS), "pareto")
+def drawn(chart: Chart) -> CurveChart:
+    """The plot of a front."""
     assert isinstance(chart, CurveChart)
-    front, *series = chart.panels[0].curves
+    return chart
+
+
+def test_the_plot_has_the_front_in_order_and_all_rows() -> None:
+    front, *series = drawn(front_chart(marked(ROWS), "pareto")).panels[0].curves
     assert list(front.x[0]) == [40, 1400]
     assert sum(len(curve.y) for curve in series) == len(ROWS)
+
+
+def test_models_of_the_same_bytes_have_each_a_dot_with_its_name() -> None:
+    (_, dots) = drawn(front_chart(marked(ROWS), "pareto")).panels[0].curves
+    assert list(dots.names) == ["tiny", "small", "worse", "FP32"]
+    assert len(set(dots.x[0])) == len(ROWS)
+    assert '"names":["tiny","small","worse","FP32"]' in chart_html(front_chart(marked(ROWS), "pareto"))

@@ -54,10 +54,14 @@ GOALS = (Goal(7, 0.0015, is_a_gain=True), Goal(25, 0.0), Goal(50, -0.001), Goal(
 
 @dataclass(frozen=True)
 class WithinBudget:
-    """The row of ours that is best on validation among those that are small enough; None where none is."""
+    """The row of ours that is best on validation among those that are small enough; None where none is.
+
+    Test had no part in the choice, so that its p is corrected for the number of goals alone.
+    """
 
     goal: Goal
     row: FrontRow | None
+    corrected_p: float = math.nan  # Holm's
 
     @property
     def is_reached(self) -> bool:
@@ -66,7 +70,7 @@ class WithinBudget:
             return False
         if self.row.difference is None:
             return self.goal.at_least <= 0
-        is_sure = not self.goal.is_a_gain or self.row.difference.corrected_p < 0.05
+        is_sure = not self.goal.is_a_gain or self.corrected_p < 0.05
         return self.row.difference.over_seeds.mean >= self.goal.at_least and is_sure
 
 
@@ -110,11 +114,12 @@ def front_rows(planned: PlannedExperiment, results: Mapping[str, RunResult], out
 def within_budgets(rows: Sequence[FrontRow]) -> list[WithinBudget]:
     """Chooses, for each goal, the row of ours that fits and is best on validation."""
     full = next((row.written_bytes for row in rows if row.difference is None), math.nan)
-    found = []
+    found: list[FrontRow | None] = []
     for goal in GOALS:
         small = [row for row in rows if not row.is_outside and row.written_bytes * goal.times_smaller <= full]
-        found.append(WithinBudget(goal, max(small, key=lambda row: row.validation_auc, default=None)))
-    return found
+        found.append(max(small, key=lambda row: row.validation_auc, default=None))
+    p_values = holm([row.difference.p if row and row.difference else math.nan for row in found])
+    return [WithinBudget(*one) for one in zip(GOALS, found, p_values, strict=True)]
 
 
 def _chosen(
