@@ -224,9 +224,7 @@ class TrainConfig:
         f"before warm-up and decay; rowwise-adagrad: {OPTIMIZER_RATES['rowwise-adagrad']:g}",
     )
     master_rows: Annotated[str, OneOf(*NUMBER_FORMS)] = setting(
-        "fp32",
-        "of the tables' rows that training updates; bf16, int8: kept in half or a quarter of the memory, each update "
-        "rounded up or down by chance (docs/quantization.md)",
+        "fp32", "of the tables while they train; bf16, int8: rounded by chance"
     )
     weight_decay: NotNegative = setting(0.0, "pulls weights to zero by this much of themselves")
     warmup_steps: Count = setting(0, "iterations in which the learning rate rises from 0; 0: none")

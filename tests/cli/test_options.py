@@ -13,7 +13,7 @@ from dqrm_cpu.config.schema import SECTIONS, SETTINGS, flatten
 from dqrm_cpu.config.setting import Setting, Value, value_text
 from dqrm_cpu.errors import ConfigError
 
-SCREEN_LINES = 50
+SCREEN_LINES = 52
 SCREEN_COLUMNS = 100
 
 # Values that differ from the demo's and hold the rules together with it.

@@ -172,18 +172,26 @@ def test_a_sharded_run_is_evaluated_and_exported_by_one_process_or_several(shard
 
 
 @pytest.mark.long
-def test_tables_larger_than_a_rank_may_hold(tmp_path: Path) -> None:
-    """Four ranks, then two, of 2.9 GB each, of which 0.8 GB are taken before there is any table: 3.07 GB of tables."""
-    tables = ("--model.table-rows", "40,4000000,4000000,4000000", "--model.embedding-dim", "64")
+@pytest.mark.timeout(1800)
+def test_tables_of_four_times_what_a_rank_may_hold(tmp_path: Path) -> None:
+    """Four ranks, then two, of 2.6 GB each, of which 0.8 GB are taken before there is any table.
+
+    Tables of 10.4 GB in FP32, whose rows are kept in INT8.
+    """
+    limit, rows = 2_600_000_000, 13_600_000
+    tables = ("--model.table-rows", f"40,{rows},{rows},{rows}", "--model.embedding-dim", "64")
     mlps = ("--model.bottom-mlp", "19,64", "--model.top-mlp", "21,1")
-    limited = [WITH_LIMIT, str(2_900_000_000)]
+    limited = [WITH_LIMIT, str(limit)]
     options = [*SMALL, *tables, *mlps, "--comm.tables", "shard", "--train.max-steps", "8"]
     run = tmp_path / "run"
-    world = run_mpi([*limited, "train", *options, "--run-dir", run], 4, timeout_s=900, forked=False).check()
-    assert "3 cut over 4 ranks; up to 768.0 MB of 3.07 GB on a rank" in world.stderr
+    started = [*limited, "train", *options, "--train.master-rows", "int8", "--run-dir", run]
+    world = run_mpi(started, 4, timeout_s=900, forked=False).check()
+    assert "3 cut over 4 ranks; up to 663.0 MB of 2.65 GB on a rank" in world.stderr
+    assert 3 * rows * 64 * 4 > 4 * limit
     more = ["--run-dir", run, "--resume", "auto", "--train.max-steps", "12"]
     run_mpi([*limited, "train", *more], 2, timeout_s=900, forked=False).check()
     run_mpi([*limited, "evaluate", run], 2, timeout_s=900, forked=False).check()
-    assert (run / "packed" / "dense.safetensors").stat().st_size > 12_000_000 * 64 // 2
-    replicated = [*limited, "train", *options, "--comm.tables", "replicate", "--run-dir", tmp_path / "not"]
-    assert run_mpi(replicated, 2, timeout_s=300, forked=False).returncode != 0
+    assert (run / "packed" / "dense.safetensors").stat().st_size > 3 * rows * 64 // 2
+    run_mpi([*limited, "compress", "--verify", run / "packed" / "sparse.safetensors"], 1, timeout_s=900).check()
+    fp32 = [*limited, "train", *options, "--run-dir", tmp_path / "not"]
+    assert run_mpi(fp32, 4, timeout_s=900, forked=False).returncode != 0
