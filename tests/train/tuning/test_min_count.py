@@ -80,6 +80,19 @@ def test_the_run_trains_on_the_rows_of_the_count(finished: tuple[Path, CommandOu
     assert sum(read_manifest(data).table_rows) == record.kept[0].rows
 
 
+def test_a_trial_of_all_rows_is_the_run(finished: tuple[Path, CommandOutput]) -> None:
+    """Replacing ids as rows are read trains the model that the data set of the count trains, to the bit."""
+    record = record_of(finished[0])
+    assert record.chosen is not None
+    (score,) = record.trials[record.chosen].scores
+    assert score is not None
+    result = json.loads((finished[0] / "result.json").read_text())
+    assert (score.auc, score.log_loss) == (
+        result["validation"]["last"]["auc"],
+        result["validation"]["last"]["log_loss"],
+    )
+
+
 def test_the_choice_is_shown_with_its_reason(finished: tuple[Path, CommandOutput]) -> None:
     run_dir, output = finished
     record, lines = record_of(run_dir), output.stderr.splitlines()
