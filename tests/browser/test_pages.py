@@ -3,9 +3,10 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, BrowserContext, Page
 
 from dqrm_cpu.cli.main import main
 from dqrm_cpu.report.chart import Axis, Curve, CurveChart, Panel, color
@@ -44,12 +45,30 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"report": out, "profile": folder / "profile" / "report.html"}
 
 
-@pytest.fixture(params=[(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")], ids=lambda p: f"{p[0]}-{p[1]}")
-def look(request: pytest.FixtureRequest, browser: Browser) -> Iterator["Look"]:
+SCREENS = [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")]
+
+
+@pytest.fixture(scope="module", params=SCREENS, ids=lambda screen: f"{screen[0]}-{screen[1]}")
+def screen(request: pytest.FixtureRequest, browser: Browser) -> Iterator["Screen"]:
     width, scheme = request.param
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, has_touch=width < 1000)
-    yield Look(context.new_page(), width, scheme)
+    yield Screen(context, width, scheme)
     context.close()
+
+
+@pytest.fixture
+def look(screen: "Screen") -> Iterator["Look"]:
+    page = screen.context.new_page()
+    yield Look(page, screen.width, screen.scheme)
+    page.close()
+
+
+class Screen(NamedTuple):
+    """What several tests open pages on."""
+
+    context: BrowserContext
+    width: int
+    scheme: str
 
 
 class Look:
