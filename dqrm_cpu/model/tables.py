@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from dqrm_cpu.base.memory import format_size
+from dqrm_cpu.errors import DeviceError
 from dqrm_cpu.kernels.master_rows import FP32, columns
 from dqrm_cpu.kernels.table_groups import TableGroup, TableGroups
 from dqrm_cpu.kernels.types import Tables
@@ -56,11 +58,21 @@ def allocate_tables(
     num_rows, width = int(offset[-1]), columns(dtype, dim)
     if device.type == "cpu":
         num_bytes = num_rows * width * dtype.itemsize
-        memory = _map_bytes(num_bytes) if folder is None else _map_file(num_bytes, folder)
+        memory = _memory_for_tables(num_bytes) if folder is None else _map_file(num_bytes, folder)
         weight = torch.from_numpy(memory).view(dtype).view(num_rows, width)
     else:
         weight = torch.empty(num_rows, width, device=device, dtype=dtype)
     return Tables(weight, offset)
+
+
+def _memory_for_tables(num_bytes: int) -> np.ndarray:
+    try:
+        return _map_bytes(num_bytes)
+    except OSError as error:
+        raise DeviceError(
+            f"{format_size(num_bytes)} of memory for tables cannot be had: {error.strerror}; use --train.master-rows "
+            "int8, more ranks with --comm.tables shard, or smaller --model.table-rows"
+        ) from error
 
 
 def _map_file(count: int, folder: Path) -> np.ndarray:

@@ -11,9 +11,12 @@ import pytest
 from dqrm_cpu.comm.sharding.placement import most_held_rows
 from dqrm_cpu.comm.transport import SingleTransport
 from dqrm_cpu.config import load_config
+from dqrm_cpu.errors import DeviceError
 from dqrm_cpu.model.size import estimate_memory
+from dqrm_cpu.model.tables import allocate_tables
 from dqrm_cpu.train.run import RunRequest, train
 from launching import clean_environ
+from tiny import CPU
 
 MEASURE = """
 import json, sys
@@ -131,3 +134,8 @@ def test_error_feedback_and_the_dense_wire_are_counted() -> None:
     assert mlps > 0
     assert with_settings(comm__wire="int8", comm__mlp_gradients="int8", comm__error_feedback="all") == mlps + 2 * tables
     assert with_settings(comm__wire="dense") == 2 * tables
+
+
+def test_tables_beyond_the_address_space_say_what_would_help() -> None:
+    with pytest.raises(DeviceError, match=r"of memory for tables cannot be had: .*; use --train.master-rows int8"):
+        allocate_tables([2**31 - 1] * 60, 4096, CPU)
