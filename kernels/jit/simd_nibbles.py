@@ -3,7 +3,8 @@
 A byte holds two codes, two's complement, the lower bits first. With 8 added to each they are 0 to 15, and a byte of a
 register of sums holds up to `MOST_ROWS` of them: six instructions add a row of up to 128 codes. Registers have 8 to 64
 bytes, and a load reads exactly so many: one that crosses the end of a cache line waits for two lines, even where a
-mask leaves the second one out.
+mask leaves the second one out. A row that is not summed takes two instructions for every LANES codes: a shift, and a
+permutation of a register that holds what each of the 16 codes stands for.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,17 @@ from numba.core.datamodel import models
 from numba.extending import register_model
 
 from .memory import Codegen, call, element_pointer, intrinsic
-from .simd import FLOAT_VECTOR, LANES, WORD_VECTOR, every_lane, first_lanes, masked_load, masked_store
+from .simd import (
+    FLOAT_VECTOR,
+    FLOATS,
+    LANES,
+    WORD_VECTOR,
+    every_lane,
+    first_lanes,
+    masked_load,
+    masked_store,
+    same_words,
+)
 
 WIDTHS = (8, 16, 32, 64)
 """Bytes of a register."""
@@ -23,10 +34,12 @@ WIDTHS = (8, 16, 32, 64)
 MOST_ROWS = 16
 """Rows whose codes a register of sums holds."""
 
-NIBBLE_MASKS = 0x080F
-"""Two bytes that kernels unpack INT4 codes with, as one number: 0x0F keeps a nibble, 0x08 is the excess of each."""
+NIBBLE_MASKS = 0x880F
+"""Two bytes that kernels unpack INT4 codes with, as one number: 0x0F keeps a nibble, 0x88 is the excess of two."""
 
-_EXCESS, _NIBBLE_BITS = 8, 4
+NIBBLE_BITS = 4
+
+_EXCESS = 8
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 
 
@@ -54,14 +67,14 @@ class Nibbles(NamedTuple):
 
     Of a value that LLVM does not know: constants it reads from memory again for each row.
     """
-    load: Callable[[int], Any]
-    """load(place): the packed codes at an address."""
-    load_part: Callable[[int, int], Any]
-    """load_part(place, count): the first `count` bytes at an address; those beyond are not touched."""
-    lower: Callable[[Any, Any, Any], Any]
-    """lower(packed, mask, excess): the codes of lower bits, those of even dimensions, and 8 more each."""
-    upper: Callable[[Any, Any, Any], Any]
-    """upper(packed, mask, excess): the codes of upper bits, those of odd dimensions, and 8 more each."""
+    load: Callable[[int, Any], Any]
+    """load(place, excess): the packed codes at an address, and 8 more each."""
+    load_part: Callable[[int, Any, int], Any]
+    """load_part(place, excess, count): the same of the first `count` bytes; those beyond are not touched."""
+    lower: Callable[[Any, Any], Any]
+    """lower(packed, mask): the codes of lower bits, those of even dimensions."""
+    upper: Callable[[Any, Any], Any]
+    """upper(packed, mask): the codes of upper bits, those of odd dimensions."""
     plus: Callable[[Any, Any], Any]
     """plus(a, b): sums of bytes."""
     store: Callable[..., None]
@@ -110,49 +123,121 @@ def nibbles_of(width: int, *, is_part: bool = False) -> Nibbles:
         longs, floats = types.int64, types.float32
         return types.void(longs, longs, kind, kind, longs, longs, floats, floats, floats), codegen
 
-    return Nibbles(none, every_byte, *_loads(kind), _half(kind, 0), _half(kind, _NIBBLE_BITS), plus, store)
+    return Nibbles(none, every_byte, *_loads(kind), _half(kind, 0), _half(kind, NIBBLE_BITS), plus, store)
 
 
-def _loads(kind: _BytesType) -> tuple[Callable[[int], Any], Callable[[int, int], Any]]:
-    width = kind.vector.count
+def _loads(kind: _BytesType) -> tuple[Callable[[int, Any], Any], Callable[[int, Any, int], Any]]:
+    @intrinsic
+    def load(typing: Any, place: Any, excess: Any) -> tuple[Any, Codegen]:
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            packed = builder.load(element_pointer(builder, args[0], _I64(0), kind.vector, 1), align=1)
+            return builder.xor(packed, args[1])
+
+        return kind(types.int64, kind), codegen
 
     @intrinsic
-    def load(typing: Any, place: Any) -> tuple[Any, Codegen]:
+    def load_part(typing: Any, place: Any, excess: Any, count: Any) -> tuple[Any, Codegen]:
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-            return builder.load(element_pointer(builder, args[0], _I64(0), kind.vector, 1), align=1)
+            return builder.xor(_load_first_bytes(builder, args[0], args[2], kind.vector), args[1])
 
-        return kind(types.int64), codegen
-
-    @intrinsic
-    def load_part(typing: Any, place: Any, count: Any) -> tuple[Any, Codegen]:
-        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-            place, count = args
-            limit = _every(builder, builder.trunc(count, _I32), width)
-            mask = builder.icmp_signed("<", ir.Constant(limit.type, list(range(width))), limit)
-            pointer = element_pointer(builder, place, _I64(0), kind.vector, 1)
-            arguments = [pointer, _I32(1), mask, ir.Constant(kind.vector, [0] * width)]
-            return call(builder, f"llvm.masked.load.v{width}i8.p0", kind.vector, arguments)
-
-        return kind(types.int64, types.int64), codegen
+        return kind(types.int64, kind, types.int64), codegen
 
     return load, load_part
 
 
-def _half(kind: _BytesType, shift: int) -> Callable[[Any, Any, Any], Any]:
+def _half(kind: _BytesType, shift: int) -> Callable[[Any, Any], Any]:
     @intrinsic
-    def operation(typing: Any, packed: Any, mask: Any, excess: Any) -> tuple[Any, Codegen]:
+    def operation(typing: Any, packed: Any, mask: Any) -> tuple[Any, Codegen]:
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-            packed, mask, excess = args
+            packed, mask = args
             if shift:
                 # Pairs of bytes: no processor shifts single ones, and the mask takes what comes from the neighbour.
                 pairs = ir.VectorType(_I16, kind.vector.count // 2)
                 by = ir.Constant(pairs, [shift] * pairs.count)
                 packed = builder.bitcast(builder.lshr(builder.bitcast(packed, pairs), by), kind.vector)
-            return builder.xor(builder.and_(packed, mask), excess)
+            return builder.and_(packed, mask)
 
-        return kind(kind, kind, kind), codegen
+        return kind(kind, kind), codegen
 
     return operation
+
+
+class _CodeValuesType(types.Type):
+    """A numba type whose values hold what each code of 4 bits stands for, in the order of their bits."""
+
+
+_VALUES = ir.VectorType(ir.FloatType(), 1 << NIBBLE_BITS)
+_CODE_VALUES = _CodeValuesType("CodeValues")
+_CODES_OF_WORD = 32 // NIBBLE_BITS
+
+
+@register_model(_CodeValuesType)
+class _CodeValuesModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: _CodeValuesType) -> None:
+        super().__init__(manager, kind, _VALUES)
+
+
+@intrinsic
+def code_values(typing: Any, scale: Any, offset: Any) -> tuple[Any, Codegen]:
+    """Makes a register of code * scale + offset for all codes, each rounded."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        scale, offset = args
+        codes = ir.Constant(_VALUES, [float((code ^ _EXCESS) - _EXCESS) for code in range(_VALUES.count)])
+        values = builder.fmul(codes, _every(builder, scale, _VALUES.count))
+        moved = builder.fadd(values, _every(builder, offset, _VALUES.count))
+        return builder.select(builder.fcmp_ordered("==", offset, ir.Constant(offset.type, 0.0)), values, moved)
+
+    return _CODE_VALUES(types.float32, types.float32), codegen
+
+
+@intrinsic
+def values_at(typing: Any, values: Any, place: Any) -> tuple[Any, Codegen]:
+    """Reads LANES codes at an address as what they stand for."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        kind = ir.VectorType(_I32, LANES // _CODES_OF_WORD)
+        packed = builder.load(element_pointer(builder, args[1], _I64(0), kind, 1), align=1)
+        return _values_of(builder, args[0], packed)
+
+    return FLOATS(_CODE_VALUES, types.int64), codegen
+
+
+@intrinsic
+def values_at_end(typing: Any, values: Any, place: Any, count: Any) -> tuple[Any, Codegen]:
+    """Does the same with the first `count` bytes of codes; those beyond are not touched."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        values, place, count = args
+        packed = _load_first_bytes(builder, place, count, ir.VectorType(_I8, LANES // 2))
+        return _values_of(builder, values, builder.bitcast(packed, ir.VectorType(_I32, LANES // _CODES_OF_WORD)))
+
+    return FLOATS(_CODE_VALUES, types.int64, types.int64), codegen
+
+
+def _values_of(builder: ir.IRBuilder, values: Any, packed: Any) -> Any:
+    """Generates the values of the codes in a vector of words, LANES of them."""
+    of_lane = ir.Constant(WORD_VECTOR, [lane // _CODES_OF_WORD for lane in range(LANES)])
+    shifts = ir.Constant(WORD_VECTOR, [NIBBLE_BITS * (lane % _CODES_OF_WORD) for lane in range(LANES)])
+    # The instructions that permute look at no more bits of a lane than they need: nothing is masked.
+    codes = builder.lshr(builder.shuffle_vector(packed, packed, of_lane), shifts)
+    if _VALUES.count == LANES:
+        return call(builder, "llvm.x86.avx512.permvar.sf.512", FLOAT_VECTOR, [values, codes])
+    halves = []
+    for first in (0, LANES):
+        lanes = ir.Constant(WORD_VECTOR, list(range(first, first + LANES)))
+        half = builder.shuffle_vector(values, values, lanes)
+        halves.append(call(builder, "llvm.x86.avx2.permps", FLOAT_VECTOR, [half, codes]))
+    highest = builder.shl(codes, same_words(32 - NIBBLE_BITS))
+    return builder.select(builder.icmp_signed("<", highest, same_words(0)), halves[1], halves[0])
+
+
+def _load_first_bytes(builder: ir.IRBuilder, place: Any, count: Any, kind: ir.VectorType) -> Any:
+    limit = _every(builder, builder.trunc(count, _I32), kind.count)
+    mask = builder.icmp_signed("<", ir.Constant(limit.type, list(range(kind.count))), limit)
+    pointer = element_pointer(builder, place, _I64(0), kind, 1)
+    arguments = [pointer, _I32(1), mask, ir.Constant(kind, [0] * kind.count)]
+    return call(builder, f"llvm.masked.load.v{kind.count}i8.p0", kind, arguments)
 
 
 def _every(builder: ir.IRBuilder, value: Any, width: int) -> Any:

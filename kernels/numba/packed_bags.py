@@ -1,20 +1,22 @@
 """Bags of rows of one packed table, by all threads of torch: an `EmbeddingBag` of codes."""
 
+import numpy as np
+
 from ..jit.compile import inlined, kernel, serial
 from ..jit.memory import int_at, long_at, prefetch_byte, raise_int
+from ..jit.simd_nibbles import NIBBLE_BITS
 from ..jit.threads import on_all_threads
 from .packed_rows import Ids, TablePlaces, lies_in_one_line, prefetch_packed, table_at
+from .packed_single_rows import AHEAD, write_bags_of_one
 from .packed_sums import pool_packed
 
 _BAGS_PER_ITEM = 64
 _WORTH_THREADS = 1 << 17
-"""Work that is handed to other threads, in floats written: less is done before they have begun, some 30 us."""
+"""Work that is handed to other threads, in floats written: less takes some 15 us, and others who use the cores make a
+thread wait several times as long."""
 
 _ROW_WORK, _MISSED_ROW_WORK, _CACHED_BYTES = 8, 64, 1 << 22
 """What reading a row takes, in the same unit, in a table of up to so many bytes, and in a larger one."""
-
-_TOGETHER = 32
-"""Ids whose rows are asked for while those before them are summed."""
 
 
 @kernel
@@ -57,25 +59,34 @@ def _pool_item(
 ) -> None:
     bag, end = item * per_item, min((item + 1) * per_item, num_bags)
     table, numbers = table_at(place, 0), Ids(ids, ids_are_long, 0, 1)
-    bad = 0
-    for at in range(bag, end):
-        begin, stop = long_at(offsets, at), long_at(offsets, at + 1)
-        bad |= (begin < 0) | (begin > stop) | (stop > num_ids)
-    if bad:
+    has_nibbles = table.bits == NIBBLE_BITS
+    first = last = long_at(offsets, bag)
+    at, signs = bag, first
+    while at < end and long_at(offsets, at + 1) == last + 1:
+        at, last = at + 1, last + 1
+    are_single = at == end
+    # Ascending within the ids if no number here is negative: differences of two that are not do not wrap around.
+    while at < end:
+        at, begin, last = at + 1, last, long_at(offsets, at + 1)
+        signs |= last | (last - begin)
+    if (signs | last) < 0 or last > num_ids:
         raise_int(refused, 0, 1)
-        return
-    asked = long_at(offsets, bag)
-    # A few bags at a time, and the rows of the next few on their way meanwhile.
-    together = max(1, _TOGETHER * (end - bag) // max(1, long_at(offsets, end) - asked))
-    while bag < end:
-        stop = min(bag + together, end)
-        until = min(long_at(offsets, stop) + _TOGETHER, num_ids)
-        bad = _ask_for_rows(table, numbers, asked, until)
-        asked = until
-        if bad or pool_packed(table, numbers, offsets, bag, stop, out + 4 * bag * table.dim, masks):
+    elif are_single and has_nibbles:
+        if write_bags_of_one(table, numbers, first, end - bag, num_ids, out + 4 * bag * table.dim):
             raise_int(refused, 0, 1)
-            return
-        bag = stop
+    else:
+        # A few bags at a time, and the rows of the next few on their way meanwhile.
+        together = max(1, AHEAD * (end - bag) // max(1, last - first))
+        asked = first
+        while bag < end:
+            stop = min(bag + together, end)
+            until = min(long_at(offsets, stop) + AHEAD, num_ids)
+            bad = _ask_for_rows(table, numbers, asked, until)
+            asked = until
+            if bad or pool_packed(table, numbers, offsets, bag, stop, out + 4 * bag * table.dim, masks):
+                raise_int(refused, 0, 1)
+                return
+            bag = stop
 
 
 @serial
@@ -92,7 +103,7 @@ def _ask(table: TablePlaces, ids: Ids, is_long: int, is_simple: int, first: int,
     bad = 0
     for at in range(first, end):
         number = long_at(ids.place, at) if is_long else int_at(ids.place, at)
-        bad |= (number < 0) | (number >= table.num_rows)
+        bad |= int(np.uint64(number) >= np.uint64(table.num_rows))
         if is_simple:
             prefetch_byte(table.codes, number * table.row_bytes)
         else:

@@ -8,10 +8,9 @@ import numpy as np
 from ..jit.compile import inlined, serial
 from ..jit.memory import float_at, int_at, long_at
 from ..jit.simd import LANES, add, load_part, multiply, round_clamp, splat, store, store_part
-from ..jit.simd_nibbles import MOST_ROWS, WIDTHS, nibbles_of
+from ..jit.simd_nibbles import MOST_ROWS, NIBBLE_BITS, WIDTHS, nibbles_of
 from .packed_rows import FLOAT_BITS, Ids, TablePlaces, id_at, load_codes_of_bits, place_of_row
-
-_NIBBLE_BITS = 4
+from .packed_single_rows import write_slot
 
 
 @serial
@@ -26,8 +25,13 @@ def look_up_rows(table: TablePlaces, ids: Ids, start: int, stop: int, target: in
     if table.bits == FLOAT_BITS and not table.is_bag:
         for row in range(start, stop):
             _round_row(table, id_at(ids, row, table.first_slot), target + 4 * (row - start) * stride)
-    elif table.bits == _NIBBLE_BITS and not table.bitmap:
-        _pool_nibbles(table, ids, ids.is_long, 1, 0, start, stop, target, stride, masks)
+    elif table.bits == NIBBLE_BITS and not table.bitmap:
+        if table.num_slots > 1:
+            _pool_nibbles(table, ids, ids.is_long, 1, 0, start, stop, target, stride, masks)
+        elif table.dim == LANES:
+            write_slot(table, ids, ids.is_long, 1, start, stop, target, stride)
+        else:
+            write_slot(table, ids, ids.is_long, 0, start, stop, target, stride)
     elif table.is_bag or table.bitmap or table.offset or table.dim % LANES:
         return int(_pool_all_codes(table, ids, 0, start, stop, target, stride))
     else:
@@ -59,7 +63,7 @@ def pool_packed(table: TablePlaces, ids: Ids, offsets: int, first: int, end: int
     :param masks: NIBBLE_MASKS.
     :returns: 1 if the file is bad.
     """
-    if table.bits == _NIBBLE_BITS and not table.bitmap:
+    if table.bits == NIBBLE_BITS and not table.bitmap:
         if ids.is_long:
             _pool_nibbles(table, ids, 1, 0, offsets, first, end, target, table.dim, masks)
         else:
@@ -131,8 +135,8 @@ def _pooling(width: int, *, is_part: bool = False) -> Callable[..., None]:
         if may_be_none and number < 0:
             return none(), none(), 0
         at = table.codes + k + number * table.row_bytes
-        packed = load_some(at, table.row_bytes - k) if is_part else load(at)
-        return lower_of(packed, mask, excess), upper_of(packed, mask, excess), 1
+        packed = load_some(at, excess, table.row_bytes - k) if is_part else load(at, excess)
+        return lower_of(packed, mask), upper_of(packed, mask), 1
 
     @inlined
     def pool(
@@ -150,30 +154,25 @@ def _pooling(width: int, *, is_part: bool = False) -> Callable[..., None]:
     ) -> None:
         mask, excess, dims = every_byte(masks), every_byte(masks >> 8), table.dim - 2 * k
         scale, one, nothing = float_at(table.scale, 0), np.float32(1), np.float32(0)
-        offset_of_one, _ = _parts(table, 1)
         stride = ids.slot_stride if may_be_none else 1
         out = target + 8 * k
         for bag in range(first, end):
             row, at, stop = _bag_at(table, offsets, bag)
             place = ids.place + row * ids.row_stride * (8 if is_long else 4)
-            if stop - at == 1:
-                lower, upper, rows = add_row(table, k, place, at * stride, is_long, may_be_none, mask, excess)
-                store_sums(out, dims, lower, upper, rows, 0, scale, offset_of_one * np.float32(rows), one)
-            else:
-                count, adds = 0, 0
-                while True:
-                    until = min(at + MOST_ROWS, stop)
-                    lower, upper, rows = none(), none(), 0
-                    for slot in range(at, until):
-                        more = add_row(table, k, place, slot * stride, is_long, may_be_none, mask, excess)
-                        lower, upper, rows = plus(lower, more[0]), plus(upper, more[1]), rows + more[2]
-                    at, count = until, count + rows
-                    if at >= stop:
-                        break
-                    store_sums(out, dims, lower, upper, rows, adds, one, nothing, one)
-                    adds = 1
-                offset, share = _parts(table, count)
-                store_sums(out, dims, lower, upper, rows, adds, scale, offset, share)
+            count, adds = 0, 0
+            while True:
+                until = min(at + MOST_ROWS, stop)
+                lower, upper, rows = none(), none(), 0
+                for slot in range(at, until):
+                    more = add_row(table, k, place, slot * stride, is_long, may_be_none, mask, excess)
+                    lower, upper, rows = plus(lower, more[0]), plus(upper, more[1]), rows + more[2]
+                at, count = until, count + rows
+                if at >= stop:
+                    break
+                store_sums(out, dims, lower, upper, rows, adds, one, nothing, one)
+                adds = 1
+            offset, share = _parts(table, count)
+            store_sums(out, dims, lower, upper, rows, adds, scale, offset, share)
             out += 4 * target_stride
 
     return pool

@@ -33,7 +33,8 @@ def as_arrays(bags: list[list[int]], kind: torch.dtype) -> tuple[torch.Tensor, t
     return ids, torch.tensor([0, *np.cumsum([len(bag) for bag in bags], dtype=np.int64)])
 
 
-BAGS = st.lists(st.lists(st.integers(0, NUM_ROWS - 1), max_size=40), max_size=5)
+ROWS = st.integers(0, NUM_ROWS - 1)
+BAGS = st.one_of(st.lists(st.lists(ROWS, max_size=40), max_size=5), st.lists(st.tuples(ROWS).map(list), max_size=80))
 KINDS = st.sampled_from([torch.int64, torch.int32])
 
 
@@ -83,15 +84,19 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
 @given(st.integers(0, 199), st.integers(-(2**63), 2**63 - 1).filter(lambda number: not 0 <= number < NUM_ROWS), KINDS)
 def test_ids_that_are_no_rows_are_refused(at: int, number: int, kind: torch.dtype) -> None:
     bags = PackedBags(torch.zeros(NUM_ROWS, 8, dtype=torch.uint8), 16, 4, 0.1)
-    ids, offsets = torch.zeros(200, dtype=kind), torch.arange(0, 201, 2)
-    ids[at] = number if kind == torch.int64 else min(max(number, -1), NUM_ROWS)
-    with pytest.raises(RefusedRowsError):
-        bags.pool(ids, offsets)
-    ids[at] = NUM_ROWS - 1
-    assert bags.pool(ids, offsets).shape == (100, 16)
+    for length in (1, 2):
+        ids, offsets = torch.zeros(200, dtype=kind), torch.arange(0, 201, length)
+        ids[at] = number if kind == torch.int64 else min(max(number, -1), NUM_ROWS)
+        with pytest.raises(RefusedRowsError):
+            bags.pool(ids, offsets)
+        ids[at] = NUM_ROWS - 1
+        assert bags.pool(ids, offsets).shape == (200 // length, 16)
 
 
-@pytest.mark.parametrize("offsets", [[0, 3, 2, 4], [-1, 2], [0, 5], [4, 0]])
+OUTSIDE = [[0, 3, 2, 4], [-1, 2], [0, 5], [4, 0], [-1, 0], [3, 4, 5], [0, -(2**63), 4], [2**63 - 1, -(2**63)]]
+
+
+@pytest.mark.parametrize("offsets", OUTSIDE)
 def test_offsets_that_lead_out_of_the_ids_are_refused(offsets: list[int]) -> None:
     bags = PackedBags(torch.zeros(NUM_ROWS, 8, dtype=torch.uint8), 16, 4, 0.1)
     with pytest.raises(RefusedRowsError):
