@@ -1,6 +1,6 @@
 """Metrics of a model file on a part of a prepared data set: the scores are those that `predict` and servers give."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,20 @@ class FileEvaluationOrder:
     group_by: str | None = None
     slice_by: str | None = None
     slices: int = 10
+
+
+def require_options_of_files(settings: Iterable[str], checkpoint: str, calibrate: str | None) -> None:
+    """Raises ConfigError for what is said of runs and not of files: settings, a checkpoint, a calibration."""
+    given = ", ".join(settings)
+    if given:
+        raise ConfigError(f"{given}: a model file is scored as it was exported; only data may be given with it")
+    if checkpoint != "best":
+        raise ConfigError(f"checkpoint {checkpoint}: a model file is of one checkpoint; leave it out")
+    if calibrate is not None:
+        raise ConfigError(
+            f"calibrate {calibrate}: a model file has the calibration that it was exported with; leave it out, or "
+            "export the run with one"
+        )
 
 
 @dataclass(frozen=True)

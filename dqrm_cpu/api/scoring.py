@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dqrm_cpu.api.arguments import PathLike, given_settings, path_of, require_choice, warn, whole_number
 from dqrm_cpu.api.evaluation import Evaluation, EvaluationOrder
 from dqrm_cpu.api.evaluation import evaluate as carry_out_evaluation
+from dqrm_cpu.api.file_evaluation import FileEvaluationOrder, evaluate_file, open_rows, require_options_of_files
 from dqrm_cpu.api.frames import are_paths, files_of
 from dqrm_cpu.api.progress import CallProgress
 from dqrm_cpu.api.ranks import default_threads, opened_transport, threads_of_torch
@@ -43,24 +44,30 @@ def evaluate(
 ) -> Evaluation:
     """Computes the metrics of a trained model on a part of its data set, or of another with the same vocabulary.
 
-    :param run: the folder of a run, or a Run
+    :param run: the folder of a run, a Run, or a packed file: scored as it was exported, calibrated or not
     :param data: the folder of a prepared data set; None: that of the run
     :param part: train, validation, test or all
-    :param checkpoint: best, last, or the folder of one
+    :param checkpoint: of a run: best, last, or the folder of one
     :param group_by: a category: the AUC within its values too (GAUC)
     :param slice_by: a category: all metrics for each of its most frequent values too
     :param slices: how many of those values
-    :param calibrate: platt or isotonic: corrects the probabilities by the run's validation rows
+    :param calibrate: of a run: platt or isotonic: corrects the probabilities by its validation rows
     :param settings: other settings than those of the run, by their dotted keys or as sections
     """
+    path, count = path_of(run, "run"), whole_number(slices, "slices", 1)
+    if path.is_file():
+        require_options_of_files(settings, str(checkpoint), calibrate)
+        folder = None if data is None else path_of(data, "data")
+        file = FileEvaluationOrder(path, folder, part, group_by, slice_by, count)
+        return evaluate_file(file, open_rows(file, warn))
     order = EvaluationOrder(
-        path_of(run, "run"),
+        path,
         given_settings(data, None, None, settings),
         part,
         str(checkpoint),
         group_by,
         slice_by,
-        whole_number(slices, "slices", 1),
+        count,
         calibrate,
     )
     config = order.load(warn)

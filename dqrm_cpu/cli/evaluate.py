@@ -116,18 +116,10 @@ def _run_file(args: argparse.Namespace) -> int:
     """Evaluates a model file in this process."""
     texts = dict(given_settings(args).texts)
     data = texts.pop("data.source", None)
-    if texts or args.config or args.preset:
-        given = ", ".join([*(f"--{key}" for key in texts), *(["--config"] if args.config else [])]) or "--preset"
-        raise UsageError(f"{given}: a model file is scored as it was exported; only --data may be given with it")
-    if args.checkpoint != "best":
-        raise UsageError(f"--checkpoint {args.checkpoint}: a model file is of one checkpoint; leave it out")
-    if args.calibrate is not None:
-        raise UsageError(
-            f"--calibrate {args.calibrate}: a model file has the calibration that it was exported with; leave it out, "
-            "or export the run with --calibrate"
-        )
-    from dqrm_cpu.api.file_evaluation import FileEvaluationOrder, evaluate_file, open_rows
+    from dqrm_cpu.api.file_evaluation import FileEvaluationOrder, evaluate_file, open_rows, require_options_of_files
 
+    others = [f"--{name}" for name in ("config", "preset") if getattr(args, name)]
+    require_options_of_files([*(f"--{key}" for key in texts), *others], args.checkpoint, args.calibrate)
     order = FileEvaluationOrder(
         args.run_dir, None if data is None else Path(data), args.part, args.group_by, args.slice_by, args.slices
     )

@@ -1,6 +1,7 @@
 """`predict` with packed models and calibrations; which data set a model's ids belong to."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,12 @@ import pytest
 import torch
 
 from commands import dqrm_cpu
+from dqrm_cpu.api.scoring import evaluate, predict
 from dqrm_cpu.cli.main import main
 from dqrm_cpu.config.load import load_config
 from dqrm_cpu.data.batch import BadBatchError, Batch
 from dqrm_cpu.data.store.manifest import read_manifest, write_manifest
+from dqrm_cpu.errors import DqrmError
 from dqrm_cpu.metrics.calibration import FITS
 from dqrm_cpu.predict.scorer import load_scorer
 from dqrm_cpu.predict.trained_model import find_model
@@ -192,6 +195,13 @@ def test_evaluate_gives_a_file_the_metrics_of_its_run(
     assert found["examples"] == wanted["examples"] == 1400
     assert found["grouped"] == {**wanted["grouped"], "gauc": pytest.approx(wanted["grouped"]["gauc"], abs=1e-6)}
     assert [part["id"] for part in found["slices"]["values"]] == [part["id"] for part in wanted["slices"]["values"]]
+    called = evaluate(file, scored.data, part="all", group_by="C1", slice_by="C2")
+    metrics = json.loads(json.dumps(called.metrics.as_dict()))
+    assert {name: found[name] for name in metrics} == metrics
+    assert called.grouped is not None
+    assert called.grouped.gauc == found["grouped"]["gauc"]
+    assert called.slices is not None
+    assert [part.value for part in called.slices[0]] == [part["id"] for part in found["slices"]["values"]]
     assert evaluated(str(scored.packed))["auc"] == pytest.approx(evaluated(run)["auc"], abs=1e-6)
 
 
@@ -210,6 +220,9 @@ def test_evaluate_says_what_a_file_does_not_take(
 ) -> None:
     assert main(["evaluate", str(scored.packed), *options]) in (1, 2)
     assert reason in capsys.readouterr().err
+    given: dict[str, Any] = {options[0].removeprefix("--").replace("-", "_"): options[1]}
+    with pytest.raises(DqrmError, match=re.escape(reason.removeprefix("--"))):
+        evaluate(scored.packed, **given)
 
 
 def test_an_exported_file_can_score_in_integers(scored: Scored, tmp_path: Path) -> None:
@@ -218,6 +231,8 @@ def test_an_exported_file_can_score_in_integers(scored: Scored, tmp_path: Path) 
     found = predicted(file, raw, "--data", scored.data, "--products", "int8", out=out)
     apart = np.abs(found - scored.probabilities).max()
     assert 1e-6 < apart < 0.01
+    called = predict(file, raw, data=scored.data, products="int8")
+    np.testing.assert_allclose(called, found, rtol=1e-8)  # the file has nine digits
     output = dqrm_cpu("predict", scored.run_dir, raw, "--products", "int8", "--out", tmp_path / "none.csv")
     assert (output.returncode, "takes a file that dqrm-cpu export wrote" in output.stderr) == (2, True)
 
