@@ -28,8 +28,9 @@ from dqrm_cpu.train.run_folder import read_result
 from dqrm_cpu.train.run_place import member_folder, members_of
 from dqrm_cpu.train.session import trained_session
 from dqrm_cpu.train.state import Interrupted, Result
-from launching import clean_environ
+from launching import clean_environ, run_world
 from prestart import python
+from several_commands import several_commands
 from test_resume import SignalAt, assert_same_run, run
 from tiny import tiny_config
 
@@ -85,6 +86,19 @@ def test_members_are_the_runs_that_each_would_be_alone(pair: Path, alone: list[P
         assert_same_run(PAIR.member(number), member_folder(pair, number), folder)
     first, second = (read_result(folder) or {} for folder in alone)
     assert first["test"] != second["test"]
+
+
+@pytest.mark.mpi
+def test_two_ranks_train_the_members_that_they_would_train_alone(pair: Path, tmp_path: Path) -> None:
+    train, both, second = ("train", "--config", pair / "config.toml"), tmp_path / "both", tmp_path / "second"
+    alone = ("--ensemble", 1, "--weights-seed", PAIR.seed + 1, "--run-dir", second)
+    commands = several_commands((*train, "--run-dir", both), (*train, *alone))
+    run_world("mpi", commands, ranks=2, timeout_s=120).check()
+    assert_same_run(PAIR.member(2), member_folder(both, 2), second)
+    result = Result.from_dict(read_result(both) or {}, both)
+    found = json.loads(dqrm_cpu("evaluate", both, "--json").stdout)  # by one process
+    assert found["auc"] == pytest.approx(result.test.best.auc, abs=1e-9)
+    assert [member.test.examples for member in result.members] == [PAIR.data.test_rows] * 2
 
 
 @pytest.mark.parametrize("which", ["best", "last"])
