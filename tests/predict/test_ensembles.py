@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from runtimes import openvino
+from serving_process import serving
 
 from commands import dqrm_cpu
-from days import SMALL, prepare_day, write_day
+from days import COLUMNS, SMALL, prepare_day, write_day
 from dqrm_cpu.errors import CheckpointError
 from dqrm_cpu.export.packed_model import read_packed, verify_packed
 from dqrm_cpu.export.safetensors_writer import whole, write_tensors
@@ -68,6 +70,27 @@ def test_the_run_and_its_file_predict_raw_rows_alike(run: Path, wanted: np.ndarr
         np.testing.assert_allclose(found, probabilities_of(wanted), rtol=0, atol=1e-5)
 
 
+def test_a_server_answers_what_predict_answers(run: Path, wanted: np.ndarray, tmp_path: Path) -> None:
+    lines = (run.parent / "day-1.csv").read_text().splitlines()[-50:]
+    raw = tmp_path / "rows.csv"
+    raw.write_text("\n".join(lines) + "\n")
+    names = ["click", "hour", "age", *COLUMNS]
+    rows = [dict(zip(names[1:], line.split(",")[1:], strict=True)) for line in lines]
+    with serving(packed(run)) as server:
+        status, found = server.json("POST", "/predict", {"rows": rows})
+    assert status == 200, found
+    expected = predicted(packed(run), raw, out=tmp_path / "out.csv")
+    np.testing.assert_allclose(found["probabilities"], expected, rtol=1e-6)
+    np.testing.assert_allclose(expected, probabilities_of(wanted[-50:]), rtol=0, atol=1e-5)
+
+
+def test_openvino_reads_the_graph_of_an_ensemble(run: Path, wanted: np.ndarray, tmp_path: Path) -> None:
+    succeed("export", run, "--format", "onnx", "--out", tmp_path / "model.onnx")
+    _, dense, ids = rows_of(run.parent / "data", "validation")
+    found = openvino(tmp_path / "model.onnx", dense, ids)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
+
+
 def test_vocabulary_is_written_once(run: Path) -> None:
     single = run.parent / "single.safetensors"
     export(ExportRequest(run / "members" / "1", single))
@@ -94,10 +117,16 @@ def test_layouts_and_calibrations_of_an_ensemble(run: Path, wanted: np.ndarray, 
 
 
 def test_verify_compares_files_of_an_ensemble_with_it(run: Path, tmp_path: Path) -> None:
-    succeed("export", run, "--format", "onnx", "--out", tmp_path / "model.onnx")
-    document = json.loads(succeed("verify", packed(run), tmp_path / "model.onnx", "--against", run, "--json"))
+    others = tmp_path / "model.onnx", tmp_path / "model.xml"
+    for of_format, path in zip(("onnx", "openvino"), others, strict=True):
+        succeed("export", run, "--format", of_format, "--out", path)
+    document = json.loads(succeed("verify", packed(run), *others, "--against", run, "--json"))
     assert document["passed"]
-    assert [one["largest_logit_difference"] < 1e-5 for one in document["files"]] == [True, True]
+    runtimes = {one["runtime"].split()[0]: one["largest_logit_difference"] for one in document["files"]}
+    assert runtimes.keys() == {"dqrm_cpu.serving", "ONNX", "OpenVINO"}
+    exact = [one["largest_logit_difference"] for one in document["files"] if "bf16" not in one["runtime"]]
+    assert len(exact) >= 3
+    assert max(exact) < 1e-5
     one_member = dqrm_cpu("verify", packed(run), "--against", run / "members" / "1", "--json")
     assert one_member.returncode == 1
 
