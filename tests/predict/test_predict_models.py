@@ -232,6 +232,7 @@ def test_an_exported_file_can_score_in_integers(scored: Scored, tmp_path: Path) 
     apart = np.abs(found - scored.probabilities).max()
     assert 1e-6 < apart < 0.01
     called = predict(file, raw, data=scored.data, products="int8")
+    assert isinstance(called, np.ndarray)
     np.testing.assert_allclose(called, found, rtol=1e-8)  # the file has nine digits
     output = dqrm_cpu("predict", scored.run_dir, raw, "--products", "int8", "--out", tmp_path / "none.csv")
     assert (output.returncode, "takes a file that dqrm-cpu export wrote" in output.stderr) == (2, True)
