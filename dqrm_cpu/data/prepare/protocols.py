@@ -6,7 +6,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from dqrm_cpu.data.prepare.request import RandomSplit
 from dqrm_cpu.data.store.manifest import Manifest, holds_manifest, read_manifest
 from dqrm_cpu.errors import DataError
 
@@ -17,6 +16,14 @@ class Published(NamedTuple):
     model: str
     auc: float
     log_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class RandomSplit:
+    """Settings of a split by chance: the shares of the rows that validate and test, as near as bins allow."""
+
+    validation: float
+    test: float
 
 
 @dataclass(frozen=True)

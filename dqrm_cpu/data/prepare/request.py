@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from dqrm_cpu.data.prepare.protocols import RandomSplit
 from dqrm_cpu.data.prepare.row_layout import Layout
 from dqrm_cpu.data.prepare.sources.raw_file import RawFile
 from dqrm_cpu.data.store.transform import Transform
@@ -50,14 +51,6 @@ class TimeSplit:
     are_shares: bool = False
     are_dates: bool = False  # times are seconds since 1970, whatever the sources count
     order: str = "shuffled"  # of training rows; time: as in the sources, which must be sorted by it
-
-
-@dataclass(frozen=True)
-class RandomSplit:
-    """Settings of a split by chance: the shares of the rows that validate and test, as near as bins allow."""
-
-    validation: float
-    test: float
 
 
 @dataclass(frozen=True)

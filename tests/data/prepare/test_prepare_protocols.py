@@ -7,9 +7,9 @@ import pytest
 
 from commands import dqrm_cpu
 from dqrm_cpu.data.prepare.output.split import BinSplit
-from dqrm_cpu.data.prepare.protocols import PROTOCOLS, not_comparable
+from dqrm_cpu.data.prepare.protocols import PROTOCOLS, RandomSplit, not_comparable
 from dqrm_cpu.data.prepare.records import NUM_BINS
-from dqrm_cpu.data.prepare.request import RandomSplit, VocabularySettings
+from dqrm_cpu.data.prepare.request import VocabularySettings
 from dqrm_cpu.data.store.manifest import FILE_NAME, PART_NAMES, read_manifest
 from preparing import criteo_text, prepared, rows_of
 

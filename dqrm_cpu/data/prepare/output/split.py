@@ -11,8 +11,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from dqrm_cpu.data.prepare.protocols import RandomSplit
 from dqrm_cpu.data.prepare.records import NUM_BINS
-from dqrm_cpu.data.prepare.request import RandomSplit
 from dqrm_cpu.errors import DataError
 
 _DAYS = 7
