@@ -121,9 +121,9 @@ class _Graph:
     def model(self, data_name: str) -> Any:
         """Returns the finished model, whose tables are in the file of that name."""
         helper, types = self._onnx.helper, self._onnx.TensorProto
-        logits = self._calibrated(self._mean_of_members(data_name))
-        self._node("Identity", [logits], output="logits")
-        self._node("Sigmoid", [logits], output="probabilities")
+        self._calibrated(self._mean_of_members(data_name))
+        self._nodes[-1].output[0] = "logits"
+        self._node("Sigmoid", ["logits"], output="probabilities")
         inputs = [
             helper.make_tensor_value_info("dense", types.FLOAT, ["rows", len(self._model.dense)]),
             helper.make_tensor_value_info("ids", types.INT64, ["rows", len(self._model.slots)]),

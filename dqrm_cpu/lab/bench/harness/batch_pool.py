@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -23,6 +24,11 @@ class Work:
 
     batch: Batch
     long_ids: Tensor  # int64[T, B]
+
+    @cached_property
+    def arrays(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Numbers f32[B, D] and ids int64[B, T], as exported files are read with; made when first asked for."""
+        return self.batch.dense.numpy(), np.ascontiguousarray(self.long_ids.numpy().T)
 
 
 class Pool:

@@ -8,7 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -125,7 +124,7 @@ def _by_model(exported: ExportedCase, fused: bool, products: str = FP32) -> Step
             raise AbsentError(str(error)) from error
 
     def step(work: Work) -> Tensor:
-        return torch.from_numpy(model.logits_of_ids(work.batch.dense.numpy(), work.long_ids.numpy().T))
+        return torch.from_numpy(model.logits_of_ids(*work.arrays))
 
     return step
 
@@ -149,8 +148,8 @@ def _by_onnxruntime(exported: ExportedCase) -> Step:
     session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def step(work: Work) -> Tensor:
-        inputs = {"dense": work.batch.dense.numpy(), "ids": np.ascontiguousarray(work.long_ids.numpy().T)}
-        return torch.from_numpy(session.run(["logits"], inputs)[0])
+        dense, ids = work.arrays
+        return torch.from_numpy(session.run(["logits"], {"dense": dense, "ids": ids})[0])
 
     return step
 
