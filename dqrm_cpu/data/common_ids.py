@@ -37,9 +37,14 @@ def rows_of(kept: Sequence[NDArray[np.bool_]]) -> tuple[int, ...]:
     return tuple(int(np.count_nonzero(keep)) for keep in kept)
 
 
+def places(kept: Sequence[NDArray[np.bool_]]) -> list[NDArray[np.int32]]:
+    """Returns what each id becomes, its place among those that are kept, others 0: int32[rows] of each table."""
+    return [np.where(keep, np.cumsum(keep) - 1, 0).astype(np.int32) for keep in kept]
+
+
 def with_common_ids(data: DataSet, kept: Sequence[NDArray[np.bool_]], train_rows: int) -> DataSet:
     """Returns the first training rows, and the others, with ids that are places among the common ones, others 0."""
-    new_ids = [np.where(keep, np.cumsum(keep) - 1, 0).astype(np.int32) for keep in kept]
+    new_ids = places(kept)
 
     def of_common(part: Part, num_rows: int) -> Part:
         source = CommonIds(part.source, new_ids)

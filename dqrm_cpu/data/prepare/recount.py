@@ -39,7 +39,7 @@ from dqrm_cpu.data.store.manifest import (
     write_manifest,
 )
 from dqrm_cpu.data.store.stored_rows import StoredRows
-from dqrm_cpu.data.store.writer import BagBlock, RowBlock, write_blocks
+from dqrm_cpu.data.store.writer import BagBlock, RowBlock, block_of, write_blocks
 from dqrm_cpu.errors import DataError
 
 _OF = "recounted_from"
@@ -167,12 +167,7 @@ class _Recount:
     def _block(self, source: CommonIds, low: int, high: int) -> RowBlock | BagBlock:
         batch = source.rows(low, high)
         self._advance(batch.size)
-        label, dense, ids = batch.label.numpy().astype(np.uint8), batch.dense.numpy(), batch.ids.numpy()
-        if batch.weight is not None:
-            dense = np.concatenate([dense, batch.weight.numpy()[:, None]], axis=1)
-        return (
-            RowBlock(label, dense, ids) if batch.offsets is None else BagBlock(label, dense, ids, batch.offsets.numpy())
-        )
+        return block_of(batch)
 
 
 def _by_table(remap: IdRemap, table_rows: Sequence[int]) -> list[NDArray[Any]]:

@@ -9,6 +9,7 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 
 from dqrm_cpu.base.files import replacing
+from dqrm_cpu.data.batch import Batch
 from dqrm_cpu.data.store.layout import (
     BLOCK_ROWS,
     COLUMN,
@@ -48,6 +49,14 @@ class BagBlock(NamedTuple):
     dense: NDArray[np.float32]  # [n, num_dense], already log(x + 1)
     ids: NDArray[np.int32]  # [N], table by table
     offsets: NDArray[np.int64]  # [T * n + 1]
+
+
+def block_of(batch: Batch) -> RowBlock | BagBlock:
+    """Returns stored rows that were read as a batch as they are written; weights stand behind the numbers."""
+    label, dense, ids = batch.label.numpy().astype(np.uint8), batch.dense.numpy(), batch.ids.numpy()
+    if batch.weight is not None:
+        dense = np.concatenate([dense, batch.weight.numpy()[:, None]], axis=1)
+    return RowBlock(label, dense, ids) if batch.offsets is None else BagBlock(label, dense, ids, batch.offsets.numpy())
 
 
 def write_shard(

@@ -1,14 +1,12 @@
 """A prepared data set without the categories that few training rows hold, as `prepare --min-count` leaves it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dqrm_cpu.data.batch import Batch
+from dqrm_cpu.data.common_ids import CommonIds, common, id_counts, places, rows_of
+from dqrm_cpu.data.source import Part
 from dqrm_cpu.data.store.manifest import (
     PART_NAMES,
     Manifest,
@@ -18,9 +16,7 @@ from dqrm_cpu.data.store.manifest import (
     write_manifest,
 )
 from dqrm_cpu.data.store.stored_rows import StoredRows
-from dqrm_cpu.data.store.writer import write_bags, write_shard
-
-Ids = NDArray[np.int32]
+from dqrm_cpu.data.store.writer import RowBlock, block_of, write_bags, write_shard
 
 
 def common_rows(folder: Path, manifest: Manifest, num_rows: Mapping[str, int], min_count: int, out: Path) -> Manifest:
@@ -31,16 +27,18 @@ def common_rows(folder: Path, manifest: Manifest, num_rows: Mapping[str, int], m
     """
     if holds_manifest(out):
         return read_manifest(out)
-    parts = {part: StoredRows(folder, manifest, part).rows(0, num_rows[part]) for part in PART_NAMES}
-    renumbered = [
-        _new_ids(ids, rows, min_count)
-        for ids, rows in zip(_by_table(parts["train"], len(manifest.table_rows)), manifest.table_rows, strict=True)
-    ]
+    parts = {part: StoredRows(folder, manifest, part) for part in PART_NAMES}
+    training = num_rows["train"]
+    kept = common(id_counts(Part(parts["train"], 0, training), manifest.table_rows, training), min_count)
+    new_ids = places(kept)
     out.mkdir(parents=True, exist_ok=True)
     written = replace(
         manifest,
-        table_rows=tuple(int(new.max(initial=0)) + 1 for new in renumbered),
-        parts={part: (_written(out, part, manifest, batch, renumbered),) for part, batch in parts.items()},
+        table_rows=rows_of(kept),
+        parts={
+            part: (_written(out, part, manifest, CommonIds(rows, new_ids).rows(0, num_rows[part])),)
+            for part, rows in parts.items()
+        },
         settings={"rows_of": manifest.digest(), "min_count": min_count},
         identity=None,  # ids stand for other categories than those of the vocabulary
         parent=None,
@@ -49,26 +47,8 @@ def common_rows(folder: Path, manifest: Manifest, num_rows: Mapping[str, int], m
     return written
 
 
-def _new_ids(ids: Ids, rows: int, min_count: int) -> Ids:
-    """Returns the new id of each old one, i32[rows]."""
-    kept = np.bincount(ids, minlength=rows) >= min_count
-    kept[0] = True
-    return np.where(kept, np.cumsum(kept) - 1, 0).astype(np.int32)
-
-
-def _by_table(batch: Batch, num_tables: int) -> list[Ids]:
-    ids = batch.ids.numpy()
-    if batch.offsets is None:
-        return list(ids)
-    bounds = batch.offsets.numpy()[:: batch.size] if batch.size else np.zeros(num_tables + 1, np.int64)
-    return [ids[low:high] for low, high in pairwise(bounds.tolist())]
-
-
-def _written(out: Path, part: str, manifest: Manifest, batch: Batch, renumbered: Sequence[Ids]) -> ShardFile:
-    ids = [new[old] for new, old in zip(renumbered, _by_table(batch, len(renumbered)), strict=True)]
-    dense = batch.dense.numpy()
-    stored = dense if batch.weight is None else np.column_stack([dense, batch.weight.numpy()])
-    rows = batch.label.numpy().astype(np.uint8), np.ascontiguousarray(stored, np.float32)
-    if batch.offsets is None:
-        return write_shard(out, f"{part}.shard", manifest.schema, *rows, np.stack(ids))
-    return write_bags(out, f"{part}.shard", manifest.schema, *rows, np.concatenate(ids), batch.offsets.numpy())
+def _written(out: Path, part: str, manifest: Manifest, rows: Batch) -> ShardFile:
+    block = block_of(rows)
+    if isinstance(block, RowBlock):
+        return write_shard(out, f"{part}.shard", manifest.schema, *block)
+    return write_bags(out, f"{part}.shard", manifest.schema, *block)
