@@ -11,7 +11,7 @@ from torch import Tensor
 from .jit.simd_nibbles import NIBBLE_MASKS
 from .numba import packed_bags
 from .numba.packed_rows import CODE_BITS, TablePlaces
-from .packed_scoring import RefusedRowsError
+from .packed_arrays import RefusedRowsError
 
 
 class PackedBags:

@@ -5,7 +5,8 @@ from torch import Tensor
 
 from dqrm_cpu.config import Config
 from dqrm_cpu.kernels.master_rows import FP32
-from dqrm_cpu.kernels.packed_scoring import CompiledNetwork, LayerArrays, NetworkArrays, TableArrays
+from dqrm_cpu.kernels.packed_arrays import LayerArrays, NetworkArrays, TableArrays
+from dqrm_cpu.kernels.packed_scoring import CompiledNetwork
 from dqrm_cpu.kernels.types import UNQUANTIZED
 from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.model.layers import LayerParameters

@@ -19,7 +19,8 @@ from dqrm_cpu.data.store.stored_rows import StoredRows, Stream
 from dqrm_cpu.errors import ConfigError, DataError, TrainingError
 from dqrm_cpu.export.read import load_packed
 from dqrm_cpu.kernels.ensemble import mean_logits
-from dqrm_cpu.kernels.packed_scoring import CompiledNetwork, RefusedRowsError
+from dqrm_cpu.kernels.packed_arrays import RefusedRowsError
+from dqrm_cpu.kernels.packed_scoring import CompiledNetwork
 from dqrm_cpu.metrics.calibration import FITS, Calibration
 from dqrm_cpu.metrics.click import ClickAccumulator
 from dqrm_cpu.model.activations import Mode

@@ -4,7 +4,8 @@ import importlib.util
 from itertools import accumulate
 
 from dqrm_cpu.base.kernel_cache import choose_cache_folder
-from dqrm_cpu.kernels.packed_scoring import CompiledNetwork, IntegerInputs, LayerArrays, NetworkArrays, TableArrays
+from dqrm_cpu.kernels.packed_arrays import IntegerInputs, LayerArrays, NetworkArrays, TableArrays
+from dqrm_cpu.kernels.packed_scoring import CompiledNetwork
 from dqrm_cpu.serving.description import BAG, CROSS, DENSE, DOT, FLOAT_BITS, Description
 from dqrm_cpu.serving.layers import AffineLayer, IntegerLayer
 from dqrm_cpu.serving.mapped_file import MappedFile

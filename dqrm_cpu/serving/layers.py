@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dqrm_cpu.kernels.packed_scoring import LEAST_MAGNITUDE, MOST_INTEGER_INPUTS
+from dqrm_cpu.kernels.packed_arrays import LEAST_MAGNITUDE, MOST_INTEGER_INPUTS
 from dqrm_cpu.serving.description import FLOAT_BITS, Description, LayerDescription
 from dqrm_cpu.serving.mapped_file import MappedFile
 from dqrm_cpu.serving.stored import BIAS_TENSORS, WEIGHT_TENSORS, Floats, finite, stored_matrix

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from dqrm_cpu.base.precision import FP32, INT8, PRODUCTS
 from dqrm_cpu.errors import CheckpointError, ConfigError
 from dqrm_cpu.kernels.ensemble import mean_logits
-from dqrm_cpu.kernels.packed_scoring import CompiledNetwork, RefusedRowsError
+from dqrm_cpu.kernels.packed_arrays import RefusedRowsError
+from dqrm_cpu.kernels.packed_scoring import CompiledNetwork
 from dqrm_cpu.serving.cells import UnusableRowError, bucket_ids, dense_values, read_bags, read_keys, read_numbers
 from dqrm_cpu.serving.columns import RowColumns
 from dqrm_cpu.serving.description import (

@@ -18,7 +18,7 @@ from ..jit.compile import inlined, serial
 from ..jit.memory import Codegen, Intrinsic, element_pointer, float_at, intrinsic, set_float
 from ..jit.simd import FLOAT_VECTOR, LANES, WORD_VECTOR, every_lane, load, load_part, multiply, round_clamp, splat
 from ..jit.simd_integers import as_float, byte_products, larger, largest, magnitude, no_words, store_bytes
-from ..packed_scoring import LEAST_MAGNITUDE
+from ..packed_arrays import LEAST_MAGNITUDE
 from .panels import PANEL, finish
 
 FOUR = 4

@@ -8,14 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dqrm_cpu.kernels.numba.split_panels import CAN_SPLIT, LEAST_OUTPUTS
-from dqrm_cpu.kernels.packed_scoring import (
-    LEAST_MAGNITUDE,
-    CompiledNetwork,
-    IntegerInputs,
-    LayerArrays,
-    NetworkArrays,
-    TableArrays,
-)
+from dqrm_cpu.kernels.packed_arrays import LEAST_MAGNITUDE, IntegerInputs, LayerArrays, NetworkArrays, TableArrays
+from dqrm_cpu.kernels.packed_scoring import CompiledNetwork
 
 ONE = np.ones(1, np.float32)
 needs_split = pytest.mark.skipif(not CAN_SPLIT, reason="this processor has no instruction for which numbers are split")

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from dqrm_cpu.kernels.packed_arrays import RefusedRowsError
 from dqrm_cpu.kernels.packed_bags import PackedBags
-from dqrm_cpu.kernels.packed_scoring import RefusedRowsError
 
 NUM_ROWS = 37
 
