@@ -64,7 +64,7 @@ def look(screen: "Screen") -> Iterator["Look"]:
 
 
 class Screen(NamedTuple):
-    """What several tests open pages on."""
+    """A browser context of one width and colour scheme, in which several tests open pages."""
 
     context: BrowserContext
     width: int

@@ -85,7 +85,7 @@ def tune(config: Config, request: RunRequest, asked: TuneRequest, transport: Tra
 
 
 class TrialSetup(NamedTuple):
-    """What one trial trains: a configuration, and the rows."""
+    """The configuration that one trial of a search trains, and the rows that it trains on."""
 
     config: Config
     data: DataSet

@@ -25,7 +25,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every category has a row."""
+    """Prepares a log so that every category has a row in its table."""
     out = tmp_path_factory.mktemp("whole") / "data"
     prepared([raw], out, shard_rows=SHARD_ROWS)
     return out

@@ -46,11 +46,11 @@ class Done(NamedTuple):
     results: dict[str, RunResult]
 
     def jobs(self, name: str) -> tuple[Job, ...]:
-        """Those of a variant, one a seed."""
+        """Returns the planned runs of a variant, one for each seed."""
         return next(cell.jobs for cell in self.planned.cells if cell.variant.name == name)
 
     def outcome(self, job: Job) -> RunOutcome:
-        """What a run came to."""
+        """Returns the outcome that a run wrote into its folder."""
         found = self.results[job.result_name]
         assert isinstance(found, RunOutcome)
         return found
@@ -180,7 +180,6 @@ def test_an_id_that_was_never_seen_has_the_rate_of_all() -> None:
 
 @pytest.mark.slow
 def test_lightgbm_fits_and_scores(tmp_path: Path) -> None:
-    pytest.importorskip("lightgbm")
     planned = plan([reduced("LightGBM", tried=1)], request_in(tmp_path))
     found = run_jobs([job for job in jobs_of(planned) if job.outside], job_context(tmp_path, Watcher()))
     assert isinstance(found, dict)
