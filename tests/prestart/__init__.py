@@ -5,7 +5,8 @@
 To import torch and numba and to take them down again takes two seconds of a core, and tests start hundreds of ranks and
 commands. Each is a process of its own all the same, with the standard streams, descriptors, environment and folder of
 whoever started it. A signal sent to the command that stands for it reaches it, but for SIGSTOP; the command stops and
-ends as it does.
+ends as it does. `kill` kills both, and what the process started: after a SIGKILL to the command alone, whoever looks
+next may find the process still there, and locked what it had locked.
 
 All processes of one run of the tests share the servers: each lies in a folder named after that run, and ends once the
 last of them has.
@@ -19,12 +20,14 @@ import hashlib
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 _HERE = Path(__file__).parent
 # What the interpreter, torch or numba reads as it is imported, and never again.
@@ -46,6 +49,14 @@ def python(env: Mapping[str, str]) -> list[str]:
         name = hashlib.sha256(repr(read).encode()).hexdigest()[:16]
         _servers[read] = _join_server(_folder() / name, env)
     return [sys.executable, "-I", "-S", str(_HERE / "client.py"), str(_servers[read])]
+
+
+def kill(process: "subprocess.Popen[Any]") -> None:
+    """Kills a process that was started with what `python` returned, and waits until it holds nothing any more."""
+    command: Any = process.args
+    forked = str(_HERE / "client.py") in command
+    process.send_signal(signal.SIGRTMIN if forked else signal.SIGKILL)
+    process.wait(_LAST_S)
 
 
 def _folder() -> Path:

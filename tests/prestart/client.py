@@ -12,6 +12,7 @@ import socket
 import sys
 
 _PASSED_ON = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGCONT")
+_KILLS = signal.SIGRTMIN  # SIGKILL would end this process before the other
 
 
 def main() -> None:
@@ -20,6 +21,7 @@ def main() -> None:
         _hand_over(server)
         for name in _PASSED_ON:
             signal.signal(getattr(signal, name), lambda number, _: _pass_on(server, number))
+        signal.signal(_KILLS, lambda *_: _pass_on(server, signal.SIGKILL))
         status = int(server.recv(16) or b"256")  # without an answer the server is gone: status 1
     if os.WIFSIGNALED(status):
         _die_of(os.WTERMSIG(status))

@@ -173,11 +173,12 @@ class Server:
             asked = child.client.recv(1, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
-        if asked:
-            os.kill(child.pid, asked[0])
-        else:
+        if not asked:
             self._poll.unregister(child.client)
+        if not asked or asked[0] == signal.SIGKILL:
             _kill(child)
+        else:
+            os.kill(child.pid, asked[0])
 
 
 def _kill(child: Child) -> None:

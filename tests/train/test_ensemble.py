@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -29,7 +28,7 @@ from dqrm_cpu.train.run_place import member_folder, members_of
 from dqrm_cpu.train.session import trained_session
 from dqrm_cpu.train.state import Interrupted, Result
 from launching import clean_environ, run_world
-from prestart import python
+from prestart import kill, python
 from several_commands import several_commands
 from test_resume import SignalAt, assert_same_run, run
 from tiny import tiny_config
@@ -163,12 +162,11 @@ def test_killed_in_the_second_member_and_resumed_by_the_command(pair: Path, tmp_
     environ, folder = clean_environ(), tmp_path / "run"
     arguments = ["--config", str(pair / "config.toml"), "--run-dir", str(folder)]
     command = [*python(environ), "-m", "dqrm_cpu", "train", *arguments]
-    process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not list(member_folder(folder, 2).glob("checkpoints/step-*")) and time.monotonic() < deadline:
         time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
+    kill(process)
     resumed = dqrm_cpu("train", "--run-dir", folder, "--resume", "auto")
     assert resumed.returncode == 0, resumed.stderr
     assert "member 1 of 2 is trained" in resumed.stderr

@@ -23,7 +23,7 @@ from dqrm_cpu.train.run import RunRequest
 from dqrm_cpu.train.tuning import search
 from dqrm_cpu.train.tuning.record import read_record, record_path
 from launching import clean_environ
-from prestart import python
+from prestart import kill, python
 from searches import SHORT, SMALL_MODEL, options, record_of, write_small_data
 
 RECORD = "tuning.json"
@@ -91,8 +91,7 @@ def test_a_killed_search_goes_on_and_chooses_the_same(
     deadline = time.monotonic() + 240
     while not _scores(run_dir) and time.monotonic() < deadline:
         time.sleep(0.001)
-    process.kill()
-    process.wait(timeout=60)
+    kill(process)
     done = _scores(run_dir)
     assert done
     assert not (run_dir / "result.json").exists()
