@@ -289,6 +289,29 @@ def _pretraining_ends(config: Config) -> Conflict | None:
     )
 
 
+def _late_start_leaves_something(config: Config) -> Conflict | None:
+    quant = config.quant
+    if not quant.start_at:
+        return None
+    if quant.method in ("none", "ptq"):
+        return Conflict(
+            ("quant.start_at", "quant.method"),
+            "quant.start_at is where quantization-aware training begins, "
+            f"quant.method {quant.method} has none, set it to dqrm",
+        )
+    if quant.pretrain_epochs:
+        return Conflict(
+            ("quant.start_at", "quant.pretrain_epochs"),
+            f"quant.start_at {quant.start_at} and quant.pretrain_epochs {quant.pretrain_epochs} both say when training "
+            "becomes quantized, leave out one of them",
+        )
+    if quant.start_at < 1:
+        return None
+    return Conflict(
+        ("quant.start_at",), "quant.start_at 1 leaves nothing to train quantized, set it below 1, such as 0.9"
+    )
+
+
 def _bits_have_a_method(config: Config) -> Conflict | None:
     quant = config.quant
     if quant.method != "none":
@@ -345,6 +368,7 @@ _RULES: tuple[Callable[[Config], Conflict | None], ...] = (
     _ramp_leads_somewhere,
     _mask_is_a_choice,
     _pretraining_ends,
+    _late_start_leaves_something,
     _bits_have_a_method,
     _rounding_is_trained,
     shards_are_possible,

@@ -205,6 +205,10 @@ class QuantConfig:
     target_alive_min_rows: Positive = setting(1000, "smaller tables keep width 1")
     clip_mask: bool = setting(False, "of dqrm and hawq: a weight beyond the codes gets no gradient")
     pretrain_epochs: Count = setting(0, "epochs in FP32 before quantization-aware training begins")
+    start_at: Share = setting(
+        0.0,
+        "the same as a share of the iterations of all train.epochs: 0.9 trains quantized in the last tenth",
+    )
 
 
 @dataclass(frozen=True)

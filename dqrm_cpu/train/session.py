@@ -158,9 +158,16 @@ def open_scales(quant: QuantConfig, model: Dlrm, shards: Shards | None = None) -
     return TableScales(quant, model.kernels, model.groups, None if shards is None else shards.largest)
 
 
-def quantized_from(quant: QuantConfig, batches_per_epoch: int) -> float:
-    """Returns the first iteration that trains the quantized model."""
-    return math.inf if quant.method == "ptq" else quant.pretrain_epochs * batches_per_epoch
+def quantized_from(config: Config, batches_per_epoch: int) -> float:
+    """Returns the first iteration that trains the quantized model.
+
+    What stops a run early, `train.max_steps` among it, does not move it: such a run can be gone on with.
+    """
+    quant = config.quant
+    if quant.method == "ptq":
+        return math.inf
+    late = int(quant.start_at * config.train.epochs * batches_per_epoch)
+    return late or quant.pretrain_epochs * batches_per_epoch
 
 
 def build_session(
@@ -189,7 +196,7 @@ def build_session(
 
     train_loader = loader(data.train, train.batch_size, "training")
     skips_bad = train.on_bad_batch == "skip"
-    first_quantized = share * quantized_from(config.quant, train_loader.num_batches)
+    first_quantized = share * quantized_from(config, train_loader.num_batches)
     return Session(
         model,
         scales,

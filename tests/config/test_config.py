@@ -191,6 +191,7 @@ def test_toml_round_trip(values: dict[str, Value], toml_path: Path) -> None:
         "quant.step_width": (0.25,),
         "quant.target_alive": 0.0,
         "quant.pretrain_epochs": 0,
+        "quant.start_at": 0.0,
         "quant.mlp_rounding": "nearest",
         "train.batch_size": values["comm.simulated_ranks"],
         "train.master_rows": "fp32",

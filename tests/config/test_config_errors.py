@@ -237,6 +237,21 @@ CONFLICTS = [
         "--quant.mlp-rounding stochastic and --quant.mlp-bits 32: "
         "quant.mlp_rounding stochastic has nothing to round, quant.mlp_bits is 32, set that to 4 or 8",
     ),
+    (
+        {"quant.start_at": "0.9", "quant.method": "ptq"},
+        "--quant.start-at 0.9 and --quant.method ptq: "
+        "quant.start_at is where quantization-aware training begins, quant.method ptq has none, set it to dqrm",
+    ),
+    (
+        {"quant.start_at": "0.9", "quant.pretrain_epochs": "1"},
+        "--quant.start-at 0.9 and --quant.pretrain-epochs 1: "
+        "quant.start_at 0.9 and quant.pretrain_epochs 1 both say when training becomes quantized, leave out one of "
+        "them",
+    ),
+    (
+        {"quant.start_at": "1"},
+        "--quant.start-at 1: quant.start_at 1 leaves nothing to train quantized, set it below 1, such as 0.9",
+    ),
 ]
 
 

@@ -57,6 +57,11 @@ def last_tensors(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(("name", "cut"), [*((name, 25) for name in METHODS), ("late", EPOCH), ("late", 45)])
 def test_resumes_to_the_bit(name: str, cut: int, tmp_path: Path) -> None:
     config = tiny_config(MODELS.get(name), METHODS[name], {"epochs": 2, "optimizer": "rowwise-adagrad"}, ROWS)
+    assert_resumes(config, cut, tmp_path)
+
+
+def assert_resumes(config: Config, cut: int, tmp_path: Path) -> None:
+    """Stops a run after `cut` steps, goes on with it, and finds the bits of one that nothing stopped."""
     whole = run(config, tmp_path / "whole")
     run(replace(config, train=replace(config.train, max_steps=cut)), tmp_path / "cut")
     resumed = run(config, tmp_path / "cut", resume=True)
@@ -83,6 +88,27 @@ def test_pretraining_is_in_fp32(tmp_path: Path) -> None:
     late = tiny_config(quant={"method": "dqrm", "pretrain_epochs": 1}, train={"epochs": 2}, data=ROWS)
     fp32 = tiny_config(quant={"method": "none"}, train={"epochs": 2}, data=ROWS)
     for steps, same in ((EPOCH, True), (EPOCH + 5, False)):
+        for name, config in (("late", late), ("fp32", fp32)):
+            run(replace(config, train=replace(config.train, max_steps=steps)), tmp_path / f"{name}-{steps}")
+        tables = [last_tensors(tmp_path / f"{name}-{steps}")["tables"] for name in ("late", "fp32")]
+        assert torch.equal(*tables) is same
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("cut", [20, 38, 39])
+def test_a_late_start_resumes_to_the_bit(cut: int, tmp_path: Path) -> None:
+    quant = {"start_at": 0.6, "step_width": (2.0,), "activation_bits": 8}
+    assert_resumes(
+        tiny_config(quant=quant, train={"epochs": 2, "optimizer": "rowwise-adagrad"}, data=ROWS), cut, tmp_path
+    )
+
+
+@pytest.mark.long
+def test_the_first_part_is_in_fp32(tmp_path: Path) -> None:
+    """Of 64 iterations 38, which is .6 rounded down, are those of FP32; where a run is stopped does not move that."""
+    late = tiny_config(quant={"method": "dqrm", "start_at": 0.6}, train={"epochs": 2}, data=ROWS)
+    fp32 = tiny_config(quant={"method": "none"}, train={"epochs": 2}, data=ROWS)
+    for steps, same in ((38, True), (39, False)):
         for name, config in (("late", late), ("fp32", fp32)):
             run(replace(config, train=replace(config.train, max_steps=steps)), tmp_path / f"{name}-{steps}")
         tables = [last_tensors(tmp_path / f"{name}-{steps}")["tables"] for name in ("late", "fp32")]
