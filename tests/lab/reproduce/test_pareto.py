@@ -14,7 +14,7 @@ from dqrm_cpu.comm.transport import SingleTransport
 from dqrm_cpu.errors import ConfigError
 from dqrm_cpu.lab.reproduce.experiments import definition
 from dqrm_cpu.lab.reproduce.experiments.definition import Experiment, Outside
-from dqrm_cpu.lab.reproduce.experiments.pareto import PARETO, SINGLE
+from dqrm_cpu.lab.reproduce.experiments.pareto import ENSEMBLES, INT4, PARETO, SINGLE, TunedModel
 from dqrm_cpu.lab.reproduce.outcome import RunOutcome, RunResult
 from dqrm_cpu.lab.reproduce.pareto.boosted_trees import Encoding, encoded_by_folds
 from dqrm_cpu.lab.reproduce.pareto.front import front_rows
@@ -176,6 +176,27 @@ def test_an_id_that_was_never_seen_has_the_rate_of_all() -> None:
     rates = encoding.features(np.array([[0, 1, 2]], np.int32))[:, 0]
     assert rates[2] == pytest.approx(2 / 3)
     assert rates[0] < rates[2] < rates[1]
+
+
+def test_a_tuned_model_is_a_row_for_each_count_and_number_of_models() -> None:
+    norms = ({"train.weight_decay": 0.1}, {"train.weight_decay": 0.2})
+    made = list(TunedModel("new", {"train.epochs": 2}, INT4, counts=(1, 5), members=(1, 2), tried=norms).variants())
+    rows = [one for one in made if one.best_of]
+    assert [row.name for row in rows] == ["new", "new, 2 models", "new, min-count 5", "new, min-count 5, 2 models"]
+    assert [row.series for row in rows] == [INT4, ENSEMBLES] * 2
+    assert rows[3].best_of == tuple(
+        f"new, min-count 5, 2 models, rate {rate}, weight-decay {decay}"
+        for decay in (0.1, 0.2)
+        for rate in (0.01, 0.02)
+    )
+    last = made[-1]
+    assert (last.members, last.settings["data.min_count"], last.settings["train.weight_decay"]) == (2, 5, 0.2)
+    assert (last.settings["train.epochs"], last.settings["train.optimizer"]) == (2, "rowwise-adagrad")
+
+
+def test_nobody_is_tuned_by_more_runs_than_fp32() -> None:
+    with pytest.raises(AssertionError):
+        TunedModel("greedy", {}, INT4, tried=({},) * 5)
 
 
 @pytest.mark.slow
