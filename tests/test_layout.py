@@ -36,6 +36,7 @@ LAYERS = {
         *("comm", "config", "data", "export", "kernels", "model", "predict", "quant", "serving", "timing", "train"),
     },
     "lab/planning": {"comm", "config", "kernels", "lab/bench", "timing"},
+    "lab/scaling": {"config", "kernels", "lab/bench", "model", "report"},
     "lab/profiler": {
         *("comm", "config", "data", "kernels", "lab/bench", "model", "quant", "report", "timing", "train"),
     },

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,11 +14,13 @@ from dqrm_cpu.cli.parser import Subparsers, UsageError, require_replaceable, who
 
 if TYPE_CHECKING:
     from dqrm_cpu.lab.bench.harness.benchmark import Benchmark, RunEnvironment
+    from dqrm_cpu.lab.bench.harness.result import CaseResult
     from dqrm_cpu.lab.bench.harness.runner import BenchProgress
 
-_KINDS = ("step", "kernels", "data", "exchange", "serve", "score", "lookup", "spans")
+_KINDS = ("step", "kernels", "data", "exchange", "serve", "score", "lookup", "spans", "scaling")
 _ROUNDS, _QUICK_ROUNDS = 15, 3
 _DATA_ROUNDS = 5  # a round of a million rows takes about fifteen seconds
+_SCALING_ROUNDS = 5  # of each number of cores, case and precision
 _TURN_S, _QUICK_TURN_S = 0.15, 0.005
 
 _EPILOG = """\
@@ -28,6 +31,7 @@ examples:
   dqrm-cpu bench exchange --json exchange.json    gradients between two ranks, every wire and transport
   dqrm-cpu bench lookup --threads 1               rows of an INT4 table, beside PyTorch and FBGEMM
   dqrm-cpu bench serve --cases rows_64            200 requests a second of 64 rows, for a minute
+  dqrm-cpu bench scaling --json a.json --page a.html  1 to all cores: what a machine is worth
   dqrm-cpu bench step --quick                     a minute's look whether all of it works
 
 Contestants take turns; those that are not installed say so. What to make of the figures:
@@ -44,23 +48,30 @@ def add_parser(subparsers: Subparsers) -> None:
         choices=_KINDS,
         help="step: whole training steps; kernels: one by one; data: prepare, predict; exchange: gradients between "
         "ranks; score: a model file; lookup: rows of one INT4 table; serve: the server under a load of requests; "
-        "spans: what timing costs",
+        "spans: what timing costs; scaling: steps on 1 to all cores and sockets",
     )
     parser.add_argument(
         "--cases",
         metavar="NAME,...",
         help="demo_128, kaggle_128, kaggle_2048, terabyte_2048; data: rows_1m, "
         "rows_8m, predict_1m; exchange: terabyte_d64, terabyte_d16; serve: rows_64, rows_64_fast, rows_1; "
-        "score: kaggle_1, kaggle_64, kaggle_2048; lookup: d16_bag1, d16_bag20, d64_bag1, d64_bag20, and _cached",
+        "score: kaggle_1, kaggle_64, kaggle_2048; lookup: d16_bag1, d16_bag20, d64_bag1, d64_bag20, and _cached; "
+        "scaling: kaggle_2048, terabyte_2048, mlperf_32768",
     )
     parser.add_argument("--transports", metavar="NAME,...", help="of bench exchange (default: those that work here)")
     parser.add_argument(
         "--rounds",
         metavar="N",
         type=whole_number(1),
-        help=f"turns of each contestant (default: {_ROUNDS}, data: {_DATA_ROUNDS}, quick: {_QUICK_ROUNDS})",
+        help=f"turns of each contestant (default: {_ROUNDS}, data: {_DATA_ROUNDS}, "
+        f"scaling: {_SCALING_ROUNDS}, quick: {_QUICK_ROUNDS})",
     )
-    parser.add_argument("--threads", metavar="N", type=whole_number(1), help="threads (default: every core it may use)")
+    parser.add_argument(
+        "--threads",
+        metavar="N",
+        type=whole_number(1),
+        help="threads, of bench scaling the most cores (default: every core it may use)",
+    )
     parser.add_argument("--quick", action="store_true", help="small tables, few rounds; times mean nothing")
     parser.add_argument(
         "--against",
@@ -69,6 +80,7 @@ def add_parser(subparsers: Subparsers) -> None:
         help="also say what got slower since the figures that --json wrote there",
     )
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures, machine and versions")
+    parser.add_argument("--page", metavar="FILE", type=Path, help="of bench scaling: also write a page of charts")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -76,6 +88,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json is not None and not args.json.parent.is_dir():
         raise UsageError(f"--json {args.json}: there is no folder {args.json.parent}; make it first")
     require_replaceable("--json", args.json, "result of a benchmark", b"{")
+    require_replaceable("--page", args.page, "page", b"<!")
+    if args.page is not None and args.what != "scaling":
+        raise UsageError(f"--page {args.page}: bench {args.what} makes no page; bench scaling does")
     if args.transports is not None and args.what != "exchange":
         raise UsageError(f"--transports {args.transports}: bench {args.what} has no ranks; bench exchange has")
     from dqrm_cpu.lab.bench.harness.against import changes_since, read_earlier
@@ -97,6 +112,8 @@ def run(args: argparse.Namespace) -> int:
         if args.json is not None:
             # After each case: what is measured is not lost when a later one is interrupted.
             args.json.write_text(json.dumps(benchmark_document(benchmark, environment, results), indent=1) + "\n")
+        if args.page is not None:
+            _write_page(results, environment, args.page)
     if earlier is not None:
         print(format_changes(earlier, changes_since(earlier, results), earlier.differences(environment)))
     return 0
@@ -112,7 +129,7 @@ def _environment(args: argparse.Namespace) -> "RunEnvironment":
     machine = fingerprint()
     threads = args.threads or machine.usable_cores
     torch.set_num_threads(threads)
-    usual = _DATA_ROUNDS if args.what == "data" else _ROUNDS
+    usual = {"data": _DATA_ROUNDS, "scaling": _SCALING_ROUNDS}.get(args.what, _ROUNDS)
     rounds = args.rounds or (_QUICK_ROUNDS if args.quick else usual)
     plan = TurnPlan(rounds, _QUICK_TURN_S if args.quick else _TURN_S)
     now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -128,7 +145,10 @@ def _benchmark(args: argparse.Namespace, environment: "RunEnvironment") -> "Benc
     from dqrm_cpu.lab.bench.serve.serve_benchmark import SERVE
     from dqrm_cpu.lab.bench.step.span_benchmark import SPANS
     from dqrm_cpu.lab.bench.step.step_benchmark import STEP
+    from dqrm_cpu.lab.scaling.scaling_benchmark import scaling_benchmark
 
+    if args.what == "scaling":
+        return scaling_benchmark(environment)
     if args.what != "exchange":
         kinds = (STEP, KERNELS, DATA, SCORE, LOOKUP, SERVE, SPANS)
         return next(kind for kind in kinds if kind.name == args.what)
@@ -137,6 +157,13 @@ def _benchmark(args: argparse.Namespace, environment: "RunEnvironment") -> "Benc
         if name not in TRANSPORTS:
             raise UsageError(f"--transports {name}: no such transport; there are {', '.join(TRANSPORTS)}")
     return exchange_benchmark(transports, args.threads or max(1, environment.machine.usable_cores // RANKS))
+
+
+def _write_page(results: "Sequence[CaseResult]", environment: "RunEnvironment", out: Path) -> None:
+    from dqrm_cpu.lab.scaling.scaling_benchmark import machine_bindings
+    from dqrm_cpu.lab.scaling.scaling_page import write_scaling_page
+
+    write_scaling_page(results, machine_bindings(environment), environment, out)
 
 
 def _names(given: str | None, default: tuple[str, ...]) -> tuple[str, ...]:

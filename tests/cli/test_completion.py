@@ -29,7 +29,7 @@ def bash_offers(*words: str) -> list[str]:
         (("train", "--quant.method", "d"), ["dqrm", "dorefa"]),
         (("train", "--resume", ""), ["auto", "never"]),
         (("data", "sh"), ["show"]),
-        (("bench", ""), ["step", "kernels", "data", "exchange", "serve", "score", "lookup", "spans"]),
+        (("bench", ""), ["step", "kernels", "data", "exchange", "serve", "score", "lookup", "spans", "scaling"]),
         (("predict", "runs/"), []),  # the shell goes on with files
         (("train", "--data", ""), []),
     ],
