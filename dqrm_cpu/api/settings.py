@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from dqrm_cpu.base.files import require_name_in_utf8
 from dqrm_cpu.comm.transports.launch import detect_launch
 from dqrm_cpu.config import Config
 from dqrm_cpu.config.load import LoadedConfig, load_given_config, load_run_config
@@ -110,10 +111,16 @@ def config_to_score(given: GivenSettings, run_dir: Path, parts: Sequence[str], w
 def _with_absolute_paths(config: Config) -> Config:
     """Returns the configuration as a run records it: data and parent are found from any working directory."""
     if config.init_from:
-        config = replace(config, init_from=str(Path(config.init_from).absolute()))
+        config = replace(config, init_from=_absolute_path(config.init_from))
     if config.data.source == SYNTHETIC:
         return config
-    return replace(config, data=replace(config.data, source=str(Path(config.data.source).absolute())))
+    return replace(config, data=replace(config.data, source=_absolute_path(config.data.source)))
+
+
+def _absolute_path(path: str) -> str:
+    absolute = Path(path).absolute()
+    require_name_in_utf8(absolute, ConfigError)
+    return str(absolute)
 
 
 def parts_cut(config: Config, parts: Sequence[str]) -> list[str]:

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -32,6 +33,15 @@ _ADVICE = {
     errno.EPERM: "this user may not write there: give another folder",
     errno.EIO: "the disk or the network failed: check it",
 }
+
+
+def require_name_in_utf8(name: str | Path, raises: type[DqrmError]) -> None:
+    """Raises where a name cannot be written into a file in UTF-8, as all that records names is."""
+    try:
+        str(name).encode()
+    except UnicodeEncodeError:
+        mend = "rename it" if sys.getfilesystemencoding() == "utf-8" else "set LC_ALL=C.UTF-8, or rename it"
+        raise raises(f"{name} is no name in UTF-8, in which names are recorded; {mend}") from None
 
 
 def replace_file(path: Path, pieces: Iterable[bytes | memoryview], raises: type[DqrmError]) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
 _UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+_LEAST_SHOWN = 0.05  # of a unit, with one decimal
 
 
 def resident_bytes() -> int:
@@ -29,10 +30,15 @@ def format_size(num_bytes: float) -> str:
 
 
 def format_distinct_sizes(larger: int, smaller: int) -> tuple[str, str]:
-    """Writes both in one unit, small enough that two different numbers of bytes never read the same."""
+    """Writes both in one unit, small enough that two different numbers of bytes never read the same.
+
+    A smaller one that would read 0.0 has a unit of its own.
+    """
     for unit, name in _UNITS:
         if larger < unit:
             continue
+        if 0 < smaller < unit * _LEAST_SHOWN:
+            return f"{larger / unit:,.1f} {name}", format_distinct_sizes(smaller, 0)[0]
         for decimals in (1, 2):
             texts = tuple(f"{size / unit:,.{decimals}f} {name}" for size in (larger, smaller))
             if larger == smaller or texts[0] != texts[1]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dqrm_cpu.base.hardware import fingerprint
+from dqrm_cpu.base.memory import format_size
 from dqrm_cpu.base.wording import counted
 from dqrm_cpu.comm.sharding.placement import most_held_rows
 from dqrm_cpu.comm.transport import Transport
@@ -143,7 +144,7 @@ def check_memory(job: JobFacts, rank_bytes: int) -> Finding:
     """Holds the need of a host's ranks, each with the tables that it has, against its memory."""
     needs = [(len(ranks) * rank_bytes, _least(ranks), host) for host, ranks in job.hosts.items()]
     need, free, host = min(needs, key=lambda each: each[1] - each[0])
-    found = f"{need / _GB:.1f} GB needed, {free / _GB:.1f} GB free on {host}, the tightest host"
+    found = f"{format_size(need)} needed, {format_size(free)} free on {host}, the tightest host"
     if need > free:
         return Finding("memory", Verdict.FAIL, found, "fewer ranks per host, --mem=0, or hosts with more memory")
     return Finding("memory", Verdict.OK, found)
@@ -163,7 +164,7 @@ def check_disk(job: JobFacts, checkpoint_bytes: int, folder: Path) -> Finding:
     free = job.ranks[0].disk_free_bytes
     if free < 0:
         return Finding("disk", Verdict.FAIL, f"{folder.absolute()} cannot be read", "another folder: --run-dir")
-    found = f"checkpoints take {checkpoint_bytes / _GB:.1f} GB, {free / _GB:.1f} GB are free"
+    found = f"checkpoints take {format_size(checkpoint_bytes)}, {format_size(free)} are free"
     if checkpoint_bytes > free:
         return Finding("disk", Verdict.FAIL, found, "another folder: --run-dir, or --train.keep-checkpoints 1")
     return Finding("disk", Verdict.OK, found)

@@ -9,6 +9,7 @@ from dqrm_cpu.base.memory import format_distinct_sizes
 def test_the_unit_suits_the_larger_one() -> None:
     assert format_distinct_sizes(3 << 30, 1 << 29) == ("3.0 GiB", "0.5 GiB")
     assert format_distinct_sizes(17 << 20, 0) == ("17.0 MiB", "0.0 MiB")
+    assert format_distinct_sizes(17 << 20, 3 << 10) == ("17.0 MiB", "3.0 KiB")
     assert format_distinct_sizes(700, 3) == ("700 bytes", "3 bytes")
 
 

@@ -2,17 +2,22 @@
 
 A mistake in the command line or in settings ends with 2, one in data, files or the machine with 1; none with a
 traceback, which `commands.dqrm_cpu` would raise here. What is taken, but should be looked at, ends with 0 and says so.
+
+A word in brackets before a command is the place where it is typed (`PLACES`); NAME=VALUE is part of its environment.
 """
 
 import gzip
 import io
 import json
+import os
 import random
 import shlex
 import shutil
 import socket
+import subprocess
 import sys
 from collections import namedtuple
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,12 +26,14 @@ import pytest
 
 from commands import CommandOutput, dqrm_cpu
 from dqrm_cpu.cli.main import main
+from dqrm_cpu.kernels.sealed import is_whole
 
 SMALL = "--model.embedding-dim 4 --model.bottom-mlp 8,4 --model.top-mlp 8,1 --train.batch-size 32 --train.epochs 1"
 HEAD = "click,hour,site,user"
 SCHEMA = 'delimiter = ","\nheader = true\nlabel = "click"\nintegers = ["hour"]\ncategories = ["site", "user"]\n'
 DiskUsage = namedtuple("DiskUsage", "total used free")
 
+LATIN_NAME = os.fsdecode("größe.csv".encode("latin-1"))
 TWO_PROCESSES = "RANK=0 WORLD_SIZE=2 LOCAL_RANK=0 MASTER_ADDR=127.0.0.1 MASTER_PORT={port} TORCHELASTIC_RUN_ID=x "
 
 MISTAKES = [
@@ -85,6 +92,11 @@ MISTAKES = [
     ("train --run-dir runs/a --resume auto --comm.simulated-ranks 64", 2, "train.batch_size 32 leaves ranks without"),
     ("train --run-dir runs/no-clicks", 2, "runs/no-clicks holds a run already"),
     ("PMI_RANK=0 PMI_SIZE=2 train", 1, "pip install 'dqrm-cpu[mpi]'"),  # mpirun, where mpi4py is missing
+    (
+        "[tiny-disk] train --data data/clicks --run-dir runs/tiny --train.epochs 1",
+        1,
+        "needs 16.2 MiB in runs/tiny/checkpoints but 3.0 KiB are free (the one before goes only after the new one",
+    ),
     (f"{TWO_PROCESSES} train", 1, "MASTER_ADDR and MASTER_PORT must be rank 0's host and a port that is free there"),
     # prepare
     ("prepare", 2, "the following arguments are required: RAW"),
@@ -138,6 +150,22 @@ MISTAKES = [
     ("prepare structs.parquet --out x7 --schema schema.toml", 1, "column hour holds struct<h: int64>, where numbers"),
     ("prepare link.csv clicks.csv --out x --schema schema.toml", 2, "named twice: link.csv, once by a link or another"),
     ("prepare clicks.csv clicks.csv --out x --schema schema.toml", 2, "a raw file is named twice"),
+    (
+        "[tiny-disk] prepare clicks.csv --schema schema.toml --out x4",
+        1,
+        "takes up to 13.4 kB on the disk of x4, and 3.1 kB are free; make room",
+    ),
+    (
+        "[truncated-kernel-cache] prepare clicks.csv --schema schema.toml --out data/3",
+        0,
+        ".nbc is damaged, and is thrown away",
+    ),
+    (f"prepare {LATIN_NAME} --schema schema.toml --out x", 2, "no name in UTF-8, in which names are recorded; rename"),
+    (
+        "prepare clicks.csv --schema schema.toml --out x --vocabulary läden",
+        1,
+        "läden holds no vocabulary: give a prepared data set",
+    ),
     ("prepare clicks.csv --out clicks.csv --schema schema.toml", 2, "--out clicks.csv is a file; give a folder"),
     (
         "prepare other.csv --out data/clicks --schema schema.toml",
@@ -203,6 +231,8 @@ MISTAKES = [
     ("predict runs/edited clicks.csv --out s.csv", 1, "correct runs/edited/config.toml: a model is scored as it was"),
     ("predict cut.safetensors clicks.csv --out s.csv", 1, "cut.safetensors is no packed model: its tensors have"),
     # The others.
+    ("[LANG=C] report runs/läufe", 0, "runs/l\\udcc3\\udca4ufe/report.html"),
+    ("[ASCII-terminal] report runs/läufe --out läufe.html", 0, "l\\xe4ufe.html"),
     ("compress --run-dir runs/a", 2, "unknown option; the run is given without one: dqrm-cpu compress [RUN]"),
     ("compress runs/a --out clicks.csv", 2, "--out clicks.csv is there already, and no packed model"),
     ("compress --verify nothere", 1, "nothere cannot be read: there is no such file"),
@@ -263,7 +293,9 @@ def write_raw_files() -> None:
         "wide.csv": [HEAD, f"{lines[0]},1,2", *lines],
         "typo.toml": [SCHEMA.replace("categories", "catgories")],
         "column.toml": [SCHEMA.replace('"site"', '"sites"')],
-        "headerless.toml": [SCHEMA.replace("header = true", f"header = false\nfields = {HEAD.split(',')}")],
+        "headerless.toml": [
+            SCHEMA.replace("header = true", f"header = false\nfields = {HEAD.split(',')}").replace("user", "usér")
+        ],
         "run.toml": ["[train]\nlearning_rat = 0.1"],
     }
     for name, content in texts.items():
@@ -278,7 +310,9 @@ def write_raw_files() -> None:
     Path("utf16.csv").write_text("\n".join([HEAD, *lines]), encoding="utf-16")
     Path("bom.csv").write_text("\n".join([HEAD, *lines]), encoding="utf-8-sig")
     Path("link.csv").symlink_to("clicks.csv")
+    shutil.copy("clicks.csv", LATIN_NAME)
     Path("nothing").mkdir()
+    Path("läden").mkdir()
 
 
 def succeed(command: str) -> CommandOutput:
@@ -310,6 +344,7 @@ def make_runs() -> None:
     Path("runs/newer/environment.json").write_text(json.dumps({**environment, "dqrm_cpu": "9.1.0"}))
     change_text("runs/edited/config.toml", "embedding_bits = 4", "embedding_bits = 8")
     change_text("runs/moved/config.toml", "data/clicks", "data/gone")
+    shutil.copytree("runs/headerless", "runs/läufe")
     Path("cut.safetensors").write_bytes(Path("runs/a/packed/dense.safetensors").read_bytes()[:-9])
 
 
@@ -326,16 +361,70 @@ def listed(place: Path) -> set[Path]:
     return set(place.rglob("*"))
 
 
-@pytest.mark.parametrize(("command", "status", "message"), MISTAKES, ids=[command for command, _, _ in MISTAKES])
+def on_a_tiny_disk(words: list[str], patch: pytest.MonkeyPatch) -> CommandOutput:
+    patch.setattr(shutil, "disk_usage", lambda _: DiskUsage(10**6, 10**6, 3 << 10))
+    return dqrm_cpu(*words)
+
+
+def on_an_ascii_terminal(words: list[str], patch: pytest.MonkeyPatch) -> CommandOutput:
+    shown = io.BytesIO()
+    patch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="ascii"))
+    status = main(words)
+    sys.stdout.flush()
+    return CommandOutput(status, shown.getvalue().decode(), "")
+
+
+def in_a_process(words: list[str], **environ: str) -> CommandOutput:
+    """Runs the command where nothing is imported yet; a traceback fails here too."""
+    command = [sys.executable, "-m", "dqrm_cpu", *words]
+    done = subprocess.run(command, env=os.environ | environ, capture_output=True, text=True, timeout=120)
+    assert "Traceback" not in done.stderr
+    return CommandOutput(done.returncode, done.stdout, done.stderr)
+
+
+def with_names_in_ascii(words: list[str], patch: pytest.MonkeyPatch) -> CommandOutput:
+    """As with LANG=C, where Python is kept from its UTF-8 mode."""
+    return in_a_process(words, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+
+
+def with_a_truncated_kernel(words: list[str], patch: pytest.MonkeyPatch) -> CommandOutput:
+    """Runs with a copy of the compiled kernels of which one is cut, and looks whether it was compiled again."""
+    kernels = Path("kernels")
+    shutil.copytree(os.environ["NUMBA_CACHE_DIR"], kernels, ignore=shutil.ignore_patterns("*.writing"))
+    [cut] = kernels.rglob("parser.count_lines*.nbc")
+    content = cut.read_bytes()
+    cut.write_bytes(content[: len(content) // 2])
+    output = in_a_process(words, NUMBA_CACHE_DIR="kernels")
+    assert is_whole(cut)
+    return output
+
+
+PLACES: dict[str, Callable[[list[str], pytest.MonkeyPatch], CommandOutput]] = {
+    "[tiny-disk]": on_a_tiny_disk,
+    "[ASCII-terminal]": on_an_ascii_terminal,
+    "[LANG=C]": with_names_in_ascii,
+    "[truncated-kernel-cache]": with_a_truncated_kernel,
+}
+
+
+def _marks(command: str) -> list[pytest.MarkDecorator]:
+    """Marks what imports torch in a process of its own, which takes seconds."""
+    return [pytest.mark.long] if command.startswith("[LANG=C]") else []
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "message"), [pytest.param(*row, id=row[0], marks=_marks(row[0])) for row in MISTAKES]
+)
 def test_mistake(place: Path, command: str, status: int, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     before = listed(place)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         words = shlex.split(command.format(port=taken.getsockname()[1]))
+        run_there = PLACES[words.pop(0)] if words[:1] and words[0] in PLACES else lambda words, _: dqrm_cpu(*words)
         while words and "=" in words[0].partition(" ")[0]:
             monkeypatch.setenv(*words.pop(0).split("=", 1))
-        output = dqrm_cpu(*words)
+        output = run_there(words, monkeypatch)
     said = output.stderr if status else output.stdout + output.stderr
     assert (output.returncode, message in said) == (status, True), said
     if status == 2:
@@ -350,22 +439,3 @@ def test_after_a_mistake_the_same_folder_takes_what_is_right(place: Path, monkey
     out = ("--out", "mended", "--split", "none")
     assert dqrm_cpu("prepare", "ratings.csv", "--schema", "schema.toml", *out).returncode == 1
     assert dqrm_cpu("prepare", "clicks.csv", "--schema", "schema.toml", *out).returncode == 0
-
-
-def test_a_disk_without_room(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: DiskUsage(10**6, 10**6, 3 << 10))
-    output = dqrm_cpu("prepare", "clicks.csv", "--schema", "schema.toml", "--out", "x4")
-    assert output.returncode == 1
-    assert "takes up to 13.4 kB on the disk of x4, and 3.1 kB are free; make room" in output.stderr
-
-
-def test_names_that_the_terminal_cannot_show(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As with LANG=C: names are written with escapes, and the work is done."""
-    monkeypatch.chdir(place)
-    shutil.copytree("runs/a", "runs/läufe", dirs_exist_ok=True)
-    shown = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="ascii"))
-    assert main(["report", "runs/läufe", "--out", "läufe.html"]) == 0
-    sys.stdout.flush()
-    assert b"l\\xe4ufe" in shown.getvalue()

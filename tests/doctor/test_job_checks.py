@@ -74,6 +74,7 @@ def test_a_folder_that_one_rank_does_not_see() -> None:
 
 def test_checkpoints_that_do_not_fit_on_the_disk() -> None:
     assert job_checks.check_disk(job(), 101 * GB, Path("runs")).verdict is Verdict.FAIL
+    assert job_checks.check_disk(job(), 81_000, Path("runs")).found == "checkpoints take 81.0 kB, 100.00 GB are free"
 
 
 def test_one_process_reads_its_own_place(tmp_path: Path) -> None:

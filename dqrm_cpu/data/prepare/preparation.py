@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dqrm_cpu.base.files import require_name_in_utf8
 from dqrm_cpu.data.prepare.bad_rows import BadRows
 from dqrm_cpu.data.prepare.buffers import MemoryBlock
 from dqrm_cpu.data.prepare.estimate import (
@@ -51,6 +52,8 @@ def prepare(request: PrepareRequest, restart: bool = False) -> Manifest:
     """Does what is left of a request; returns the manifest of the complete data set."""
     if not restart and (request.out / MANIFEST_FILE).exists():
         return _complete(request)
+    for recorded in (*(source.path for source in request.sources), request.settings.vocabulary.directory):
+        require_name_in_utf8(recorded, ConfigError)
     text_bytes = [estimate_text_bytes(source) for source in request.sources]
     require_memory(request, sum(text_bytes))
     folder = work_folder(request, restart)
