@@ -1,4 +1,4 @@
-"""What is not possible together with tables on several ranks, or with master rows of few bits."""
+"""What is not possible together with tables on several ranks, master rows of few bits, or tables that begin anew."""
 
 from collections.abc import Mapping
 
@@ -40,6 +40,19 @@ def master_rows_are_possible(config: Config) -> Conflict | None:
         "kernels": (config.kernels in ("auto", "numba"), "auto"),
     }
     return _first_impossible(config, possible, "train.master_rows", "fp32")
+
+
+def resets_are_possible(config: Config) -> Conflict | None:
+    """Finds what is not possible with tables that begin anew: what remembers their rows, or does not know the first."""
+    if config.train.reset_tables == "never":
+        return None
+    possible = {
+        "quant.method": (config.quant.method not in ("lsq", "pact"), "dqrm"),
+        "comm.error_feedback": (config.comm.error_feedback != "all", "mlp or none"),
+        "train.epochs": (config.train.epochs > 1, "2 or more"),
+        "init_from": (not config.init_from, "nothing"),
+    }
+    return _first_impossible(config, possible, "train.reset_tables", "never")
 
 
 def _first_impossible(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from dqrm_cpu.config.combinations import master_rows_are_possible, shards_are_possible
+from dqrm_cpu.config.combinations import master_rows_are_possible, resets_are_possible, shards_are_possible
 from dqrm_cpu.config.schema import (
     FP32_BITS,
     LARGEST_SEED,
@@ -373,4 +373,5 @@ _RULES: tuple[Callable[[Config], Conflict | None], ...] = (
     _rounding_is_trained,
     shards_are_possible,
     master_rows_are_possible,
+    resets_are_possible,
 )

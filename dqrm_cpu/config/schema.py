@@ -230,6 +230,11 @@ class TrainConfig:
     master_rows: Annotated[str, OneOf(*NUMBER_FORMS)] = setting(
         "fp32", "of the tables while they train; bf16, int8: rounded by chance"
     )
+    reset_tables: Annotated[str, OneOf("never", "each-epoch")] = setting(
+        "never",
+        "each-epoch: tables and what the optimizer knows of their rows begin anew with every epoch, while the MLPs go "
+        "on (MEDA), so that these do not learn what rows have memorized",
+    )
     weight_decay: NotNegative = setting(0.0, "pulls weights to zero by this much of themselves")
     warmup_steps: Count = setting(0, "iterations in which the learning rate rises from 0; 0: none")
     decay_start_step: Count = setting(0, "iteration at which the rate begins to fall")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dqrm_cpu.config import Config, QuantConfig
+from dqrm_cpu.config.schema import LARGEST_SEED
 from dqrm_cpu.data.batch import BadBatchError, Batch
 from dqrm_cpu.errors import TrainingError
 from dqrm_cpu.kernels.interface import Kernels
@@ -105,6 +106,8 @@ class Dlrm:
         self._mean_pooling = model.pooling == "mean"
         self.seed: int | None = None
         """The seed of the weights with which training began; None: they were not drawn."""
+        self.table_draws = 0
+        """How often the tables have begun anew since; each time they are drawn as by a seed that no run has."""
         self.trained_keep_rate = config.data.trained_keep_rate
         """The share of the rows without a click that training saw, by the configuration."""
         self.is_corrected = False
@@ -126,21 +129,30 @@ class Dlrm:
 
     def initialize_(self, seed: int) -> None:
         """Draws fresh weights: the same for the same seed on any device and any number of threads."""
-        self.seed = seed
+        self.seed, self.table_draws = seed, 0
+        self._draw_tables_()
+        initialize_(self.shapes, self.dense, torch.Generator().manual_seed(seed))
+
+    def begin_tables_anew_(self) -> None:
+        """Draws other weights for the tables, of a model whose first ones were drawn."""
+        self.table_draws += 1
+        self._draw_tables_()
+
+    def _draw_tables_(self) -> None:
         for table, weight in enumerate(self.groups.weights):
             if weight.numel():
                 self.first_rows(table, 0, weight)
-        initialize_(self.shapes, self.dense, torch.Generator().manual_seed(seed))
 
     def logit_correction(self, keep_rate: float = 1.0) -> float:
         """Returns what to add to logits for rows that kept this share of those without a click; 1: all of them."""
         return keep_rate_correction(1.0 if self.is_corrected else self.trained_keep_rate, keep_rate)
 
     def first_rows(self, table: int, row: int, out: Tensor) -> None:
-        """Writes what `initialize_` gave a table's rows from `row` on, of those held, into n rows."""
+        """Writes what a table's rows from `row` on, of those held, were last drawn as, into n rows."""
         assert self.seed is not None
+        seed = self.seed + self.table_draws * (LARGEST_SEED + 1)
         first, end = self._all_rows.row_offset[table : table + 2].tolist()
-        self.kernels.initial_rows(self.seed, first + self._held[table].first_row + row, end - first, out)
+        self.kernels.initial_rows(seed, first + self._held[table].first_row + row, end - first, out)
 
     def row_chances(self, iteration: int) -> list[RowChances | None]:
         """Returns by which chances an iteration's update rounds the rows of each group; None: they are FP32."""

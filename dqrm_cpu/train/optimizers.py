@@ -47,6 +47,9 @@ class Optimizer(Protocol):
     def update_scales(self, grad: Tensor, lr: float) -> None:
         """Updates learned scales of a quantizer, once training has them; may use `grad` as scratch."""
 
+    def forget_rows(self) -> None:
+        """Forgets what it knows of the rows of tables, which begin anew."""
+
     def state(self) -> Mapping[str, Tensor]:
         """Returns what a checkpoint must hold beside the weights."""
 
@@ -107,6 +110,9 @@ class Sgd(_TableUpdates):
         if scales.begun:
             scales.flat.sub_(grad.add_(scales.flat, alpha=self._weight_decay), alpha=lr).clamp_(min=_SMALLEST_SCALE)
 
+    def forget_rows(self) -> None:
+        """Does nothing: rows have nothing beside their weights."""
+
     def state(self) -> Mapping[str, Tensor]:
         return {}
 
@@ -139,6 +145,10 @@ class RowwiseAdagrad(_TableUpdates):
             self._scales_sum.addcmul_(grad, grad)
             scales.flat.addcdiv_(grad, self._scales_sum.sqrt().add_(_ADAGRAD_EPS), value=-lr)
             scales.flat.clamp_(min=_SMALLEST_SCALE)
+
+    def forget_rows(self) -> None:
+        for sums in self._rows:
+            sums.zero_()
 
     def state(self) -> Mapping[str, Tensor]:
         of_scales = {"optimizer.scales": self._scales_sum} if self._scales_sum.numel() else {}

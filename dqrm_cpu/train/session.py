@@ -94,7 +94,7 @@ def load_session(session: Session, path: Path, show_work: ShowWork = unshown) ->
     """Fills the session from the checkpoint at `path`; returns where that run stood."""
     with show_work(f"reading {path}", read_manifest(path).num_bytes) as advance:
         state = RunState.from_dict(load_checkpoint(path, session.stored(), advance=advance))
-    session.model.is_corrected = False
+    session.model.is_corrected, session.model.table_draws = False, state.table_draws
     session.scales.restore(session.tensors(), state.scale_refreshed_at)
     return state
 
@@ -130,7 +130,7 @@ def load_model_weights(
     with show_work(f"reading {path}", manifest.num_bytes) as advance:
         loaded = load_checkpoint(path, held_tensors(into, shards), allow_unused=True, advance=advance)
     state = RunState.from_dict(loaded)
-    model.is_corrected = False
+    model.is_corrected, model.table_draws = False, state.table_draws
     if scales is not None:
         scales.tables_loaded(state.scale_refreshed_at)
     return "activations" in stored or "activations" not in weights
@@ -197,6 +197,7 @@ def build_session(
     train_loader = loader(data.train, train.batch_size, "training")
     skips_bad = train.on_bad_batch == "skip"
     first_quantized = share * quantized_from(config, train_loader.num_batches)
+    tables_last = train_loader.num_batches if train.reset_tables == "each-epoch" else 0
     return Session(
         model,
         scales,
@@ -213,6 +214,7 @@ def build_session(
             skips_bad,
             train_loader.is_weighted,
             rows,
+            tables_last,
         ),
         Evaluator(model, scales, transport, largest_share(train.test_batch_size), skips_bad, rows, tables),
         Loaders(

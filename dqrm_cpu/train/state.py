@@ -26,6 +26,7 @@ class RunState:
     identity: str = ""  # of schema and vocabulary; empty in earlier versions and where it is not known
     begun_from: str = ""  # the checkpoint of another run whose weights it began with; empty: they were drawn
     scale_refreshed_at: int = -1
+    table_draws: int = 0  # how often the tables have begun anew
     first_evaluated_step: int = -1  # not known in checkpoints of earlier versions
     best_step: int = -1
     best_validation: ClickMetrics | None = None

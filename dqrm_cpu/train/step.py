@@ -44,7 +44,8 @@ _LEAST_WEIGHT = 1e-30  # of a global batch: below, one over it has no place in F
 class TrainingStep:
     """The training step on preallocated buffers. `micro_batch` is the largest share of a global batch.
 
-    Iterations before `quantized_from` train in FP32. A batch that is not sound raises BadBatchError before anything
+    Iterations before `quantized_from` train in FP32. Before every iteration whose number is a multiple of
+    `tables_last`, but the first, the tables begin anew. A batch that is not sound raises BadBatchError before anything
     changes, or is left out by every rank where `skips_bad` says so. `weighted`: batches have weights, and the loss is
     sum(weight * loss) / sum(weight) over the global batch.
     """
@@ -62,8 +63,10 @@ class TrainingStep:
         skips_bad: bool = False,
         weighted: bool = False,
         rows: RowExchange | None = None,
+        tables_last: int = 0,
     ) -> None:
         """`rows` fetches those of tables that lie on several ranks; None: each rank has all of them."""
+        self._tables_last = tables_last
         self._model = model
         self._rows = rows
         self._spans = model.spans
@@ -103,6 +106,8 @@ class TrainingStep:
     ) -> StepOutcome:
         with self._spans.data:
             bags, faults = self._checked(shares)
+        if self._tables_last and iteration and iteration % self._tables_last == 0:
+            self._begin_tables_anew()
         if self._skips_bad:
             bad_ranks, stop_anywhere = self._agreed(faults, stop_requested)
             if bad_ranks:
@@ -155,6 +160,13 @@ class TrainingStep:
         ]
         total = sum(self._transport.allgather_small(np.array(mine)).ravel().tolist())
         return 1 / total if total > _LEAST_WEIGHT else 0.0
+
+    def _begin_tables_anew(self) -> None:
+        """Draws the tables again: nothing that follows from their rows is left but what the MLPs have learned."""
+        with self._spans.embedding_update:
+            self._model.begin_tables_anew_()
+            self._optimizer.forget_rows()
+            self._scales.tables_loaded()
 
     def _scale(self, iteration: int) -> Tensor:
         self._model.begin_learning_scales()

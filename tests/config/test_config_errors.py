@@ -249,6 +249,16 @@ CONFLICTS = [
         "them",
     ),
     (
+        {"train.reset_tables": "each-epoch", "train.epochs": "1"},
+        "--train.epochs 1 and --train.reset-tables each-epoch: train.epochs 1 is not possible with train.reset_tables "
+        "each-epoch, set it to 2 or more, or train.reset_tables to never",
+    ),
+    (
+        {"train.reset_tables": "each-epoch", "quant.method": "lsq"},
+        "--quant.method lsq and --train.reset-tables each-epoch: quant.method lsq is not possible with "
+        "train.reset_tables each-epoch, set it to dqrm, or train.reset_tables to never",
+    ),
+    (
         {"quant.start_at": "1"},
         "--quant.start-at 1: quant.start_at 1 leaves nothing to train quantized, set it below 1, such as 0.9",
     ),

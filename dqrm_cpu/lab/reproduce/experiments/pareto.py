@@ -121,6 +121,7 @@ _ALL_FP32 = (
 )
 
 _INT4 = method("dqrm")
+_ANEW: Settings = {"train.epochs": 3, "train.reset_tables": "each-epoch"}  # MEDA
 _CROSS: Settings = {"model.interaction": "cross"}
 _SMALL_MODEL: Settings = {"model.embedding_dim": 8, "model.bottom_mlp": (64, 8), "model.top_mlp": (64, 32, 1)}
 
@@ -134,6 +135,9 @@ TUNED_MODELS = (
     TunedModel("INT4", _INT4, INT4, members=(1, 2, 4)),
     TunedModel("INT4", _INT4, INT4, counts=(2,), members=(1, 2, 3, 4)),
     TunedModel("INT4", _INT4, INT4, counts=(5, 10, 20), members=(1, 2, 4)),
+    TunedModel("FP32, tables anew in three epochs", {**FP32, **_ANEW}, PTQ),
+    TunedModel("INT4, tables anew in three epochs", {**_INT4, **_ANEW}, INT4),
+    TunedModel("INT4, quantized in the last tenth", {**_INT4, "quant.start_at": 0.9}, INT4),
     TunedModel("DCNv2 in FP32", {**FP32, **_CROSS}, PTQ),
     TunedModel("DCNv2 in INT4", {**_INT4, **_CROSS}, INT4, counts=(5,)),
     TunedModel("FP32, side by side", {**FP32, "model.interaction": "cat"}, PTQ),
