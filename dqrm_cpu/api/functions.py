@@ -22,6 +22,8 @@ from dqrm_cpu.api.ranks import opened_transport
 from dqrm_cpu.api.run import Run
 from dqrm_cpu.api.training import TrainingOrder
 from dqrm_cpu.base.files import replace_file
+from dqrm_cpu.base.kernel_cache import compiling_ahead
+from dqrm_cpu.comm.transports.launch import detect_launch
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.prepare.preparation import prepare as carry_out_preparation
 from dqrm_cpu.data.prepare.sample import read_sample
@@ -209,7 +211,10 @@ def train(
         open_progress=shown.open,
     )
     loaded = order.load(warn)
-    with opened_transport(order.most_demanding(loaded)) as transport:
+    with (
+        compiling_ahead(alone=detect_launch(os.environ).size == 1),
+        opened_transport(order.most_demanding(loaded)) as transport,
+    ):
         outcome = order.carry_out(loaded, transport)
     if isinstance(outcome, Interrupted):
         _stop(outcome)

@@ -1,5 +1,6 @@
 """What the control groups of this process leave it: cores and memory (cgroup v1 and v2)."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -28,6 +29,16 @@ def read_cgroup(root: Path = Path("/")) -> CgroupLimits:
         min((limit for limit, _ in memory), default=None),
         min((free for _, free in memory), default=None),
     )
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """Counts the threads of this process that can really run at once."""
+    return threads_at_once(len(os.sched_getaffinity(0)), read_cgroup(root).cpu_quota)
+
+
+def threads_at_once(allowed: int, cpu_quota: float | None) -> int:
+    """Counts the threads that can run at once on so many cores, cut by the control group's quota."""
+    return allowed if cpu_quota is None else max(1, min(allowed, int(cpu_quota)))
 
 
 def _group_paths(root: Path) -> dict[str, PurePosixPath]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dqrm_cpu.base.cgroup import read_cgroup, read_if_there
+from dqrm_cpu.base.cgroup import read_cgroup, read_if_there, threads_at_once
 from dqrm_cpu.base.code_version import installed_version
 
 ISA_LEVELS = ("avx2", "avx512f", "avx512_bf16", "amx_tile")
@@ -73,8 +73,7 @@ class Fingerprint:
     @property
     def usable_cores(self) -> int:
         """Threads that can really run at once: affinity, cut by the control group's quota."""
-        allowed = len(self.affinity)
-        return allowed if self.cpu_quota is None else max(1, min(allowed, int(self.cpu_quota)))
+        return threads_at_once(len(self.affinity), self.cpu_quota)
 
     def version(self, package: str) -> str | None:
         """Returns the installed version of one of PACKAGES."""

@@ -9,12 +9,14 @@ import hashlib
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from dqrm_cpu.base.cgroup import usable_cores
 from dqrm_cpu.base.private import NotPrivateError, private_folder, shared_with_others
 
 _CHOSEN = "DQRM_CPU_KERNEL_CACHE"
@@ -50,8 +52,33 @@ def compiling_note(part: str, before: str, module: str = "") -> str:
     """Says that something is compiled now, `before` what a user waits for; empty where that was done already."""
     if not must_compile(part, module):
         return ""
-    what = {"numba": "kernels, once for this machine: about 20", "parse": "parser, once for this machine: about 10"}
-    return f"compiling the {what[part]} s before the first {before}"
+    what = {"numba": "kernels", "parse": "parser"}
+    return f"compiling the {what[part]}, once for this machine: about 10 s before the first {before}"
+
+
+@contextlib.contextmanager
+def compiling_ahead(alone: bool) -> Iterator[None]:
+    """Has a process beside this one compile the kernels of a training step, where they are not yet.
+
+    It ends with what is inside, at the latest. There is none where only one core is free: not `alone`, as with other
+    ranks, which wait for each other's kernels.
+    """
+    if not alone or not sys.executable or not must_compile("numba", "update") or usable_cores() < 2:
+        yield
+        return
+    folder = os.environ["NUMBA_CACHE_DIR"]
+    command = [sys.executable, "-m", "dqrm_cpu.kernels.compile_ahead", folder]
+    nothing = subprocess.DEVNULL
+    try:
+        helper = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=nothing, stderr=nothing)
+    except OSError:  # no more processes, or no memory: this one compiles all that it needs
+        yield
+        return
+    with helper:
+        try:
+            yield
+        finally:
+            helper.kill()
 
 
 def find_cache_folder(roots: Iterator[Path]) -> Path | None:

@@ -3,15 +3,19 @@
 import argparse
 import contextlib
 import math
+import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dqrm_cpu.base.kernel_cache import compiling_ahead
 from dqrm_cpu.base.memory import format_size
 from dqrm_cpu.cli.options import add_config_options, given_settings, tell, warn
 from dqrm_cpu.cli.parser import Subparsers, UsageError, whole_number
+from dqrm_cpu.comm.transports.launch import detect_launch
+from dqrm_cpu.kernels.collector import without_collector
 
 if TYPE_CHECKING:
     from dqrm_cpu.config import ModelConfig
@@ -64,9 +68,16 @@ def run(args: argparse.Namespace) -> int:
     """Trains on this process' share of the work; only rank 0 prints."""
     if args.resume == "auto" and args.run_dir is None:
         raise UsageError("--resume auto goes on with the run in --run-dir DIR; give that too")
-    from dqrm_cpu.api.ranks import opened_transport
-    from dqrm_cpu.api.training import TrainingOrder, how_to_resume
-    from dqrm_cpu.train.state import Interrupted
+    # Before torch is imported, which takes as long as a third of the kernels.
+    with compiling_ahead(alone=detect_launch(os.environ).size == 1):
+        return _train(args)
+
+
+def _train(args: argparse.Namespace) -> int:
+    with without_collector():
+        from dqrm_cpu.api.ranks import opened_transport
+        from dqrm_cpu.api.training import TrainingOrder, how_to_resume
+        from dqrm_cpu.train.state import Interrupted
 
     order = TrainingOrder(
         given_settings(args), sys.stderr, args.run_dir, args.resume == "auto", args.tune, _show_search

@@ -27,6 +27,7 @@ from numba.core import serialize
 from numba.core.caching import FunctionCache, UserProvidedCacheLocator
 from numba.core.compiler_lock import global_compiler_lock
 
+from ..collector import without_collector
 from ..sealed import read_sealed, replace_sealed, warn
 from .parts import PartCompiler
 
@@ -178,7 +179,7 @@ def _one_process_at_a_time(compile_for_types: Kernel, folder: Path, name: str) -
 
     def compile_or_load(types: Any) -> Any:
         # The compiler's own lock comes first: a thread that has it may want the kernel that another one waits for.
-        with global_compiler_lock, _turn(folder / f"{name}.compiling"):
+        with global_compiler_lock, _turn(folder / f"{name}.compiling"), without_collector():
             return compile_for_types(types)
 
     return compile_or_load

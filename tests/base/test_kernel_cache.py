@@ -5,11 +5,18 @@ import pickle
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from dqrm_cpu.base.kernel_cache import choose_cache_folder, compiling_note, find_cache_folder, must_compile
+from dqrm_cpu.base.kernel_cache import (
+    choose_cache_folder,
+    compiling_ahead,
+    compiling_note,
+    find_cache_folder,
+    must_compile,
+)
 
 ROOT = Path(__file__).parents[2]
 PREPARE = "from dqrm_cpu.base.kernel_cache import choose_cache_folder; choose_cache_folder()\n"
@@ -160,7 +167,68 @@ def test_an_empty_cache_is_told_from_a_filled_one(tmp_path: Path, monkeypatch: p
     (tmp_path / "numba_0f1e" / "gather.gather_one_hot.nbc").touch()
     assert not must_compile("numba")
     assert must_compile("parse")
-    assert "about 20 s before the first rows" in compiling_note("numba", "rows", "packed_network")
+    assert "about 10 s before the first rows" in compiling_note("numba", "rows", "packed_network")
     assert compiling_note("numba", "rows", "gather") == ""
     monkeypatch.delenv("NUMBA_CACHE_DIR")
     assert not must_compile("numba")
+
+
+def children() -> set[int]:
+    return {int(child) for path in Path("/proc/self/task").glob("*/children") for child in path.read_text().split()}
+
+
+def helpers(alone: bool) -> set[int]:
+    """The processes that compile ahead, which are gone when this returns."""
+    before = children()
+    with compiling_ahead(alone):
+        started = children() - before
+    assert not started & children()
+    return started
+
+
+def test_a_process_compiles_ahead_where_nothing_is_compiled_and_a_core_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dqrm_cpu.base.kernel_cache.usable_cores", lambda: 2)
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    assert len(helpers(alone=True)) == 1
+    assert not helpers(alone=False)  # ranks wait for each other's kernels
+    (tmp_path / "numba_0f1e").mkdir()
+    (tmp_path / "numba_0f1e" / "packed_network.score.nbc").touch()  # of an exported file: training needs others
+    assert len(helpers(alone=True)) == 1
+    monkeypatch.setattr("dqrm_cpu.base.kernel_cache.usable_cores", lambda: 1)
+    assert not helpers(alone=True)
+    monkeypatch.setattr("dqrm_cpu.base.kernel_cache.usable_cores", lambda: 2)
+    (tmp_path / "numba_0f1e" / "update.update.nbc").touch()
+    assert not helpers(alone=True)
+
+
+def test_a_process_that_compiles_ahead_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    code = "import time\nfrom dqrm_cpu.base.kernel_cache import compiling_ahead\n"
+    code += "with compiling_ahead(True):\n    print('inside', flush=True)\n    time.sleep(60)"
+    patched = "import dqrm_cpu.base.kernel_cache as cache\ncache.usable_cores = lambda: 2\n"
+    parent = start(patched + code, tmp_path)
+    assert parent.stdout is not None and parent.stdout.readline() == "inside\n"
+    [helper] = [int(child) for child in Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()]
+    parent.kill()
+    parent.communicate(timeout=60)
+    until = time.monotonic() + 60
+    while Path(f"/proc/{helper}").exists() and "\nState:\tZ" not in Path(f"/proc/{helper}/status").read_text():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@pytest.mark.long
+def test_a_step_needs_no_kernel_but_what_was_compiled_ahead(tmp_path: Path) -> None:
+    """A process compiles ahead to its end; then a run in INT4 and one in FP32 find all kernels of a step there."""
+    run = "import os, runpy, sys; sys.argv = ['', os.environ['NUMBA_CACHE_DIR']]\n"
+    run += "runpy.run_module('dqrm_cpu.kernels.compile_ahead', run_name='__main__')"
+    ahead = start(f"{PREPARE}{run}", tmp_path)
+    assert ahead.stdout is not None and not ahead.stdout.read()  # its standard input stays open until it is done
+    output(ahead)
+    compiled = {path.name for path in tmp_path.rglob("numba_*/*.nbc")}
+    assert len(compiled) > 10
+    for method in ("dqrm", "none"):
+        settings = f"run_dir={str(tmp_path / method)!r}, train={{'max_steps': 2}}, quant={{'method': {method!r}}}"
+        output(start(f"import dqrm_cpu\nif __name__ == '__main__': dqrm_cpu.train({settings})", tmp_path))
+        assert {path.name for path in tmp_path.rglob("numba_*/*.nbc")} == compiled

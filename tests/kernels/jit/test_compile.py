@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import gc
 import os
 import shutil
 import warnings
@@ -10,6 +11,7 @@ from typing import Any
 
 import numba
 import pytest
+from numba.core import event
 
 from dqrm_cpu.kernels.jit.compile import cached
 from dqrm_cpu.kernels.sealed import CacheWarning, is_whole, seal
@@ -115,6 +117,27 @@ def test_a_process_that_does_not_go_on_compiling_is_not_waited_for(
         assert lock.exists()
     assert not compiles(fresh_kernel())
     assert not lock.exists()
+
+
+class CollectorSeen(event.Listener):
+    """Notes whether the collector of cycles is on whenever a compilation begins or ends."""
+
+    def __init__(self) -> None:
+        self.enabled: list[bool] = []
+
+    def on_start(self, event: object) -> None:
+        self.enabled.append(gc.isenabled())
+
+    on_end = on_start
+
+
+def test_the_collector_waits_while_a_kernel_is_compiled(cache: Path) -> None:
+    seen = CollectorSeen()
+    assert gc.isenabled()
+    with event.install_listener("numba:compile", seen):
+        assert fresh_kernel()(4.5) == 9
+    assert seen.enabled == [False, False]
+    assert gc.isenabled()
 
 
 def test_a_disk_that_is_full_ends_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
