@@ -50,7 +50,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     positive = whole_number(1)
     parser.add_argument("names", metavar="NAME", nargs="*", help="an experiment, several, or all")
-    parser.add_argument("--list", action="store_true", help="show the experiments with their estimated time, and exit")
+    parser.add_argument("--list", action="store_true", help="show the experiments with their estimated CPU time, and exit")
     parser.add_argument(
         "--data",
         metavar="DATA",
@@ -179,7 +179,7 @@ def _listing(planned: "list[PlannedExperiment]") -> str:
     from dqrm_cpu.lab.reproduce.experiments.catalogue import ALL
     from dqrm_cpu.lab.reproduce.plan import jobs_of
 
-    lines = [f"{'name':<12}{'runs':>6}{'about':>10}  what (two cores, nothing done yet)"]
+    lines = [f"{'name':<12}{'runs':>6}{'about':>10}  what (CPU time of one thread, nothing done yet)"]
     for one in planned:
         jobs = jobs_of([one])
         lines.append(_listed(one.experiment.name, jobs, one.experiment.title))

@@ -42,12 +42,14 @@ _OUTSIDE = "lab/reproduce"
 
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
-# Seconds on two cores of an AMD EPYC: a guess before anything was timed.
-_STEP_S = 0.002  # of batch 128 on the small tables: FP32, on cores that others use too
+# CPU seconds of one thread, measured by job of a seed of `pareto` on 2026-11-30 (AMD EPYC, Zen 5): 221 in all.
+_STEP_S = 0.002  # of batch 128 on the small tables, with its share of drawing rows and of an epoch's scores
 _STEP_FACTORS = {"hawq": 2.0, "lsq": 2.0, "pact": 2.0, "dorefa": 2.0}  # not the fused path, or whole tables every step
-_PER_RUN_S = 6.0  # building, scoring each epoch, saving
-_COMPRESSION_S = 10.0
-_MEAN_S = 0.1
+_CROSS_FACTOR = 3.5  # of a step with cross layers
+_PER_RUN_S = 1.0  # building, saving, packing, scores that are kept
+_COMPRESSION_S = {Compression.PER_TABLE: 0.5, Compression.ROW_WISE: 1.3}
+_OUTSIDE_S = {Outside.LOGISTIC: 0.6, Outside.BOOSTED_TREES: 12.0}
+_MEAN_S = 0.01
 _REFERENCE_BATCH = 128
 
 
@@ -99,9 +101,11 @@ class Job:
 
     @property
     def estimated_s(self) -> float:
-        """Seconds on two cores at the small scale; only their proportions matter once jobs have been timed."""
-        if self.compression is not None or self.outside is not None:
-            return _COMPRESSION_S
+        """CPU seconds at the small scale; only their proportions matter once jobs have been timed."""
+        if self.compression is not None:
+            return _COMPRESSION_S[self.compression]
+        if self.outside is not None:
+            return _OUTSIDE_S[self.outside]
         if self.members:
             return _MEAN_S
         config, train = self.config, self.config.train
@@ -109,7 +113,9 @@ class Job:
         steps = min(steps, train.max_steps) if train.max_steps else steps
         width = (train.batch_size / _REFERENCE_BATCH + config.model.embedding_dim / 16) / 2
         ranks = 1 + 0.25 * (config.comm.simulated_ranks - 1)
-        return steps * _STEP_S * width * ranks * _STEP_FACTORS.get(config.quant.method, 1.0) + _PER_RUN_S
+        factor = _STEP_FACTORS.get(config.quant.method, 1.0)
+        factor *= _CROSS_FACTOR if config.model.interaction == "cross" else 1.0
+        return steps * _STEP_S * width * ranks * factor + _PER_RUN_S
 
 
 @dataclass(frozen=True)
