@@ -119,7 +119,8 @@ class IpexKernels(NumbaKernels):
 
     def _fused_width(self, tables: Tables, rule: UpdateRule) -> int | None:
         """Returns `piece_width` where IPEX's operator does the update; None where numba's does, as for Adagrad."""
-        return piece_width(tables.dim, self._register) if rule.accumulator is None else None
+        plain = rule.accumulator is None and rule.intervals is None
+        return piece_width(tables.dim, self._register) if plain else None
 
     def _lookup_gradients(self, bags: Bags, grad_features: Tensor, num_tables: int) -> SparseGrad:
         """Returns every lookup with its gradient: rows as in the bags, neither sorted nor unique."""

@@ -225,6 +225,11 @@ class ReferenceKernels:
                 if rule.accumulator is not None:
                     rule.accumulator[first + row] += float(np.mean(g * g))
                     rate = rate / (np.sqrt(rule.accumulator.numpy()[first + row]) + np.float32(rule.eps))
+                if rule.intervals is not None:
+                    last = rule.intervals.last.numpy()
+                    lapsed = np.float32(rule.intervals.iteration - last[first + row])
+                    weight[row] *= np.float32(1) - min(np.float32(rule.intervals.decay) * lapsed, np.float32(1))
+                    last[first + row] = rule.intervals.iteration
                 weight[row] -= rate * g
                 if tables.weight.dtype != FP32:
                     assert rule.chances is not None, "rows of few bits are rounded by chance"

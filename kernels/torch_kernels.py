@@ -14,7 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from .hashing import FACTOR_1, FACTOR_2, INCREMENT, weights_word
 from .interface import Tracker
-from .types import UNQUANTIZED, Bags, RowCopy, SparseGrad, Tables, UpdateRule
+from .types import UNQUANTIZED, Bags, RowCopy, RowIntervals, SparseGrad, Tables, UpdateRule
 
 _SMALLEST_SCALE = 1e-8
 _INIT_CHUNK_ELEMENTS = 1 << 22
@@ -254,6 +254,8 @@ def _update_(tables: Tables, rows: Tensor, values: Tensor, rule: UpdateRule) -> 
     """Applies the rule to unique rows of the arena int64[N]."""
     weight = tables.weight.index_select(0, rows)
     grad = values + weight * rule.weight_decay
+    if rule.intervals is not None:
+        weight = _shrunk(weight, rows, rule.intervals)
     if rule.accumulator is None:
         # Product and difference are rounded apart, as elsewhere: add(alpha=) may fuse them.
         tables.weight.index_copy_(0, rows, weight - grad * rule.lr)
@@ -261,6 +263,13 @@ def _update_(tables: Tables, rows: Tensor, values: Tensor, rule: UpdateRule) -> 
     total = rule.accumulator.index_select(0, rows) + (grad * grad).mean(1)
     rule.accumulator.index_copy_(0, rows, total)
     tables.weight.index_copy_(0, rows, weight - grad * (rule.lr / (total.sqrt() + rule.eps))[:, None])
+
+
+def _shrunk(weight: Tensor, rows: Tensor, intervals: RowIntervals) -> Tensor:
+    """Returns the weights of rows int64[N] that are updated, smaller by the iterations since their last update."""
+    lapsed = (intervals.iteration - intervals.last.index_select(0, rows)).float()
+    intervals.last.index_fill_(0, rows, intervals.iteration)
+    return weight * (1 - (lapsed * intervals.decay).clamp(max=1))[:, None]
 
 
 # torch keeps 64-bit words in a signed type: products and sums wrap as they must, constants and shifts need care.

@@ -75,11 +75,20 @@ class RowChances(NamedTuple):
     first_row: Tensor | None = None  # int64[T]: the number of each table's first row in the arena; None: 0
 
 
+class RowIntervals(NamedTuple):
+    """How much an updated row shrinks for the iterations since its last update, and when that was."""
+
+    decay: float
+    last: Tensor  # int32[R]: iterations count from 1; 0: never
+    iteration: int  # the present one
+
+
 class UpdateRule(NamedTuple):
     """An optimizer's update of a row of gradient g: SGD, or row-wise Adagrad where there is an accumulator.
 
     With g' = g + weight_decay w, SGD is w -= lr g'; Adagrad is accumulator += mean(g'^2), then
-    w -= lr g' / (sqrt(accumulator) + eps).
+    w -= lr g' / (sqrt(accumulator) + eps). With intervals, w is multiplied by 1 - min(decay (iteration - last), 1)
+    before the gradient's part is subtracted.
     """
 
     lr: float
@@ -87,3 +96,4 @@ class UpdateRule(NamedTuple):
     eps: float = 0.0
     accumulator: Tensor | None = None  # f32[R]
     chances: RowChances | None = None  # of rows that are not FP32
+    intervals: RowIntervals | None = None

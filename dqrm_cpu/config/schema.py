@@ -236,6 +236,11 @@ class TrainConfig:
         "on (MEDA), so that these do not learn what rows have memorized",
     )
     weight_decay: NotNegative = setting(0.0, "pulls weights to zero by this much of themselves")
+    interval_decay: NotNegative = setting(
+        0.0,
+        "shrinks a table row that is updated by this much for each iteration since its last update, at most to 0: the "
+        "rarer an id, the smaller its row (arXiv 2511.06374); 0: off",
+    )
     warmup_steps: Count = setting(0, "iterations in which the learning rate rises from 0; 0: none")
     decay_start_step: Count = setting(0, "iteration at which the rate begins to fall")
     decay_steps: Count = setting(0, "iterations in which it falls to 0; 0: it stays")

@@ -23,6 +23,7 @@ from dqrm_cpu.quant.width import row_absmax
 from dqrm_cpu.train.checkpoint_files import to_tensor
 from dqrm_cpu.train.checkpoint_manifest import TensorInfo, table_info
 from dqrm_cpu.train.checkpoint_rows import read_pieces
+from dqrm_cpu.train.optimizers import LAST_UPDATES
 from dqrm_cpu.train.parent import ParentCheckpoint, require_same_architecture, same_scales
 from dqrm_cpu.train.row_map import GONE, RowMap, map_rows
 from dqrm_cpu.train.session import Session
@@ -70,7 +71,7 @@ def initialize_from(session: Session, parent: ParentCheckpoint, config: Config, 
             finds_scales = "scales.absmax" in session.scales.tensors()
             narrowed = int((left_behind > inherited).sum()) if finds_scales else 0
     session.scales.restore(session.tensors(), -1)
-    lacking = tuple(sorted(session.tensors().keys() - session.step.state().keys() - into.keys()))
+    lacking = tuple(sorted(session.tensors().keys() - _of_this_run(session) - into.keys()))
     num_fresh = int(np.count_nonzero(fresh))
     num_gone = int(np.count_nonzero(row_map == GONE))
     return Inherited(fresh.size - num_fresh, num_fresh, num_gone, lacking, narrowed, left_behind, moved_by, fresh)
@@ -79,10 +80,10 @@ def initialize_from(session: Session, parent: ParentCheckpoint, config: Config, 
 def _taken(session: Session, parent: ParentCheckpoint, config: Config) -> dict[str, Tensor]:
     """Returns the tensors that are filled from the parent; CheckpointError where they are not those of its settings.
 
-    What rounding took from gradients, which an exchange remembers, belongs to batches that are over.
+    What rounding took from gradients, which an exchange remembers, belongs to batches that are over; so do iterations.
     """
     stored, own = parent.manifest.tensors, session.tensors()
-    left_out = {*session.step.state(), *(() if same_scales(parent, config) else _LEARNED_SCALES)}
+    left_out = {*_of_this_run(session), *(() if same_scales(parent, config) else _LEARNED_SCALES)}
     into = {name: tensor for name, tensor in own.items() if name in stored and name not in left_out}
     expected = {name: TensorInfo("float32", tuple(tensor.shape)) for name, tensor in into.items()}
     groups, form = session.model.groups, str(parent.settings.values.get("train.master_rows", "fp32"))
@@ -102,6 +103,11 @@ def _taken(session: Session, parent: ParentCheckpoint, config: Config) -> dict[s
     if wrong:
         raise CheckpointError(f"{parent.path} is not what its settings say: {'; '.join(wrong)}; use another checkpoint")
     return into
+
+
+def _of_this_run(session: Session) -> set[str]:
+    """Returns the names of tensors that no run takes from another one."""
+    return {*session.step.state(), *session.model.groups.names(LAST_UPDATES)}
 
 
 class _TableRows(NamedTuple):

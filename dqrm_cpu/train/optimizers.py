@@ -12,8 +12,11 @@ from dqrm_cpu.config import TrainConfig
 from dqrm_cpu.errors import ConfigError
 from dqrm_cpu.kernels.interface import Kernels, Tracker
 from dqrm_cpu.kernels.table_groups import TableGroups
-from dqrm_cpu.kernels.types import Bags, RowChances, SparseGrad, UpdateRule
+from dqrm_cpu.kernels.types import Bags, RowIntervals, SparseGrad, UpdateRule
 from dqrm_cpu.model.dlrm import Dlrm
+
+LAST_UPDATES = "optimizer.last"
+"""The tensor of a checkpoint with the iteration of the last update of each row, where rows shrink by it."""
 
 _ADAGRAD_EPS = 1e-8
 _SMALLEST_SCALE = 1e-8  # a learned scale that reached 0 would look as if it had not begun
@@ -47,8 +50,8 @@ class Optimizer(Protocol):
     def update_scales(self, grad: Tensor, lr: float) -> None:
         """Updates learned scales of a quantizer, once training has them; may use `grad` as scratch."""
 
-    def forget_rows(self) -> None:
-        """Forgets what it knows of the rows of tables, which begin anew."""
+    def forget_rows(self, iteration: int) -> None:
+        """Forgets what it knows of the rows of tables, which begin anew before an iteration."""
 
     def state(self) -> Mapping[str, Tensor]:
         """Returns what a checkpoint must hold beside the weights."""
@@ -57,17 +60,38 @@ class Optimizer(Protocol):
 class _TableUpdates(ABC):
     """Updates the tables group by group; subclasses say by which rule."""
 
-    def __init__(self, model: Dlrm) -> None:
+    def __init__(self, model: Dlrm, interval_decay: float) -> None:
         self._kernels: Kernels = model.kernels
         self._groups: TableGroups = model.groups
         self._row_chances = model.row_chances
+        self._interval_decay = interval_decay
+        rows = [group.tables.weight.shape[0] for group in model.groups] if interval_decay else []
+        self._last = [torch.zeros(count, dtype=torch.int32, device=model.device) for count in rows]
 
     @abstractmethod
-    def _rule(self, lr: float, group: int, chances: RowChances | None) -> UpdateRule:
-        """Returns the rule that updates the rows of a group."""
+    def _rule(self, lr: float, group: int) -> UpdateRule:
+        """Returns the rule that updates the rows of a group, but for chances and intervals."""
 
     def _rules(self, lr: float, iteration: int) -> list[UpdateRule]:
-        return [self._rule(lr, number, chances) for number, chances in enumerate(self._row_chances(iteration))]
+        rules = [
+            self._rule(lr, number)._replace(chances=chances)
+            for number, chances in enumerate(self._row_chances(iteration))
+        ]
+        if not self._last:
+            return rules
+        return [
+            rule._replace(intervals=RowIntervals(self._interval_decay, last, iteration + 1))
+            for rule, last in zip(rules, self._last, strict=True)
+        ]
+
+    def forget_rows(self, iteration: int) -> None:
+        """Forgets what is known of the rows of tables, which begin anew before an iteration."""
+        for last in self._last:
+            last.fill_(iteration)
+
+    def state(self) -> Mapping[str, Tensor]:
+        """Returns what a checkpoint must hold beside the weights."""
+        return dict(zip(self._groups.names(LAST_UPDATES), self._last, strict=True)) if self._last else {}
 
     def update_tables(
         self,
@@ -91,14 +115,14 @@ class _TableUpdates(ABC):
 class Sgd(_TableUpdates):
     """The optimizer w -= lr (g + weight_decay w)."""
 
-    def __init__(self, model: Dlrm, weight_decay: float) -> None:
-        super().__init__(model)
+    def __init__(self, model: Dlrm, weight_decay: float, interval_decay: float = 0.0) -> None:
+        super().__init__(model, interval_decay)
         self._dense = model.dense
         self._scales = model.scales
         self._weight_decay = weight_decay
 
-    def _rule(self, lr: float, group: int, chances: RowChances | None) -> UpdateRule:
-        return UpdateRule(lr, self._weight_decay, chances=chances)
+    def _rule(self, lr: float, group: int) -> UpdateRule:
+        return UpdateRule(lr, self._weight_decay)
 
     def update_dense(self, grad: Tensor, lr: float) -> None:
         if self._weight_decay:
@@ -110,18 +134,12 @@ class Sgd(_TableUpdates):
         if scales.begun:
             scales.flat.sub_(grad.add_(scales.flat, alpha=self._weight_decay), alpha=lr).clamp_(min=_SMALLEST_SCALE)
 
-    def forget_rows(self) -> None:
-        """Does nothing: rows have nothing beside their weights."""
-
-    def state(self) -> Mapping[str, Tensor]:
-        return {}
-
 
 class RowwiseAdagrad(_TableUpdates):
     """Adagrad with one accumulator per table row (mean squared gradient), and one per MLP parameter."""
 
-    def __init__(self, model: Dlrm, weight_decay: float) -> None:
-        super().__init__(model)
+    def __init__(self, model: Dlrm, weight_decay: float, interval_decay: float = 0.0) -> None:
+        super().__init__(model, interval_decay)
         self._dense = model.dense
         self._scales = model.scales
         self._weight_decay = weight_decay
@@ -129,8 +147,8 @@ class RowwiseAdagrad(_TableUpdates):
         self._dense_sum = torch.zeros_like(model.dense)
         self._scales_sum = torch.zeros_like(model.scales.flat)
 
-    def _rule(self, lr: float, group: int, chances: RowChances | None) -> UpdateRule:
-        return UpdateRule(lr, self._weight_decay, _ADAGRAD_EPS, self._rows[group], chances)
+    def _rule(self, lr: float, group: int) -> UpdateRule:
+        return UpdateRule(lr, self._weight_decay, _ADAGRAD_EPS, self._rows[group])
 
     def update_dense(self, grad: Tensor, lr: float) -> None:
         if self._weight_decay:
@@ -146,21 +164,21 @@ class RowwiseAdagrad(_TableUpdates):
             scales.flat.addcdiv_(grad, self._scales_sum.sqrt().add_(_ADAGRAD_EPS), value=-lr)
             scales.flat.clamp_(min=_SMALLEST_SCALE)
 
-    def forget_rows(self) -> None:
+    def forget_rows(self, iteration: int) -> None:
+        super().forget_rows(iteration)
         for sums in self._rows:
             sums.zero_()
 
     def state(self) -> Mapping[str, Tensor]:
         of_scales = {"optimizer.scales": self._scales_sum} if self._scales_sum.numel() else {}
         of_rows = dict(zip(self._groups.names("optimizer.rows"), self._rows, strict=True))
-        return {**of_rows, "optimizer.dense": self._dense_sum, **of_scales}
+        return {**super().state(), **of_rows, "optimizer.dense": self._dense_sum, **of_scales}
 
 
 def select_optimizer(config: TrainConfig, model: Dlrm) -> Optimizer:
     """Makes `sgd` or `rowwise-adagrad`, as the configuration names them."""
-    if config.optimizer == "sgd":
-        return Sgd(model, config.weight_decay)
-    return RowwiseAdagrad(model, config.weight_decay)
+    kind = Sgd if config.optimizer == "sgd" else RowwiseAdagrad
+    return kind(model, config.weight_decay, config.interval_decay)
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ class TrainingStep:
         with self._spans.data:
             bags, faults = self._checked(shares)
         if self._tables_last and iteration and iteration % self._tables_last == 0:
-            self._begin_tables_anew()
+            self._begin_tables_anew(iteration)
         if self._skips_bad:
             bad_ranks, stop_anywhere = self._agreed(faults, stop_requested)
             if bad_ranks:
@@ -161,11 +161,11 @@ class TrainingStep:
         total = sum(self._transport.allgather_small(np.array(mine)).ravel().tolist())
         return 1 / total if total > _LEAST_WEIGHT else 0.0
 
-    def _begin_tables_anew(self) -> None:
+    def _begin_tables_anew(self, iteration: int) -> None:
         """Draws the tables again: nothing that follows from their rows is left but what the MLPs have learned."""
         with self._spans.embedding_update:
             self._model.begin_tables_anew_()
-            self._optimizer.forget_rows()
+            self._optimizer.forget_rows(iteration)
             self._scales.tables_loaded()
 
     def _scale(self, iteration: int) -> Tensor:

@@ -202,7 +202,12 @@ def _rule(rule: UpdateRule) -> update.Rule:
     if rule.chances is not None:
         first = rule.chances.first_row
         chances = stored_rows.Chances(np.uint64(rule.chances.key), 0 if first is None else first.data_ptr())
-    return update.Rule(np.float32(rule.lr), np.float32(rule.weight_decay), np.float32(rule.eps), accumulator, chances)
+    decay, last, iteration = np.float32(0), 0, 0
+    if rule.intervals is not None:
+        decay, last = np.float32(rule.intervals.decay), rule.intervals.last.data_ptr()
+        iteration = rule.intervals.iteration
+    rates = np.float32(rule.lr), np.float32(rule.weight_decay), np.float32(rule.eps)
+    return update.Rule(*rates, accumulator, chances, decay, last, iteration)
 
 
 def _bounds_of(tracker: Tracker | None) -> Bounds:

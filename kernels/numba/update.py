@@ -11,7 +11,7 @@ import numpy as np
 
 from ..jit.arena import FP32_ROWS, Arena, prefetch_stored
 from ..jit.compile import inlined, kernel, serial
-from ..jit.memory import arrive, claim, float_at, int_at, long_at, prefetch, set_float, set_long
+from ..jit.memory import arrive, claim, float_at, int_at, long_at, prefetch, set_float, set_int, set_long
 from ..jit.simd import LANES, add, load_part, multiply, multiply_add, splat, store, store_part, subtract, total
 from ..jit.simd_integers import larger, magnitude, no_words
 from ..jit.threads import on_all_threads
@@ -35,6 +35,9 @@ class Rule(NamedTuple):
     eps: np.float32
     accumulator: int  # address of f32[R]; 0: SGD
     chances: Chances
+    interval_decay: np.float32
+    last: int  # address of int32[R]; 0: rows do not shrink by the iterations since their last update
+    iteration: int
 
 
 @inlined
@@ -61,14 +64,26 @@ def _rate(rule: Rule, gradient: int, weight: int, arena_row: int, dim: int) -> A
 
 
 @inlined
+def _kept(rule: Rule, arena_row: int) -> Any:
+    """Returns what a row is multiplied by for the iterations since its last update, which is now."""
+    lapsed = np.float32(rule.iteration - int_at(rule.last, arena_row))
+    set_int(rule.last, arena_row, rule.iteration)
+    return np.float32(1) - min(rule.interval_decay * lapsed, np.float32(1))
+
+
+@inlined
 def _step_values(rule: Rule, place: int, arena_row: int, dim: int, gradient: int) -> Any:
     """Updates the values of a row, f32[D] at an address, with the gradient at another; returns their magnitudes."""
     rate = splat(_rate(rule, gradient, place, arena_row, dim))
+    kept = splat(_kept(rule, arena_row) if rule.last else np.float32(1))
     words = no_words()
     for k in range(0, dim, LANES):
         g = _decayed(gradient, place, k, dim - k, rule.weight_decay)
+        w = load_part(place, k, dim - k)
+        if rule.last:
+            w = multiply(kept, w)
         # Product and difference are rounded apart, as in the other implementations.
-        w = subtract(load_part(place, k, dim - k), multiply(rate, g))
+        w = subtract(w, multiply(rate, g))
         store_part(place, k, w, dim - k)
         words = larger(words, magnitude(w))
     return words
@@ -224,6 +239,8 @@ def _prefetch_state(arena: Arena, table: int, rule: Rule, bounds: Bounds, row: i
         prefetch(bounds.block, long_at(bounds.block_start, table) + (row >> BLOCK_SHIFT))
     if rule.accumulator:
         prefetch(rule.accumulator, arena_row)
+    if rule.last:
+        prefetch(rule.last, arena_row)
 
 
 @serial

@@ -10,7 +10,7 @@ from kernel_cases import BITS, CASES, DIMS, IMPLEMENTATIONS, Case, copy_tables, 
 
 from dqrm_cpu.kernels.interface import Kernels
 from dqrm_cpu.kernels.reference import ReferenceKernels
-from dqrm_cpu.kernels.types import SparseGrad, Tables, UpdateRule
+from dqrm_cpu.kernels.types import RowIntervals, SparseGrad, Tables, UpdateRule
 
 EXAMPLES = settings(max_examples=25)
 ORACLE = ReferenceKernels()
@@ -89,6 +89,32 @@ def test_rowwise_adagrad_fused_equals_applied_and_oracle(kernels: Kernels, case:
     # Only the mean of the squares is summed in another order.
     torch.testing.assert_close(sums[0], sums[2], rtol=1e-5, atol=0)
     torch.testing.assert_close(fused.weight, expected.weight, rtol=1e-5, atol=1e-6)
+
+
+@EXAMPLES
+@given(case=CASES, decay=st.sampled_from([1e-4, 0.05, 0.3]))
+def test_rows_shrink_by_the_iterations_since_their_last_update(kernels: Kernels, case: Case, decay: float) -> None:
+    """SGD to the bit; of Adagrad, whose sums of squares are another, fused and applied."""
+    rows = case.tables.weight.shape[0]
+    grad = kernels.coalesce(case.tables, case.bags, case.grad_features)
+    fused, applied, expected, adagrad, adagrad_applied = (copy_tables(case.tables) for _ in range(5))
+    lasts = [torch.arange(rows, dtype=torch.int32) % 8 for _ in range(5)]
+    sums = [torch.ones(rows) for _ in range(2)]
+
+    def rule(number: int) -> UpdateRule:
+        return UpdateRule(0.1, 0.01, intervals=RowIntervals(decay, lasts[number], 9))
+
+    kernels.update_(fused, case.bags, case.grad_features, rule(0), None)
+    kernels.update_sparse_(applied, grad, rule(1), None)
+    ORACLE.update_(expected, case.bags, case.grad_features, rule(2), None)
+    summed = [rule(3 + i)._replace(eps=1e-8, accumulator=sums[i]) for i in range(2)]
+    kernels.update_(adagrad, case.bags, case.grad_features, summed[0], None)
+    kernels.update_sparse_(adagrad_applied, grad, summed[1], None)
+    for tables, last in zip((fused, applied), lasts, strict=False):
+        assert torch.equal(tables.weight, expected.weight)
+        assert torch.equal(last, lasts[2])
+    assert torch.equal(adagrad.weight, adagrad_applied.weight)
+    assert torch.equal(lasts[3], lasts[2])
 
 
 @EXAMPLES

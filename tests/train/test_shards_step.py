@@ -51,6 +51,10 @@ CASES: dict[str, tuple[ExchangeSettings, dict[str, Any]]] = {
     "bags": (ExchangeSettings(wire="int8"), {"max_bag_size": 4}),
     "bf16 rows": (ExchangeSettings(wire="int8"), {"master_rows": "bf16"}),
     "int8 rows": (ExchangeSettings(), {"master_rows": "int8", "optimizer": "rowwise-adagrad"}),
+    "anew, by intervals": (
+        ExchangeSettings(wire="int8"),
+        {"optimizer": "rowwise-adagrad", "interval_decay": 0.01, "tables_last": 3},
+    ),
     "int8 rows of fp32": (ExchangeSettings(wire="int8", overlap="on"), {"master_rows": "int8", "method": "none"}),
 }
 
@@ -66,7 +70,12 @@ def run_steps(
     optimizer, batch = chosen.get("optimizer", "sgd"), chosen.get("batch_size", BATCH)
     of_quant: dict[str, Any] = {name: chosen[name] for name in ("method", "step_width") if name in chosen}
     config = tiny_config(
-        train={"batch_size": batch, "optimizer": optimizer, "master_rows": chosen.get("master_rows", "fp32")},
+        train={
+            "batch_size": batch,
+            "optimizer": optimizer,
+            "master_rows": chosen.get("master_rows", "fp32"),
+            "interval_decay": chosen.get("interval_decay", 0.0),
+        },
         quant={**_QUANT, "embedding_bits": chosen.get("bits", 4), **of_quant},
         data={"max_bag_size": chosen.get("max_bag_size", 1)},
     )
@@ -84,7 +93,10 @@ def run_steps(
     if simulated > 1:
         wires = replace(wires, overlap="off")
     optimizer_of_model = select_optimizer(config.train, model)
-    step = TrainingStep(model, scales, optimizer_of_model, transport, simulated, micro, wires, rows=rows)
+    anew = chosen.get("tables_last", 0)
+    step = TrainingStep(
+        model, scales, optimizer_of_model, transport, simulated, micro, wires, rows=rows, tables_last=anew
+    )
     losses = [step(i, loader.batches(i), loader.global_size(i), 0.1, stop_requested=False).loss for i in range(STEPS)]
     tensors: Mapping[str, torch.Tensor] = {**model.weights(), **optimizer_of_model.state(), **scales.tensors()}
     held = [] if shards is None else [(rows.first_row, rows.num_rows) for rows in shards.held]
@@ -107,7 +119,7 @@ def assert_holds(
     first = np.cumsum([0, 40, 3])
     rows = np.concatenate([np.arange(a, a + n) + start for start, (a, n) in zip(first, held, strict=True)])
     for name, array in expected.items():
-        whole = array[rows] if name in ("tables", "optimizer.rows") else array
+        whole = array[rows] if name in ("tables", "optimizer.rows", "optimizer.last") else array
         assert found[name].tobytes() == np.ascontiguousarray(whole).tobytes(), name
 
 

@@ -55,6 +55,9 @@ def _ours(case: Case, shared: SharedTables) -> Iterator[Contestant]:
         about = f"ours_int4_exact, the rows that training updates in {form.upper()}"
         of_form = replace(config, train=replace(config.train, master_rows=form))
         yield OurStep(f"ours_int4_exact_{form}_rows", about, of_form, shared)
+    about = "ours_int4_exact, rows shrink by the iterations since their last update"
+    shrinking = replace(config, train=replace(config.train, interval_decay=1e-6))
+    yield OurStep("ours_int4_exact_interval_decay", about, shrinking, shared)
 
 
 def _torch(case: Case, shared: SharedTables) -> Iterator[Contestant]:
@@ -114,6 +117,9 @@ def _ratios() -> Iterator[Ratio]:
         yield Ratio(
             f"int4_exact_{form}_rows_over_int4_exact", "fp32", f"ours_int4_exact_{form}_rows", "ours_int4_exact"
         )
+    yield Ratio(
+        "int4_exact_interval_decay_over_int4_exact", "fp32", "ours_int4_exact_interval_decay", "ours_int4_exact"
+    )
     for period in ("every", *_PERIODS):
         yield Ratio(f"int4_exact_over_torch_qat_scan_{period}", "fp32", "ours_int4_exact", f"torch_qat_scan_{period}")
         yield Ratio(

@@ -122,6 +122,7 @@ _ALL_FP32 = (
 
 _INT4 = method("dqrm")
 _ANEW: Settings = {"train.epochs": 3, "train.reset_tables": "each-epoch"}  # MEDA
+_DECAYS: tuple[Settings, ...] = tuple({"train.interval_decay": decay} for decay in (1e-5, 1e-4, 1e-3))
 _CROSS: Settings = {"model.interaction": "cross"}
 _SMALL_MODEL: Settings = {"model.embedding_dim": 8, "model.bottom_mlp": (64, 8), "model.top_mlp": (64, 32, 1)}
 
@@ -138,6 +139,8 @@ TUNED_MODELS = (
     TunedModel("FP32, tables anew in three epochs", {**FP32, **_ANEW}, PTQ),
     TunedModel("INT4, tables anew in three epochs", {**_INT4, **_ANEW}, INT4),
     TunedModel("INT4, quantized in the last tenth", {**_INT4, "quant.start_at": 0.9}, INT4),
+    TunedModel("FP32, decay by intervals", FP32, PTQ, tried=_DECAYS),
+    TunedModel("INT4, decay by intervals", _INT4, INT4, tried=_DECAYS),
     TunedModel("DCNv2 in FP32", {**FP32, **_CROSS}, PTQ),
     TunedModel("DCNv2 in INT4", {**_INT4, **_CROSS}, INT4, counts=(5,)),
     TunedModel("FP32, side by side", {**FP32, "model.interaction": "cat"}, PTQ),
