@@ -20,6 +20,17 @@ class RefusedRowsError(Exception):
 
 
 @dataclass(frozen=True)
+class BandArrays:
+    """Some of the rows of a table, each behind those of the bands before."""
+
+    codes: NDArray[np.uint8]  # [rows, bytes of a row]
+    first: int  # the number of its first row
+    bits: int
+    scale: Floats  # f32[1]
+    offset: Floats  # f32[1]
+
+
+@dataclass(frozen=True)
 class TableArrays:
     """A packed table, or one in FP32 (`bits` 32), and where its ids stand in a row of ids."""
 
@@ -34,6 +45,7 @@ class TableArrays:
     is_bag: bool  # ids may be -1, for none
     bitmap: NDArray[np.uint8] | None = None  # of a sparse table: a bit for each row that is stored
     rank: NDArray[np.int32] | None = None  # the rows stored before every 512 rows
+    bands: Sequence[BandArrays] = ()  # of a table in bands, whose codes, bits, scale and offset are theirs
     rounded_bits: int = 0  # of the codes that a table in FP32 is rounded to as it is read; 0: it is not
 
 

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -130,7 +131,20 @@ class CompiledNetwork:
             nibble_masks=self._compiled.NIBBLE_MASKS,
         )
 
+    def _banded(self, table: TableArrays, is_mean: bool) -> Any:
+        """Returns a table in bands as the kernel reads it."""
+        bands = []
+        for band in table.bands:
+            rows, row_bytes = band.codes.shape
+            its = replace(table, bits=band.bits, scale=band.scale, offset=band.offset, bands=())
+            places = self._table(replace(its, codes=band.codes, num_rows=band.first + rows), is_mean)
+            bands.append(places._replace(codes=places.codes - band.first * row_bytes))
+        places = self._table(replace(table, bands=()), is_mean)
+        return places._replace(codes=self._address(np.array(bands, np.int64)), bits=self._compiled.BANDED)
+
     def _table(self, table: TableArrays, is_mean: bool) -> Any:
+        if table.bands:
+            return self._banded(table, is_mean)
         return self._compiled.TablePlaces(
             codes=self._address(table.codes),
             row_bytes=table.codes.shape[1],

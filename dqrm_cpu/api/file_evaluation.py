@@ -90,7 +90,7 @@ def evaluate_file(
     order: FileEvaluationOrder, rows: OpenedRows, advance: Callable[[int], object] = lambda rows: None
 ) -> Evaluation:
     """Scores the rows; `advance` is called with the rows that have been."""
-    scorer = load_scorer(rows.model)
+    scorer = load_scorer(rows.model, ids=(rows.folder, rows.manifest))
     loaders = [prepared_rows(rows.folder, rows.manifest, part) for part in rows.parts]
     scored = ClickAccumulator(num_keys=len(rows.tables), weighted=loaders[0].is_weighted)
     for loader in loaders:

@@ -209,13 +209,17 @@ def _facts(packed: "PackedModel") -> "dict[str, Json]":
 def _facts_table(packed: "PackedModel") -> str:
     model, quant = packed.config.model, packed.config.quant
     rows = f"{sum(model.table_rows):,} rows x {model.dims_text} in {len(model.table_rows)} tables"
-    stored = f"; {packed.stored_rows:,} have codes, the others are zero" if packed.layout == "sparse" else ""
+    stored = {
+        "sparse": f"; {packed.stored_rows:,} have codes, the others are zero",
+        "bands": f"; {packed.stored_rows:,} have codes, the others are scored as unseen ids",
+    }.get(packed.layout, "")
+    of_tables = "in bands" if packed.layout == "bands" else f"INT{quant.embedding_bits}"
     checksums = f"{packed.num_checksums:,} checksum{'' if packed.num_checksums == 1 else 's'}"
     how = f"{checksums} checked" if packed.num_checksums else "it has no checksums"
     lines = [
         f"{packed.path}",
         f"  file                {format_size(packed.num_bytes)}, read to its end; {how}",
-        f"  layout              {packed.layout}; {quant.method}, tables INT{quant.embedding_bits}, MLPs "
+        f"  layout              {packed.layout}; {quant.method}, tables {of_tables}, MLPs "
         f"{'FP32' if quant.mlp_bits == FP32_BITS else f'INT{quant.mlp_bits}'}",
         f"  rows                {rows}{stored}",
         f"  made for ids of     {packed.identity or 'a data set that it does not name'}",

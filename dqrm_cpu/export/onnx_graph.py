@@ -21,6 +21,7 @@ from dqrm_cpu.base.files import remove_abandoned, replace_file
 from dqrm_cpu.base.tensor_header import HEADER_CHECKSUM
 from dqrm_cpu.errors import CheckpointError, ConfigError, DeviceError
 from dqrm_cpu.serving.description import (
+    BANDS,
     BOTTOM,
     CROSS,
     DENSE,
@@ -77,6 +78,8 @@ def write_onnx(file: MappedFile, description: Description, out: Path) -> int:
 
 def require_whole_codes(file: MappedFile, description: Description, what: str) -> None:
     """Raises ConfigError for a file whose rows are not all there, or of whose codes no whole number fits a byte."""
+    if description.layout == BANDS:
+        raise ConfigError(f"{file.path} has rows of different bits, which {what} have no place for: leave out --budget")
     if description.layout != DENSE:
         raise ConfigError(f"{file.path} leaves out rows, which {what} have no place for: export it with --layout dense")
     widths = {description.table_bits, description.bias_bits, *(layer.bits for layer in description.layers)}

@@ -18,20 +18,20 @@ from dqrm_cpu.kernels.row_forms import UNQUANTIZED
 from dqrm_cpu.model.shapes import LayerShape, mlp_shapes, table_names
 from dqrm_cpu.model.size import packed_row_bytes
 from dqrm_cpu.quant.methods import select_formula
-from dqrm_cpu.serving.description import MODEL, Description, DescriptionError
+from dqrm_cpu.serving.description import BANDS, MODEL, Description, DescriptionError
 from dqrm_cpu.serving.ids import keys_tensors
-from dqrm_cpu.serving.model import ENSEMBLE, SINGLE
+from dqrm_cpu.serving.model import BANDED, ENSEMBLE, SINGLE, format_of
 
-SELF_CONTAINED = (SINGLE, ENSEMBLE)
+SELF_CONTAINED = (SINGLE, ENSEMBLE, BANDED)
 
-FORMATS = ("1", "2", SINGLE, "4", ENSEMBLE)
+FORMATS = ("1", "2", SINGLE, "4", ENSEMBLE, BANDED)
 """2 has checksums; 3 says what raw rows are, too, and holds their vocabulary; 4 has tables of several dimensions; 5 is
-as 3, of several models."""
+as 3, of several models; 6 is as 3 or 5, its tables in bands of rows of different bits."""
 
 CORRECTED = "corrected"
 """Key of the metadata that says that the bias of the last layer makes up for rows that training did not see."""
 
-LAYOUTS = ("dense", "sparse", "rowwise")
+LAYOUTS = ("dense", "sparse", "rowwise", BANDS)
 ROWS_PER_RANK = 512
 
 ROWWISE_BITS = (2, 4)
@@ -51,7 +51,7 @@ class Expected:
     """The type and shape of a tensor that must be there."""
 
     dtype: str  # as safetensors names it
-    shape: tuple[int | None, ...]  # None: as many as there are live rows
+    shape: tuple[int | None, ...]  # None: as many as there are live rows, keys or bands, or bytes in those
     is_scale: bool = False  # so that all of it must be positive
 
 
@@ -87,8 +87,10 @@ def stored_description(file: PackedFile) -> Description | None:
         description = Description.from_json(file.metadata.get(MODEL, ""))
     except DescriptionError as error:
         raise file.foreign(str(error)) from error
-    if (description.members > 1) != (version == ENSEMBLE):
-        raise file.foreign(f"it has format {version} and {description.members} members")
+    if version != format_of(description):
+        raise file.foreign(
+            f"it has format {version}, the layout {description.layout} and {description.members} members"
+        )
     return description
 
 
@@ -114,11 +116,17 @@ def expected_tensors(config: Config, layout: str) -> Mapping[str, Expected]:
             tensors[f"{name}.codes"] = Expected("U8", (rows, row_bytes + ROWWISE_SCALE_BYTES))
         elif layout == "dense":
             tensors[f"{name}.codes"] = Expected("U8", (rows, row_bytes))
+        elif layout == BANDS:
+            tensors[f"{name}.codes"] = Expected("U8", (None,))
         else:
             tensors[f"{name}.bitmap"] = Expected("U8", (-(-rows // 8),))
             tensors[f"{name}.rank"] = Expected("I32", (-(-rows // ROWS_PER_RANK),))
             tensors[f"{name}.codes"] = Expected("U8", (None, row_bytes))
-    if layout != "rowwise":
+    if layout == BANDS:
+        tensors["tables.bands"] = Expected("I32", (None, 2))
+        tensors["tables.step"] = Expected("F32", (None,), is_scale=True)
+        tensors["tables.offset"] = Expected("F32", (None,))
+    elif layout != "rowwise":
         tensors |= _grid("tables", config, quant.embedding_bits, len(names))
     shapes = mlp_shapes(config)
     for name, layer in zip(shapes.names, shapes.layers, strict=True):

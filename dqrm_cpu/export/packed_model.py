@@ -30,7 +30,9 @@ from dqrm_cpu.export.packed_layout import (
 )
 from dqrm_cpu.export.safetensors_reader import PackedFile
 from dqrm_cpu.model.shapes import table_names
-from dqrm_cpu.serving.description import entries_by_member
+from dqrm_cpu.serving.bands import bands_by_table, code_bytes
+from dqrm_cpu.serving.description import BANDS, Description, entries_by_member
+from dqrm_cpu.serving.model import BANDED
 
 ROWS_AT_ONCE = 1 << 16  # a multiple of ROWS_PER_RANK
 
@@ -92,11 +94,17 @@ def open_packed(path: Path) -> Iterator[tuple[PackedFile, PackedModel]]:
         if layout not in LAYOUTS:
             raise file.foreign(f"its layout is {layout[:20] or 'none'}, not one of {', '.join(LAYOUTS)}")
         config, description = stored_config(file), stored_description(file)
+        if (layout == BANDS) != (version == BANDED):
+            raise file.foreign(f"it has format {version} and the layout {layout}")
         count, vocabulary, stored_rows = 1 if description is None else description.members, description, 0
         for member in _members(file, count):
             _require_layout(member, config, layout, vocabulary_entries(vocabulary))
-            codes = [member.entries[f"{name}.codes"] for name in table_names(len(config.model.table_rows))]
-            stored_rows += sum(entry.shape[0] for entry in codes)
+            if layout == BANDS:
+                assert description is not None, "format 6 alone has bands"
+                stored_rows += _require_bands(member, description)
+            else:
+                codes = [member.entries[f"{name}.codes"] for name in table_names(len(config.model.table_rows))]
+                stored_rows += sum(entry.shape[0] for entry in codes)
             vocabulary = None  # is written once
         identity = file.metadata.get("identity", "")
         sizes = file.num_bytes, stored_rows, file.num_checksums
@@ -140,6 +148,21 @@ def _require_layout(file: PackedFile, config: Config, layout: str, vocabulary: M
     unknown = sorted(set(file.entries) - set(expected))
     if unknown:
         raise file.foreign(f"its configuration has no use for {unknown[0][:80]}")
+
+
+def _require_bands(file: PackedFile, description: Description) -> int:
+    """Requires bands with the rows and the bytes of each table; returns their rows."""
+    try:
+        by_table = bands_by_table(file.tensor("tables.bands"), description)
+    except ValueError as error:
+        raise file.foreign(f"it has {error}") from None
+    for part in ("step", "offset"):
+        if file.entries[f"tables.{part}"].shape[0] != sum(map(len, by_table)):
+            raise file.foreign(f"tables.{part} has not a number for each band")
+    for t, (column, bands) in enumerate(zip(description.categories, by_table, strict=True)):
+        if file.entries[f"C{t + 1}.codes"].shape[0] != code_bytes(bands, column.dim):
+            raise file.foreign(f"C{t + 1}.codes has not the bytes of its {column.rows:,} rows in bands")
+    return sum(column.rows for column in description.categories)
 
 
 def require_usable(file: PackedFile, about: PackedModel) -> None:

@@ -17,6 +17,7 @@ from dqrm_cpu.export.safetensors_reader import PackedFile
 from dqrm_cpu.model.correction import keep_rate_correction
 from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.model.shapes import mlp_shapes, table_names
+from dqrm_cpu.serving.description import BANDS
 from dqrm_cpu.serving.stored import unpacked
 
 
@@ -28,6 +29,11 @@ def load_packed(path: Path, model: Dlrm, quant: QuantConfig) -> PackedModel:
     with open_packed(path) as (file, about):
         if about.members > 1:
             raise CheckpointError(f"{path} is an ensemble of {about.members} models, where one is wanted")
+        if about.layout == BANDS:
+            raise CheckpointError(
+                f"{path} has rows in bands, and other ids than the model's tables: it is scored as it lies; give the "
+                "run that it was exported from"
+            )
         _require_model(about, model, quant)
         require_usable(file, about)
         for table, first, end, values in _all_rows(file, about, model):

@@ -55,7 +55,6 @@ def whole(name: str, array: NDArray[np.generic]) -> Streamed:
 def write_tensors(path: Path, tensors: Sequence[Streamed], metadata: Mapping[str, str]) -> int:
     """Writes the file, whole or not at all; returns its size in bytes."""
     data_bytes = sum(tensor.num_bytes for tensor in tensors)
-    num_stretches = -(-data_bytes // STRETCH_BYTES)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -63,7 +62,7 @@ def write_tensors(path: Path, tensors: Sequence[Streamed], metadata: Mapping[str
     remove_abandoned(path)
     with replacing(path, CheckpointError) as file:
         # As long as the header that takes its place once the checksums are known.
-        blank = _header(tensors, metadata, NO_CHECKSUM * num_stretches)
+        blank = _blank_header(tensors, metadata)
         file.write(blank)
         sums = Checksums()
         for tensor in tensors:
@@ -79,6 +78,11 @@ def write_tensors(path: Path, tensors: Sequence[Streamed], metadata: Mapping[str
         file.seek(0)
         file.write(header)
     return len(header) + data_bytes
+
+
+def file_bytes(tensors: Sequence[Streamed], metadata: Mapping[str, str]) -> int:
+    """Returns the size of the file that `write_tensors` would write; of the tensors nothing but their sizes counts."""
+    return len(_blank_header(tensors, metadata)) + sum(tensor.num_bytes for tensor in tensors)
 
 
 class Checksums:
@@ -104,6 +108,12 @@ class Checksums:
         """Returns the checksums of all that was added; the last stretch may be shorter."""
         last = [self._crc] if self._filled else []
         return "".join(f"{crc:08x}" for crc in (*self._done, *last))
+
+
+def _blank_header(tensors: Sequence[Streamed], metadata: Mapping[str, str]) -> bytes:
+    """Returns a header without checksums, as long as the one that has them."""
+    num_stretches = -(-sum(tensor.num_bytes for tensor in tensors) // STRETCH_BYTES)
+    return _header(tensors, metadata, NO_CHECKSUM * num_stretches)
 
 
 def _header(tensors: Sequence[Streamed], metadata: Mapping[str, str], checksums: str) -> bytes:

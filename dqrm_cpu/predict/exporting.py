@@ -90,16 +90,7 @@ class _Result(msgspec.Struct):
 
 def export(request: ExportRequest) -> ExportedFile:
     """Writes the file, opens it as a server would, and compares its answers for some rows with the run's own."""
-    if request.out.is_dir():
-        raise ConfigError(f"{request.out} is a folder; give the name of a file")
-    if request.out.exists() and not request.overwrite:
-        raise ConfigError(f"{request.out} exists; give another name, or --overwrite")
-    if not request.out.parent.is_dir():
-        raise ConfigError(f"there is no folder {request.out.parent}; make it, or give another name")
-    named = next((name for name, suffix in SUFFIXES.items() if suffix == request.out.suffix), request.format)
-    if request.format == PACKED != named:
-        raise ConfigError(f"{request.out} is the name of another format; give --format {named}, or another name")
-    remove_abandoned(request.out)
+    require_place(request.out, request.format, request.overwrite)
     if request.format == PACKED:
         return _export_packed(request)
     if request.out.suffix != SUFFIXES[request.format]:
@@ -112,6 +103,20 @@ def export(request: ExportRequest) -> ExportedFile:
         file = MappedFile(packed.path)
         size = write(file, read_description(file), request.out, folder)
     return replace(packed, path=request.out, num_bytes=size, vocabulary_bytes=0)
+
+
+def require_place(out: Path, file_format: str, overwrite: bool) -> None:
+    """Raises ConfigError where no file of the format can get this name, and removes what others left half written."""
+    if out.is_dir():
+        raise ConfigError(f"{out} is a folder; give the name of a file")
+    if out.exists() and not overwrite:
+        raise ConfigError(f"{out} exists; give another name, or --overwrite")
+    if not out.parent.is_dir():
+        raise ConfigError(f"there is no folder {out.parent}; make it, or give another name")
+    named = next((name for name, suffix in SUFFIXES.items() if suffix == out.suffix), file_format)
+    if file_format == PACKED != named:
+        raise ConfigError(f"{out} is the name of another format; give --format {named}, or another name")
+    remove_abandoned(out)
 
 
 def _other_format(name: str) -> tuple[Callable[[], object], Callable[[MappedFile, Description, Path, Path], int]]:
@@ -130,7 +135,22 @@ def _other_format(name: str) -> tuple[Callable[[], object], Callable[[MappedFile
     return require_executorch, lambda file, description, out, folder: write_executorch(file, description, out)
 
 
-def _export_packed(request: ExportRequest) -> ExportedFile:
+class FoundRun(NamedTuple):
+    """A run to export, of which nothing but the description was read, and what its raw rows become."""
+
+    trained: TrainedModel
+    folder: Path  # of the data set
+    manifest: Manifest
+    features: RawFeatures
+
+    @property
+    def members(self) -> tuple[TrainedModel, ...]:
+        """The models: one, or those of an ensemble."""
+        return self.trained.members or (self.trained,)
+
+
+def found_run(request: ExportRequest) -> FoundRun:
+    """Finds a run and its data set; DqrmError where they do not go together."""
     trained = find_model(request.run_dir, request.checkpoint)
     if trained.is_packed:
         raise ConfigError(f"{request.run_dir} is a packed file; give the folder of the run")
@@ -140,11 +160,16 @@ def _export_packed(request: ExportRequest) -> ExportedFile:
         request.note(f"warning: {warning}")
     require_shape(trained, folder, manifest)
     features = _features(folder, manifest, recorded_layout(folder, manifest))
+    return FoundRun(trained, folder, manifest, replace(features, metrics=_test_metrics(request.run_dir)))
+
+
+def _export_packed(request: ExportRequest) -> ExportedFile:
+    run = found_run(request)
+    (trained, folder, manifest, features), members = run, run.members
     quant = trained.config.quant
     if request.layout == "sparse" and not has_sparse_layout(select_formula(quant, quant.embedding_bits)):
         raise ConfigError(f"{quant.method} has no code for zero: no row can be left out; use dense")
     sample = _sample(folder, manifest, describe(trained.config, request.layout, features))
-    members = trained.members or (trained,)
     runs: Sequence[StreamedRun | WholeRun]
     if request.calibrate or not all(map(can_stream, members)):
         from dqrm_cpu.predict.whole_run import open_whole  # with torch, which other exports do without
@@ -156,7 +181,6 @@ def _export_packed(request: ExportRequest) -> ExportedFile:
     else:
         runs = streamed = [open_streamed(one, sample.rows, request.show_work) for one in members]
         tables = [table for one in streamed for table in one.tables]
-    features = replace(features, metrics=_test_metrics(request.run_dir))
     identity = str(trained.ids.identity or "")
     passes = 1 if request.layout == "dense" else 2  # which rows are zero is found before
     weights = [one.weights for one in runs]

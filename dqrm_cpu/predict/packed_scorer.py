@@ -1,5 +1,6 @@
 """Batches scored by an exported file: through the reader that servers use, which knows nothing of the trainer."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,12 @@ from torch import Tensor
 
 from dqrm_cpu.config import Config
 from dqrm_cpu.data.batch import BadBatchError, Batch
-from dqrm_cpu.serving.description import Description
-from dqrm_cpu.serving.ids import NO_ID, slot_ids
-from dqrm_cpu.serving.model import Model, UnusableRowError
+from dqrm_cpu.data.prepare.vocabulary.saved_vocabulary import vocabulary_of
+from dqrm_cpu.data.store.manifest import Manifest
+from dqrm_cpu.serving.description import BANDS, BUCKETS, Description
+from dqrm_cpu.serving.ids import NO_ID, IdFinder, slot_ids
+from dqrm_cpu.serving.mapped_file import MappedFile
+from dqrm_cpu.serving.model import Model, UnusableRowError, read_description
 
 _ADVICE = "prepare the rows with the vocabulary of the model"
 
@@ -19,8 +23,9 @@ _ADVICE = "prepare the rows with the vocabulary of the model"
 class PackedScorer:
     """Scores rows as a server does: the file's calibration is part of its logits."""
 
-    def __init__(self, path: Path, threads: int | None, products: str) -> None:
-        """`threads`: the most that score a batch; None: one for each core."""
+    def __init__(self, path: Path, threads: int | None, products: str, new_rows: "NewRows | None" = None) -> None:
+        """`threads`: the most that score a batch; None: one for each core. `new_rows`: of a file in bands."""
+        self._new_rows = new_rows
         self._model = Model.open(path, verify=True, threads=threads, products=products)
 
     def logits(self, batch: Batch) -> NDArray[np.float32]:
@@ -40,6 +45,8 @@ class PackedScorer:
         return torch.from_numpy(self._model.sound_rows(*self._arrays(batch)))
 
     def _arrays(self, batch: Batch) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
+        if self._new_rows is not None:
+            return batch.dense.numpy(), renumbered(slots_of(batch, self._model.description), self._new_rows)
         one_each = batch.offsets is None
         return batch.dense.numpy(), batch.ids.numpy().T if one_each else slots_of(batch, self._model.description)
 
@@ -58,6 +65,40 @@ class PackedScorer:
             if not 0 <= value < rows and (value != NO_ID or not self._model.description.has_bags):
                 return BadBatchError(f"id {value} is outside of 0 to {rows - 1}; {_ADVICE}", row, f"C{t + 1}")
         return BadBatchError(str(error))
+
+
+NewRows = Sequence[NDArray[np.int64]]
+"""The row in a file of each id of a data set, by slot of a row: int64[ids]."""
+
+
+def rows_in_file(path: Path, folder: Path, manifest: Manifest) -> NewRows | None:
+    """Returns where the ids of a data set lie in an exported file, by the keys that both have; None: as they are.
+
+    A file in bands keeps fewer rows than the data set has ids, in another order. What it left out is row 0.
+    """
+    file = MappedFile(path)
+    description = read_description(file)
+    if description.layout != BANDS or description.ids.hash_rows:
+        return None
+    finder, keys = IdFinder(file, description), vocabulary_of(folder, manifest).keys
+    by_table = [
+        np.arange(column.rows)
+        if column.kind == BUCKETS
+        else np.concatenate([np.zeros(1, np.int64), finder.rows([t], keys[t].astype(np.uint64)[None])[0]])
+        for t, column in enumerate(description.categories)
+    ]
+    return [by_table[t] for t in description.slots]
+
+
+def renumbered(ids: NDArray[np.int64], new_rows: NewRows) -> NDArray[np.int64]:
+    """Returns the rows in a file of the ids [n, S] of a data set; what is no id stays none."""
+    found = ids.copy()
+    for slot, rows in enumerate(new_rows):
+        its = found[:, slot]
+        known = (its >= 0) & (its < rows.size)
+        its[its >= rows.size] = np.iinfo(np.int64).max
+        its[known] = rows[its[known]]
+    return found
 
 
 def slots_of(batch: Batch, description: Description) -> NDArray[np.int64]:

@@ -91,6 +91,7 @@ class RowsToScore(Protocol):
     key_names: tuple[str, ...]
     total_bytes: int  # 0: not known
     threads: int | None  # that score a batch; None: one for each core
+    data: tuple[Path, Manifest]  # the data set whose ids they have
 
     @property
     def skipped(self) -> SkippedRows:
@@ -124,7 +125,7 @@ def predict(request: PredictRequest) -> PredictionSummary:
     ):
         request.note(text)
     validation = data_of_model(model, request.data) if request.calibrate else None
-    scorer = load_scorer(model, rows.threads, request.products, request.show_work)
+    scorer = load_scorer(model, rows.threads, request.products, request.show_work, rows.data)
     calibration = None
     if validation is not None and request.calibrate:
         calibration = fit_calibration(scorer, request.calibrate, *validation[:2], model.config.data)
@@ -238,6 +239,7 @@ class _RawRowsToScore:
         if warning:
             request.note(f"warning: {warning}")
         require_shape(model, folder, manifest)
+        self.data = folder, manifest
         sources = RawSources(files, folder, manifest, request.keys, request.stdin)
         self.total_bytes = sources.total_bytes
         # Keys in the order in which they were asked for; the files have them in another one.
@@ -299,7 +301,7 @@ class _PreparedRows:
         self._parts = [part for part in parts if manifest.num_rows(part)]
         if not self._parts:
             raise DataError(f"{folder} has no {' or '.join(parts)} rows")
-        self._folder, self._manifest = folder, manifest
+        self.data = self._folder, self._manifest = folder, manifest
         self._row_bytes = 4 * (manifest.schema.num_dense + manifest.schema.num_tables + 1)
         self.total_bytes = self._row_bytes * sum(map(manifest.num_rows, self._parts))
         self._policy, self._most = request.bad_rows, request.max_bad_rows

@@ -15,7 +15,7 @@ from dqrm_cpu.base.precision import FP32
 from dqrm_cpu.errors import CheckpointError, ConfigError, DeviceError
 from dqrm_cpu.export.openvino_ir import OPENVINO_INFO
 from dqrm_cpu.serving import Model
-from dqrm_cpu.serving.description import MODEL, Description, DescriptionError
+from dqrm_cpu.serving.description import BANDS, MODEL, Description, DescriptionError
 
 PACKED = ".safetensors"
 
@@ -54,8 +54,11 @@ def open_file(path: Path, products: str = FP32) -> Sequence[OpenedFile]:
 class _PackedFile:
     def __init__(self, path: Path, products: str) -> None:
         self._model = Model.open(path, verify=True, products=products)
-        self.is_exact = products == FP32
-        self.runtime = "dqrm_cpu.serving" if self.is_exact else f"dqrm_cpu.serving, {products}"
+        in_bands = self._model.description.layout == BANDS
+        self.is_exact = products == FP32 and not in_bands
+        self.runtime = ", ".join(
+            ["dqrm_cpu.serving", *([] if products == FP32 else [products]), *(["in bands"] if in_bands else [])]
+        )
         self.num_bytes, self.description = path.stat().st_size, self._model.description
 
     def logits(self, dense: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -26,7 +26,7 @@ from dqrm_cpu.metrics.click import ClickAccumulator
 from dqrm_cpu.model.activations import Mode
 from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.predict.compiled_run import compile_run
-from dqrm_cpu.predict.packed_scorer import PackedScorer
+from dqrm_cpu.predict.packed_scorer import PackedScorer, rows_in_file
 from dqrm_cpu.predict.trained_model import TrainedModel, lacks_activations
 from dqrm_cpu.quant.liveness import live_rows
 from dqrm_cpu.train.bad_batches import described
@@ -145,16 +145,22 @@ class RowScorer(Protocol):
 
 
 def load_scorer(
-    trained: TrainedModel, threads: int | None = None, products: str = FP32, show_work: ShowWork = unshown
+    trained: TrainedModel,
+    threads: int | None = None,
+    products: str = FP32,
+    show_work: ShowWork = unshown,
+    ids: tuple[Path, Manifest] | None = None,
 ) -> RowScorer:
     """Loads the weights of a model.
 
-    `threads`: the most that score a batch, None: all cores; `products`: the arithmetic of an exported file.
+    `threads`: the most that score a batch, None: all cores; `products`: the arithmetic of an exported file; `ids`: the
+    data set that says what the ids of the rows stand for, which a file with rows of its own numbers needs.
     """
     if trained.members:
         return EnsembleScorer([load_scorer(member, threads, products, show_work) for member in trained.members])
     if trained.is_exported:
-        return PackedScorer(trained.path, threads, products)
+        new_rows = None if ids is None else rows_in_file(trained.path, *ids)
+        return PackedScorer(trained.path, threads, products, new_rows)
     if products != FP32:
         raise ConfigError(
             f"--products {products} takes a file that dqrm-cpu export wrote, and {trained.path} is none; give that file"

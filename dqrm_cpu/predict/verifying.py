@@ -14,7 +14,7 @@ from dqrm_cpu.errors import CheckpointError, ConfigError, DataError
 from dqrm_cpu.metrics.calibration import Calibration, IsotonicCalibration, PlattCalibration, sigmoid
 from dqrm_cpu.metrics.click import ClickAccumulator, click_metrics
 from dqrm_cpu.predict.exporting import as_exported
-from dqrm_cpu.predict.packed_scorer import slots_of
+from dqrm_cpu.predict.packed_scorer import NewRows, renumbered, rows_in_file, slots_of
 from dqrm_cpu.predict.runtimes import PACKED, OpenedFile, open_file
 from dqrm_cpu.predict.scorer import EnsembleScorer, Scorer, load_weights, prepared_rows, sound_batches
 from dqrm_cpu.predict.trained_model import data_of_model, find_model, require_shape
@@ -79,6 +79,7 @@ class _Compared:
     opened: OpenedFile
     calibration: Calibration | None
     max_logit: float
+    new_rows: NewRows | None  # of a file in bands
     largest: float = 0.0
     logits: list[NDArray[np.float32]] = field(default_factory=list)
 
@@ -123,6 +124,7 @@ class Verifier:
         self._path = trained.path
         trained = as_exported(trained, request.note)
         self._folder, manifest, warning = data_of_model(trained, request.data)
+        self._manifest = manifest
         if warning:
             request.note(f"warning: {warning}")
         require_shape(trained, self._folder, manifest)
@@ -132,7 +134,7 @@ class Verifier:
         self._loader = prepared_rows(self._folder, manifest, request.part, request.rows)
         self.num_rows = min(request.rows or manifest.num_rows(request.part), manifest.num_rows(request.part))
         self._files = [
-            _Compared(path, one, _calibration(one), request.max_logit)
+            _Compared(path, one, _calibration(one), request.max_logit, self._new_rows(path))
             for path in request.files
             for one in open_file(path, request.products)
         ]
@@ -142,6 +144,9 @@ class Verifier:
         members = trained.members or (trained,)
         self._scorer = EnsembleScorer([Scorer(*load_weights(one), quantized=True) for one in members])
 
+    def _new_rows(self, path: Path) -> NewRows | None:
+        return rows_in_file(path, self._folder, self._manifest) if path.suffix == PACKED else None
+
     def verify(self, advance: Callable[[int], None] = lambda _: None) -> Verification:
         """Scores the rows by the run and by every file, and compares; `advance` is told how many rows are done."""
         scored, left_out = ClickAccumulator(weighted=self._loader.is_weighted), 0
@@ -150,6 +155,8 @@ class Verifier:
             for file in self._files:
                 if batch.size:
                     ids = slots_of(batch, file.opened.description)
+                    if file.new_rows is not None:
+                        ids = renumbered(ids, file.new_rows)
                     file.add(expected, file.opened.logits(batch.dense.numpy(), ids))
             left_out += bad.size
             advance(batch.size + bad.size)
@@ -189,7 +196,9 @@ def _calibration(opened: OpenedFile) -> Calibration | None:
 
 def _require_same_shape(file: _Compared, num_dense: int, table_rows: Sequence[int]) -> None:
     described: Description = file.opened.description
-    theirs = len(described.dense), tuple(column.rows for column in described.categories)
+    # A file in bands keeps the rows that it has bytes for.
+    its_rows = (column.rows for column in described.categories)
+    theirs = len(described.dense), tuple(table_rows if file.new_rows is not None else its_rows)
     if theirs != (num_dense, tuple(table_rows)):
         raise ConfigError(
             f"{file.path} reads {theirs[0]} numbers and tables of {sum(theirs[1]):,} rows, the run {num_dense} and "

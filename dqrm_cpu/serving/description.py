@@ -18,7 +18,7 @@ VERSION = 1
 INTEGER, DECIMAL = "integer", "decimal"
 HEX, TEXT, BUCKETS, BAG = "hex", "text", "buckets", "bag"
 LOG, IDENTITY, STANDARD, QUANTILE = "log", "identity", "standard", "quantile"
-DENSE, SPARSE = "dense", "sparse"
+DENSE, SPARSE, BANDS = "dense", "sparse", "bands"
 DOT = "dot"
 CAT = "cat"
 CROSS = "cross"
@@ -239,7 +239,7 @@ def _require_sound(model: Description) -> None:
         *((column.transform, (LOG, IDENTITY, STANDARD, QUANTILE, BUCKETS)) for column in model.numbers),
         *((column.kind, (HEX, TEXT, BUCKETS, BAG)) for column in model.categories),
         *((layer.part, (BOTTOM, PROJECT, CROSS, TOP)) for layer in model.layers),
-        (model.layout, (DENSE, SPARSE)),
+        (model.layout, (DENSE, SPARSE, BANDS)),
         (model.interaction, (DOT, CAT, CROSS)),
         *([(model.calibration.kind, (PLATT, ISOTONIC))] if model.calibration else []),
         (model.ids.key_bits, (32, 64)),

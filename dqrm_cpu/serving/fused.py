@@ -4,9 +4,10 @@ import importlib.util
 from itertools import accumulate
 
 from dqrm_cpu.base.kernel_cache import choose_cache_folder
-from dqrm_cpu.kernels.packed_arrays import IntegerInputs, LayerArrays, NetworkArrays, TableArrays
+from dqrm_cpu.kernels.packed_arrays import BandArrays, IntegerInputs, LayerArrays, NetworkArrays, TableArrays
 from dqrm_cpu.kernels.packed_scoring import CompiledNetwork
-from dqrm_cpu.serving.description import BAG, CROSS, DENSE, DOT, FLOAT_BITS, Description
+from dqrm_cpu.serving.bands import banded_tables
+from dqrm_cpu.serving.description import BAG, BANDS, CROSS, DENSE, DOT, FLOAT_BITS, Description
 from dqrm_cpu.serving.layers import AffineLayer, IntegerLayer
 from dqrm_cpu.serving.mapped_file import MappedFile
 from dqrm_cpu.serving.network import Layer, PackedNetwork, dense_codes, sparse_table
@@ -38,7 +39,34 @@ def compile_network(file: MappedFile, model: Description, network: PackedNetwork
     )
 
 
+def _banded_tables(file: MappedFile, model: Description) -> list[TableArrays]:
+    tables, first_slot = [], 0
+    for table, column in zip(banded_tables(file, model), model.categories, strict=True):
+        bands = [
+            BandArrays(codes, band.first, band.bits, table.scale[k : k + 1], table.offset[k : k + 1])
+            for k, (band, codes) in enumerate(zip(table.bands, table.codes, strict=True))
+        ]
+        tables.append(
+            TableArrays(
+                codes=table.codes[0],
+                num_rows=column.rows,
+                dim=column.dim,
+                bits=table.bands[0].bits,
+                scale=table.scale,
+                offset=None,
+                first_slot=first_slot,
+                num_slots=column.limit or 1,
+                is_bag=column.kind == BAG,
+                bands=bands,
+            )
+        )
+        first_slot += column.limit or 1
+    return tables
+
+
 def _tables(file: MappedFile, model: Description) -> list[TableArrays]:
+    if model.layout == BANDS:
+        return _banded_tables(file, model)
     count = len(model.categories)
     scale = finite(file, "tables.step", count)
     offset = finite(file, "tables.offset", count) if "tables.offset" in file.entries else None

@@ -18,6 +18,7 @@ from dqrm_cpu.serving.cells import UnusableRowError, bucket_ids, dense_values, r
 from dqrm_cpu.serving.columns import RowColumns
 from dqrm_cpu.serving.description import (
     BAG,
+    BANDS,
     BUCKETS,
     MODEL,
     PLATT,
@@ -31,8 +32,8 @@ from dqrm_cpu.serving.ids import NO_ID, IdFinder, keys_tensors
 from dqrm_cpu.serving.mapped_file import MappedFile
 from dqrm_cpu.serving.network import PackedNetwork
 
-SINGLE, ENSEMBLE = "3", "5"
-"""The formats of exported files: of one model, and of several."""
+SINGLE, ENSEMBLE, BANDED = "3", "5", "6"
+"""The formats of exported files: of one model, of several, and of one or several whose tables are in bands."""
 
 _BATCH = 2048
 """Rows of a forward: features and products of as many stay in the caches."""
@@ -230,15 +231,24 @@ def _in_batches(
 def read_description(file: MappedFile) -> Description:
     """Reads what a file says of itself; CheckpointError where it is no exported model."""
     version = file.metadata.get("format", "none")
-    if version not in (SINGLE, ENSEMBLE):
-        raise file.foreign(f"it has format {version[:20]}, not {SINGLE} or {ENSEMBLE}")
+    if version not in (SINGLE, ENSEMBLE, BANDED):
+        raise file.foreign(f"it has format {version[:20]}, not {SINGLE}, {ENSEMBLE} or {BANDED}")
     try:
         description = Description.from_json(file.metadata.get(MODEL, ""))
     except DescriptionError as error:
         raise file.foreign(str(error)) from error
-    if (description.members > 1) != (version == ENSEMBLE):
-        raise file.foreign(f"it has format {version} and {description.members} members")
+    if version != format_of(description):
+        raise file.foreign(
+            f"it has format {version}, the layout {description.layout} and {description.members} members"
+        )
     return description
+
+
+def format_of(description: Description) -> str:
+    """Returns the format of the file of a model."""
+    if description.layout == BANDS:
+        return BANDED
+    return SINGLE if description.members == 1 else ENSEMBLE
 
 
 def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:

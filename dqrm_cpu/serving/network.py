@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqrm_cpu.base.precision import FP32, INT8
-from dqrm_cpu.serving.description import BOTTOM, CROSS, DENSE, DOT, PROJECT, TOP, Description
+from dqrm_cpu.serving.bands import banded_tables
+from dqrm_cpu.serving.description import BANDS, BOTTOM, CROSS, DENSE, DOT, PROJECT, TOP, Description
 from dqrm_cpu.serving.layers import AffineLayer, FloatLayer, IntegerLayer
 from dqrm_cpu.serving.mapped_file import MappedFile
 from dqrm_cpu.serving.stored import Floats, finite, row_bytes, unpacked
@@ -65,20 +66,12 @@ class _TableGroup:
         slots = np.array(model.slots)
         self.slots = np.flatnonzero(np.isin(slots, tables))
         of_slot = slots[self.slots]
-        self._bits, self._dim, self._is_mean = model.table_bits, model.categories[tables[0]].dim, model.mean_pooling
-        self._has_bags = model.has_bags
+        self._has_bags, self._is_mean = model.has_bags, model.mean_pooling
         self._starts = np.searchsorted(of_slot, tables)
-        count = len(model.categories)
-        self._scale = finite(file, "tables.step", count)[of_slot, None]
-        has_offset = "tables.offset" in file.entries
-        self._offset = finite(file, "tables.offset", count)[of_slot, None] if has_offset else None
-        self._codes = (_dense_lookup if model.layout == DENSE else _sparse_lookup)(file, model, tables, of_slot)
+        self._values = (_banded_values if model.layout == BANDS else _coded_values)(file, model, tables, of_slot)
 
     def pooled(self, ids: Ids) -> Floats:
-        values = unpacked(self._codes(np.maximum(ids, 0) if self._has_bags else ids), self._bits, self._dim)
-        values *= self._scale
-        if self._offset is not None:
-            values += self._offset
+        values = self._values(np.maximum(ids, 0) if self._has_bags else ids)
         if not self._has_bags:
             return values
         values[ids < 0] = 0
@@ -86,6 +79,42 @@ class _TableGroup:
         if self._is_mean:
             summed /= np.maximum(np.add.reduceat(ids >= 0, self._starts, axis=1, dtype=np.float32), 1)[..., None]
         return summed
+
+
+def _coded_values(
+    file: MappedFile, model: Description, tables: list[int], of_slot: NDArray[np.int64]
+) -> Callable[[Ids], Floats]:
+    """Returns what makes f32[n, S, D] of ids, where all tables have codes of the same bits."""
+    bits, dim, count = model.table_bits, model.categories[tables[0]].dim, len(model.categories)
+    scale = finite(file, "tables.step", count)[of_slot, None]
+    has_offset = "tables.offset" in file.entries
+    offset = finite(file, "tables.offset", count)[of_slot, None] if has_offset else None
+    look_up = (_dense_lookup if model.layout == DENSE else _sparse_lookup)(file, model, tables, of_slot)
+
+    def values(ids: Ids) -> Floats:
+        found = unpacked(look_up(ids), bits, dim)
+        found *= scale
+        if offset is not None:
+            found += offset
+        return found
+
+    return values
+
+
+def _banded_values(
+    file: MappedFile, model: Description, tables: list[int], of_slot: NDArray[np.int64]
+) -> Callable[[Ids], Floats]:
+    """Returns what makes f32[n, S, D] of ids, where each row has the bits of its band."""
+    dim, of_model = model.categories[tables[0]].dim, banded_tables(file, model)
+    banded = [of_model[t] for t in tables]
+    parts = _slots_by_table(tables, of_slot)
+    return lambda ids: np.concatenate(
+        [table.values(ids[:, part], dim) for table, part in zip(banded, parts, strict=True)], axis=1
+    )
+
+
+def _slots_by_table(tables: list[int], of_slot: NDArray[np.int64]) -> list[slice]:
+    return [slice(*np.searchsorted(of_slot, [t, t + 1]).tolist()) for t in tables]
 
 
 def _dense_lookup(file: MappedFile, model: Description, tables: list[int], of_slot: NDArray[np.int64]) -> RowLookup:
@@ -102,7 +131,7 @@ def _dense_lookup(file: MappedFile, model: Description, tables: list[int], of_sl
 
 def _sparse_lookup(file: MappedFile, model: Description, tables: list[int], of_slot: NDArray[np.int64]) -> RowLookup:
     lookups = [_sparse_lookup_of(file, model, t) for t in tables]
-    parts = [slice(*np.searchsorted(of_slot, [t, t + 1]).tolist()) for t in tables]
+    parts = _slots_by_table(tables, of_slot)
     return lambda ids: np.concatenate(
         [lookup(ids[:, part]) for lookup, part in zip(lookups, parts, strict=True)], axis=1
     )

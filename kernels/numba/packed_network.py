@@ -13,7 +13,7 @@ from ..jit.memory import float_at, long_at, set_float
 from ..jit.simd import LANES, add, load_part, multiply, multiply_add, round_clamp, splat, store_part, total
 from ..jit.simd_nibbles import NIBBLE_MASKS
 from .integer_panels import SIGNED_ZERO, IntegerProduct, first_sums, multiply_bytes, packed_bytes
-from .packed_rows import Ids, TablePlaces, id_at, prefetch_packed, table_at
+from .packed_rows import BANDED, Ids, TablePlaces, id_at, prefetch_packed, table_at
 from .packed_sums import look_up_rows
 from .pair_dots import dots
 from .panels import PANEL, Product, packed_panels
@@ -34,6 +34,7 @@ FLOATS, HALVES, BYTES, SPLIT = 0, 1, 2, 3
 each, or by three bytes of each number."""
 
 __all__ = [
+    "BANDED",
     "CAN_SPLIT",
     "LANES",
     "LEAST_OUTPUTS",

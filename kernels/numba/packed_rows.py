@@ -27,6 +27,12 @@ CODE_BITS = range(2, 17)
 FLOAT_BITS = 32
 """The bits of a table in FP32."""
 
+BANDED = 0
+"""Stands for the bits of a table whose rows lie in bands, each a table with bits of its own.
+
+`codes` then is the address of int64[bands, TABLE_LONGS]. A band's `num_rows` is the number behind that of its last row,
+and its `codes` the place where row 0 would lie, so that a row's number needs no subtraction."""
+
 ROWS_PER_RANK = 512
 """Rows of a sparse table for which its `rank` has a count."""
 
@@ -55,6 +61,7 @@ class TablePlaces(NamedTuple):
 
 
 TABLE_LONGS = len(TablePlaces._fields)
+_NUM_ROWS = TablePlaces._fields.index("num_rows")
 
 
 @inlined
@@ -166,10 +173,33 @@ def lies_in_one_line(table: TablePlaces) -> bool:
 
 
 @inlined
+def band_of_row(table: TablePlaces, row: int) -> TablePlaces:
+    """Returns the band of a table in bands that holds one of its rows."""
+    number = 0
+    while row >= long_at(table.codes, number * TABLE_LONGS + _NUM_ROWS):
+        number += 1
+    band: TablePlaces = table_at(table.codes, number)
+    return band
+
+
+@serial
+def _prefetch_banded(table: TablePlaces, row: int) -> None:
+    band = band_of_row(table, row)
+    at = row * band.row_bytes
+    for k in range(0, band.row_bytes, _LINE_BYTES):
+        prefetch_byte(band.codes, at + k)
+    prefetch_byte(band.codes, at + band.row_bytes - 1)
+
+
+@inlined
 def prefetch_packed(table: TablePlaces, row: int) -> None:
     """Asks for the lines of a row, or of the bit that says whether it is stored; any row is safe."""
     if table.bitmap:
         prefetch_byte(table.bitmap, row >> 3)
+        return
+    if table.bits == BANDED:
+        if 0 <= row < table.num_rows:
+            _prefetch_banded(table, row)
         return
     at = row * table.row_bytes
     for k in range(0, table.row_bytes, _LINE_BYTES):

@@ -9,7 +9,16 @@ from ..jit.compile import inlined, serial
 from ..jit.memory import float_at, int_at, long_at
 from ..jit.simd import LANES, add, load_part, multiply, round_clamp, splat, store, store_part
 from ..jit.simd_nibbles import MOST_ROWS, NIBBLE_BITS, WIDTHS, nibbles_of
-from .packed_rows import FLOAT_BITS, Ids, TablePlaces, id_at, load_codes_of_bits, place_of_row
+from .packed_rows import (
+    BANDED,
+    FLOAT_BITS,
+    Ids,
+    TablePlaces,
+    band_of_row,
+    id_at,
+    load_codes_of_bits,
+    place_of_row,
+)
 from .packed_single_rows import write_slot
 
 
@@ -22,9 +31,9 @@ def look_up_rows(table: TablePlaces, ids: Ids, start: int, stop: int, target: in
     :param masks: NIBBLE_MASKS.
     :returns: 0, or 1 if the file is bad.
     """
-    if table.bits == FLOAT_BITS and not table.is_bag:
+    if table.bits == BANDED or (table.bits == FLOAT_BITS and not table.is_bag):
         for row in range(start, stop):
-            _round_row(table, id_at(ids, row, table.first_slot), target + 4 * (row - start) * stride)
+            _write_one(table, ids, row, target + 4 * (row - start) * stride)
     elif table.bits == NIBBLE_BITS and not table.bitmap:
         if table.num_slots > 1:
             _pool_nibbles(table, ids, ids.is_long, 1, 0, start, stop, target, stride, masks)
@@ -42,6 +51,39 @@ def look_up_rows(table: TablePlaces, ids: Ids, start: int, stop: int, target: in
                 codes = load_codes_of_bits(place + k * table.bits // 8, table.bits, LANES)
                 store(target + out, k, multiply(codes, scale))
     return 0
+
+
+@serial
+def _write_one(table: TablePlaces, ids: Ids, row: int, target: int) -> None:
+    """Writes f32[dim] for one row of ids: of a table in bands, or in FP32."""
+    if table.bits == BANDED:
+        _pool_banded(table, ids, row, target)
+    else:
+        _round_row(table, id_at(ids, row, table.first_slot), target)
+
+
+@serial
+def _pool_banded(table: TablePlaces, ids: Ids, row: int, target: int) -> None:
+    """Writes f32[dim]: the sum or mean of the rows of one bag, each by the codes, scale and offset of its band."""
+    count = 0
+    for slot in range(table.first_slot, table.first_slot + table.num_slots):
+        number = id_at(ids, row, slot)
+        if number < 0:
+            continue
+        band = band_of_row(table, number)
+        place, scale, offset = band.codes + number * band.row_bytes, float_at(band.scale, 0), float_at(band.offset, 0)
+        for k in range(0, table.dim, LANES):
+            codes = load_codes_of_bits(place + k * band.bits // 8, band.bits, table.dim - k)
+            value = add(multiply(codes, splat(scale)), splat(offset))
+            if count:
+                value = add(load_part(target, k, table.dim - k), value)
+            store_part(target, k, value, table.dim - k)
+        count += 1
+    if table.is_mean or not count:
+        share = np.float32(1) / np.float32(count) if count else np.float32(0)
+        for k in range(0, table.dim, LANES):
+            value = load_part(target, k, table.dim - k) if count else splat(np.float32(0))
+            store_part(target, k, multiply(value, splat(share)), table.dim - k)
 
 
 @inlined

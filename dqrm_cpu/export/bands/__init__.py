@@ -1,0 +1,1 @@
+"""Tables in bands of rows of different bits, chosen for a number of bytes."""
