@@ -3,7 +3,7 @@
 With a cross network between interaction and top MLP it is DCNv2; that has no layers in other models.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -47,6 +47,9 @@ from dqrm_cpu.quant.methods import Uniform, learned_formula, select_formula
 from dqrm_cpu.quant.rounding import NEAREST, RoundingKey, RowRounding, WeightRounding
 from dqrm_cpu.quant.tables import TableQuantizer
 from dqrm_cpu.timing.spans import Spans
+
+AwaitRows = Callable[[], tuple[Tables, Bags]]
+"""Waits for the rows of a batch that lie elsewhere, and returns them with the lookups as numbers of those."""
 
 
 class Dlrm:
@@ -262,17 +265,21 @@ class Dlrm:
         return UNQUANTIZED if self.table_formula is None or not self._quantized else self.table_formula.bits
 
     def forward(
-        self, batch: Batch, bags: Sequence[Bags], scale: Tensor, workspace: Workspace, values: Tables | None = None
+        self, batch: Batch, bags: Sequence[Bags], scale: Tensor, workspace: Workspace, rows: AwaitRows | None = None
     ) -> Tensor:
-        """Returns the logits f32[B]. `values`: rows that the bags look up instead of the tables', quantized already."""
+        """Returns the logits f32[B]. `rows` waits for what to look up instead of the tables, quantized already."""
         features, spans = workspace.features, self.spans
-        with spans.gather_quantize:
-            if values is None:
+        if rows is None:
+            with spans.gather_quantize:
                 self._look_up(bags, scale, workspace)
-            else:
-                self.kernels.gather_quantize_pool(values, bags[0], scale, UNQUANTIZED, workspace.pooled[0])
         with spans.mlp_forward:
             features[:, 0, :] = self._bottom.forward(batch.dense)
+        if rows is not None:
+            # They travel while the bottom MLP computes.
+            values, own = rows()
+            with spans.gather_quantize:
+                self.kernels.gather_quantize_pool(values, own, scale, UNQUANTIZED, workspace.pooled[0])
+        with spans.mlp_forward:
             self._projections.forward(workspace.pooled, features)
         with spans.interaction:
             self._interaction.forward(features, workspace.interaction)

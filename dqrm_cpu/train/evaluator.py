@@ -14,7 +14,7 @@ from dqrm_cpu.errors import DataError
 from dqrm_cpu.kernels.types import Bags, Tables
 from dqrm_cpu.metrics.click import ClickAccumulator, ClickMetrics
 from dqrm_cpu.model.activations import Mode
-from dqrm_cpu.model.dlrm import Dlrm
+from dqrm_cpu.model.dlrm import AwaitRows, Dlrm
 from dqrm_cpu.quant.liveness import Liveness, liveness
 from dqrm_cpu.quant.scale import Scales
 from dqrm_cpu.train.bad_batches import described
@@ -86,11 +86,13 @@ class Evaluator:
         mine = ClickAccumulator(num_keys=len(keys), weighted=weighted)
         for batch, bags, skipped, correction in self._all_sound(loaders):
             mine.skipped_rows += skipped
-            looked_up, values = self._fetched(bags, scale)
+            rows = self._begin_rows(bags, scale)
             if batch.size:
-                logits = self._model.forward(batch, looked_up, scale, self._workspace.first(batch.size), values)
+                logits = self._model.forward(batch, bags, scale, self._workspace.first(batch.size), rows)
                 corrected = logits + correction if correction else logits
                 mine.add(corrected, batch.label, batch.single_ids(keys) if keys else None, batch.weight)
+            elif rows is not None:
+                rows()
             if advance is not None:
                 advance(batch.size)
         return self._gathered(mine, len(keys), weighted)
@@ -110,21 +112,28 @@ class Evaluator:
         seen = torch.empty_like(means)
         for number in batches:
             for batch, bags, _ in self._sound(loader, number):
-                looked_up, values = self._fetched(bags, scale)
+                rows = self._begin_rows(bags, scale)
                 if batch.size == 0:
+                    if rows is not None:
+                        rows()
                     continue
-                model.forward(batch, looked_up, scale, model.workspace(batch.size), values)
+                model.forward(batch, bags, scale, model.workspace(batch.size), rows)
                 model.inputs.write_seen(batch.size / (loader.global_size(number) * len(batches)), seen)
                 means += seen
         of_ranks = torch.from_numpy(self._transport.allgather_small(means.cpu().numpy()))
         model.inputs.follow(of_ranks.sum(0).to(means.device))
 
-    def _fetched(self, bags: tuple[Bags, ...], scale: Tensor) -> tuple[tuple[Bags, ...], Tables | None]:
-        """Returns lookups, and the rows that they are in; None: in the model's tables. All ranks call it."""
+    def _begin_rows(self, bags: tuple[Bags, ...], scale: Tensor) -> AwaitRows | None:
+        """Begins to fetch the rows of a batch, which all ranks do; None: they are in the model's tables."""
         if self._rows is None:
-            return bags, None
-        fetched = self._rows.fetch(bags[0], scale, self._model.lookup_bits)
-        return (fetched.bags,), fetched.tables
+            return None
+        finish = self._rows.begin(self._rows.ask(bags[0]), scale, self._model.lookup_bits)
+
+        def rows() -> tuple[Tables, Bags]:
+            fetched = finish()
+            return fetched.tables, fetched.bags
+
+        return rows
 
     def liveness(self) -> Liveness | None:
         """Counts what lives of the tables as they would be exported; None in FP32.

@@ -11,7 +11,7 @@ from dqrm_cpu.base.signals import StopRequest
 from dqrm_cpu.comm.coordination import on_first_rank, on_first_rank_at_length
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config import Config
-from dqrm_cpu.data.batch import BadBatchError, rank_shares
+from dqrm_cpu.data.batch import BadBatchError, Batch, rank_shares
 from dqrm_cpu.data.loader import Loader
 from dqrm_cpu.errors import CheckpointError, DqrmError, TrainingError, unanimous
 from dqrm_cpu.export.model_files import PASSES_TO_PACK, PackedFiles, pack_model
@@ -75,6 +75,8 @@ class TrainingLoop:
         )
         self._recorder = RunRecorder(config, session, state, context.log, context.progress)
         self._first_step = state.step
+        self._total = total_steps(config, self._batches_per_epoch)
+        self._ahead: tuple[int, list[Batch]] | None = None  # the number of a batch, and its shares
         self._bytes_sent = 0
         shares = rank_shares(context.transport.rank, context.transport.size, config.comm.simulated_ranks)
         self._bad_batches = BadBatches(context.run_dir, session.loaders.train, shares.mine[0], shares.total)
@@ -91,8 +93,7 @@ class TrainingLoop:
             self._threads.restore()
 
     def _run(self) -> Result | Interrupted:
-        total = total_steps(self._config, self._batches_per_epoch)
-        state, train = self._state, self._config.train
+        total, state, train = self._total, self._state, self._config.train
         if self._config.init_from and state.step == 0 and state.saved_step < 0:
             self._save(best=False)  # from here on, the run to begin with is not needed any more
         while state.step < total and not self._stopped_early():
@@ -130,10 +131,12 @@ class TrainingLoop:
         spans = self._session.model.spans
         sent = self._session.step.sent
         spans.begin_step()
-        with spans.data:
-            shares = loader.batches(number)
+        shares = self._shares(number)
         try:
-            outcome = self._session.step(number, shares, loader.global_size(number), rate, self._context.stop.requested)
+            outcome = self._session.step(
+                *(number, shares, loader.global_size(number), rate, self._context.stop.requested),
+                upcoming=None if number + 1 == self._total else lambda: self._upcoming(number + 1),
+            )
         except BadBatchError as error:
             raise self._bad_batches.refused(number, shares, error) from error
         except TrainingError as error:
@@ -154,6 +157,19 @@ class TrainingLoop:
         if self._due(self._config.train.log_every):
             self._recorder.log_training(rate, None if outcome.skipped else shares[0])
         return outcome.stop_requested
+
+    def _shares(self, number: int) -> list[Batch]:
+        """Returns this process' shares of a batch, which the step before may have asked for already."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead[0] == number:
+            return ahead[1]
+        with self._session.model.spans.data:
+            return self._session.loaders.train.batches(number)
+
+    def _upcoming(self, number: int) -> list[Batch]:
+        shares = self._shares(number)
+        self._ahead = number, shares
+        return shares
 
     def _placed(self, error: TrainingError) -> TrainingError:
         """Returns the error of a step that diverged, with the step, and the checkpoint to go back to."""

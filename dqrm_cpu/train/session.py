@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dqrm_cpu.comm.exchange.settings import ExchangeSettings
+from dqrm_cpu.comm.exchange.table_exchange import open_channel
 from dqrm_cpu.comm.sharding.row_exchange import RowExchange
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.config import Config, QuantConfig
@@ -180,7 +181,11 @@ def build_session(
     shares = rank_shares(transport.rank, transport.size, config.comm.simulated_ranks)
     tables = select_shards(config, transport)
     model = Dlrm(config, kernels, device, held=None if tables is None else tables.held)
-    rows = None if tables is None else RowExchange(transport, tables.placement, model.tables, model.spans)
+    settings = exchange_settings(config)
+    rows = None
+    if tables is not None:
+        channel = open_channel(transport, settings.overlap, model.spans)
+        rows = RowExchange(transport, tables.placement, model.tables, model.spans, channel)
     model.initialize_(config.training_seed)
     if config.init_from:
         model.seed = None  # what the parent's rows began with cannot be drawn again
@@ -209,7 +214,7 @@ def build_session(
             transport,
             len(shares.mine),
             largest_share(train.batch_size),
-            exchange_settings(config),
+            settings,
             first_quantized,
             skips_bad,
             train_loader.is_weighted,

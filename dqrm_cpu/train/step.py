@@ -1,7 +1,7 @@
 """One training step: forward, loss, backward, exchange, update; for one process, many ranks or simulated ranks."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +14,13 @@ from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.data.batch import BadBatchError, Batch
 from dqrm_cpu.errors import TrainingError
 from dqrm_cpu.kernels.table_groups import TableGroups
-from dqrm_cpu.kernels.types import Bags, SparseGrad, Tables
+from dqrm_cpu.kernels.types import Bags, SparseGrad
 from dqrm_cpu.model.activations import Mode
-from dqrm_cpu.model.dlrm import Dlrm
+from dqrm_cpu.model.dlrm import AwaitRows, Dlrm
 from dqrm_cpu.model.workspace import DenseGradients
 from dqrm_cpu.quant.scale import Scales
 from dqrm_cpu.train.optimizers import Optimizer
+from dqrm_cpu.train.step_rows import StepRows, Upcoming, lookups
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class TrainingStep:
         """`rows` fetches those of tables that lie on several ranks; None: each rank has all of them."""
         self._tables_last = tables_last
         self._model = model
-        self._rows = rows
+        self._rows = None if rows is None else StepRows(rows, model)
         self._spans = model.spans
         self._scales = scales
         self._optimizer = optimizer
@@ -87,7 +88,7 @@ class TrainingStep:
     @property
     def sent(self) -> SentBytes:
         """What this rank handed over for others since the step was built."""
-        return self._exchange.sent if self._rows is None else self._exchange.sent.plus(self._rows.sent)
+        return self._exchange.sent if self._rows is None else self._exchange.sent.plus(self._rows.exchange.sent)
 
     def is_quantized_at(self, iteration: int) -> bool:
         """Says whether the model is quantized in this iteration, not only when it is scored."""
@@ -102,8 +103,15 @@ class TrainingStep:
         return self._exchange.state()
 
     def __call__(
-        self, iteration: int, shares: Sequence[Batch], global_batch: int, lr: float, stop_requested: bool
+        self,
+        iteration: int,
+        shares: Sequence[Batch],
+        global_batch: int,
+        lr: float,
+        stop_requested: bool,
+        upcoming: Upcoming | None = None,
     ) -> StepOutcome:
+        """Takes one step. `upcoming`: the shares of the next iteration, which every rank names or none does."""
         with self._spans.data:
             bags, faults = self._checked(shares)
         if self._tables_last and iteration and iteration % self._tables_last == 0:
@@ -123,7 +131,7 @@ class TrainingStep:
             gradients.stop_requested.fill_(stop_requested)
         if self._alone and self._model.straight_through:
             return self._step_alone(iteration, shares[0], bags[0], global_batch, loss_share, scale, lr)
-        return self._step_together(iteration, shares, bags, global_batch, loss_share, scale, lr)
+        return self._step_together(iteration, shares, bags, global_batch, loss_share, scale, lr, upcoming)
 
     def _checked(self, shares: Sequence[Batch]) -> tuple[list[tuple[Bags, ...]], tuple[BadBatchError, ...]]:
         """Returns the lookups of each sound share, and what is wrong with the others where bad batches are skipped."""
@@ -204,6 +212,7 @@ class TrainingStep:
         loss_share: float,
         scale: Tensor,
         lr: float,
+        upcoming: Upcoming | None,
     ) -> StepOutcome:
         total, spans = self._gradients[0], self._spans
         sparse: list[list[SparseGrad]] = []
@@ -211,12 +220,14 @@ class TrainingStep:
         for batch, looked_up, gradients in zip(shares, bags, self._gradients, strict=True):
             fetched = None
             if self._rows is not None:
-                fetched = self._rows.fetch(looked_up[0], scale, self._model.lookup_bits)
-                asked.append(fetched.asked)
+                fetched = self._rows.begin(iteration, batch, looked_up[0], scale)
             sparse.append(self._table_gradients(batch, looked_up, global_batch, loss_share, scale, gradients, fetched))
+            if fetched is not None:
+                asked.append(fetched().asked)
             if len(sparse) == len(shares):
+                ask_ahead = None if self._rows is None else self._rows.prepare_ahead(iteration + 1, upcoming)
                 # The tables' gradients are complete: they travel while the rest of the backward runs.
-                finish = self._exchange.begin_tables(sparse, asked)
+                finish = self._exchange.begin_tables(sparse, asked, ask_ahead)
             self._backward_bottom(batch, gradients)
         with spans.mlp_exchange:
             self._exchange.mlp.sum_([gradients.flat for gradients in self._gradients])
@@ -241,17 +252,19 @@ class TrainingStep:
         loss_share: float,
         scale: Tensor,
         gradients: DenseGradients,
-        fetched: FetchedRows | None = None,
+        fetched: Callable[[], FetchedRows] | None = None,
     ) -> list[SparseGrad]:
         """Computes the table gradients of one share; leaves what the bottom MLP's backward needs in the workspace.
 
         Of fetched rows they count among those.
         """
         model = self._model
+        rows = None if fetched is None else lookups(fetched)
+        self._forward_backward_top(batch, bags, global_batch, loss_share, scale, gradients, rows)
         values = None
-        if fetched is not None:
-            bags, values = (fetched.bags,), fetched.tables
-        self._forward_backward_top(batch, bags, global_batch, loss_share, scale, gradients, values)
+        if rows is not None:
+            values, own_bags = rows()  # also of a share without examples, for which nobody waited yet
+            bags = (own_bags,)
         with self._spans.coalesce:
             pooled = self._workspace.first(batch.size).grad_pooled
             of_rows = [
@@ -269,7 +282,7 @@ class TrainingStep:
         loss_share: float,
         scale: Tensor,
         gradients: DenseGradients,
-        values: Tables | None = None,
+        rows: AwaitRows | None = None,
     ) -> None:
         """Gradients of this share's part of the global mean loss; leaves those of the features in the workspace."""
         if batch.size == 0:
@@ -279,7 +292,7 @@ class TrainingStep:
             gradients.loss.zero_()
             return
         workspace = self._workspace.first(batch.size)
-        logits = self._model.forward(batch, bags, scale, workspace, values)
+        logits = self._model.forward(batch, bags, scale, workspace, rows)
         with self._spans.loss:
             grad_logits = workspace.grad_logits
             self._model.kernels.click_loss(logits, batch.label, loss_share, gradients.loss, grad_logits, batch.weight)

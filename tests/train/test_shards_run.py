@@ -79,7 +79,7 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same of two real ranks with tables on either."""
     folder = tmp_path_factory.mktemp("sharded")
-    shard = ("--comm.tables", "shard")
+    shard = ("--comm.tables", "shard", "--comm.overlap", "on")
     whole = [train(folder, run, *shard) for run in RUNS]
     in_world("mpi", 2, *whole, train(folder / "half", "adagrad", *shard, *HALF))
     return folder

@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from dqrm_cpu.comm.exchange.settings import ExchangeSettings
+from dqrm_cpu.comm.exchange.table_exchange import open_channel
 from dqrm_cpu.comm.sharding.placement import place_tables, table_loads
 from dqrm_cpu.comm.sharding.row_exchange import RowExchange
 from dqrm_cpu.comm.transport import Transport
 from dqrm_cpu.comm.transports.selection import open_transport
-from dqrm_cpu.data.batch import rank_shares
+from dqrm_cpu.data.batch import Batch, rank_shares
 from dqrm_cpu.data.loader import Loader
 from dqrm_cpu.data.source import open_data
 from dqrm_cpu.kernels.select import select_kernels
@@ -41,6 +42,11 @@ CASES: dict[str, tuple[ExchangeSettings, dict[str, Any]]] = {
     },
     "stochastic": (ExchangeSettings(wire="int8", rounding="stochastic"), {}),
     "overlap": (ExchangeSettings(wire="int8", overlap="on"), {}),
+    "overlap, adagrad, bags": (
+        ExchangeSettings(overlap="on"),
+        {"optimizer": "rowwise-adagrad", "max_bag_size": 4},
+    ),
+    "overlap, one example": (ExchangeSettings(wire="int8", overlap="on"), {"batch_size": 1}),
     "mean": (ExchangeSettings(wire="int8", scale_reduce="mean"), {}),
     "mlp feedback": (ExchangeSettings(wire="int8", mlp_gradients="int8", error_feedback="mlp"), {}),
     "one example": (ExchangeSettings(wire="int8"), {"batch_size": 1}),
@@ -85,7 +91,10 @@ def run_steps(
         shards = Shards(place_tables(loads, transport.size, replicated_bytes=replicated_bytes), transport)
     model = Dlrm(config, select_kernels("numba", CPU), CPU, held=None if shards is None else shards.held)
     model.initialize_(config.seed)
-    rows = None if shards is None else RowExchange(transport, shards.placement, model.tables, model.spans)
+    rows = None
+    if shards is not None:
+        channel = open_channel(transport, wires.overlap if simulated == 1 else "off", model.spans)
+        rows = RowExchange(transport, shards.placement, model.tables, model.spans, channel)
     scales = open_scales(config.quant, model, shards)
     shares = rank_shares(transport.rank, transport.size, simulated)
     loader = Loader(open_data(config).train, batch, shares, CPU)
@@ -97,7 +106,16 @@ def run_steps(
     step = TrainingStep(
         model, scales, optimizer_of_model, transport, simulated, micro, wires, rows=rows, tables_last=anew
     )
-    losses = [step(i, loader.batches(i), loader.global_size(i), 0.1, stop_requested=False).loss for i in range(STEPS)]
+    batches = [loader.batches(i) for i in range(STEPS)]
+
+    def upcoming(number: int) -> Callable[[], list[Batch]] | None:
+        return {0: lambda: batches[1], 1: lambda: batches[4], 3: lambda: batches[4]}.get(number)
+
+    losses = [
+        # Some are asked for ahead, and one of these is not taken.
+        step(*(i, batches[i], loader.global_size(i), 0.1), stop_requested=False, upcoming=upcoming(i)).loss
+        for i in range(STEPS)
+    ]
     tensors: Mapping[str, torch.Tensor] = {**model.weights(), **optimizer_of_model.state(), **scales.tensors()}
     held = [] if shards is None else [(rows.first_row, rows.num_rows) for rows in shards.held]
     arrays = {

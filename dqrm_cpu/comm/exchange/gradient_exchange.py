@@ -83,15 +83,18 @@ class GradientExchange:
         return total if self.shards is None else total.plus(self.shards.sent)
 
     def begin_tables(
-        self, local: Sequence[Sequence[SparseGrad]], asked: Sequence[Asked] = ()
+        self,
+        local: Sequence[Sequence[SparseGrad]],
+        asked: Sequence[Asked] = (),
+        in_step: Callable[[], object] | None = None,
     ) -> Callable[[], list[SparseGrad]]:
         """Begins the exchanges of all tables, as `TableExchange.begin` does; `local` has gradients of each dimension.
 
         Those of several dimensions travel one after the other, in one channel. `asked`: of each of `local`, where
-        tables lie on several ranks; the sums are then those of `ShardExchange.begin`.
+        tables lie on several ranks; the sums are then those of `ShardExchange.begin`, which calls `in_step`.
         """
         if self.shards is not None:
-            return self.shards.begin([grad for (grad,) in local], asked)
+            return self.shards.begin([grad for (grad,) in local], asked, in_step)
         finishes = [tables.begin(grads) for tables, grads in zip(self.tables, zip(*local, strict=True), strict=True)]
         return lambda: [finish() for finish in finishes]
 

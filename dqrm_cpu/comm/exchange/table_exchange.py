@@ -39,6 +39,9 @@ from dqrm_cpu.timing.spans import Spans
 Finish = Callable[[], SparseGrad]
 """Waits for the end of an exchange that has begun, and returns the sum."""
 
+Words = npt.NDArray[np.int32]
+"""Headers of messages."""
+
 _NO_SCALES = np.empty(0, dtype=np.float32)
 
 T = TypeVar("T")
@@ -144,17 +147,21 @@ class SparseTableExchange:
 
     def begin(self, local: Sequence[SparseGrad]) -> Finish:
         require_gradients(self._transport, len(local))
-        before, dim = self._transport.bytes_sent, local[0].values.shape[1]
+        before = self._transport.bytes_sent
         with self._spans.quantize_gradients:
             if self._residuals is not None:
                 local = [self._residuals.added(slot, grad) for slot, grad in enumerate(local)]
-            headers = [_header(grad, self._codec.absmax(grad)) for grad in local]
-        with self._spans.wire:
-            words = self._transport.allgather_small(headers[0]) if len(headers) == 1 else np.stack(headers)
+            headers = [header_words(grad, self._codec.absmax(grad)) for grad in local]
+        words = gather_words(self._transport, headers, self._spans)
+        return self.begin_with(local, words, self._transport.bytes_sent - before)
+
+    def begin_with(self, local: Sequence[SparseGrad], words: Words, header_bytes: int) -> Finish:
+        """Begins an exchange of gradients whose headers all ranks know, by a message of so many bytes."""
+        dim = local[0].values.shape[1]
         with self._spans.quantize_gradients:
             pointers, scales = self._pointers_and_scales(words)
             messages = [self._encode(slot, grad, scales) for slot, grad in enumerate(local)]
-        own, header_bytes = layout_of(local[0], self._codec.value_bytes), self._transport.bytes_sent - before
+        own = layout_of(local[0], self._codec.value_bytes)
         lengths = [MessageLayout(int(pointer[-1]), dim, self._codec.value_bytes).message_bytes for pointer in pointers]
 
         def merge(received: Sequence[Bytes], bytes_sent: int) -> SparseGrad:
@@ -169,7 +176,7 @@ class SparseTableExchange:
 
         return self._channel.start(exchange, merge)
 
-    def _pointers_and_scales(self, words: npt.NDArray[np.int32]) -> tuple[Longs, Floats]:
+    def _pointers_and_scales(self, words: Words) -> tuple[Longs, Floats]:
         """Reads all headers: where each rank's tables begin among its rows, int64[ranks, T + 1], and scales f32[T]."""
         rule = self._codec.scale_rule
         pointers = np.zeros((words.shape[0], words.shape[2] + 1), dtype=np.int64)
@@ -278,7 +285,13 @@ def _all_messages(transport: Transport, local: Sequence[Bytes], lengths: Sequenc
     return transport.allgatherv(local[0], lengths) if len(local) == 1 else local
 
 
-def _header(grad: SparseGrad, absmax: Floats | None) -> npt.NDArray[np.int32]:
+def header_words(grad: SparseGrad, absmax: Floats | None) -> Words:
     """Returns int32[1 or 2, T]: the rows of each table, and the bits of its largest magnitude."""
     counts = np.diff(grad.table_ptr.numpy()).astype(np.int32)
     return np.stack([counts] if absmax is None else [counts, absmax.view(np.int32)])
+
+
+def gather_words(transport: Transport, headers: Sequence[Words], spans: Spans) -> Words:
+    """Returns the headers of all ranks, int32[ranks, 1 or 2, T]; one process that simulates them has them all."""
+    with spans.wire:
+        return transport.allgather_small(headers[0]) if len(headers) == 1 else np.stack(headers)

@@ -2,9 +2,12 @@
 
 Three messages: how many rows of which table each rank asks of each, their numbers, and the rows. Whoever asked keeps
 the order in which it asked, whoever was asked the numbers: gradients go back the same way, without any number.
+
+Which rows a batch wants does not depend on any weight, so that a step may ask for those of the batch that follows while
+it computes; the rows themselves leave when they are due, after the update before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,6 +17,7 @@ import torch
 from torch import Tensor
 
 from dqrm_cpu.comm.exchange.settings import SentBytes
+from dqrm_cpu.comm.exchange.table_exchange import Channel
 from dqrm_cpu.comm.sharding.placement import Placement
 from dqrm_cpu.comm.transport import Bytes, Stretches, Transport
 from dqrm_cpu.kernels.row_codes import UniqueRows, decode_rows, encode_rows, row_bytes, unique_rows
@@ -51,13 +55,33 @@ class FetchedRows:
     asked: Asked
 
 
+class RowsToSend(NamedTuple):
+    """The outcome of asking: what this process wants of the others, and what they want of it."""
+
+    looked_up: UniqueRows
+    wanted: "_Wanted"
+    requests: tuple[RowsOfRank, ...]
+    bytes_sent: int
+
+
+Ask = Callable[[], RowsToSend]
+"""Waits until every rank has asked."""
+
+
 class RowExchange:
     """Fetches rows of tables that lie on several ranks; all ranks fetch at once, also for no lookup at all.
 
-    `tables` holds the rows that this process has of each table.
+    `tables` holds the rows that this process has of each table. Messages travel by `channel`; None: at once.
     """
 
-    def __init__(self, transport: Transport, placement: Placement, tables: Tables, spans: Spans) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        placement: Placement,
+        tables: Tables,
+        spans: Spans,
+        channel: Channel | None = None,
+    ) -> None:
         if placement.world_size != transport.size:
             raise ValueError(f"a placement on {placement.world_size} ranks in a world of {transport.size}")
         self.placement = placement
@@ -65,51 +89,75 @@ class RowExchange:
         self.sent = SentBytes()
         self._tables = tables
         self._spans = spans
+        self._channel = Channel(transport, spans) if channel is None else channel
         self._values = torch.empty(0, tables.dim)
         self._row_offset = torch.tensor([0, *placement.table_rows]).cumsum(0)
         self._pieces = _Pieces.of(placement)
 
+    @property
+    def is_beside(self) -> bool:
+        """Says whether messages travel beside what the caller computes, so that asking early hides something."""
+        return self._channel.is_beside
+
     def fetch(self, bags: Bags, scales: Tensor, bits: int) -> FetchedRows:
         """Brings all rows that the bags look up, as codes of so many bits; scales f32[T]."""
-        spans, transport = self._spans, self.transport
-        with spans.gather_quantize:
+        return self.begin(self.ask(bags), scales, bits)()
+
+    def ask(self, bags: Bags) -> Ask:
+        """Begins to tell every rank which of its rows the bags look up; rows may change until `begin`."""
+        return self.prepare(bags)()
+
+    def prepare(self, bags: Bags) -> Callable[[], Ask]:
+        """Finds which rows of every rank the bags look up; the function that it returns begins to ask for them."""
+        with self._spans.gather_quantize:
             looked_up = unique_rows(self._row_offset, bags)
             wanted = self._pieces.sort(looked_up)
-        with spans.wire:
-            before = transport.bytes_sent
-            requests = self._ask(wanted)
-        with spans.gather_quantize:
+            counts = np.ascontiguousarray(wanted.counts[:-1].astype(np.int32))
+            out = Stretches.of((4 * counts.sum(axis=1)).tolist())
+            # Not of the transport's buffers: whoever fetches in between must not write to what still travels.
+            message, first = np.empty(out.num_bytes, dtype=np.uint8), 0
+            for part in out.parts(message):
+                numbers = part.view(np.int32)
+                numbers[:] = wanted.rows[first : first + numbers.size]
+                first += numbers.size
+
+        def move(transport: Transport) -> tuple[RowsOfRank, ...]:
+            theirs = transport.alltoall(counts).astype(np.int64)
+            arrived = transport.alltoallv(message, out, (4 * theirs.sum(axis=1)).tolist())
+            return tuple(
+                RowsOfRank(_pointer(of_rank), part.view(np.int32).copy())
+                for of_rank, part in zip(theirs, arrived, strict=True)
+            )
+
+        def to_send(requests: tuple[RowsOfRank, ...], bytes_sent: int) -> RowsToSend:
+            return RowsToSend(looked_up, wanted, requests, bytes_sent)
+
+        return lambda: self._channel.start(move, to_send)
+
+    def begin(self, ask: Ask, scales: Tensor, bits: int) -> Callable[[], FetchedRows]:
+        """Begins to fetch what was asked for, as the rows are now; the function that it returns waits for them.
+
+        Before it has returned nobody may ask anew.
+        """
+        looked_up, wanted, requests, bytes_before = ask()
+        with self._spans.gather_quantize:
             width = row_bytes(self._tables.dim, bits)
             answers = Stretches.of([width * len(request.rows) for request in requests])
-            sent = transport.buffers.take("rows.answer", answers.num_bytes)
+            sent = self.transport.buffers.take("rows.answer", answers.num_bytes)
             for request, part in zip(requests, answers.parts(sent), strict=True):
                 self._encode(request, scales, bits, part)
-        with spans.wire:
             counts = wanted.counts[:-1].sum(axis=1)
-            arrived = transport.alltoallv(sent, answers, (width * counts).tolist())
-            self._count(wanted, requests, width, transport.bytes_sent - before)
-        with spans.gather_quantize:
-            values = self._room(looked_up.rows.numel())
-            self._decode(wanted, arrived, scales, bits, values)
-        asked = Asked(looked_up, wanted.order, int(counts.sum()), counts, requests)
-        return FetchedRows(Tables(values, looked_up.table_ptr), looked_up.bags, asked)
+            lengths = (width * counts).tolist()
 
-    def _ask(self, wanted: "_Wanted") -> tuple[RowsOfRank, ...]:
-        """Tells every rank which of its rows are wanted; returns which of this one's every rank wants."""
-        transport, counts = self.transport, wanted.counts[:-1]
-        theirs = transport.alltoall(np.ascontiguousarray(counts.astype(np.int32))).astype(np.int64)
-        out = Stretches.of((4 * counts.sum(axis=1)).tolist())
-        message = transport.buffers.take("rows.ask", out.num_bytes)
-        first = 0
-        for part in out.parts(message):
-            numbers = part.view(np.int32)
-            numbers[:] = wanted.rows[first : first + numbers.size]
-            first += numbers.size
-        arrived = transport.alltoallv(message, out, (4 * theirs.sum(axis=1)).tolist())
-        return tuple(
-            RowsOfRank(_pointer(of_rank), part.view(np.int32).copy())
-            for of_rank, part in zip(theirs, arrived, strict=True)
-        )
+        def decode(arrived: Sequence[Bytes], bytes_sent: int) -> FetchedRows:
+            self._count(wanted, requests, width, bytes_before + bytes_sent)
+            with self._spans.gather_quantize:
+                values = self._room(looked_up.rows.numel())
+                self._decode(wanted, arrived, scales, bits, values)
+            asked = Asked(looked_up, wanted.order, int(counts.sum()), counts, requests)
+            return FetchedRows(Tables(values, looked_up.table_ptr), looked_up.bags, asked)
+
+        return self._channel.start(lambda transport: transport.alltoallv(sent, answers, lengths), decode)
 
     def _encode(self, request: RowsOfRank, scales: Tensor, bits: int, out: Bytes) -> None:
         pointer, rows = torch.from_numpy(request.pointer), torch.from_numpy(request.rows)

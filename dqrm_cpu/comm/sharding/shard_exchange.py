@@ -12,7 +12,14 @@ import torch
 
 from dqrm_cpu.comm.exchange.codec import Codec, Floats, Longs, layout_of, require_finite
 from dqrm_cpu.comm.exchange.settings import SentBytes
-from dqrm_cpu.comm.exchange.table_exchange import Channel, TableExchange, require_gradients
+from dqrm_cpu.comm.exchange.table_exchange import (
+    Channel,
+    SparseTableExchange,
+    Words,
+    gather_words,
+    header_words,
+    require_gradients,
+)
 from dqrm_cpu.comm.sharding.placement import Placement
 from dqrm_cpu.comm.sharding.row_exchange import Asked
 from dqrm_cpu.comm.transport import Bytes, Stretches, Transport
@@ -33,7 +40,7 @@ class ShardExchange:
         transport: Transport,
         placement: Placement,
         codec: Codec,
-        everywhere: TableExchange | None,
+        everywhere: SparseTableExchange | None,
         spans: Spans,
         channel: Channel,
     ) -> None:
@@ -50,8 +57,13 @@ class ShardExchange:
         """Counts the bytes that this rank has sent since the exchange was built."""
         return self._sent if self._everywhere is None else self._sent.plus(self._everywhere.sent)
 
-    def begin(self, local: Sequence[SparseGrad], asked: Sequence[Asked]) -> Callable[[], list[SparseGrad]]:
+    def begin(
+        self, local: Sequence[SparseGrad], asked: Sequence[Asked], in_step: Callable[[], object] | None = None
+    ) -> Callable[[], list[SparseGrad]]:
         """Begins an exchange, as `TableExchange.begin` does, of gradients of all rows that were asked for.
+
+        `in_step` is called, before the gradients leave, where the ranks have just waited for each other: another
+        message by the same channel is quick there. A thread that waits for a late rank keeps its core from the step.
 
         The function that it returns waits for the end, and returns sums whose rows count as their holder does: one
         gradient of the tables that lie on several ranks, and one of replicated tables where there are any.
@@ -59,18 +71,47 @@ class ShardExchange:
         require_gradients(self._transport, len(local))
         with self._spans.quantize_gradients:
             local = [grad._replace(rows=of_rank.looked_up.rows) for grad, of_rank in zip(local, asked, strict=True)]
-        finishes = [self._begin_placed(local, asked)]
+            replicated = [] if self._everywhere is None else [self._replicated(grad) for grad in local]
+        before = self._transport.bytes_sent
+        words = self._words(local, replicated)
+        header_bytes = self._transport.bytes_sent - before
+        if in_step is not None:
+            in_step()
+        finishes = [self._begin_placed(local, asked, self._scales(words), header_bytes)]
         if self._everywhere is not None:
-            finishes.append(self._everywhere.begin([self._replicated(grad) for grad in local]))
+            assert words is not None
+            finishes.append(self._everywhere.begin_with(replicated, words, 0))
         return lambda: [finish() for finish in finishes]
 
-    def _begin_placed(self, local: Sequence[SparseGrad], asked: Sequence[Asked]) -> Callable[[], SparseGrad]:
-        before, codec, dim = self._transport.bytes_sent, self._codec, local[0].values.shape[1]
-        scales = self._scales(local)
+    def _words(self, local: Sequence[SparseGrad], replicated: Sequence[SparseGrad]) -> Words | None:
+        """Gathers, by one small message, the largest magnitude of each table and the rows of replicated ones.
+
+        None where there is nothing to tell: neither scales nor replicated tables.
+        """
+        if self._codec.scale_rule is None and not replicated:
+            return None
+        with self._spans.quantize_gradients:
+            absmax = [self._codec.absmax(grad) for grad in local]
+            headers = [header_words(*pair) for pair in zip(replicated or local, absmax, strict=True)]
+        return gather_words(self._transport, headers, self._spans)
+
+    def _scales(self, words: Words | None) -> Floats:
+        """Returns the scale of each table f32[T] that all ranks come to; none for FP32."""
+        rule = self._codec.scale_rule
+        if rule is None or words is None:
+            return _NO_SCALES
+        absmax = words[:, 1].view(np.float32)
+        require_finite(absmax, "table")
+        return rule.scales(absmax)
+
+    def _begin_placed(
+        self, local: Sequence[SparseGrad], asked: Sequence[Asked], scales: Floats, header_bytes: int
+    ) -> Callable[[], SparseGrad]:
+        codec, dim = self._codec, local[0].values.shape[1]
         with self._spans.quantize_gradients:
             gradients = zip(local, asked, strict=True)
             messages = [self._message(slot, *of_one, scales) for slot, of_one in enumerate(gradients)]
-        header_bytes, width = self._transport.bytes_sent - before, dim * codec.value_bytes
+        width = dim * codec.value_bytes
         # In a world of one process every simulated rank asked only this one.
         senders = asked[0].requests if len(asked) == 1 else [of_rank.requests[0] for of_rank in asked]
         lengths = [width * len(sender.rows) for sender in senders]
@@ -87,18 +128,6 @@ class ShardExchange:
                 return codec.sum_rows([sender.rows for sender in senders], received, pointers, dim, scales)
 
         return self._channel.start(move, merge)
-
-    def _scales(self, local: Sequence[SparseGrad]) -> Floats:
-        """Returns the scale of each table f32[T] that all ranks come to, by a small message; none for FP32."""
-        rule = self._codec.scale_rule
-        if rule is None:
-            return _NO_SCALES
-        with self._spans.quantize_gradients:
-            own = [absmax for grad in local if (absmax := self._codec.absmax(grad)) is not None]
-        with self._spans.wire:
-            absmax = np.stack(own) if len(own) > 1 else self._transport.allgather_small(own[0])
-        require_finite(absmax, "table")
-        return rule.scales(absmax)
 
     def _message(self, slot: int, grad: SparseGrad, asked: Asked, scales: Floats) -> tuple[Bytes, Stretches]:
         """Encodes a gradient, and puts its values in the order in which their rows were asked for."""

@@ -114,7 +114,7 @@ def _run_gradients(
 
 def _run_steps(case: Case, ranks: Ranks, plan: TurnPlan) -> GroupResult:
     pool = make_pool(case.config.model, case.batch_size, _BATCHES, case.config.seed)
-    return run_group(step_group(case, ranks.transports), pool, plan, agree=ranks.slowest)
+    return run_group(step_group(case, ranks.transports, pool), pool, plan, agree=ranks.slowest)
 
 
 def _mean_sent(contestant: GradientContestant, works: Sequence[Work]) -> dict[str, float]:

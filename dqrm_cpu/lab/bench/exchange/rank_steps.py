@@ -21,7 +21,7 @@ from dqrm_cpu.lab.bench.exchange.exchange_benchmark import (
     STEP_TABLE_BYTES,
     step_name,
 )
-from dqrm_cpu.lab.bench.harness.batch_pool import Work
+from dqrm_cpu.lab.bench.harness.batch_pool import Pool, Work
 from dqrm_cpu.lab.bench.harness.cases import Case, cap_tables
 from dqrm_cpu.lab.bench.harness.contestant import Contestant
 from dqrm_cpu.lab.bench.harness.runner import Group
@@ -36,12 +36,12 @@ def step_case(case: Case) -> Case:
     return replace(case, config=replace(case.config, model=replace(model, table_rows=rows)))
 
 
-def step_group(case: Case, transports: Sequence[Transport]) -> Group:
-    """Makes contestants that share tables, but for those whose tables lie on the ranks."""
+def step_group(case: Case, transports: Sequence[Transport], pool: Pool) -> Group:
+    """Makes contestants that share tables, but for those whose tables lie on the ranks; batches come from the pool."""
     rank, size = transports[0].rank, transports[0].size
     shared = SharedTables(case)
     alone = OurStep(STEP_ALONE, _about("one rank, one process"), case.config, shared)
-    contestants: list[Contestant] = [_RankStep(alone, (lambda work: work) if rank == 0 else None)]
+    contestants: list[Contestant] = [_RankStep(alone, (lambda work: work) if rank == 0 else None, pool)]
     for transport, (wire, tables), overlap in product(transports, STEP_EXCHANGES, STEP_OVERLAPS):
         if overlap == "on" and (not isinstance(transport, ProcessTransport) or transport.overlap_obstacle()):
             continue
@@ -51,7 +51,7 @@ def step_group(case: Case, transports: Sequence[Transport]) -> Group:
         )
         config = replace(case.config, comm=replace(case.config.comm, wire=wire, overlap=overlap, tables=tables))
         step = OurStep(step_name(transport.name, wire, overlap, tables), about, config, shared, transport)
-        contestants.append(_RankStep(step, partial(_share_of, rank, size)))
+        contestants.append(_RankStep(step, partial(_share_of, rank, size), pool))
     return Group("step", contestants, STEP_ALONE)
 
 
@@ -60,11 +60,15 @@ def _about(who: str) -> str:
 
 
 class _RankStep:
-    """A step that this rank takes on its share of the batch, or does not take: `share` None."""
+    """A step that this rank takes on its share of the batch, or does not take: `share` None.
 
-    def __init__(self, step: OurStep, share: Callable[[Work], Work] | None) -> None:
+    Like training it knows the batch that follows, and takes it unless another contestant's turn comes between.
+    """
+
+    def __init__(self, step: OurStep, share: Callable[[Work], Work] | None, pool: Pool) -> None:
         self.name, self.about = step.name, step.about
-        self._step, self._share = step, share
+        self._step, self._share, self._pool = step, share, pool
+        self._shares: dict[int, Work] = {}  # by the batch that they are of; a pool keeps its batches
 
     def setup(self) -> None:
         if self._share is not None:
@@ -72,11 +76,19 @@ class _RankStep:
 
     def step(self, work: Work) -> Tensor:
         """Returns the loss of the whole batch."""
-        return torch.empty(0) if self._share is None else self._step.step(self._share(work))
+        if self._share is None:
+            return torch.empty(0)
+        return self._step.step(self._share_of(work), lambda: [self._share_of(self._pool.peek()).batch])
 
     def teardown(self) -> None:
         if self._share is not None:
             self._step.teardown()
+
+    def _share_of(self, work: Work) -> Work:
+        assert self._share is not None
+        if id(work) not in self._shares:
+            self._shares[id(work)] = self._share(work)
+        return self._shares[id(work)]
 
 
 def _share_of(rank: int, size: int, work: Work) -> Work:

@@ -43,6 +43,10 @@ class Pool:
         self._at = (self._at + 1) % len(self._works)
         return work
 
+    def peek(self) -> Work:
+        """Returns the batch that is handed out next."""
+        return self._works[self._at]
+
 
 def pool_size(model: ModelConfig, batch_size: int, cache_bytes: int) -> int:
     """Returns how many batches look up several times as many bytes as the largest cache holds."""

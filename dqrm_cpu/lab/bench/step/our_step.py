@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dqrm_cpu.base.hardware import fingerprint, has_bf16_products
 from dqrm_cpu.comm.exchange.settings import ExchangeSettings
+from dqrm_cpu.comm.exchange.table_exchange import open_channel
 from dqrm_cpu.comm.sharding.placement import place_tables, table_loads
 from dqrm_cpu.comm.sharding.row_exchange import RowExchange
 from dqrm_cpu.comm.transport import SingleTransport, Transport
@@ -22,6 +23,7 @@ from dqrm_cpu.timing.spans import Spans
 from dqrm_cpu.train.optimizers import Optimizer, select_optimizer
 from dqrm_cpu.train.shards import Shards
 from dqrm_cpu.train.step import TrainingStep
+from dqrm_cpu.train.step_rows import Upcoming
 
 NEVER_AGAIN = 2**62
 """A scale period that no benchmark reaches: the scale is found at the first step and kept."""
@@ -58,13 +60,13 @@ class OurStep:
             parts = build_step(self._config, self._shared, kernels, self._transport, self._given_spans)
         self._step = parts.step
 
-    def step(self, work: Work) -> Tensor:
-        """Trains on the batch and returns its loss before the update."""
+    def step(self, work: Work, upcoming: Upcoming | None = None) -> Tensor:
+        """Trains on the batch and returns its loss before the update; `upcoming` as of a TrainingStep."""
         assert self._step is not None
         train = self._config.train
         batch = work.batch
         global_batch = batch.size * self._transport.size
-        outcome = self._step(self._iteration, [batch], global_batch, train.learning_rate, stop_requested=False)
+        outcome = self._step(self._iteration, [batch], global_batch, train.learning_rate, False, upcoming)
         self._iteration += 1
         return torch.tensor(outcome.loss)
 
@@ -96,7 +98,8 @@ def build_sharded_step(config: Config, kernels: Kernels, transport: Transport) -
     model = Dlrm(config, kernels, CPU, held=shards.held)
     model.initialize_(config.seed)
     scales = TableScales(config.quant, kernels, model.groups, shards.largest)
-    rows = RowExchange(transport, shards.placement, model.tables, model.spans)
+    channel = open_channel(transport, config.comm.overlap, model.spans)
+    rows = RowExchange(transport, shards.placement, model.tables, model.spans, channel)
     return _step_parts(config, model, scales, transport, rows)
 
 

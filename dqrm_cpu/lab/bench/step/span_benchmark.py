@@ -17,6 +17,7 @@ from dqrm_cpu.lab.bench.step.fbgemm import PACKAGE as FBGEMM
 from dqrm_cpu.lab.bench.step.our_step import OurStep
 from dqrm_cpu.timing.phases import Phase
 from dqrm_cpu.timing.spans import Span, Spans
+from dqrm_cpu.train.step_rows import Upcoming
 
 
 class SpannedStep(OurStep):
@@ -27,11 +28,11 @@ class SpannedStep(OurStep):
         super().__init__(name, about, replace(case.config, quant=quant), shared, spans=spans)
         self._spans = spans
 
-    def step(self, work: Work) -> Tensor:
+    def step(self, work: Work, upcoming: Upcoming | None = None) -> Tensor:
         self._spans.begin_step()
         with self._spans.data:
             pass
-        loss = super().step(work)
+        loss = super().step(work, upcoming)
         self._spans.step_done()
         return loss
 
