@@ -5,7 +5,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -44,7 +44,9 @@ def opened_transport(config: Config, note: Callable[[str], object] = _LOGGER.inf
         opening = open_transport(comm.transport, comm.simulated_ranks, comm.timeout, overlap=comm.overlap)
         transport = stack.enter_context(opening)
         machine = fingerprint()
-        stack.enter_context(threads_of_torch(config.train.threads or default_threads(machine, os.environ)))
+        cores = _own_cores(transport, machine)
+        threads = config.train.threads or min(cores, default_threads(machine, os.environ))
+        stack.enter_context(threads_of_torch(threads))
         _require_own_device(config, transport)
         _require_memory(with_tables_placed(config, transport), transport, machine)
         if transport.rank == 0 and (transport.size > 1 or config.comm.transport != "auto"):
@@ -108,6 +110,26 @@ def default_threads(machine: Fingerprint, environ: Mapping[str, str]) -> int:
     """Counts the usable cores, or OMP_NUM_THREADS where fewer: batch systems that do not pin tell the share so."""
     asked = environ.get("OMP_NUM_THREADS", "").split(",")[0]
     return min(machine.usable_cores, int(asked)) if asked.isdigit() and int(asked) else machine.usable_cores
+
+
+def _own_cores(transport: Transport, machine: Fingerprint) -> int:
+    """Counts the cores of this rank's threads, which those of other ranks do not use."""
+    if transport.size == 1:
+        return machine.usable_cores
+    return own_cores(gathered(transport, [socket.gethostname(), *machine.affinity]), transport.rank, machine.cpu_quota)
+
+
+def own_cores(places: Sequence[Sequence[Any]], rank: int, cpu_quota: float | None) -> int:
+    """Counts the cores of a rank where each place is a host's name, then the cores that a rank there may use.
+
+    Launchers may leave all cores to every rank of a host. Each takes its part of them then, and of a control group's
+    quota: threads that wait for each other would spin on the cores of threads that are waited for.
+    """
+    host, *mine = places[rank]
+    here = [frozenset(cores) for name, *cores in places if name == host]
+    sharing = [cores for cores in here if not cores.isdisjoint(mine)]
+    cores = min(len(mine), len(frozenset().union(*sharing)) // len(sharing))
+    return max(1, cores if cpu_quota is None else min(cores, int(cpu_quota / len(here))))
 
 
 def _require_device(config: Config) -> None:

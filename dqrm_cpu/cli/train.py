@@ -142,11 +142,19 @@ def result_table(result: "Result", dims: str = "") -> str:
     lines += ["", f"{'model size':<24}{size}", *([dims] if dims else []), *_packed_lines(result)]
     lines += _price_lines(result.members, result.score_us_per_row)
     if not math.isnan(result.ms_per_step):  # of a process' first step there is no time: it compiles
-        lines.append(f"{'step':<24}{result.ms_per_step:.2f} ms (median)")
+        lines.append(f"{'step':<24}{result.ms_per_step:.2f} ms (median){_mean_beside(result)}")
     if result.bytes_per_step:
         lines.append(f"{'sent per step':<24}{result.bytes_per_step / 1e3:,.1f} kB by rank 0")
     lines.append(f"{'run folder':<24}{result.run_dir}")
     return "\n".join(lines)
+
+
+def _mean_beside(result: "Result") -> str:
+    """Formats the mean of a step where the median says little about the time that the run took."""
+    from dqrm_cpu.report.advice import UNEVEN_RATIO
+
+    uneven = result.mean_ms_per_step > UNEVEN_RATIO * result.ms_per_step
+    return f", {result.mean_ms_per_step:.2f} ms on average: others use the cores too" if uneven else ""
 
 
 def _metrics_line(label: str, metrics: "ClickMetrics", where: str) -> str:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from dqrm_cpu.base.cgroup import read_if_there
 from dqrm_cpu.base.hardware import Fingerprint, fingerprint
 from dqrm_cpu.base.wording import counted
 from dqrm_cpu.config import Config
@@ -15,6 +16,9 @@ from dqrm_cpu.errors import DataError
 from dqrm_cpu.model.size import estimate_memory
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # override how many threads a library starts
+_CROWDED_SHARE = 0.25
+"""Of the time that some program waits for a core: threads of `train` then hold each other up."""
+
 _GB = 1e9
 _HUGE_PAGES_FILE = "/sys/kernel/mm/transparent_hugepage/enabled"
 # Below this share of what is free, other processes and the page cache still have room.
@@ -31,6 +35,7 @@ def examine(config: Config) -> list[Finding]:
         check_isa(machine),
         check_cores(machine),
         check_threads(machine, os.environ, config.train.threads),
+        check_load(read_if_there(Path("/proc/pressure/cpu")), os.getloadavg()[0], machine.logical_cpus),
         check_numa(machine),
         check_memory(machine, config.preset, estimate_memory(config).parts),
         check_huge_pages(machine),
@@ -109,6 +114,19 @@ def check_threads(machine: Fingerprint, environment: Mapping[str, str], threads:
         mend = " and ".join(_set_threads(name, usable) for name in under)
         return Finding("threads", Verdict.NOTE, f"{found}: fewer than {counted(usable, 'usable core')}", mend)
     return Finding("threads", Verdict.OK, found)
+
+
+def check_load(pressure: str, load: float, cpus: int) -> Finding:
+    """Says what other programs take: `pressure` is /proc/pressure/cpu, empty where the kernel does not count it."""
+    found, crowded = f"load {load:.1f} on {counted(cpus, 'CPU')}", load > cpus
+    _, _, counts = pressure.partition("some avg10=")
+    if counts:
+        share = float(counts.split()[0]) / 100
+        found, crowded = f"{found}, some program waits for a core {share:.0%} of the time", share > _CROWDED_SHARE
+    if not crowded:
+        return Finding("load", Verdict.OK, found)
+    mend = "stop other programs or give them other CPUs (taskset); train computes with fewer threads meanwhile"
+    return Finding("load", Verdict.NOTE, found, mend)
 
 
 def check_numa(machine: Fingerprint) -> Finding:

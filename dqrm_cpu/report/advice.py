@@ -47,7 +47,8 @@ def _spans(run: RunFiles) -> Iterator[str]:
     if summary.step.mean_ms > UNEVEN_RATIO * summary.step.median_ms:
         yield (
             f"its steps are uneven, {summary.step.mean_ms:.2f} ms on average, {summary.step.median_ms:.2f} ms in "
-            "the middle: something else uses the same cores, or there are more threads than cores (--train.threads)."
+            "the middle: something else uses the same cores (dqrm-cpu doctor says how much), or there are more threads "
+            "than cores (--train.threads)."
         )
     yield from _between_steps(run, summary)
 

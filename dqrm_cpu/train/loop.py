@@ -29,7 +29,7 @@ from dqrm_cpu.train.run_folder import RunLog
 from dqrm_cpu.train.saver import Saver
 from dqrm_cpu.train.session import Session, load_session, whole_model
 from dqrm_cpu.train.state import Interrupted, PartResult, Result, RunState
-from dqrm_cpu.train.thread_count import ThreadCount
+from dqrm_cpu.train.thread_count import ThreadCount, is_crowded
 
 _ROWS_OF_MOMENTS = 5_000_000
 """So many rows of tables are packed in a moment; more take seconds to minutes."""
@@ -83,7 +83,7 @@ class TrainingLoop:
         self._notes = EvaluationNotes(context.progress, train.best_by)
         self._loss = math.nan  # of the last step that was not skipped
         self._spans = SpanFile(context.run_dir, context.transport.rank, state.step)
-        self._threads = ThreadCount(torch.get_num_threads(), context.progress.note)
+        self._threads = ThreadCount(torch.get_num_threads(), context.progress.note, crowded=is_crowded())
 
     def run(self) -> Result | Interrupted:
         """Trains to the end, or to where somebody asks to stop."""
@@ -262,6 +262,7 @@ class TrainingLoop:
             test=PartResult(best=test_best, last=test_last),
             model_bytes=sizes,
             ms_per_step=timed.median_ms if timed.count else math.nan,
+            mean_ms_per_step=timed.mean_ms if timed.count else math.nan,
             bytes_per_step=self._bytes_sent / steps if steps else 0.0,
             skipped_batches=state.skipped_batches,
             packed_files=self._packed_unless(missing),

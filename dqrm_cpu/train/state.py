@@ -111,6 +111,7 @@ class Result:
     packed_files: PackedFiles | None = None  # of the chosen checkpoint; None: an FP32 model
     members: tuple[MemberResult, ...] = ()  # of an ensemble, whose sizes and steps are those of all together
     score_us_per_row: float = math.nan  # of an ensemble, with reading the rows: all members one after another
+    mean_ms_per_step: float = math.nan  # of this process; nowhere recorded, since the spans have it
 
     def as_dict(self) -> dict[str, Json]:
         """Returns the content of result.json."""

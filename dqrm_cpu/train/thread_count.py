@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 
 _TASKS = Path("/proc/self/task")
+_STARTED_FIELD = 19
+"""Of /proc/self/stat, behind the name in brackets: when the process started, in ticks since the machine did."""
 
 _LOOK_EVERY_S = 0.5
 _WINDOW_STEPS = 16
@@ -44,7 +46,7 @@ class ThreadCount:
     """The number of threads of torch and of the kernels, from 1 to `most`, chosen by the time that steps take.
 
     `waited` returns the seconds that threads of this process were ready to run and had no core, None where the system
-    does not tell; then nothing is ever changed.
+    does not tell; then nothing is ever changed. `crowded`: half of the threads begin, until all of them are tried.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class ThreadCount:
         waited: Callable[[], float | None] | None = None,
         clock: Callable[[], float] = time.perf_counter,
         choose: Callable[[int], None] = torch.set_num_threads,
+        crowded: bool = False,
     ) -> None:
         self._most, self._say, self._waited, self._clock, self._choose = most, say, waited or waited_s, clock, choose
         self.count = most
@@ -62,6 +65,9 @@ class ThreadCount:
         self._pause, self._pauses_left = 1, 0
         self._more_at, self._said = 0.0, False
         self._looked_at, self._waited_then = clock(), self._waited() if most > 1 else None
+        if crowded and self._waited_then is not None:
+            self._more_at = clock() + _MORE_AFTER_S
+            self._use(most // 2)
 
     def step_took(self, seconds: float) -> None:
         """Notes the time of a step; now and then it looks whether another number of threads would do better."""
@@ -82,6 +88,8 @@ class ThreadCount:
     def _look(self) -> None:
         now = self._clock()
         share = self._share_waited(now)
+        if self.count < self._most:
+            self._say_once()
         if self.count < self._most and now >= self._more_at:
             self._begin_trial(min(self._most, 2 * self.count), now)
         elif self.count > 1 and share > _WAITED_SHARE and self._pauses_left == 0:
@@ -110,20 +118,43 @@ class ThreadCount:
         if fewer:
             self._pause = 1 if better else min(2 * self._pause, _LONGEST_PAUSE)
             self._pauses_left = 0 if better else self._pause
-            if better and not self._said:
-                self._said = True
-                self._say(
-                    f"other programs keep this one's threads waiting for cores: {self.count} of {self._most} threads "
-                    "compute the steps for now, which is faster; the model is the same"
-                )
+            if better:
+                self._say_once()
         self._more_at = now + max(_MORE_AFTER_S, (now - trial.began) / _TRIAL_SHARE)
         self._steps.clear()
         self._share_waited(now)
+
+    def _say_once(self) -> None:
+        if not self._said:
+            self._said = True
+            self._say(
+                f"other programs keep this one's threads waiting for cores: {self.count} of {self._most} threads "
+                "compute the steps for now, which is faster; the model is the same"
+            )
 
     def _use(self, count: int) -> None:
         self.count = count
         self._steps.clear()
         self._choose(count)
+
+
+def is_crowded() -> bool:
+    """Says whether this process waited for cores since it started, though no more than a thread or two were busy.
+
+    Beside a program for each core such a thread waits half of the time; beside none, and beside a few on many cores,
+    hardly ever.
+    """
+    waited, age = waited_s(), _age_s()
+    return waited is not None and age > 0 and waited > _WAITED_SHARE * age
+
+
+def _age_s() -> float:
+    """Returns the seconds since this process started; 0 where the system does not tell."""
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[_STARTED_FIELD]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 def waited_s() -> float | None:

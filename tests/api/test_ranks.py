@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dqrm_cpu.api import ranks
-from dqrm_cpu.api.ranks import default_threads, with_tables_placed
+from dqrm_cpu.api.ranks import default_threads, own_cores, with_tables_placed
 from dqrm_cpu.comm.transport import Array, Bytes, SingleTransport
 from dqrm_cpu.config import Config, load_config
 from planted import XEON
@@ -65,3 +65,26 @@ def test_tables_are_sharded_where_they_do_not_fit(
 def test_a_process_alone_has_all_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranks, "fingerprint", lambda: replace(XEON, memory_available_bytes=1))
     assert with_tables_placed(auto(), SingleTransport()).comm.tables == "replicate"
+
+
+ALL = range(8)
+
+
+@pytest.mark.parametrize(
+    ("places", "quota", "cores"),
+    [
+        ([("a", *ALL)], None, [8]),
+        ([("a", *ALL), ("a", *ALL)], None, [4, 4]),  # no launcher bound them
+        ([("a", *ALL), ("b", *ALL)], None, [8, 8]),
+        ([("a", 0, 1, 2, 3), ("a", 4, 5, 6, 7)], None, [4, 4]),
+        ([("a", *ALL)] * 3, None, [2, 2, 2]),
+        ([("a", 0)] * 2, None, [1, 1]),
+        ([("a", 0, 1), ("a", *ALL)], None, [2, 4]),
+        ([("a", *ALL)] * 2, 4.0, [2, 2]),
+        ([("a", *ALL)] * 2, 1.5, [1, 1]),
+    ],
+)
+def test_ranks_of_a_host_divide_its_cores(
+    places: list[tuple[str | int, ...]], quota: float | None, cores: list[int]
+) -> None:
+    assert [own_cores(places, rank, quota) for rank in range(len(places))] == cores

@@ -135,3 +135,24 @@ def test_a_data_set_that_is_not_there_fails(tmp_path: Path) -> None:
     [finding] = checks.check_data(str(tmp_path / "clicks.csv"))
     assert finding.verdict is Verdict.FAIL
     assert "is a file, and no data set" in finding.found
+
+
+@pytest.mark.parametrize(
+    ("pressure", "load", "verdict", "found"),
+    [
+        (
+            "some avg10=60.10 avg60=1.00 avg300=0.00 total=9\nfull avg10=0.00",
+            1.5,
+            Verdict.NOTE,
+            "a core 60% of the time",
+        ),
+        ("some avg10=3.00 avg60=99.00 avg300=99.00 total=9", 9.0, Verdict.OK, "load 9.0 on 4 CPUs, some program waits"),
+        ("", 5.0, Verdict.NOTE, "load 5.0 on 4 CPUs"),
+        ("", 3.0, Verdict.OK, "load 3.0 on 4 CPUs"),
+    ],
+)
+def test_what_other_programs_take(pressure: str, load: float, verdict: Verdict, found: str) -> None:
+    finding = checks.check_load(pressure, load, 4)
+    assert finding.verdict is verdict
+    assert found in finding.found
+    assert bool(finding.mend) == (verdict is Verdict.NOTE)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,10 +14,10 @@ import pytest
 import torch
 
 from dqrm_cpu.comm.transport import SingleTransport
-from dqrm_cpu.train import loop
+from dqrm_cpu.train import loop, thread_count
 from dqrm_cpu.train.run import RunRequest, train
 from dqrm_cpu.train.state import Result
-from dqrm_cpu.train.thread_count import ThreadCount, waited_s
+from dqrm_cpu.train.thread_count import ThreadCount, is_crowded, waited_s
 from tiny import tiny_config
 
 Step = Callable[[int, float], tuple[float, float]]
@@ -26,11 +27,11 @@ Step = Callable[[int, float], tuple[float, float]]
 class Machine:
     """A clock and a system that counts waits, driven by steps of a model of a machine."""
 
-    def __init__(self, most: int, step: Step, counts_waits: bool = True) -> None:
+    def __init__(self, most: int, step: Step, counts_waits: bool = True, crowded: bool = False) -> None:
         self.now, self.waited, self.used, self.said = 0.0, 0.0, most, list[str]()
         self._step = step
         waited = (lambda: self.waited) if counts_waits else (lambda: None)
-        self.threads = ThreadCount(most, self.said.append, waited, lambda: self.now, self._use)
+        self.threads = ThreadCount(most, self.said.append, waited, lambda: self.now, self._use, crowded)
 
     def run(self, seconds: float) -> list[int]:
         """The number of threads of each step."""
@@ -69,6 +70,43 @@ def test_one_thread_computes_beside_others_and_all_of_them_afterwards() -> None:
     assert len(machine.said) == 1
     machine.run(30.0)
     assert set(machine.run(50.0)) == {2}
+
+
+def test_half_of_the_threads_begin_where_others_take_the_cores() -> None:
+    machine = Machine(2, beside_another, crowded=True)
+    assert machine.used == 1
+    assert set(machine.run(4.0)) == {1}
+    assert len(machine.said) == 1
+    assert "1 of 2 threads compute the steps for now" in machine.said[0]
+
+
+def test_all_threads_are_tried_soon_where_others_took_the_cores_only_at_the_start() -> None:
+    machine = Machine(4, alone, crowded=True)
+    counts = machine.run(6.0)
+    assert (counts[0], counts[-1]) == (2, 4)
+
+
+@pytest.mark.parametrize(("most", "counts_waits"), [(1, True), (4, False)])
+def test_threads_that_cannot_be_chosen_are_left_alone(most: int, counts_waits: bool) -> None:
+    assert set(Machine(most, alone, counts_waits, crowded=True).run(20.0)) == {most}
+
+
+def test_a_process_that_shares_its_core_is_crowded_and_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thread_count, "waited_s", lambda: 5.0)
+    monkeypatch.setattr(thread_count, "_age_s", lambda: 10.0)
+    assert is_crowded()
+    monkeypatch.setattr(thread_count, "waited_s", lambda: 1.0)
+    assert not is_crowded()
+    monkeypatch.setattr(thread_count, "waited_s", lambda: None)
+    assert not is_crowded()
+
+
+def test_the_age_of_a_process_grows_with_the_clock() -> None:
+    before, began = thread_count._age_s(), time.monotonic()
+    time.sleep(0.05)
+    after, took = thread_count._age_s(), time.monotonic() - began
+    assert 0 < before < time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert 0.04 <= after - before <= took + 0.01
 
 
 def test_waits_that_fewer_threads_do_not_mend_are_looked_at_ever_more_seldom() -> None:
