@@ -19,7 +19,7 @@ def test_real_machine_is_examined(capsys: pytest.CaptureFixture[str]) -> None:
     status = main(["doctor", "--json"])
     findings = json.loads(capsys.readouterr().out)
     assert [finding["check"] for finding in findings] == [
-        *("cpu", "isa", "cores", "threads", "numa", "memory", "huge pages"),
+        *("cpu", "isa", "cores", "threads", "load", "numa", "memory", "huge pages"),
         *("openmp", "mpi library", "mpi launcher", "oneccl", "ipex", "gpu"),
     ]
     assert status == int(any(finding["verdict"] == "fail" for finding in findings))
