@@ -170,6 +170,26 @@ def store_number(place: int, index: int, value: Any, count: int, is_bf16: int) -
 
 
 @intrinsic
+def rectify_bf16(typing: Any, place: Any, gate: Any, index: Any, count: Any) -> tuple[Any, Codegen]:
+    """Sets the `count` BF16 numbers from `index` on to 0 where those at `gate` are neither above 0 nor NaN; reads them.
+
+    What stays is not rounded again.
+    """
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        at, size = (as_index(context, builder, signature.args[i], args[i]) for i in (2, 3))
+        lanes = first_lanes(builder, size)
+        values, gates = (masked_load(builder, args[i], at, lanes, _HALVES) for i in (0, 1))
+        none, infinity = (ir.Constant(_HALVES, [bits] * LANES) for bits in (0, -0x80))  # the negative one
+        above = builder.icmp_signed(">", gates, none)
+        kept = builder.select(builder.or_(above, builder.icmp_unsigned(">", gates, infinity)), values, none)
+        masked_store(builder, args[0], at, lanes, kept)
+        return builder.bitcast(builder.shl(builder.zext(kept, WORD_VECTOR), same_words(16)), FLOAT_VECTOR)
+
+    return FLOATS(types.int64, types.int64, index, count), codegen
+
+
+@intrinsic
 def splat(typing: Any, value: Any) -> tuple[Any, Codegen]:
     """Makes a vector of one f32 in every lane."""
 

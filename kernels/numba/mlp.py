@@ -1,17 +1,19 @@
 """What MLPs need beside matrix products: quantized weights, the rectifier's backward, the loss."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..jit.compile import inlined, kernel, serial
 from ..jit.memory import float_at, long_at, set_float
 from ..jit.simd import (
+    FOUR,
     LANES,
     add,
     load_number,
     load_part,
     multiply,
+    rectify_bf16,
     splat,
     store_number,
     store_part,
@@ -29,6 +31,7 @@ COPY_LONGS = 6
 _SMALLEST_SCALE = np.float32(1e-8)
 _ROWS_PER_ITEM = 64
 _SAMPLES_PER_ITEM = 512
+_ROWS_PER_TRANSPOSE, _COLUMNS_PER_TRANSPOSE = 256, 64  # longer stretches of each row that is written are quicker
 
 
 @inlined
@@ -102,6 +105,10 @@ def rectify_backward(layer: Layer, partial: int) -> None:
     """
     width, items = layer.width, (layer.batch + _ROWS_PER_ITEM - 1) // _ROWS_PER_ITEM
     on_all_threads(items, _rectify_rows, (layer, partial))
+    if layer.transposed and layer.batch > _ROWS_PER_TRANSPOSE:
+        rows = (layer.batch + _ROWS_PER_TRANSPOSE - 1) // _ROWS_PER_TRANSPOSE
+        columns = (width + _COLUMNS_PER_TRANSPOSE - 1) // _COLUMNS_PER_TRANSPOSE
+        on_all_threads(rows * columns, _transpose_item, (layer,))
     for k in range(0, width, LANES):
         summed = splat(np.float32(0))
         for item in range(items):
@@ -111,37 +118,61 @@ def rectify_backward(layer: Layer, partial: int) -> None:
 
 @serial
 def _rectify_rows(layer: Layer, partial: int, item: int) -> None:
+    """Handles an item's rows one after the other: columns of them would lie in the same few sets of the cache."""
     start = item * _ROWS_PER_ITEM
     end = min(layer.batch, start + _ROWS_PER_ITEM)
-    for k in range(0, layer.width, 2 * LANES):
-        _rectify_columns(layer, start, end, k, partial + 4 * item * layer.width)
-        if layer.transposed:
-            _transpose_columns(layer, start, end, k)
+    sums = partial + 4 * item * layer.width
+    for k in range(0, layer.width, LANES):
+        store_part(sums, k, splat(np.float32(0)), layer.width - k)
+    for row in range(start, end, FOUR):
+        _rectify_few(layer, row, min(row + FOUR, end), sums)
+    if layer.transposed and layer.batch <= _ROWS_PER_TRANSPOSE:  # another time around all threads would cost more
+        _transpose_block(layer, start, end, 0, layer.width)
+
+
+@inlined
+def _rectified(layer: Layer, row: int, k: int, count: int) -> Any:
+    """Rectifies and reads the numbers of a row from k on."""
+    at = row * layer.width + k
+    if not layer.activation:
+        return load_number(layer.grad, at, count, layer.is_bf16)
+    if layer.is_bf16:
+        return rectify_bf16(layer.grad, layer.activation, at, count)
+    kept = where_positive(load_part(layer.activation, at, count), load_part(layer.grad, at, count))
+    store_part(layer.grad, at, kept, count)
+    return kept
 
 
 @serial
-def _rectify_columns(layer: Layer, start: int, end: int, k: int, sums: int) -> None:
-    """Rectifies two registers' width of the rows start to end."""
-    grad, gate, is_bf16 = layer.grad, layer.activation, layer.is_bf16
-    first, second = layer.width - k, layer.width - k - LANES
-    s0 = s1 = splat(np.float32(0))
-    for row in range(start, end):
-        at = row * layer.width + k
-        g0, g1 = load_number(grad, at, first, is_bf16), load_number(grad, at + LANES, second, is_bf16)
-        if gate:
-            g0 = where_positive(load_number(gate, at, first, is_bf16), g0)
-            g1 = where_positive(load_number(gate, at + LANES, second, is_bf16), g1)
-            store_number(grad, at, g0, first, is_bf16)
-            store_number(grad, at + LANES, g1, second, is_bf16)
-        s0, s1 = add(s0, g0), add(s1, g1)
-    store_part(sums, k, s0, first)
-    store_part(sums, k + LANES, s1, second)
+def _rectify_few(layer: Layer, start: int, end: int, sums: int) -> None:
+    """Rectifies up to four rows, and adds them to the sums in their order."""
+    width = layer.width
+    for k in range(0, width, LANES):
+        summed = load_part(sums, k, width - k)
+        if end - start == FOUR:
+            summed = add(summed, _rectified(layer, start, k, width - k))
+            summed = add(summed, _rectified(layer, start + 1, k, width - k))
+            summed = add(summed, _rectified(layer, start + 2, k, width - k))
+            summed = add(summed, _rectified(layer, start + 3, k, width - k))
+        else:
+            for row in range(start, end):
+                summed = add(summed, _rectified(layer, row, k, width - k))
+        store_part(sums, k, summed, width - k)
 
 
 @serial
-def _transpose_columns(layer: Layer, start: int, end: int, k: int) -> None:
-    """Transposes two registers' width of the rows start to end, which the cache still holds."""
-    for column in range(k, min(k + 2 * LANES, layer.width), LANES):
+def _transpose_item(layer: Layer, item: int) -> None:
+    """Transposes an item's block of the gradient."""
+    columns = (layer.width + _COLUMNS_PER_TRANSPOSE - 1) // _COLUMNS_PER_TRANSPOSE
+    row, column = item // columns * _ROWS_PER_TRANSPOSE, item % columns * _COLUMNS_PER_TRANSPOSE
+    end, last = min(layer.batch, row + _ROWS_PER_TRANSPOSE), min(layer.width, column + _COLUMNS_PER_TRANSPOSE)
+    _transpose_block(layer, row, end, column, last)
+
+
+@serial
+def _transpose_block(layer: Layer, start: int, end: int, first: int, last: int) -> None:
+    """Transposes the rows start to end of the columns first to last, a register's width of columns at a time."""
+    for column in range(first, last, LANES):
         for row in range(start, end, LANES):
             source = layer.grad + 4 * (row * layer.width + column)
             target = layer.transposed + 4 * (column * layer.stride + row)

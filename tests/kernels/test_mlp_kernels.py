@@ -81,7 +81,7 @@ def test_rectifier_and_sums(
 
 
 @EXAMPLES
-@given(batch=st.sampled_from([1, 16, 65, 128]), width=WIDTHS, seed=st.integers(0, 2**31))
+@given(batch=st.sampled_from([1, 16, 65, 128, 257]), width=WIDTHS, seed=st.integers(0, 2**31))
 def test_transposition(kernels: Kernels, batch: int, width: int, seed: int) -> None:
     grad = torch.randn(batch, width, generator=torch.Generator().manual_seed(seed))
     room = torch.full((-(-width // TILE) * TILE, -(-batch // TILE) * TILE), 7.0)
@@ -89,10 +89,13 @@ def test_transposition(kernels: Kernels, batch: int, width: int, seed: int) -> N
     assert torch.equal(room[:width, :batch], grad.t())
 
 
-def test_a_gradient_passes_an_activation_that_is_not_a_number(kernels: Kernels) -> None:
-    grad, activation = torch.ones(1, 3), torch.tensor([[float("nan"), 0.0, 1.0]])
-    kernels.rectify_backward_(grad, activation, torch.empty(3), None)
-    assert grad.tolist() == [[1.0, 0.0, 1.0]]
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gradient_passes_where_an_activation_is_not_at_most_zero(kernels: Kernels, dtype: torch.dtype) -> None:
+    nan, infinity, smallest = float("nan"), float("inf"), torch.finfo(dtype).smallest_normal
+    gates = torch.tensor([[nan, -nan, infinity, -infinity, 0.0, -0.0, smallest, -smallest, 1.0]], dtype=dtype)
+    grad = torch.full_like(gates, 3.0)
+    kernels.rectify_backward_(grad, gates, torch.empty(9), None)
+    assert grad.tolist() == [[3.0, 3.0, 3.0, 0.0, 0.0, 0.0, 3.0, 0.0, 3.0]]
 
 
 @EXAMPLES
