@@ -6,6 +6,7 @@ from ..jit.compile import inlined, kernel, serial
 from ..jit.memory import prefetch
 from ..jit.simd import LANES, load_number, load_part, store, store_number
 from ..jit.threads import on_all_threads
+from .bf16_interaction import backward_by_pairs, dots_by_pairs, pair_backward_of, pair_dots_of
 from .interaction_backward import sample_backward
 from .pair_dots import dots
 
@@ -73,9 +74,13 @@ def _forward(features: int, shape: InteractionShape, out: int, scratch: Interact
     for b in range(batch * worker // scratch.threads, batch * (worker + 1) // scratch.threads):
         if is_bf16:
             _prefetch_sample(features, (b + 1) * size // 2, size // 2)
-            _widen(features, b * size, size, wide)
-            dots(wide, num_features, dim, columns, padded, result)
-            _narrow(result, out, b * width, width)
+            if dots_by_pairs(num_features, dim):
+                sample, target = features + 2 * b * size, out + 2 * b * width
+                pair_dots_of(sample, num_features, dim, columns, padded, result, target)
+            else:
+                _widen(features, b * size, size, wide)
+                dots(wide, num_features, dim, columns, padded, result)
+                _narrow(result, out, b * width, width)
         else:
             _prefetch_sample(features, (b + 1) * size, size)
             dots(features + 4 * b * size, num_features, dim, columns, padded, out + 4 * b * width)
@@ -97,16 +102,22 @@ def _backward(
     batch, num_features, dim, is_bf16 = shape
     size, width = num_features * dim, dim + num_features * (num_features - 1) // 2
     wide = scratch.place + 4 * worker * (2 * scratch.sample + scratch.width)
+    padded = (num_features + LANES - 1) // LANES * LANES
     result = wide + 4 * scratch.sample
     grad = result + 4 * scratch.sample
     for b in range(batch * worker // scratch.threads, batch * (worker + 1) // scratch.threads):
         if is_bf16:
             _prefetch_sample(features, (b + 1) * size // 2, size // 2)
             _prefetch_sample(grad_out, (b + 1) * width // 2, width // 2)
-            _widen(features, b * size, size, wide)
-            _widen(grad_out, b * width, width, grad)
-            sample_backward(wide, num_features, dim, grad, result)
-            _narrow(result, grad_features, b * size, size)
+            if backward_by_pairs(num_features, dim):
+                sample, target = features + 2 * b * size, grad_features + 2 * b * size
+                of_sample = grad_out + 2 * b * width
+                pair_backward_of(sample, num_features, dim, of_sample, wide, result, padded, target)
+            else:
+                _widen(features, b * size, size, wide)
+                _widen(grad_out, b * width, width, grad)
+                sample_backward(wide, num_features, dim, grad, result)
+                _narrow(result, grad_features, b * size, size)
         else:
             _prefetch_sample(features, (b + 1) * size, size)
             _prefetch_sample(grad_out, (b + 1) * width, width)

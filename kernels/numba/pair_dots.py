@@ -27,7 +27,7 @@ def dots(sample: int, num_features: int, dim: int, columns: int, padded: int, re
 
 
 @inlined
-def _store_dots(pairs: int, last: int, start: int, i: int, s0: Any, s1: Any, s2: Any, s3: Any) -> None:
+def store_dots(pairs: int, last: int, start: int, i: int, s0: Any, s1: Any, s2: Any, s3: Any) -> None:
     """Stores the dots of vectors i to i + 3 with those from `start` on, as many as come before each."""
     at = pairs + 4 * (i * (i - 1) // 2 + start)
     store_part(at, 0, s0, i - start)
@@ -53,7 +53,7 @@ def _dots_of_four(
     if dim & 1:
         even = _add_element(even, sample + 4 * (dim - 1), r0, r1, r2, r3, load(column, (dim - 1) * padded))
     s0, s1, s2, s3 = add(even[0], odd[0]), add(even[1], odd[1]), add(even[2], odd[2]), add(even[3], odd[3])
-    _store_dots(pairs, last, start, i, s0, s1, s2, s3)
+    store_dots(pairs, last, start, i, s0, s1, s2, s3)
 
 
 @inlined
@@ -69,8 +69,8 @@ def _dots_of_four_wide(
         x0, x1, x2, x3 = float_at(place, r0), float_at(place, r1), float_at(place, r2), float_at(place, r3)
         left = add_four(left, load(column, k * padded), x0, x1, x2, x3)
         right = add_four(right, load(column, k * padded + LANES), x0, x1, x2, x3)
-    _store_dots(pairs, last, start, i, left[0], left[1], left[2], left[3])
-    _store_dots(pairs, last, start + LANES, i, right[0], right[1], right[2], right[3])
+    store_dots(pairs, last, start, i, left[0], left[1], left[2], left[3])
+    store_dots(pairs, last, start + LANES, i, right[0], right[1], right[2], right[3])
 
 
 @inlined

@@ -96,3 +96,26 @@ def test_interaction(kernels: Kernels, batch: int, num_features: int, dim: int, 
     # BF16 keeps 8 bits; sums of up to 130 terms are of the order of 10, and plain torch rounds some of them twice.
     torch.testing.assert_close(out.float(), expected, rtol=2**-7, atol=2**-5)
     torch.testing.assert_close(grad_features.float(), expected_grad, rtol=2**-7, atol=2**-5)
+
+
+@EXAMPLES
+@given(
+    batch=st.integers(1, 3),
+    num_features=st.sampled_from([1, 2, 3, 4, 5, 15, 16, 17, 18, 27, 33, 48, 64, 65]),
+    dim=st.sampled_from([2, 6, 16, 31, 32, 62, 64, 128]),
+    seed=st.integers(0, 99),
+)
+def test_interaction_of_integers_is_exact(kernels: Kernels, batch: int, num_features: int, dim: int, seed: int) -> None:
+    """Sums of small integers are exact in any order: what is written is rounded once."""
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randint(-4, 5, (batch, num_features, dim), generator=generator).bfloat16()
+    width = dim + num_features * (num_features - 1) // 2
+    grad_out = torch.randint(-4, 5, (batch, width), generator=generator).bfloat16()
+    out, grad_features = torch.full_like(grad_out, 7.0), torch.full_like(features, 7.0)
+    kernels.interaction_forward(features, out)
+    kernels.interaction_backward(features, grad_out, grad_features)
+    expected, expected_grad = torch.zeros(batch, width), torch.zeros_like(features, dtype=torch.float32)
+    ORACLE.interaction_forward(features.float(), expected)
+    ORACLE.interaction_backward(features.float(), grad_out.float(), expected_grad)
+    assert torch.equal(out, expected.bfloat16())
+    assert torch.equal(grad_features, expected_grad.bfloat16())
