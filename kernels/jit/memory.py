@@ -22,6 +22,10 @@ carray: Intrinsic = numba_carray
 _I8, _I32, _I64, _F32 = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
 
 
+FLOATS_PER_LINE = 16
+"""As many f32 as a line of the cache holds: what threads write for themselves lies in lines of their own."""
+
+
 def call(builder: ir.IRBuilder, name: str, result: ir.Type, args: list[Any]) -> Any:
     """Generates a call of an LLVM intrinsic."""
     kind = ir.FunctionType(result, [arg.type for arg in args])

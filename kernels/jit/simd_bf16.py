@@ -16,13 +16,13 @@ from .simd import (
     FLOATS,
     LANES,
     WORD_VECTOR,
+    WORDS,
     every_lane,
     first_lanes,
     masked_load,
     masked_store,
     same_words,
 )
-from .simd_integers import WORDS
 
 HAS_PAIR_PRODUCTS = LANES == 16 and bool(llvm.get_host_cpu_features().get("avx512bf16", False))
 """Whether the processor multiplies pairs of BF16 numbers."""

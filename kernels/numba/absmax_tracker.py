@@ -97,9 +97,9 @@ class Bounds(NamedTuple):
 
 NO_BOUNDS = Bounds(0, 0, 0, 0, 0, 0)
 
-SIGHTING_LONGS = 3
+SIGHTING_LONGS = 8
 """What a piece of an update saw in its table, as int64: the largest magnitude that reaches the old top or -1, its row,
-and whether the witness fell below the old top."""
+whether the witness fell below the old top, and the rest of a line of the cache."""
 
 
 @inlined

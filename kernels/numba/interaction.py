@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from ..jit.compile import inlined, kernel, serial
-from ..jit.memory import prefetch
+from ..jit.memory import FLOATS_PER_LINE, prefetch
 from ..jit.simd import LANES, load_number, load_part, store, store_number
 from ..jit.threads import on_all_threads
 from .bf16_interaction import backward_by_pairs, dots_by_pairs, pair_backward_of, pair_dots_of
@@ -32,7 +32,8 @@ class InteractionScratch(NamedTuple):
 def scratch_sizes(num_features: int, dim: int) -> tuple[int, int]:
     """Returns `sample` and `width` of InteractionScratch, with room for what whole registers write beyond."""
     sample = -(-num_features // LANES) * LANES * -(-dim // LANES) * LANES
-    return sample + LANES, dim + num_features * (num_features - 1) // 2 + LANES
+    width = dim + num_features * (num_features - 1) // 2 + LANES
+    return sample + FLOATS_PER_LINE, -(-width // FLOATS_PER_LINE) * FLOATS_PER_LINE
 
 
 @inlined

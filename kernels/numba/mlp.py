@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..jit.compile import inlined, kernel, serial
-from ..jit.memory import float_at, long_at, set_float
+from ..jit.memory import FLOATS_PER_LINE, float_at, long_at, set_float
 from ..jit.simd import (
     FOUR,
     LANES,
@@ -92,16 +92,22 @@ class Layer(NamedTuple):
     is_bf16: int  # grad and activation
 
 
+@inlined
+def _sums_stride(width: int) -> int:
+    """Returns how far apart the items' sums lie: threads write to no line of the cache in common."""
+    return (width + FLOATS_PER_LINE - 1) // FLOATS_PER_LINE * FLOATS_PER_LINE
+
+
 def rectify_scratch(batch: int, width: int) -> int:
     """Returns how many floats of scratch memory `rectify_backward` needs."""
-    return -(-batch // _ROWS_PER_ITEM) * width
+    return -(-batch // _ROWS_PER_ITEM) * -(-width // FLOATS_PER_LINE) * FLOATS_PER_LINE
 
 
 @kernel
 def rectify_backward(layer: Layer, partial: int) -> None:
     """Sets grad to 0 where activation is; bias = its sums over the batch; transposed = its transpose.
 
-    partial: f32[items, O]. The items depend on the batch only, so the sums do not depend on the threads.
+    partial: f32[items, O rounded up]. The items depend on the batch only, so the sums do not depend on the threads.
     """
     width, items = layer.width, (layer.batch + _ROWS_PER_ITEM - 1) // _ROWS_PER_ITEM
     on_all_threads(items, _rectify_rows, (layer, partial))
@@ -112,7 +118,7 @@ def rectify_backward(layer: Layer, partial: int) -> None:
     for k in range(0, width, LANES):
         summed = splat(np.float32(0))
         for item in range(items):
-            summed = add(summed, load_part(partial, item * width + k, width - k))
+            summed = add(summed, load_part(partial, item * _sums_stride(width) + k, width - k))
         store_part(layer.bias, k, summed, width - k)
 
 
@@ -121,7 +127,7 @@ def _rectify_rows(layer: Layer, partial: int, item: int) -> None:
     """Handles an item's rows one after the other: columns of them would lie in the same few sets of the cache."""
     start = item * _ROWS_PER_ITEM
     end = min(layer.batch, start + _ROWS_PER_ITEM)
-    sums = partial + 4 * item * layer.width
+    sums = partial + 4 * item * _sums_stride(layer.width)
     for k in range(0, layer.width, LANES):
         store_part(sums, k, splat(np.float32(0)), layer.width - k)
     for row in range(start, end, FOUR):
@@ -191,20 +197,21 @@ class Clicks(NamedTuple):
 
 def loss_scratch(batch: int) -> int:
     """Returns how many floats of scratch memory `click_loss` needs."""
-    return -(-batch // _SAMPLES_PER_ITEM)
+    return -(-batch // _SAMPLES_PER_ITEM) * FLOATS_PER_LINE
 
 
 @kernel
 def click_loss(clicks: Clicks, share: float, partial: int, loss: int) -> None:
     """Writes loss f32 = the sum over the samples, each times its weight, times `share`; grad = the gradient of that.
 
-    partial: f32[items]. The items depend on the batch only, so the loss does not depend on the threads.
+    partial: f32[items, FLOATS_PER_LINE], of which one is used. The items depend on the batch only, so the loss does not
+    depend on the threads.
     """
     items = (clicks.batch + _SAMPLES_PER_ITEM - 1) // _SAMPLES_PER_ITEM
     on_all_threads(items, _add_up, (clicks, np.float32(share), partial))
     summed = 0.0
     for item in range(items):
-        summed += float_at(partial, item)
+        summed += float_at(partial, item * FLOATS_PER_LINE)
     set_float(loss, 0, np.float32(summed * share))
 
 
@@ -224,4 +231,4 @@ def _add_up(clicks: Clicks, share: np.float32, partial: int, item: int) -> None:
         else:
             summed += loss
             set_float(clicks.grad, i, (probability - y) * share)
-    set_float(partial, item, np.float32(summed))
+    set_float(partial, item * FLOATS_PER_LINE, np.float32(summed))

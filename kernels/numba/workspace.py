@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..jit.memory import FLOATS_PER_LINE
 from ..jit.simd import LANES
 from ..types import Bags, Tables
 from .absmax_tracker import SIGHTING_LONGS
@@ -65,7 +66,7 @@ class KernelWorkspace:
         return self._scratch
 
     def _allocate(self, size: _Size) -> None:
-        length = size.lookups_per_table + LANES
+        length = -(-size.lookups_per_table // FLOATS_PER_LINE) * FLOATS_PER_LINE + LANES
         slots = 1 << (SLOTS_PER_LOOKUP * length - 1).bit_length()
         padded = -(-size.dim // SUM_WIDTH) * SUM_WIDTH
         self._size = size
