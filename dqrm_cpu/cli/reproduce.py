@@ -50,7 +50,9 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     positive = whole_number(1)
     parser.add_argument("names", metavar="NAME", nargs="*", help="an experiment, several, or all")
-    parser.add_argument("--list", action="store_true", help="show the experiments with their estimated CPU time, and exit")
+    parser.add_argument(
+        "--list", action="store_true", help="show the experiments with their estimated CPU time, and exit"
+    )
     parser.add_argument(
         "--data",
         metavar="DATA",

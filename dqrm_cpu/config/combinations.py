@@ -1,8 +1,9 @@
-"""What is not possible together with tables on several ranks, master rows of few bits, or tables that begin anew."""
+"""What is not possible with tables on several ranks or begun anew, master rows of few bits, or means of snapshots."""
 
 from collections.abc import Mapping
+from math import ceil
 
-from dqrm_cpu.config.schema import UNIFORM_METHODS, Config, flatten
+from dqrm_cpu.config.schema import FP32_BITS, UNIFORM_METHODS, Config, flatten
 from dqrm_cpu.config.setting import Conflict, value_text
 
 
@@ -53,6 +54,27 @@ def resets_are_possible(config: Config) -> Conflict | None:
         "init_from": (not config.init_from, "nothing"),
     }
     return _first_impossible(config, possible, "train.reset_tables", "never")
+
+
+def averages_are_possible(config: Config) -> Conflict | None:
+    """Finds what is not possible with the mean of snapshots: what is learned or kept in another form than weights."""
+    train, quant = config.train, config.quant
+    if not train.average_snapshots:
+        return None
+    possible = {
+        "quant.method": (quant.method not in ("lsq", "pact"), "dqrm"),
+        "quant.activation_bits": (quant.activation_bits == FP32_BITS, "32"),
+        "train.master_rows": (train.master_rows == "fp32", "fp32"),
+        "train.average_from": (train.average_from < 1, "less, such as 0.5"),
+        "init_from": (not config.init_from, "nothing"),
+    }
+    if train.reset_tables != "never":
+        last_epoch = ceil(1000 * (1 - 1 / train.epochs)) / 1000
+        possible["train.average_from"] = (
+            last_epoch <= train.average_from < 1,
+            f"{last_epoch}, the last epoch, or more",
+        )
+    return _first_impossible(config, possible, "train.average_snapshots", "0")
 
 
 def _first_impossible(

@@ -2,7 +2,12 @@
 
 from collections.abc import Callable, Iterator
 
-from dqrm_cpu.config.combinations import master_rows_are_possible, resets_are_possible, shards_are_possible
+from dqrm_cpu.config.combinations import (
+    averages_are_possible,
+    master_rows_are_possible,
+    resets_are_possible,
+    shards_are_possible,
+)
 from dqrm_cpu.config.schema import (
     FP32_BITS,
     LARGEST_SEED,
@@ -374,4 +379,5 @@ _RULES: tuple[Callable[[Config], Conflict | None], ...] = (
     shards_are_possible,
     master_rows_are_possible,
     resets_are_possible,
+    averages_are_possible,
 )

@@ -241,6 +241,12 @@ class TrainConfig:
         "shrinks a table row that is updated by this much for each iteration since its last update, at most to 0: the "
         "rarer an id, the smaller its row (arXiv 2511.06374); 0: off",
     )
+    average_snapshots: Annotated[int, Range(minimum=0, maximum=100_000)] = setting(
+        0,
+        "evaluate, save and export the mean of the weights after so many iterations, evenly spaced from average_from "
+        "to the end (stochastic weight averaging), while training goes on from its own; 0: the weights themselves",
+    )
+    average_from: Share = setting(0.5, "share of the iterations of all epochs after which those snapshots begin")
     warmup_steps: Count = setting(0, "iterations in which the learning rate rises from 0; 0: none")
     decay_start_step: Count = setting(0, "iteration at which the rate begins to fall")
     decay_steps: Count = setting(0, "iterations in which it falls to 0; 0: it stays")

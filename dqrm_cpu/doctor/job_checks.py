@@ -26,7 +26,8 @@ def examine_job(config: Config, transport: Transport, folder: Path) -> list[Find
     """Gathers the facts of all ranks and goes through the checks; every rank calls it and has the same findings."""
     job = read_job(transport, fingerprint(), folder)
     # The best checkpoint is kept beside the newest ones, and the next is written before the oldest goes.
-    checkpoints = (config.train.keep_checkpoints + 2) * model_bytes(config).fp32
+    weights = model_bytes(config).fp32 * (2 if config.train.average_snapshots else 1)
+    checkpoints = (config.train.keep_checkpoints + 2) * weights
     held_rows = most_held_rows(config, transport.size)
     return check_job(job, estimate_memory(config, transport.size, held_rows).total_bytes, checkpoints, folder)
 

@@ -86,8 +86,9 @@ def estimate_memory(config: Config, world_size: int = 1, held_rows: Sequence[int
     adagrad = train.optimizer == "rowwise-adagrad"
     parts = {
         "tables": _held_bytes(held),
-        "optimizer": rows * _FLOAT if adagrad else 0,
+        "optimizer": rows * _FLOAT * (int(adagrad) + int(train.interval_decay > 0)),
         "scale tracker": _tracker_bytes(held),
+        "mean of snapshots": _averaged_bytes(held),
         "MLPs": _mlp_bytes(config, adagrad),
         "gradient exchange": _exchange_bytes(config, world_size) + fetched,
         "batches": _forward_bytes(config, batch)
@@ -103,6 +104,12 @@ def _held_bytes(config: Config) -> int:
     """Counts the bytes of all rows as training keeps them."""
     pairs = zip(config.model.table_rows, config.model.dims, strict=True)
     return sum(rows * stored_bytes(config.train.master_rows, dim) for rows, dim in pairs)
+
+
+def _averaged_bytes(config: Config) -> int:
+    if not config.train.average_snapshots:
+        return 0
+    return _held_bytes(config) + mlp_shapes(config).num_parameters * _FLOAT
 
 
 def _tracker_bytes(config: Config) -> int:

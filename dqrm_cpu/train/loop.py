@@ -145,6 +145,8 @@ class TrainingLoop:
         newly_sent = self._session.step.sent.minus(sent)
         self._bytes_sent += sum(newly_sent)
         state.step += 1
+        if self._session.average is not None:
+            self._session.average.stepped(state.step)
         if outcome.skipped:
             state.skipped_batches += 1
             warning = self._bad_batches.skipped(number, shares, outcome, state.skipped_batches)
@@ -203,7 +205,8 @@ class TrainingLoop:
             state.first_evaluated_step = state.step
         state.last_validation, state.evaluated_step = metrics, state.step
         counts_here = self._context.transport.rank == 0 or self._session.shards is not None
-        alive = self._session.evaluate.liveness() if counts_here else None
+        with self._session.as_scored():
+            alive = self._session.evaluate.liveness() if counts_here else None
         self._recorder.log_metrics("validation", metrics, self._rate_of_last_step(), alive)
         self._notes.validated(f"step {state.step:,}  epoch {self._recorder.epoch}", metrics, better)
         self._notes.hint(state)
@@ -218,6 +221,7 @@ class TrainingLoop:
         with (
             self._session.model.spans.evaluation,
             context.progress.show_work(f"scoring the {loader.part_name} rows", rows) as advance,
+            self._session.as_scored(),
         ):
             return self._session.evaluate(loader, advance=advance)
 
@@ -275,7 +279,8 @@ class TrainingLoop:
     def _packed_unless(self, missing: list[str]) -> PackedFiles | None:
         """Packs the model unless that fails: it can be packed at any time, and without it the run is still a run."""
         try:
-            return self._pack()
+            with self._session.as_scored():
+                return self._pack()
         except CheckpointError as error:
             missing.append(f"the packed model ({error}); dqrm-cpu compress {self._context.run_dir} makes one")
             return None

@@ -226,8 +226,7 @@ def _resumed_state(
         state = RunState.from_dict(resumed.state)
         if state.step != resumed.step:
             raise CheckpointError(f"{resumed.path} holds step {state.step:,}; give it the name that it had")
-        session.model.table_draws = state.table_draws
-        session.scales.restore(tensors, state.scale_refreshed_at)
+        session.restored(state)
         request.note(f"resuming from {resumed.path}")
         return str(resumed.path), state
 

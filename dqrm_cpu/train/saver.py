@@ -42,6 +42,7 @@ class Saver:
         session.gather()
         state.scale_refreshed_at = session.scales.state.refreshed_at
         state.table_draws = session.model.table_draws
+        state.snapshots = 0 if session.average is None else session.average.count
         self.tried_step = state.step
         saved_before, state.saved_step = state.saved_step, state.step
         best = best or self._best_before is not None  # of a save that failed and is tried again

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,6 +39,7 @@ from dqrm_cpu.train.same_ids import TrainedIds, require_same_ids
 from dqrm_cpu.train.shards import Shards, held_tensors, select_shards
 from dqrm_cpu.train.state import RunState
 from dqrm_cpu.train.step import TrainingStep
+from dqrm_cpu.train.weight_average import WeightAverage, snapshot_steps
 from dqrm_cpu.train.working import ShowWork, unshown
 
 _LOGGER = logging.getLogger(__name__)
@@ -66,21 +68,36 @@ class Session:
     evaluate: Evaluator
     loaders: Loaders
     shards: Shards | None = None  # None: every process has all tables
+    average: WeightAverage | None = None  # None: what is scored and saved are the weights of training
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns what a session consists of, by name; the tensors themselves, to be read (after `gather`) or filled.
 
         Of tables that lie on several ranks, what this one holds.
         """
-        return {**self.model.weights(), **self.scales.tensors(), **self.optimizer.state(), **self.step.state()}
+        weights = self.model.weights() if self.average is None else self.average.tensors()
+        return {**weights, **self.scales.tensors(), **self.optimizer.state(), **self.step.state()}
 
     def stored(self) -> dict[str, Stored]:
         """Returns what a checkpoint stores: `tensors`, those of which each rank has some rows described as such."""
         return held_tensors(self.tensors(), self.shards)
 
     def gather(self) -> None:
-        """Brings together what only other ranks hold of `tensors`; all ranks call it."""
+        """Completes `tensors`, also with what only other ranks hold; all ranks call it."""
+        if self.average is not None:
+            self.average.follow()
         self.step.gather_state()
+
+    def restored(self, state: RunState) -> None:
+        """Follows the tensors of a checkpoint, which were read, and the state of the run there."""
+        self.model.is_corrected, self.model.table_draws = False, state.table_draws
+        if self.average is not None:
+            self.average.count = state.snapshots
+        self.scales.restore(self.tensors(), state.scale_refreshed_at)
+
+    def as_scored(self) -> AbstractContextManager[None]:
+        """Lends the model the weights that are evaluated, saved and exported."""
+        return nullcontext() if self.average is None else self.average.in_model()
 
 
 def load_kernels(config: Config, device: torch.device) -> Kernels:
@@ -95,8 +112,7 @@ def load_session(session: Session, path: Path, show_work: ShowWork = unshown) ->
     """Fills the session from the checkpoint at `path`; returns where that run stood."""
     with show_work(f"reading {path}", read_manifest(path).num_bytes) as advance:
         state = RunState.from_dict(load_checkpoint(path, session.stored(), advance=advance))
-    session.model.is_corrected, session.model.table_draws = False, state.table_draws
-    session.scales.restore(session.tensors(), state.scale_refreshed_at)
+    session.restored(state)
     return state
 
 
@@ -228,6 +244,9 @@ def build_session(
             loader(data.test, train.test_batch_size, "test"),
         ),
         tables,
+        None
+        if not train.average_snapshots
+        else WeightAverage(model, scales, snapshot_steps(config, train_loader.num_batches)),
     )
 
 

@@ -16,8 +16,9 @@ from dqrm_cpu.config import Config
 from dqrm_cpu.model.tables import HeldRows
 from dqrm_cpu.train.held_tensor import HeldPart, HeldTensor, OwnedPart, Stored
 from dqrm_cpu.train.optimizers import LAST_UPDATES
+from dqrm_cpu.train.weight_average import TRAINED
 
-_OF_ROWS = frozenset({"tables", "optimizer.rows", LAST_UPDATES})
+_OF_ROWS = frozenset({"tables", "optimizer.rows", LAST_UPDATES, f"{TRAINED}tables"})
 """The tensors of a checkpoint with a row for each row of the tables."""
 
 

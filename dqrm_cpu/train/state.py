@@ -27,6 +27,7 @@ class RunState:
     begun_from: str = ""  # the checkpoint of another run whose weights it began with; empty: they were drawn
     scale_refreshed_at: int = -1
     table_draws: int = 0  # how often the tables have begun anew
+    snapshots: int = 0  # whose mean the saved weights are; 0: they are those of training
     first_evaluated_step: int = -1  # not known in checkpoints of earlier versions
     best_step: int = -1
     best_validation: ClickMetrics | None = None

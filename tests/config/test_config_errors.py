@@ -259,6 +259,16 @@ CONFLICTS = [
         "train.reset_tables each-epoch, set it to dqrm, or train.reset_tables to never",
     ),
     (
+        {"train.average_snapshots": "5", "train.master_rows": "int8"},
+        "--train.master-rows int8 and --train.average-snapshots 5: train.master_rows int8 is not possible with "
+        "train.average_snapshots 5, set it to fp32, or train.average_snapshots to 0",
+    ),
+    (
+        {"train.average_snapshots": "5", "train.reset_tables": "each-epoch", "train.epochs": "4"},
+        "--train.average-snapshots 5: train.average_from 0.5 is not possible with train.average_snapshots 5, set it to "
+        "0.75, the last epoch, or more, or train.average_snapshots to 0",
+    ),
+    (
         {"quant.start_at": "1"},
         "--quant.start-at 1: quant.start_at 1 leaves nothing to train quantized, set it below 1, such as 0.9",
     ),

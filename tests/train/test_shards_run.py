@@ -27,7 +27,7 @@ SMALL = [
     *("--train.evaluate-every", "10", "--train.threads", "1", "--quant.scale-period", "1", "--comm.timeout", "120"),
 ]
 RUNS = {
-    "int8": ["--comm.wire", "int8"],
+    "int8": ["--comm.wire", "int8", "--train.average-snapshots", "6", "--train.average-from", "0.2"],
     "adagrad": ["--train.optimizer", "rowwise-adagrad", "--train.master-rows", "int8"],
 }
 HALF = ["--train.max-steps", "10"]

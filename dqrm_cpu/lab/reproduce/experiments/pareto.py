@@ -123,6 +123,9 @@ _ALL_FP32 = (
 _INT4 = method("dqrm")
 _ANEW: Settings = {"train.epochs": 3, "train.reset_tables": "each-epoch"}  # MEDA
 _DECAYS: tuple[Settings, ...] = tuple({"train.interval_decay": decay} for decay in (1e-5, 1e-4, 1e-3))
+_AVERAGES: tuple[Settings, ...] = tuple(
+    {"train.average_snapshots": 10, "train.average_from": begin} for begin in (0.5, 0.75)
+)
 _CROSS: Settings = {"model.interaction": "cross"}
 _SMALL_MODEL: Settings = {"model.embedding_dim": 8, "model.bottom_mlp": (64, 8), "model.top_mlp": (64, 32, 1)}
 
@@ -141,6 +144,7 @@ TUNED_MODELS = (
     TunedModel("INT4, quantized in the last tenth", {**_INT4, "quant.start_at": 0.9}, INT4),
     TunedModel("FP32, decay by intervals", FP32, PTQ, tried=_DECAYS),
     TunedModel("INT4, decay by intervals", _INT4, INT4, tried=_DECAYS),
+    TunedModel("INT4, mean of ten snapshots", _INT4, INT4, tried=_AVERAGES),
     TunedModel("DCNv2 in FP32", {**FP32, **_CROSS}, PTQ),
     TunedModel("DCNv2 in INT4", {**_INT4, **_CROSS}, INT4, counts=(5,)),
     TunedModel("FP32, side by side", {**FP32, "model.interaction": "cat"}, PTQ),
