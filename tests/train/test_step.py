@@ -118,6 +118,30 @@ def test_threads_do_not_change_a_bit(optimizer: str, precision: str, shape: dict
     assert torch.equal(model.dense, other.dense)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.bf16)])
+def test_as_many_threads_as_a_socket_has_change_no_bit(precision: str) -> None:
+    """Layers of the presets' sizes, and more threads than cores: libraries cut their products otherwise for each."""
+    shape = {
+        "table_rows": (40, 3, 90000),
+        "embedding_dim": 64,
+        "bottom_mlp": (512, 256, 64),
+        "top_mlp": (512, 256, 1),
+    }
+    config = tiny_config(shape, train={"precision": precision, "batch_size": 2048}, data={"train_rows": 3 * 2048})
+    before, results = torch.get_num_threads(), []
+    for threads in (1, 2, 3, 8, 17, 64):
+        torch.set_num_threads(threads)
+        training = SmallTraining(replace(config, kernels="numba"))
+        results.append((training.run(3, lr=0.1), training.model))
+    torch.set_num_threads(before)
+    losses, model = results[0]
+    for other_losses, other in results[1:]:
+        assert other_losses == losses
+        assert torch.equal(model.tables.weight, other.tables.weight)
+        assert torch.equal(model.dense, other.dense)
+
+
 @MODELS
 @pytest.mark.parametrize("optimizer", ["sgd", "rowwise-adagrad"])
 @pytest.mark.parametrize("ranks", [2, 3, 4])
