@@ -128,8 +128,9 @@ class ThreadCount:
         if not self._said:
             self._said = True
             self._say(
-                f"other programs, or a limit of CPU time, keep this one's threads waiting for cores: {self.count} of {self._most} threads "
-                "compute the steps for now, which is faster; the model is the same"
+                "other programs, or a limit of CPU time, keep this one's threads waiting for cores: "
+                f"{self.count} of {self._most} threads compute the steps for now, which is faster; "
+                "the model is the same"
             )
 
     def _use(self, count: int) -> None:

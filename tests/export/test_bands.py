@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from banded_models import (
     banded_model,
     config_of,
@@ -16,9 +19,6 @@ from banded_models import (
     rows_by_key,
     write_banded,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from dqrm_cpu.errors import CheckpointError, ConfigError
 from dqrm_cpu.export.bands.choice import LEFT_OUT, Choice, Plan, TableOptions, Width
 from dqrm_cpu.export.bands.classes import ranked_rows
