@@ -60,7 +60,8 @@ def require_same_tables(path: Path, model: Dlrm, scale: Tensor, quant: QuantConf
         require_usable(file, about)
         for table, first, end, values in _all_rows(file, about, model):
             expected = formula.values(model.groups.values(table, first, end), scale[table].view(1, 1)).cpu()
-            if not torch.allclose(values, expected, rtol=1e-6, atol=1e-7):
+            # Nearly always they are equal, which is found in a tenth of the time.
+            if not torch.equal(values, expected) and not torch.allclose(values, expected, rtol=1e-6, atol=1e-7):
                 raise CheckpointError(
                     f"{path} does not hold what was written, from row {first} of C{table + 1} on; check the disk"
                 )

@@ -193,7 +193,10 @@ class _Table(NamedTuple):
         # Filled in place: small arrays between large ones that come and go would keep holes in the heap.
         alive, first = np.empty(self.weights.shape[0], dtype=np.bool_), 0
         for codes in self._all_codes():
-            alive[first : first + len(codes)] = (codes != 0).any(1)
+            flags = codes != 0
+            # Eight at once where rows divide so, several times as quick.
+            words = flags.view(np.uint64) if flags.shape[1] % 8 == 0 else flags
+            alive[first : first + len(codes)] = words.any(1)
             first += len(codes)
         return alive
 
