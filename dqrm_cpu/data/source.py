@@ -14,6 +14,7 @@ from dqrm_cpu.data.store.order import Order
 from dqrm_cpu.data.store.run_data import SYNTHETIC, fingerprint_of
 from dqrm_cpu.data.store.schema import DataIdentity, identity_of_generated
 from dqrm_cpu.data.store.stored_rows import StoredRows, Stream
+from dqrm_cpu.data.synthetic.click_model import VERSION_OF_KNOWN_IDS
 from dqrm_cpu.data.synthetic.known_ids import KnownClicks, known_clicks
 from dqrm_cpu.data.synthetic.stream import SyntheticClicks
 from dqrm_cpu.errors import DataError
@@ -76,15 +77,16 @@ def _generated(config: Config) -> DataSet:
         known = known_clicks(config)
         _require_room(config, known)
         source, of_ids = known, f" of min-count {data.known_from} in {data.train_rows}"
+        clicks = f", clicks {VERSION_OF_KNOWN_IDS}"
     else:
         source = SyntheticClicks(model.table_rows, model.num_dense, config.seed, data.max_bag_size)
-        of_ids = ""
+        of_ids = clicks = ""
     test_at = data.train_rows + data.validation_rows
     return DataSet(
         Part(source, 0, data.train_rows),
         Part(source, data.train_rows, data.validation_rows),
         Part(source, test_at, data.test_rows),
-        fingerprint=f"synthetic seed {config.seed} rows {test_at + data.test_rows}{of_ids}",
+        fingerprint=f"synthetic seed {config.seed} rows {test_at + data.test_rows}{of_ids}{clicks}",
         identity=identity_of_generated(model.num_dense, model.table_rows, config.seed, of_ids),
     )
 

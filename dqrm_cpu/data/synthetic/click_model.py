@@ -12,21 +12,23 @@ BASE_CLICK_RATE = 0.2245
 PAIR_RANK_LIMIT = 4096
 """Values rarer than this rank take no part in the products: nothing could learn them, they would be label noise."""
 
-COMMON_SHARE = 1e-4
-"""A value with this share of a field's cells comes back often enough in some ten thousand rows to be learned."""
-
 
 class EffectSizes(NamedTuple):
-    """How far the hashed effects of values spread, as a multiple of what the fields have."""
+    """How far the effects of values spread, as a multiple of what the fields have."""
 
-    common: float = 1.0  # of values with COMMON_SHARE of the cells or more
+    common: float = 1.0  # of values with common_share of a field's cells or more: the hashed ones
     rare: float = 1.0  # of the others
     pairs: float = 1.0  # of the products
-    integers: float = 0.0  # log odds by the product of two sums over integers, which no sum of effects can say
+    common_share: float = 1e-4
+    heads: float = 1.0  # of the commonest values, which lean towards click rates that were measured
+    curves: float = 1.0  # of the integers'
 
 
-OF_KNOWN_IDS = EffectSizes(common=5.0, rare=0.0, pairs=0.3, integers=1.0)
+OF_KNOWN_IDS = EffectSizes(common=6.0, rare=0.0, pairs=0.3, common_share=2e-4, heads=1.3, curves=0.4)
 """Where tables hold the ids that occur: with these, models do to each other what they do on the real rows."""
+
+VERSION_OF_KNOWN_IDS = 2
+"""The number of the effects above, by which a run knows that its rows have not got other clicks since."""
 
 HIDDEN_LEADS = ("C3", "C7", "C15")
 """The hidden ids, each with the marginal of the richest field that is a function of it."""

@@ -159,12 +159,10 @@ def integer_effect(field: Any, share: float) -> float:
 
 
 @compiled_part
-def fill_integers(
-    fields: Records, quantiles: Floats, product: float, key: np.uint64, i: int, out: NDArray[np.int32]
-) -> float:
+def fill_integers(fields: Records, quantiles: Floats, key: np.uint64, i: int, out: NDArray[np.int32]) -> float:
     """Draws the integers of row i of out; returns what they add to its log odds."""
     activity = uniform(key, ACTIVITY_DRAW)
-    log_odds, odd, even = 0.0, 0.0, 0.0
+    log_odds = 0.0
     for d in range(out.shape[1]):
         field = fields[d]
         if uniform(key, field.missing_draw) < field.missing_share:
@@ -174,11 +172,7 @@ def fill_integers(
             share = min(blend(uniform(key, field.own_draw), activity, field.activity), LARGEST_SHARE)
             out[i, d] = np.int32(np.floor(read_quantile(quantiles, d, share)))
             log_odds += integer_effect(field, share)
-            if d % 2:
-                odd += share - 0.5
-            else:
-                even += share - 0.5
-    return log_odds + product * odd * even
+    return log_odds
 
 
 @compiled_part
@@ -203,13 +197,13 @@ def draw_chunk(keys: StreamKeys, world: World, out: RawArrays, chunk: int) -> No
     """Draws the rows of one chunk of out."""
     ranks = np.empty(out.ranks.shape[0], np.int32)
     shares = np.empty(world.hidden_draws.shape[0])
-    categories, pairs, product = world.categories, world.pairs, world.integer_product
+    categories, pairs = world.categories, world.pairs
     out_ranks, out_log_odds, out_label = out.ranks, out.log_odds, out.label
     for i in range(chunk * ROWS_PER_CHUNK, min(out_label.shape[0], (chunk + 1) * ROWS_PER_CHUNK)):
         key = row_key(keys, i)
         for h in range(shares.shape[0]):
             shares[h] = draw_share(world.hidden_draws[h], world.hidden_quantiles, h, key)
-        log_odds = fill_integers(world.integers, world.integer_quantiles, product, key, i, out.integers)
+        log_odds = fill_integers(world.integers, world.integer_quantiles, key, i, out.integers)
         log_odds += fill_ranks(categories, world.category_quantiles, world.head_effects, key, shares, ranks)
         for p in range(pairs.shape[0]):
             log_odds += pair_effect(pairs[p], categories, ranks)

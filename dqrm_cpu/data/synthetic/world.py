@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from dqrm_cpu.data.synthetic.click_model import (
     BASE_CLICK_RATE,
     CATEGORY_MODELS,
-    COMMON_SHARE,
     HIDDEN_LEADS,
     INTEGER_MODELS,
     PAIR_MODELS,
@@ -72,7 +71,6 @@ class World(NamedTuple):
     hidden_draws: NDArray[np.uint64]  # [H]
     hidden_quantiles: Floats  # [H, POINTS]
     pairs: Records  # PAIR[P]
-    integer_product: float  # log odds by the product of the integers' sums
 
 
 class StreamKeys(NamedTuple):
@@ -193,10 +191,10 @@ def _copies(roles: tuple[Role, ...]) -> int:
     return max((role.copy for role in roles), default=0) + 1
 
 
-def count_common(quantiles: NDArray[np.float32]) -> int:
-    """Returns how many ranks have COMMON_SHARE of the cells or more, by the quantiles of the rank."""
+def count_common(quantiles: NDArray[np.float32], share: float) -> int:
+    """Returns how many ranks have this share of the cells or more, by the quantiles of the rank."""
     ranks = quantiles.astype(np.float64)
-    common = np.diff(table_shares()) >= COMMON_SHARE * np.diff(ranks)
+    common = np.diff(table_shares()) >= share * np.diff(ranks)
     # The last coarse cell and the first fine one meet at the same share: a step of nothing.
     return int(ranks[1:][common & (np.diff(ranks) > 0)].max(initial=0))
 
@@ -219,7 +217,7 @@ def build_categories(
         records[t]["hidden_share"] = model.hidden_share if model.hidden >= 0 else 0.0
         records[t]["missing_share"] = role.field.missing_share
         spread = model.spread * _copies(roles) ** -0.5
-        records[t]["num_common"] = count_common(quantiles[t])
+        records[t]["num_common"] = count_common(quantiles[t], effects.common_share)
         records[t]["common_spread"], records[t]["spread"] = effects.common * spread, effects.rare * spread
         records[t]["num_heads"] = len(role.field.head_shares) if model.head_weight > 0 else 0
     return records
@@ -243,10 +241,10 @@ def build_hidden_quantiles(roles: tuple[Role, ...], table_rows: tuple[int, ...])
     return np.stack(quantiles)
 
 
-def build_integers(num_dense: int) -> NDArray[np.void]:
+def build_integers(num_dense: int, effects: EffectSizes) -> NDArray[np.void]:
     """Builds INTEGER[D], I1 to I13 and again from I1; several copies of a field share its strength."""
     records = np.zeros(num_dense, INTEGER)
-    strength = math.ceil(max(num_dense, 1) / len(INTEGER_FIELDS)) ** -0.5
+    strength = effects.curves * math.ceil(max(num_dense, 1) / len(INTEGER_FIELDS)) ** -0.5
     for d in range(num_dense):
         copy, place = divmod(d, len(INTEGER_FIELDS))
         field = INTEGER_FIELDS[place]
@@ -286,15 +284,14 @@ def build_world(
     integer_tables = [integer_quantiles(INTEGER_FIELDS[d % len(INTEGER_FIELDS)]) for d in range(num_dense)]
     pairs = zip(roles, table_rows, strict=True)
     rank_tables = np.stack([rank_quantiles(role.field, rows - role.field.first_id) for role, rows in pairs])
-    heads = np.stack([_head_effects(role.field) for role in roles]) * np.float32(_copies(roles) ** -0.5)
+    heads = np.stack([_head_effects(role.field) for role in roles]) * np.float32(effects.heads * _copies(roles) ** -0.5)
     return World(
         categories=build_categories(roles, rank_tables, seed_key, effects),
         category_quantiles=rank_tables,
         head_effects=heads,
-        integers=build_integers(num_dense),
+        integers=build_integers(num_dense, effects),
         integer_quantiles=np.stack(integer_tables) if integer_tables else np.empty((0, POINTS), np.float32),
         hidden_draws=np.arange(len(hidden_quantiles), dtype=np.uint64) + np.uint64(_HIDDEN_DRAWS),
         hidden_quantiles=hidden_quantiles,
         pairs=build_pairs(roles, effects),
-        integer_product=effects.integers,
     )

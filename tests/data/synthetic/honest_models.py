@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from dqrm_cpu.comm.transport import SingleTransport
@@ -12,6 +13,8 @@ from dqrm_cpu.data.batch import Batch
 from dqrm_cpu.data.source import DataSet, Part, open_data
 from dqrm_cpu.data.store.run_data import follow_data
 from dqrm_cpu.lab.reproduce.logistic import best_of_rates, metrics
+from dqrm_cpu.lab.reproduce.pareto.boosted_trees import boosted_trees
+from dqrm_cpu.lab.reproduce.pareto.scores import PartScores
 from dqrm_cpu.train.session import Session, build_session, load_kernels
 
 ADAGRAD: dict[str, Any] = {"optimizer": "rowwise-adagrad", "learning_rate": 0.01}
@@ -82,11 +85,20 @@ class World:
 
     def logistic_regression(self) -> float:
         """Returns the test AUC of a logistic regression, its rate chosen on validation."""
-        train, validation, test = (
-            part.rows(0, part.num_rows) for part in (self.data.train, self.data.validation, self.data.test)
-        )
+        train, validation, test = self._parts()
         features, weights = best_of_rates(self.config.model.table_rows, train, validation)
         return metrics(weights, features, test).auc
+
+    def boosted_trees(self) -> float:
+        """Returns the test AUC of LightGBM with target encoding, its trees chosen on validation."""
+        parts = self._parts()
+        logits = boosted_trees(*parts).test.astype(np.float32)
+        return PartScores(logits, parts[-1].label.numpy() == 1).metrics().auc
+
+    def _parts(self) -> tuple[Batch, Batch, Batch]:
+        data = self.data
+        train, validation, test = (part.rows(0, part.num_rows) for part in (data.train, data.validation, data.test))
+        return train, validation, test
 
 
 def _after_epoch(session: Session, epoch: int, rate: float) -> tuple[float, float]:

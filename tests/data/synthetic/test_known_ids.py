@@ -83,6 +83,14 @@ def test_another_count_is_another_vocabulary() -> None:
     assert one.fingerprint != two.fingerprint
 
 
+def test_rows_with_other_clicks_are_other_rows_of_the_same_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = open_data(demo())
+    monkeypatch.setattr("dqrm_cpu.data.source.VERSION_OF_KNOWN_IDS", 1)
+    before = open_data(demo())
+    assert before.fingerprint != now.fingerprint
+    assert before.identity == now.identity
+
+
 def test_tables_that_are_too_small_are_refused() -> None:
     config = demo()
     small = replace(config, model=replace(config.model, table_rows=(5,) * 26))
