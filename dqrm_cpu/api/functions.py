@@ -163,7 +163,7 @@ def settings(
     """Returns the settings that `train` would take, as a typed object: sizes follow the data set.
 
     :param data: the folder of a prepared data set; None: generated clicks
-    :param preset: demo, production, kaggle or terabyte: where settings start from; None: demo
+    :param preset: demo, production, kaggle, terabyte or mlperf-dcnv2: where settings start from; None: demo
     :param config: a Config, or a TOML file over the preset
     :param settings: over both, by their dotted keys, as in `**{"train.epochs": 3}`, or as sections:
         `quant={"method": "none"}`
@@ -189,7 +189,7 @@ def train(
 
     :param data: the folder of a prepared data set; None: generated clicks
     :param run_dir: where the run is recorded; None: a new folder runs/PRESET-DATE-TIME
-    :param preset: demo, production, kaggle or terabyte: where settings start from; None: demo
+    :param preset: demo, production, kaggle, terabyte or mlperf-dcnv2: where settings start from; None: demo
     :param config: a Config, or a TOML file over the preset
     :param init_from: a run, or one of its checkpoints, whose weights and settings a new run begins with
     :param resume: go on where the run in run_dir stopped, start it if there is none

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from dqrm_cpu.base.wording import counted
 from dqrm_cpu.cli.parser import Subparsers, UsageError, whole_number
+from dqrm_cpu.config.presets import PRESETS, preset_config
 
 if TYPE_CHECKING:
     from dqrm_cpu.lab.planning.prediction import Check, PlanTask
@@ -13,12 +14,14 @@ if TYPE_CHECKING:
 
 _CASES = ("kaggle_2048", "terabyte_2048")
 _MOST_NODES = 4096
+_MOST_RANKS_HERE = 64
 _MOST_LATENCY_US = 1_000_000
 
 _EPILOG = """\
 examples:
   dqrm-cpu plan --nodes 2,8,64 --gbps 10,25,100
   dqrm-cpu plan --case kaggle_2048 --batch 512 --latency-us 5
+  dqrm-cpu plan --preset mlperf-dcnv2 --nodes 2,4,8,16,32,64
 
 Takes about a minute: one rank's step and the local phases of an exchange are measured, the network
 is computed. docs/planning.md says how, and how far to trust it."""
@@ -37,6 +40,12 @@ def add_parser(subparsers: Subparsers) -> None:
         "--threads", metavar="N", type=whole_number(1), help="of the rank of a node (default: every core)"
     )
     parser.add_argument(
+        "--check-ranks", metavar="N,...", default="2", help="ranks of this machine to check the model with (default: 2)"
+    )
+    parser.add_argument(
+        "--preset", metavar="NAME", choices=tuple(PRESETS), help="only where the tables of a preset would lie, at once"
+    )
+    parser.add_argument(
         "--quick", action="store_true", help="small tables and batch, half a minute; the figures mean nothing"
     )
 
@@ -47,6 +56,10 @@ def run(args: argparse.Namespace) -> int:
     links = [_number(text, "--gbps", 1, 100_000) for text in args.gbps.split(",")]
     if not 0 <= args.latency_us < _MOST_LATENCY_US:
         raise UsageError(f"--latency-us {args.latency_us:g}: a number from 0 to {_MOST_LATENCY_US:,}")
+    if args.preset:
+        print(format_placement(args.preset, nodes))
+        return 0
+    checked = [_number(text, "--check-ranks", 2, _MOST_RANKS_HERE) for text in args.check_ranks.split(",")]
     from dqrm_cpu.base.hardware import fingerprint
     from dqrm_cpu.lab.planning.prediction import PlanTask, check_here
     from dqrm_cpu.train.working import Working
@@ -59,9 +72,11 @@ def run(args: argparse.Namespace) -> int:
         print(f"quick: small tables and {costs.batch} examples in a step; the figures mean nothing\n")
     print(format_plan(costs, nodes, links, args.latency_us))
     print(format_sharding(costs, nodes, args.case))
-    with Working("measuring two ranks beside each other"):
-        check = check_here(PlanTask(args.case, args.batch, max(1, cores // 2), args.quick))
-    print(format_check(check, max(1, cores // 2)))
+    for ranks in checked:
+        threads = max(1, cores // ranks)
+        with Working(f"measuring {ranks} ranks beside each other"):
+            check = check_here(PlanTask(args.case, args.batch, threads, args.quick), ranks)
+        print(format_check(check, threads, cores))
     return 0
 
 
@@ -147,16 +162,28 @@ def format_sharding(costs: "RankCosts", nodes: list[int], case: str) -> str:
     return "\n".join([*lines, f"  {advice(plans)}", ""])
 
 
-def format_check(check: "Check", threads: int) -> str:
-    """Formats the model's prediction beside the times of two real ranks."""
+def format_placement(preset: str, nodes: list[int]) -> str:
+    """Formats where the tables of a preset would lie on so many nodes, one rank on each."""
+    from dqrm_cpu.comm.sharding.placement import table_loads
+    from dqrm_cpu.lab.planning.sharded_tables import placement_table
+
+    config = preset_config(preset)
+    optimizer_bytes = 4 if config.train.optimizer == "rowwise-adagrad" else 0
+    lookups = max(load.lookups for load in table_loads(config))
+    return "\n".join([*placement_table(config.model, optimizer_bytes, lookups, nodes), ""])
+
+
+def format_check(check: "Check", threads: int, cores: int) -> str:
+    """Formats the model's prediction beside the times of real ranks."""
     lines = [
-        f"checked here: 2 ranks over {check.transport}, {counted(threads, 'thread')} each; between them "
+        f"checked here: {check.ranks} ranks over {check.transport}, {counted(threads, 'thread')} each, "
+        f"{counted(cores, 'core')} in all; between them "
         f"{check.network.latency_s * 1e6:.0f} us and {check.network.bytes_per_s * 8e-9:.1f} Gb/s, as measured",
-        "  wire        measured   predicted   predicted / measured",
+        "  wire             measured    predicted   predicted / measured",
     ]
     for wire, measured_s in check.measured_s.items():
         predicted_s = check.predicted_s[wire]
         lines.append(
-            f"  {wire:<9}  {measured_s * 1e3:>6.2f} ms   {predicted_s * 1e3:>6.2f} ms   {predicted_s / measured_s:.2f}"
+            f"  {wire:<13}  {measured_s * 1e3:>7.2f} ms   {predicted_s * 1e3:>7.2f} ms   {predicted_s / measured_s:.2f}"
         )
     return "\n".join(lines)

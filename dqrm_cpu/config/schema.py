@@ -326,7 +326,7 @@ class CommConfig:
 class Config:
     """All settings of one run, fully resolved. The run folder is not part of it."""
 
-    preset: Annotated[str, OneOf("demo", "production", "kaggle", "terabyte")] = setting(
+    preset: Annotated[str, OneOf("demo", "production", "kaggle", "terabyte", "mlperf-dcnv2")] = setting(
         "demo", "the settings to start from"
     )
     seed: Annotated[int, Range(minimum=0, maximum=LARGEST_SEED)] = setting(

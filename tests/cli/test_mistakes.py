@@ -56,7 +56,8 @@ MISTAKES = [
     (
         "train --preset kagle",
         2,
-        "--preset kagle: no such choice; nearest is kaggle; allowed: demo | production | kaggle | terabyte",
+        "--preset kagle: no such choice; nearest is kaggle; "
+        "allowed: demo | production | kaggle | terabyte | mlperf-dcnv2",
     ),
     ("train --config nothere.toml", 2, "nothere.toml: no such file; give the path of a TOML file to --config"),
     ("train --config run.toml", 2, "run.toml:2: train.learning_rat: unknown key; nearest is train.learning_rate"),

@@ -24,7 +24,7 @@ from dqrm_cpu.config.toml_source import lines_of
 from dqrm_cpu.errors import ConfigError
 
 REPOSITORY = Path(__file__).parents[2]
-OF_SGD = [name for name in PRESETS if name != "production"]
+OF_SGD = [name for name in PRESETS if name not in ("production", "mlperf-dcnv2")]
 
 
 def write(folder: Path, text: str) -> Path:
@@ -47,6 +47,13 @@ def fp32_bytes(config: Config) -> int:
 def test_paper_presets_have_the_paper_sizes(preset: str, gigabytes: float) -> None:
     # The paper rounds, and does not say whether it counts the MLPs: they are 0.1% of Kaggle's model.
     assert fp32_bytes(preset_config(preset)) / 1e9 == pytest.approx(gigabytes, rel=1e-3)
+
+
+def test_the_mlperf_preset_has_the_tables_and_layers_of_its_rules() -> None:
+    model = preset_config("mlperf-dcnv2").model
+    assert (len(model.table_rows), sum(model.table_rows), max(model.table_rows)) == (26, 204_184_588, 40_000_000)
+    assert (model.embedding_dim, model.interaction, model.cross_layers, model.cross_rank) == (128, "cross", 3, 512)
+    assert (model.bottom_mlp, model.top_mlp) == ((512, 256, 128), (1024, 1024, 512, 256, 1))
 
 
 def test_kaggle_epoch_has_the_paper_number_of_iterations() -> None:

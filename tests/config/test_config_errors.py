@@ -68,7 +68,8 @@ FILE_MISTAKES = [
     ("[model]\ntop_mlp = [0, 1]", ":2: model.top_mlp = [ 0, 1, ]: out of range; allowed: integers, each 1 or more"),
     (
         "preset = 'kagle'",
-        ':1: preset = "kagle": no such choice; nearest is kaggle; allowed: demo | production | kaggle | terabyte',
+        ':1: preset = "kagle": no such choice; nearest is kaggle; '
+        "allowed: demo | production | kaggle | terabyte | mlperf-dcnv2",
     ),
     # no TOML
     (
@@ -115,7 +116,8 @@ def test_mistake_in_an_option(key: str, text: str, message: str) -> None:
 
 
 def test_unknown_preset_option() -> None:
-    expected = "--preset kagle: no such choice; nearest is kaggle; allowed: demo | production | kaggle | terabyte"
+    names = "demo | production | kaggle | terabyte | mlperf-dcnv2"
+    expected = f"--preset kagle: no such choice; nearest is kaggle; allowed: {names}"
     assert refusal(preset="kagle") == expected
 
 

@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from commands import dqrm_cpu
+from dqrm_cpu.config import preset_config
 from dqrm_cpu.train.checkpoint_folder import find_checkpoint
 from dqrm_cpu.train.checkpoint_manifest import read_manifest
 from dqrm_cpu.train.checkpoint_rows import read_pieces
@@ -169,6 +170,23 @@ def test_a_sharded_run_is_evaluated_and_exported_by_one_process_or_several(shard
     alone("compress", run, "--out", tmp_path / "dense.safetensors")
     packed = [load_file(folder / "dense.safetensors") for folder in (run / "packed", tmp_path)]
     assert all(np.array_equal(packed[0][name], packed[1][name]) for name in packed[0])
+
+
+@pytest.mark.long
+def test_the_mlperf_model_trains_sharded_as_in_one_process(tmp_path: Path) -> None:
+    """Its layers at an eighth of their width, its tables at a thousandth of their rows, its bags."""
+    rows = ",".join(str(max(rows // 1000, 3)) for rows in preset_config("mlperf-dcnv2").model.table_rows)
+    options = [
+        *("--preset", "mlperf-dcnv2", "--model.table-rows", rows, "--model.embedding-dim", "16"),
+        *("--model.bottom-mlp", "64,32,16", "--model.top-mlp", "128,128,64,32,1", "--model.cross-rank", "64"),
+        *("--data.train-rows", "2048", "--data.validation-rows", "256", "--data.test-rows", "1024"),
+        *("--train.batch-size", "256", "--train.threads", "1", "--comm.wire", "int8", "--comm.timeout", "120"),
+    ]
+    alone("train", *options, "--comm.simulated-ranks", "2", "--run-dir", tmp_path / "alone")
+    in_world("mpi", 2, ["train", *options, "--comm.tables", "shard", "--run-dir", tmp_path / "sharded"])
+    assert weights(tmp_path / "sharded") == weights(tmp_path / "alone")
+    tested = [json.loads((tmp_path / run / "result.json").read_text())["test"] for run in ("sharded", "alone")]
+    assert tested[0] == tested[1]
 
 
 @pytest.mark.long

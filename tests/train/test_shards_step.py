@@ -55,6 +55,10 @@ CASES: dict[str, tuple[ExchangeSettings, dict[str, Any]]] = {
     "hawq": (ExchangeSettings(), {"method": "hawq"}),
     "wide": (ExchangeSettings(), {"step_width": (4.0,)}),
     "bags": (ExchangeSettings(wire="int8"), {"max_bag_size": 4}),
+    "dcnv2": (
+        ExchangeSettings(wire="int8"),
+        {"optimizer": "rowwise-adagrad", "max_bag_size": 4, "model": {"interaction": "cross", "cross_rank": 5}},
+    ),
     "bf16 rows": (ExchangeSettings(wire="int8"), {"master_rows": "bf16"}),
     "int8 rows": (ExchangeSettings(), {"master_rows": "int8", "optimizer": "rowwise-adagrad"}),
     "anew, by intervals": (
@@ -76,6 +80,7 @@ def run_steps(
     optimizer, batch = chosen.get("optimizer", "sgd"), chosen.get("batch_size", BATCH)
     of_quant: dict[str, Any] = {name: chosen[name] for name in ("method", "step_width") if name in chosen}
     config = tiny_config(
+        model=chosen.get("model"),
         train={
             "batch_size": batch,
             "optimizer": optimizer,

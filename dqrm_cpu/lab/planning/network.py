@@ -28,7 +28,8 @@ class Network(NamedTuple):
         return self.all_to_all_s(nodes, part_bytes) + self.gather_s(nodes, part_bytes)
 
 
-def fitted(small: tuple[float, float], large: tuple[float, float]) -> Network:
-    """Fits a network to two measured gathers of two ranks, each (message bytes, seconds)."""
-    bytes_per_s = (large[0] - small[0]) / max(large[1] - small[1], 1e-9)
-    return Network(max(small[1] - small[0] / bytes_per_s, 0.0), bytes_per_s)
+def fitted(small: tuple[float, float], large: tuple[float, float], *, ranks: int = 2) -> Network:
+    """Fits a network to two measured gathers of so many ranks, each (message bytes, seconds)."""
+    bytes_per_s = (ranks - 1) * (large[0] - small[0]) / max(large[1] - small[1], 1e-9)
+    rounds = math.ceil(math.log2(ranks))
+    return Network(max(small[1] - (ranks - 1) * small[0] / bytes_per_s, 0.0) / rounds, bytes_per_s)

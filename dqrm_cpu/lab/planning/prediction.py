@@ -8,9 +8,13 @@ from dqrm_cpu.lab.bench.harness.cases import CASES, Case, quick
 from dqrm_cpu.lab.bench.harness.start_ranks import run_ranks
 from dqrm_cpu.lab.planning.network import Network
 from dqrm_cpu.lab.planning.rank_costs import MERGED, WIRES, RankCosts, WireCosts
+from dqrm_cpu.lab.planning.sharded_tables import rows_of_message
 
 BATCHES = 16
 """How many batches the measurements take in turn."""
+
+SHARDED = "int8, sharded"
+"""The name of a step with sharded tables and INT8 gradients, among those of wires."""
 
 _WORK = "dqrm_cpu.lab.planning.measured_ranks"
 _HEADER_BYTES = {"sparse": 4, "int8-fp32": 8, "int8": 8}  # a table: rows, and the largest magnitude
@@ -43,8 +47,9 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Check:
-    """Two ranks on this machine: what was measured, and what the model says for the way between them."""
+    """Ranks on this machine: what was measured, and what the model says for the way between them."""
 
+    ranks: int
     transport: str
     network: Network
     measured_s: Mapping[str, float]  # by wire
@@ -73,12 +78,31 @@ def predict(costs: RankCosts, wire: str, nodes: int, network: Network) -> Predic
     )
 
 
+def predict_sharded(costs: RankCosts, nodes: int, network: Network) -> Prediction:
+    """Predicts a step with sharded tables, rows in 4 bits and INT8 gradients; rows lie evenly on the nodes."""
+    rows = rows_of_message(costs.wires["int8"].message_bytes, costs.dim) / nodes  # of each node
+    counts, ids, codes, gradients = 4 * costs.tables, 4 * rows, costs.dim / 2 * rows, costs.dim * rows
+    header_bytes, mlp_bytes = _HEADER_BYTES["int8"] * costs.tables, 4.0 * costs.num_parameters
+    parts = counts, ids, codes, gradients
+    return Prediction(
+        costs.sharded_s,
+        network.gather_s(nodes, header_bytes) + sum(network.all_to_all_s(nodes, part) for part in parts),
+        network.reduce_at_destination_s(nodes, mlp_bytes),
+        header_bytes + sum(parts),
+        2 * mlp_bytes / nodes,
+    )
+
+
 def check_here(task: PlanTask, ranks: int = 2) -> Check:
-    """Starts two ranks here, and asks the model for what they did, from the costs that they measured themselves."""
+    """Starts ranks here, and asks the model for what they did, from the costs that they measured themselves.
+
+    More ranks than cores share them in what is measured and in what is predicted alike.
+    """
     figures = run_ranks(_WORK, asdict(task), ranks, task.threads)
     costs, network = costs_from(figures["costs"]), Network(**figures["network"])
     predicted_s = {wire: predict(costs, wire, ranks, network).step_s for wire in WIRES}
-    return Check(figures["transport"], network, figures["step_s"], predicted_s)
+    predicted_s[SHARDED] = predict_sharded(costs, ranks, network).step_s
+    return Check(ranks, figures["transport"], network, figures["step_s"], predicted_s)
 
 
 def costs_from(plain: Mapping[str, Any]) -> RankCosts:

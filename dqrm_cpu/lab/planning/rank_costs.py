@@ -1,5 +1,7 @@
 """What `dqrm-cpu plan` measures of one rank: its computation, and the local phases of an exchange."""
 
+import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -8,11 +10,12 @@ import torch
 from dqrm_cpu.comm.exchange.gradient_exchange import GradientShape, TableShape, open_exchange
 from dqrm_cpu.comm.exchange.settings import ExchangeSettings
 from dqrm_cpu.comm.transport import SingleTransport
+from dqrm_cpu.kernels.interface import Kernels
 from dqrm_cpu.kernels.types import SparseGrad
 from dqrm_cpu.lab.bench.harness.batch_pool import Pool
 from dqrm_cpu.lab.bench.harness.cases import Case
 from dqrm_cpu.lab.bench.harness.shared_tables import SharedTables
-from dqrm_cpu.lab.bench.step.our_step import StepParts, build_step
+from dqrm_cpu.lab.bench.step.our_step import StepParts, build_sharded_step, build_step
 from dqrm_cpu.timing.phases import STEP_PHASES, Phase
 from dqrm_cpu.timing.spans import Spans
 
@@ -53,6 +56,8 @@ class RankCosts:
     coalesce_s: float
     dense_update_s: float
     wires: dict[str, WireCosts]
+    dim: int
+    sharded_s: float  # a whole step with sharded tables and INT8 gradients, but for the network
 
 
 def measure_costs(case: Case, pool: Pool) -> RankCosts:
@@ -74,6 +79,7 @@ def measure_costs(case: Case, pool: Pool) -> RankCosts:
     pooled = torch.randn(case.batch_size, 1 + model.tables.num_tables, model.tables.dim).mul_(_GRADIENT_SIZE)
     bags = [model.bags(pool.next().batch) for _ in range(max(MERGED))]
     grads = [model.kernels.coalesce(model.tables, bag, pooled) for (bag,) in bags]
+    sharded_s = _sharded_s(case, pool, shared.kernels)
     return RankCosts(
         threads=torch.get_num_threads(),
         batch=case.batch_size,
@@ -83,7 +89,24 @@ def measure_costs(case: Case, pool: Pool) -> RankCosts:
         coalesce_s=phases[Phase.COALESCE].median_ms * 1e-3,
         dense_update_s=phases[Phase.DENSE_UPDATE].median_ms * 1e-3,
         wires={wire: _wire_costs(wire, parts, grads) for wire in WIRES},
+        dim=model.tables.dim,
+        sharded_s=sharded_s,
     )
+
+
+def _sharded_s(case: Case, pool: Pool, kernels: Kernels) -> float:
+    """Returns the seconds of a step whose rows are all asked of this rank, which needs no network.
+
+    With N ranks it asks as many rows of others as it answers, and sums as many gradients as it sends: the same work.
+    """
+    config = replace(case.config, comm=replace(case.config.comm, wire="int8", tables="shard", overlap="off"))
+    parts, seconds = build_sharded_step(config, kernels, SingleTransport()), []
+    for number in range(_STEPS):
+        batch = pool.next().batch
+        start = time.perf_counter()
+        parts.step(number, [batch], batch.size, config.train.learning_rate, stop_requested=False)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[2:])
 
 
 def _wire_costs(wire: str, parts: StepParts, grads: Sequence[SparseGrad]) -> WireCosts:

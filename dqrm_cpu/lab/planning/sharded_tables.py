@@ -46,6 +46,31 @@ def shard_tables(model: ModelConfig, rows_of_batch: float, batch: int, nodes: in
     )
 
 
+def placement_table(model: ModelConfig, optimizer_bytes: int, lookups: float, nodes: Sequence[int]) -> list[str]:
+    """Returns lines that say where all tables would lie on so many nodes, and what a node holds of them.
+
+    `optimizer_bytes`: what the optimizer keeps of a row; `lookups`: those of a batch in each table.
+    """
+    row_bytes = _FLOAT_BYTES * model.embedding_dim + optimizer_bytes
+    loads = [TableLoad(rows, row_bytes, min(lookups, rows)) for rows in model.table_rows]
+    total = sum(load.num_bytes for load in loads)
+    lines = [
+        f"computed: {len(loads)} tables of {sum(model.table_rows):,} rows, D {model.embedding_dim}, FP32: "
+        f"{total / 1e9:.2f} GB on every node where they are not sharded",
+        "  nodes   GB on the fullest   on the emptiest   tables on all   whole on one   cut over all",
+    ]
+    for count in nodes:
+        placement = place_tables(loads, count)
+        held = [held_bytes(placement, loads, rank) / 1e9 for rank in range(count)]
+        cut = len({one.table for one in placement.stretches if one.num_rows < placement.table_rows[one.table]})
+        everywhere = sum(placement.replicated)
+        lines.append(
+            f"  {count:>5}   {max(held):>17.2f}   {min(held):>15.2f}   {everywhere:>13}   "
+            f"{len(loads) - everywhere - cut:>12}   {cut:>12}"
+        )
+    return lines
+
+
 def model_of_case(case: str) -> ModelConfig:
     """Returns the model that a case of the step benchmark is cut from."""
     return preset_config(PRESET_OF_CASE[case]).model

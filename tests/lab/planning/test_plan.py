@@ -8,7 +8,7 @@ from dqrm_cpu.cli.plan import format_plan, format_sharding
 from dqrm_cpu.config.schema import ModelConfig
 from dqrm_cpu.lab.bench.harness.batch_pool import make_pool
 from dqrm_cpu.lab.planning.network import Network
-from dqrm_cpu.lab.planning.prediction import PlanTask, _on_line, plan_case, predict
+from dqrm_cpu.lab.planning.prediction import PlanTask, _on_line, plan_case, predict, predict_sharded
 from dqrm_cpu.lab.planning.rank_costs import WIRES, RankCosts, WireCosts, measure_costs
 from dqrm_cpu.lab.planning.sharded_tables import shard_tables
 
@@ -22,6 +22,8 @@ COSTS = RankCosts(
     coalesce_s=1e-3,
     dense_update_s=0.5e-3,
     wires=dict.fromkeys(WIRES, WIRE),
+    dim=64,
+    sharded_s=30e-3,
 )
 
 
@@ -71,6 +73,22 @@ def test_the_plan_says_from_when_on_to_shard() -> None:
     assert sum(line.split()[:1] in (["2"], ["3"], ["64"]) for line in output.splitlines()) == 3
 
 
+def test_a_sharded_step_sends_each_node_its_part_of_the_rows() -> None:
+    found = predict_sharded(COSTS, 4, Network(1e-3, 1e9))
+    rows = 1e6 / (4 + 64) / 4
+    header, parts = 26 * 8, (26 * 4, 4 * rows, 32 * rows, 64 * rows)
+    assert found.local_s == 30e-3
+    assert found.table_bytes == pytest.approx(header + sum(parts))
+    assert found.wire_s == pytest.approx(2e-3 + 3 * header / 1e9 + sum(3e-3 + 3 * part / 1e9 for part in parts))
+
+
+def test_the_plan_of_a_preset_says_where_its_tables_lie(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--preset", "mlperf-dcnv2", "--nodes", "2,8,64"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "204,184,588 rows, D 128, FP32: 105.36 GB" in lines[0]
+    assert [line.split()[:2] for line in lines[2:5]] == [["2", "61.98"], ["8", "14.48"], ["64", "1.94"]]
+
+
 def test_ranks_take_the_batch_that_is_planned_for() -> None:
     assert plan_case(PlanTask("terabyte_2048", 512, 1)).batch_size == 512
 
@@ -89,3 +107,4 @@ def test_the_model_stands_beside_two_real_ranks(capsys: pytest.CaptureFixture[st
     output = capsys.readouterr().out
     assert "predicted / measured" in output
     assert all(output.count(f"  {wire} ") == 3 for wire in WIRES)
+    assert output.count("int8, sharded") == 1
