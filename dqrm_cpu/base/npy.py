@@ -8,6 +8,7 @@ import contextlib
 import math
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
@@ -22,6 +23,7 @@ _LENGTH_BYTES = {1: 2, 2: 4, 3: 4}
 _LONGEST_HEADER = 10_000
 _NUMBERS = re.compile(r"[<>|=]?[biuf]\d{1,2}")
 _KEYS = {"descr", "fortran_order", "shape"}
+_BLOCK_BYTES = 8 << 20
 
 
 class NpyHeader(NamedTuple):
@@ -78,6 +80,26 @@ def map_npy(path: Path) -> NDArray[Any]:
         order: Literal["C", "F"] = "F" if header.fortran_order else "C"
         values: NDArray[Any] = np.memmap(file, header.dtype, "r", place, header.shape, order)
         return values
+
+
+def read_npy(path: Path, advance: Callable[[int], object]) -> tuple[NDArray[Any], int]:
+    """Reads an array of one dimension into memory, and its CRC-32; `advance` hears how many bytes more it has.
+
+    UnreadableError where the file holds no such array.
+    """
+    from isal import isal_zlib  # here, because whoever only maps files does without it
+
+    mapped = map_npy(path)
+    if mapped.ndim != 1:
+        raise UnreadableError("is damaged: it holds no list of numbers")
+    values, crc32 = np.empty(mapped.shape, mapped.dtype), 0
+    count = max(1, _BLOCK_BYTES // max(mapped.itemsize, 1))
+    for start in range(0, mapped.size, count):
+        block = values[start : start + count]
+        block[:] = mapped[start : start + count]
+        crc32 = isal_zlib.crc32(block.data.cast("B"), crc32)
+        advance(block.nbytes)
+    return values, crc32
 
 
 def _dtype(described: object) -> np.dtype[Any]:

@@ -110,7 +110,7 @@ def _show(args: argparse.Namespace) -> int:
 def _verify(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from dqrm_cpu.data.prepare.vocabulary.saved_vocabulary import verify_vocabulary
+    from dqrm_cpu.data.prepare.vocabulary.saved_vocabulary import verify_vocabulary, vocabulary_bytes
     from dqrm_cpu.data.store.manifest import PART_NAMES, read_manifest
     from dqrm_cpu.data.store.mapping_faults import name_unreadable_files
     from dqrm_cpu.data.store.shard import verify
@@ -120,9 +120,10 @@ def _verify(args: argparse.Namespace) -> int:
     files = [file for part in PART_NAMES for file in manifest.parts[part]]
     size = sum(file.bytes for file in files)
     # A bar for what lasts longer than a glance, and only on a terminal.
-    with tqdm(total=size, unit="B", unit_scale=True, delay=1, leave=False, file=sys.stderr, disable=None) as bar:
+    total = size + vocabulary_bytes(args.directory)
+    with tqdm(total=total, unit="B", unit_scale=True, delay=1, leave=False, file=sys.stderr, disable=None) as bar:
         damages = verify(args.directory, manifest, lambda count: _advance(bar, count))
-    damages += verify_vocabulary(args.directory, manifest)
+        damages += verify_vocabulary(args.directory, manifest, lambda count: _advance(bar, count))
     for damage in damages:
         print(f"damaged: {damage}")
     if damages:

@@ -203,11 +203,15 @@ def _suggest(args: argparse.Namespace) -> int:
     from dqrm_cpu.data.prepare.sources.find import find_sources
     from dqrm_cpu.data.prepare.sources.raw_file import examine
     from dqrm_cpu.data.prepare.suggest import suggest_schema
+    from dqrm_cpu.train.working import Working
 
     if args.out is not None or args.schema is not None or args.format is not None:
         raise UsageError("--suggest prepares nothing; give it without --out, --schema and --format")
     source = find_sources(args.raw)[0]
-    text = suggest_schema(read_sample(examine(source)), source).encode()
+    with Working(f"reading the first rows of {source}"):
+        sample = read_sample(examine(source))
+    with Working("finding the roles of the columns", len(sample.names)) as work:
+        text = suggest_schema(sample, source, work.advance).encode()
     if not args.suggest.exists():
         replace_file(args.suggest, [text], ConfigError)
     elif not args.suggest.is_file() or args.suggest.read_bytes() != text:

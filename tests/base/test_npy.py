@@ -1,15 +1,17 @@
 """.npy files of strangers: numbers that the file holds come back, everything else is refused at once."""
 
 import os
+import zlib
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pytest
 
+from dqrm_cpu.base import npy
 from dqrm_cpu.base.decode import UnreadableError
 from dqrm_cpu.base.files import NotRegularError
-from dqrm_cpu.base.npy import map_npy
+from dqrm_cpu.base.npy import map_npy, read_npy
 
 
 @pytest.mark.parametrize("shape", [(7,), (3, 4), (0,), (0, 5), ()])
@@ -20,6 +22,22 @@ def test_numbers_come_back(shape: tuple[int, ...], order: Literal["C", "F"], tmp
     found = map_npy(tmp_path / "a.npy")
     assert found.dtype == values.dtype
     assert np.array_equal(found, values)
+
+
+@pytest.mark.parametrize("size", [0, 1, 5, 6, 13])
+def test_numbers_are_read_by_blocks_and_digested(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(npy, "_BLOCK_BYTES", 3 * 8)
+    values, heard = np.arange(size, dtype="<u8") * 0x9E37, list[int]()
+    np.save(tmp_path / "a.npy", values)
+    found, crc32 = read_npy(tmp_path / "a.npy", heard.append)
+    assert (found.tolist(), found.dtype, crc32) == (values.tolist(), values.dtype, zlib.crc32(values.tobytes()))
+    assert (sum(heard), max(heard, default=0) <= 3 * 8) == (values.nbytes, True)
+
+
+def test_what_is_read_has_one_dimension(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((2, 3)))
+    with pytest.raises(UnreadableError, match="holds no list of numbers"):
+        read_npy(tmp_path / "a.npy", lambda _: None)
 
 
 def file_of(header: bytes, content: bytes = b"") -> bytes:

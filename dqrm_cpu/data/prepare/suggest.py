@@ -76,9 +76,12 @@ class _Facts:
         return [float(cell) for cell in self.counts]
 
 
-def suggest_schema(sample: RowSample, source: str) -> str:
-    """Writes a schema for a file as TOML; DataError where no column can be the label, or none a number."""
-    suggestions = _complete(_suggestions(sample), sample)
+def suggest_schema(sample: RowSample, source: str, advance: Callable[[int], object] = lambda _: None) -> str:
+    """Writes a schema for a file as TOML; DataError where no column can be the label, or none a number.
+
+    `advance` hears of each column that has its role.
+    """
+    suggestions = _complete(_suggestions(sample, advance), sample)
     rows = f"all {sample.num_rows:,} rows" if sample.is_whole else f"the first {sample.num_rows:,} rows"
     lines = [
         f"# Suggested by dqrm-cpu prepare --suggest from {rows} of {_plain(source)}.",
@@ -116,10 +119,11 @@ def is_code(name: str, distinct: int, num_rows: int) -> bool:
     return _ID_WORDS.search(name) is not None or (distinct <= _MOST_CODES and num_rows >= 10 * distinct)
 
 
-def _suggestions(sample: RowSample) -> list[Suggestion]:
-    found = []
+def _suggestions(sample: RowSample, advance: Callable[[int], object]) -> list[Suggestion]:
+    found: list[Suggestion] = []
     types = sample.types or ("",) * len(sample.names)
     for name, cells, kind in zip(sample.names, sample.columns, types, strict=True):
+        advance(bool(found))
         if not name or sample.names.count(name) > 1:
             found.append(Suggestion(name, "", "it has no name of its own"))
             continue

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dqrm_cpu.base.npy import map_npy
 from dqrm_cpu.data.prepare.output import admission
 from dqrm_cpu.data.prepare.request import VocabularySettings
 from dqrm_cpu.data.prepare.row_layout import Layout
@@ -21,6 +22,7 @@ from dqrm_cpu.data.prepare.vocabulary.saved_vocabulary import (
     load_vocabulary,
     require_vocabulary,
     verify_vocabulary,
+    vocabulary_bytes,
 )
 from dqrm_cpu.data.store.manifest import Manifest, read_manifest
 from dqrm_cpu.errors import DataError
@@ -120,7 +122,10 @@ def test_days_are_those_of_dictionaries(tmp_path: Path, min_count: int, evict: i
             require_history(out, saved, t, column, day)
             came += changes[0]
         assert manifest.table_rows == tuple(1 + len(column.keys) for column in columns)
-        assert verify_vocabulary(out, manifest) == []
+        heard: list[int] = []
+        assert verify_vocabulary(out, manifest, heard.append) == []
+        files = list((out / "vocabulary").glob("*.npy"))
+        assert sum(heard) == vocabulary_bytes(out) - sum(path.stat().st_size - map_npy(path).nbytes for path in files)
     assert came > 30
 
 

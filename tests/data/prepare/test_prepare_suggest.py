@@ -73,7 +73,10 @@ def roles_of(text: str) -> dict[str, list[str]]:
 
 
 def suggested(path: Path) -> str:
-    return suggest_schema(read_sample(examine(str(path))), str(path))
+    sample, advanced = read_sample(examine(str(path))), list[int]()
+    text = suggest_schema(sample, str(path), advanced.append)
+    assert len(sample.names) - 1 == sum(advanced)
+    return text
 
 
 def require_prepares(path: Path, text: str, rows: int) -> None:

@@ -5,7 +5,7 @@ chain, or was written by an earlier version: nothing waits there, and all of its
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dqrm_cpu.base.decode import MOST_BYTES, UnreadableError, decoded, parse_json
 from dqrm_cpu.base.files import read_regular, replace_file
-from dqrm_cpu.base.npy import map_npy, npy_header
+from dqrm_cpu.base.npy import npy_header, read_npy
 from dqrm_cpu.data.store.transform import Text
 from dqrm_cpu.errors import DataError
 
@@ -105,8 +105,12 @@ def history_digest(folder: Path) -> str:
         raise DataError(f"{path} cannot be read ({error.strerror}); {_MEND}") from None
 
 
-def load_history(folder: Path, vocabulary: str, keys: Sequence[NDArray[Any]]) -> History | None:
+def load_history(
+    folder: Path, vocabulary: str, keys: Sequence[NDArray[Any]], advance: Callable[[int], object]
+) -> History | None:
     """Reads the history in the folder of the vocabulary with this digest and these keys; None where there is none.
+
+    `advance` hears of the bytes that are read.
 
     DataError where it is damaged, or that of another vocabulary. Numbers that were made categories have none.
     """
@@ -126,19 +130,20 @@ def load_history(folder: Path, vocabulary: str, keys: Sequence[NDArray[Any]]) ->
         raise DataError(f"{path} belongs to another vocabulary than the one beside it; {_MEND}")
     kinds = (np.dtype("<i4"), keys[0].dtype, np.dtype("<u4"), np.dtype("<i4"))
     arrays = [
-        _load(folder / f"{name}.npy", kind, lengths, page.files.get(name))
+        _load(folder / f"{name}.npy", kind, lengths, page.files.get(name), advance)
         for name, kind, lengths in zip(_FILES, kinds, (sizes, waiting, waiting, waiting), strict=True)
     ]
     return History(page.data_set, tuple(ColumnHistory(*column) for column in zip(*arrays, strict=True)))
 
 
-def _load(path: Path, kind: np.dtype[Any], lengths: Sequence[int], crc32: int | None) -> list[NDArray[Any]]:
+def _load(
+    path: Path, kind: np.dtype[Any], lengths: Sequence[int], crc32: int | None, advance: Callable[[int], object]
+) -> list[NDArray[Any]]:
     try:
-        values = np.array(map_npy(path))
+        values, found = read_npy(path, advance)
     except (UnreadableError, OSError) as error:
         reason = f"cannot be read ({error.strerror or error})" if isinstance(error, OSError) else str(error)
         raise DataError(f"{path} {reason}; {_MEND}") from None
-    found = isal_zlib.crc32(values.data.cast("B")) if values.size else 0
     if values.dtype != kind or values.shape != (sum(lengths),) or found != crc32:
         raise DataError(f"{path} is damaged; {_MEND}")
     return np.split(values, np.cumsum(lengths)[:-1])

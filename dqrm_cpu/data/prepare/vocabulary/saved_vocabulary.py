@@ -4,7 +4,7 @@ The key at place k has id k + 1; id 0 stands for a missing, unseen or rare categ
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dqrm_cpu.base.decode import MOST_BYTES, UnreadableError, decoded, parse_json
 from dqrm_cpu.base.files import read_regular, remove_leftovers, replace_file
-from dqrm_cpu.base.npy import map_npy, npy_header
+from dqrm_cpu.base.npy import npy_header, read_npy
 from dqrm_cpu.data.prepare.request import Settings, VocabularySettings
 from dqrm_cpu.data.prepare.row_layout import Layout
 from dqrm_cpu.data.prepare.vocabulary.history import History, history_digest, load_history, save_history
@@ -39,6 +39,7 @@ class SavedVocabulary:
     max_ind_range: int
     keys: tuple[NDArray[Any], ...]
     digest: str
+    crc32: tuple[int, ...] = ()  # of the keys of each column; empty where nobody has computed it
 
 
 class _Column(msgspec.Struct):
@@ -114,7 +115,9 @@ def identity_of_vocabulary(
     schema: Schema, saved: SavedVocabulary, transforms: Sequence[Transform] = ()
 ) -> DataIdentity:
     """Identifies data of a schema whose ids are those of a saved vocabulary."""
-    columns = [ColumnKeys(name, int(k.size), _crc32_of(k)) for name, k in zip(saved.names, saved.keys, strict=True)]
+    digests = saved.crc32 or map(_crc32_of, saved.keys)
+    described = zip(saved.names, saved.keys, digests, strict=True)
+    columns = [ColumnKeys(name, int(keys.size), crc32) for name, keys, crc32 in described]
     return identity_of_keys(schema, saved.keys[0].itemsize * 8, saved.max_ind_range, columns, transforms)
 
 
@@ -130,8 +133,12 @@ def find_vocabulary(directory: Path) -> Path:
     raise DataError(f"{directory} holds no vocabulary: give a prepared data set, or its folder {FOLDER!r}")
 
 
-def load_vocabulary(directory: Path) -> SavedVocabulary:
-    """Reads and checks the folder of a vocabulary."""
+def untold(num_bytes: int) -> None:
+    """Tells nobody how many bytes more are read."""
+
+
+def load_vocabulary(directory: Path, advance: Callable[[int], object] = untold) -> SavedVocabulary:
+    """Reads and checks the folder of a vocabulary; `advance` hears of the bytes that are read."""
     folder = find_vocabulary(directory)
     path = folder / _ABOUT_FILE
     try:
@@ -151,29 +158,38 @@ def load_vocabulary(directory: Path) -> SavedVocabulary:
     except (UnreadableError, OSError) as error:
         raise DataError(f"{path} is damaged: it {_clause(error)}; {_MEND}") from None
     kind = np.dtype(f"<u{about.key_bits // 8}")
-    keys = tuple(_load_column(folder, column, kind) for column in about.columns)
+    keys = tuple(_load_column(folder, column, kind, advance) for column in about.columns)
     names = tuple(column.name for column in about.columns)
-    return SavedVocabulary(names, about.max_ind_range, keys, _digest_of_page(text))
+    digests = tuple(column.crc32 for column in about.columns)
+    return SavedVocabulary(names, about.max_ind_range, keys, _digest_of_page(text), digests)
 
 
-def verify_vocabulary(directory: Path, manifest: Manifest) -> list[str]:
-    """Lists what of a data set's vocabulary, or its history, is damaged or another's; empty when it is whole."""
+def vocabulary_bytes(directory: Path) -> int:
+    """Counts the bytes that `verify_vocabulary` reads of a data set; 0 where it has no vocabulary."""
+    return sum(path.stat().st_size for path in (directory / FOLDER).glob("*.npy"))
+
+
+def verify_vocabulary(directory: Path, manifest: Manifest, advance: Callable[[int], object] = untold) -> list[str]:
+    """Lists what of a data set's vocabulary, or its history, is damaged or another's; empty when it is whole.
+
+    `advance` hears of the bytes that are read.
+    """
     settings = manifest.settings.get("vocabulary")
     if not isinstance(settings, dict) or settings.get("kind") not in ("exact", "given", "grown"):
         return []
     try:
-        history_of(directory, vocabulary_of(directory, manifest))
+        history_of(directory, vocabulary_of(directory, manifest, advance), advance)
     except DataError as error:
         return [str(error)]
     return []
 
 
-def vocabulary_of(directory: Path, manifest: Manifest) -> SavedVocabulary:
+def vocabulary_of(directory: Path, manifest: Manifest, advance: Callable[[int], object] = untold) -> SavedVocabulary:
     """Reads the vocabulary of a data set; DataError where it is missing, damaged or belongs to another one."""
     folder = directory / FOLDER
     if not (folder / _ABOUT_FILE).exists():
         raise DataError(f"{folder} is missing, other rows cannot be given the same ids; copy it from where it is whole")
-    saved = load_vocabulary(folder)
+    saved = load_vocabulary(folder, advance)
     identity = identity_of_vocabulary(manifest.schema, saved, manifest.transforms)
     table_rows = tuple(1 + int(keys.size) for keys in saved.keys)
     if saved.names != manifest.schema.categorical or table_rows != manifest.table_rows:
@@ -187,9 +203,11 @@ def vocabulary_of(directory: Path, manifest: Manifest) -> SavedVocabulary:
     return saved
 
 
-def history_of(directory: Path, vocabulary: SavedVocabulary) -> History | None:
+def history_of(
+    directory: Path, vocabulary: SavedVocabulary, advance: Callable[[int], object] = untold
+) -> History | None:
     """Reads the history beside a vocabulary, which was loaded from this directory; None where there is none."""
-    return load_history(find_vocabulary(directory), vocabulary.digest, vocabulary.keys)
+    return load_history(find_vocabulary(directory), vocabulary.digest, vocabulary.keys, advance)
 
 
 def require_hashing(
@@ -239,13 +257,13 @@ def _listed(names: tuple[str, ...]) -> str:
     return ", ".join(names[:30]) + (", ..." if len(names) > 30 else "")
 
 
-def _load_column(folder: Path, column: _Column, kind: np.dtype[Any]) -> NDArray[Any]:
+def _load_column(folder: Path, column: _Column, kind: np.dtype[Any], advance: Callable[[int], object]) -> NDArray[Any]:
     path = folder / column.file
     try:
-        keys = np.array(map_npy(path))
+        keys, crc32 = read_npy(path, advance)
     except (UnreadableError, OSError) as error:
         raise DataError(f"{path} {_clause(error)}; {_MEND}") from None
-    if keys.dtype != kind or keys.shape != (column.keys,) or _crc32_of(keys) != column.crc32:
+    if keys.dtype != kind or keys.shape != (column.keys,) or crc32 != column.crc32:
         raise DataError(f"{path} is damaged; {_MEND}")
     return keys
 
