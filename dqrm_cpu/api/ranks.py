@@ -5,7 +5,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from dqrm_cpu import __version__
+from dqrm_cpu.base.cgroup import default_threads
 from dqrm_cpu.base.hardware import Fingerprint, fingerprint, has_bf16_products
 from dqrm_cpu.base.memory import format_distinct_sizes
 from dqrm_cpu.comm.sharding.placement import most_held_rows
@@ -45,7 +46,7 @@ def opened_transport(config: Config, note: Callable[[str], object] = _LOGGER.inf
         transport = stack.enter_context(opening)
         machine = fingerprint()
         cores = _own_cores(transport, machine)
-        threads = config.train.threads or min(cores, default_threads(machine, os.environ))
+        threads = config.train.threads or min(cores, default_threads(machine.usable_cores, os.environ))
         stack.enter_context(threads_of_torch(threads))
         _require_own_device(config, transport)
         _require_memory(with_tables_placed(config, transport), transport, machine)
@@ -104,12 +105,6 @@ def threads_of_torch(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def default_threads(machine: Fingerprint, environ: Mapping[str, str]) -> int:
-    """Counts the usable cores, or OMP_NUM_THREADS where fewer: batch systems that do not pin tell the share so."""
-    asked = environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    return min(machine.usable_cores, int(asked)) if asked.isdigit() and int(asked) else machine.usable_cores
 
 
 def _own_cores(transport: Transport, machine: Fingerprint) -> int:

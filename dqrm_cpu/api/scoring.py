@@ -16,8 +16,8 @@ from dqrm_cpu.api.evaluation import evaluate as carry_out_evaluation
 from dqrm_cpu.api.file_evaluation import FileEvaluationOrder, evaluate_file, open_rows, require_options_of_files
 from dqrm_cpu.api.frames import are_paths, files_of
 from dqrm_cpu.api.progress import CallProgress
-from dqrm_cpu.api.ranks import default_threads, opened_transport, threads_of_torch
-from dqrm_cpu.base.hardware import fingerprint
+from dqrm_cpu.api.ranks import opened_transport, threads_of_torch
+from dqrm_cpu.base.cgroup import default_threads, usable_cores
 from dqrm_cpu.base.precision import FP32, PRODUCTS
 from dqrm_cpu.data.predictions.writers import PROBABILITY, ArrayWriter
 from dqrm_cpu.data.store.manifest import PART_NAMES
@@ -128,7 +128,7 @@ def predict(
             "bad_rows='skip' leaves rows out, so that an array would not say which row a probability is of; give keys, "
             "or out"
         )
-    threads = default_threads(fingerprint(), os.environ) if workers is None else whole_number(workers, "workers", 1)
+    threads = default_threads(usable_cores(), os.environ) if workers is None else whole_number(workers, "workers", 1)
     call = CallProgress(progress)
     shown = call.of_rows()
     with contextlib.ExitStack() as stack:

@@ -1,7 +1,7 @@
 """What the control groups of this process leave it: cores and memory (cgroup v1 and v2)."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -39,6 +39,12 @@ def usable_cores(root: Path = Path("/")) -> int:
 def threads_at_once(allowed: int, cpu_quota: float | None) -> int:
     """Counts the threads that can run at once on so many cores, cut by the control group's quota."""
     return allowed if cpu_quota is None else max(1, min(allowed, int(cpu_quota)))
+
+
+def default_threads(cores: int, environ: Mapping[str, str]) -> int:
+    """Returns the usable cores, or OMP_NUM_THREADS where fewer: batch systems that do not pin tell the share so."""
+    asked = environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return min(cores, int(asked)) if asked.isdigit() and int(asked) else cores
 
 
 def _group_paths(root: Path) -> dict[str, PurePosixPath]:

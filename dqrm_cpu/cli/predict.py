@@ -125,15 +125,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _request(args: argparse.Namespace, progress: "PrepareProgress") -> "PredictRequest":
-    import torch
-
-    from dqrm_cpu.api.ranks import default_threads
-    from dqrm_cpu.base.hardware import fingerprint
+    from dqrm_cpu.base.cgroup import default_threads, usable_cores
     from dqrm_cpu.predict.prediction import PredictRequest
     from dqrm_cpu.train.working import working_on
 
-    workers = args.workers or default_threads(fingerprint(), os.environ)
-    torch.set_num_threads(workers)
+    workers = args.workers or default_threads(usable_cores(), os.environ)
     # Without its buffer, whose lock a thread that waits for input would hold when the process wants to end.
     stdin: BinaryIO = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
     return PredictRequest(

@@ -1,21 +1,28 @@
-"""Batches scored by an exported file: through the reader that servers use, which knows nothing of the trainer."""
+"""Rows scored by an exported file: through the reader that servers use, which knows nothing of the trainer.
+
+Raw rows are scored without torch, which takes longer to import than most files to score.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from dqrm_cpu.config import Config
-from dqrm_cpu.data.batch import BadBatchError, Batch
+from dqrm_cpu.data.prepare.raw_rows import NumberedRows
 from dqrm_cpu.data.prepare.vocabulary.saved_vocabulary import vocabulary_of
 from dqrm_cpu.data.store.manifest import Manifest
 from dqrm_cpu.serving.description import BANDS, BUCKETS, Description
 from dqrm_cpu.serving.ids import NO_ID, IdFinder, slot_ids
 from dqrm_cpu.serving.mapped_file import MappedFile
 from dqrm_cpu.serving.model import Model, UnusableRowError, read_description
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dqrm_cpu.data.batch import BadBatchError, Batch
 
 _ADVICE = "prepare the rows with the vocabulary of the model"
 
@@ -28,9 +35,18 @@ class PackedScorer:
         self._new_rows = new_rows
         self._model = Model.open(path, verify=True, threads=threads, products=products)
 
-    def logits(self, batch: Batch) -> NDArray[np.float32]:
+    def logits(self, batch: "Batch") -> NDArray[np.float32]:
         """Returns f32[B]; BadBatchError for rows that are not sound."""
-        dense, ids = self._arrays(batch)
+        return self._logits(*self._arrays(batch))
+
+    def logits_of_raw(self, rows: NumberedRows) -> NDArray[np.float32]:
+        """Returns f32[n]; BadBatchError for rows that are not sound."""
+        ids: NDArray[np.integer] = rows.ids.T
+        if rows.offsets is not None:
+            ids = _slots_of_bags(rows.ids, rows.offsets, rows.dense.shape[0], self._model.description)
+        return self._logits(rows.dense, ids if self._new_rows is None else renumbered(ids, self._new_rows))
+
+    def _logits(self, dense: NDArray[np.float32], ids: NDArray[np.integer]) -> NDArray[np.float32]:
         try:
             return self._model.logits_of_ids(dense, ids)
         except UnusableRowError as error:
@@ -40,11 +56,13 @@ class PackedScorer:
         """Returns what another thread may use: itself."""
         return self
 
-    def sound_rows(self, batch: Batch) -> Tensor:
+    def sound_rows(self, batch: "Batch") -> "Tensor":
         """Returns bool[B]: which rows can be scored."""
+        import torch
+
         return torch.from_numpy(self._model.sound_rows(*self._arrays(batch)))
 
-    def _arrays(self, batch: Batch) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
+    def _arrays(self, batch: "Batch") -> tuple[NDArray[np.float32], NDArray[np.integer]]:
         if self._new_rows is not None:
             return batch.dense.numpy(), renumbered(slots_of(batch, self._model.description), self._new_rows)
         one_each = batch.offsets is None
@@ -52,8 +70,10 @@ class PackedScorer:
 
     def _bad_batch(
         self, dense: NDArray[np.float32], ids: NDArray[np.integer], error: UnusableRowError
-    ) -> BadBatchError:
+    ) -> "BadBatchError":
         """Names the value and the column of a row that cannot be scored."""
+        from dqrm_cpu.data.batch import BadBatchError  # with torch
+
         row = error.row
         if row is None:
             return BadBatchError(str(error))
@@ -65,6 +85,11 @@ class PackedScorer:
             if not 0 <= value < rows and (value != NO_ID or not self._model.description.has_bags):
                 return BadBatchError(f"id {value} is outside of 0 to {rows - 1}; {_ADVICE}", row, f"C{t + 1}")
         return BadBatchError(str(error))
+
+
+def open_scorer(path: Path, threads: int | None, products: str, ids: tuple[Path, Manifest] | None) -> PackedScorer:
+    """Opens an exported file for rows with the ids of a data set, `ids`, which a file with rows of its own needs."""
+    return PackedScorer(path, threads, products, None if ids is None else rows_in_file(path, *ids))
 
 
 NewRows = Sequence[NDArray[np.int64]]
@@ -90,9 +115,9 @@ def rows_in_file(path: Path, folder: Path, manifest: Manifest) -> NewRows | None
     return [by_table[t] for t in description.slots]
 
 
-def renumbered(ids: NDArray[np.int64], new_rows: NewRows) -> NDArray[np.int64]:
+def renumbered(ids: NDArray[np.integer], new_rows: NewRows) -> NDArray[np.int64]:
     """Returns the rows in a file of the ids [n, S] of a data set; what is no id stays none."""
-    found = ids.copy()
+    found = ids.astype(np.int64)
     for slot, rows in enumerate(new_rows):
         its = found[:, slot]
         known = (its >= 0) & (its < rows.size)
@@ -101,11 +126,17 @@ def renumbered(ids: NDArray[np.int64], new_rows: NewRows) -> NDArray[np.int64]:
     return found
 
 
-def slots_of(batch: Batch, description: Description) -> NDArray[np.int64]:
+def slots_of(batch: "Batch", description: Description) -> NDArray[np.int64]:
     """Returns the ids [n, S] of a batch as an exported file reads them."""
     if batch.offsets is None:
         return batch.ids.numpy().T.astype(np.int64)
-    offsets, ids = batch.offsets.numpy(), batch.ids.numpy()
-    bounds = [offsets[t * batch.size : (t + 1) * batch.size + 1] for t in range(len(description.categories))]
+    return _slots_of_bags(batch.ids.numpy(), batch.offsets.numpy(), batch.size, description)
+
+
+def _slots_of_bags(
+    ids: NDArray[np.integer], offsets: NDArray[np.int64], num_rows: int, description: Description
+) -> NDArray[np.int64]:
+    """Returns the ids [n, S] of rows whose ids [N] stand table by table, from `offsets` [T * n + 1] on."""
+    bounds = [offsets[t * num_rows : (t + 1) * num_rows + 1] for t in range(len(description.categories))]
     bags = ((np.diff(of_table), ids[of_table[0] : of_table[-1]]) for of_table in bounds)
-    return slot_ids(bags, batch.size, description)
+    return slot_ids(bags, num_rows, description)

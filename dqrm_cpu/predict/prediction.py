@@ -1,4 +1,7 @@
-"""Predictions from beginning to end: a model and rows in, keys and probabilities out, block after block."""
+"""Predictions from beginning to end: a model and rows in, keys and probabilities out, block after block.
+
+Torch is imported where it is needed: an exported file scores raw rows without it.
+"""
 
 import contextlib
 import io
@@ -7,16 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 from types import MappingProxyType
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from dqrm_cpu.base.files import remove_abandoned, replacing
 from dqrm_cpu.base.kernel_cache import compiling_note
 from dqrm_cpu.base.precision import FP32
-from dqrm_cpu.data.batch import Batch
+from dqrm_cpu.config import Config
 from dqrm_cpu.data.predictions.writers import PROBABILITY, ArrayWriter, predictions_to, require_writable
 from dqrm_cpu.data.prepare.bad_rows import QUARANTINE_FILE
 from dqrm_cpu.data.prepare.parse.key_cells import KeyCells
@@ -29,10 +31,13 @@ from dqrm_cpu.data.store.manifest import PART_NAMES, Manifest, holds_manifest, r
 from dqrm_cpu.data.store.run_data import fingerprint_of
 from dqrm_cpu.errors import ConfigError, DataError
 from dqrm_cpu.metrics.calibration import Calibration, sigmoid
-from dqrm_cpu.predict.scorer import RowScorer, fit_calibration, load_scorer, prepared_rows, sound_batches
+from dqrm_cpu.predict.packed_scorer import PackedScorer, open_scorer
 from dqrm_cpu.predict.trained_model import TrainedModel, data_of_model, find_model, require_shape
 from dqrm_cpu.train.same_ids import require_same_ids
 from dqrm_cpu.train.working import ShowWork, unshown
+
+if TYPE_CHECKING:
+    from dqrm_cpu.predict.scorer import RowScorer
 
 SCORING = "scoring"
 """The stage of which progress is reported."""
@@ -56,7 +61,7 @@ class PredictRequest:
     bad_rows: str = "stop"  # or skip, quarantine
     max_bad_rows: int = 1000
     overwrite: bool = False
-    workers: int = 1  # threads that parse and score raw rows; of a prepared data set those of torch score
+    workers: int = 1  # threads that parse and score raw rows; as many of torch score a prepared data set
     stdin: BinaryIO = field(default_factory=io.BytesIO)
     advance: Callable[[Advance], None] = lambda _: None
     note: Callable[[str], None] = lambda _: None
@@ -101,7 +106,7 @@ class RowsToScore(Protocol):
     def cut(self) -> Mapping[str, int]:
         """The values beyond the limit of their cell so far, by column."""
 
-    def scored(self, scorer: RowScorer) -> Iterator[ScoredRows]:
+    def scored(self, scorer: "RowScorer") -> Iterator[ScoredRows]:
         """Yields all rows once, in their order."""
 
 
@@ -125,13 +130,26 @@ def predict(request: PredictRequest) -> PredictionSummary:
     ):
         request.note(text)
     validation = data_of_model(model, request.data) if request.calibrate else None
-    scorer = load_scorer(model, rows.threads, request.products, request.show_work, rows.data)
+    scorer = _load_scorer(request, model, rows)
     calibration = None
     if validation is not None and request.calibrate:
+        from dqrm_cpu.predict.scorer import fit_calibration
+
         calibration = fit_calibration(scorer, request.calibrate, *validation[:2], model.config.data)
     count, total = _write(request, rows, scorer, calibration, quarantine)
     kept = quarantine if rows.skipped.count else None
     return PredictionSummary(model.path, count, total / count, rows.skipped, kept, rows.cut)
+
+
+def _load_scorer(request: PredictRequest, model: TrainedModel, rows: RowsToScore) -> "RowScorer":
+    if model.is_exported:
+        return open_scorer(model.path, rows.threads, request.products, rows.data)
+    import torch
+
+    from dqrm_cpu.predict.scorer import load_scorer
+
+    torch.set_num_threads(request.workers)
+    return load_scorer(model, rows.threads, request.products, request.show_work, rows.data)
 
 
 def _quarantine_of(request: PredictRequest) -> Path | None:
@@ -172,7 +190,7 @@ def _open_rows(request: PredictRequest, model: TrainedModel) -> RowsToScore:
 def _write(
     request: PredictRequest,
     rows: RowsToScore,
-    scorer: RowScorer,
+    scorer: "RowScorer",
     calibration: Calibration | None,
     quarantine: Path | None,
 ) -> tuple[int, float]:
@@ -260,28 +278,43 @@ class _RawRowsToScore:
         """The values beyond the limit of their cell so far."""
         return self._reader.cut
 
-    def scored(self, scorer: RowScorer) -> Iterator[ScoredRows]:
+    def scored(self, scorer: "RowScorer") -> Iterator[ScoredRows]:
         """Yields the rows of block after block, which each worker scores alone: with products on one thread."""
-        scorers: SimpleQueue[RowScorer] = SimpleQueue()
-        for one in (scorer, *(scorer.twin(self._config) for _ in range(self._workers - 1))):
-            scorers.put(one)
+        with _scoring_raw_rows(scorer) as first:
+            scorers: SimpleQueue[RawScorer] = SimpleQueue()
+            for one in (first, *(first.twin(self._config) for _ in range(self._workers - 1))):
+                scorers.put(one)
 
-        def logits(rows: NumberedRows) -> NDArray[np.float32]:
-            torch.set_num_threads(1)  # of this thread
-            dense, ids = torch.from_numpy(rows.dense), torch.from_numpy(rows.ids)
-            offsets = None if rows.offsets is None else torch.from_numpy(rows.offsets)
-            own = scorers.get()
-            try:
-                return own.logits(Batch(dense, ids.contiguous(), offsets, torch.zeros(dense.shape[0])))
-            finally:  # after an error too: other blocks wait for it
-                scorers.put(own)
+            def logits(rows: NumberedRows) -> NDArray[np.float32]:
+                own = scorers.get()
+                try:
+                    return own.logits_of_raw(rows)
+                finally:  # after an error too: other blocks wait for it
+                    scorers.put(own)
 
-        threads = torch.get_num_threads()
-        try:
             for made, keys, done_bytes, bad_text in self._reader.rows(logits, self._note):
                 yield ScoredRows(tuple(keys[k] for k in self._order), made, done_bytes, bad_text)
-        finally:
-            torch.set_num_threads(threads)
+
+
+class RawScorer(Protocol):
+    """Scores raw rows that have their ids, in one thread."""
+
+    def logits_of_raw(self, rows: NumberedRows) -> NDArray[np.float32]:
+        """Returns f32[n]; BadBatchError for rows that are not sound."""
+
+    def twin(self, config: Config) -> "RawScorer":
+        """Returns a scorer of the same weights for another thread."""
+
+
+@contextlib.contextmanager
+def _scoring_raw_rows(scorer: "RowScorer") -> Iterator[RawScorer]:
+    if isinstance(scorer, PackedScorer):
+        yield scorer
+        return
+    from dqrm_cpu.predict.scorer import scoring_raw_rows
+
+    with scoring_raw_rows(scorer) as torch_scorer:
+        yield torch_scorer
 
 
 class _PreparedRows:
@@ -307,8 +340,10 @@ class _PreparedRows:
         self._policy, self._most = request.bad_rows, request.max_bad_rows
         self.skipped = SkippedRows()
 
-    def scored(self, scorer: RowScorer) -> Iterator[ScoredRows]:
+    def scored(self, scorer: "RowScorer") -> Iterator[ScoredRows]:
         """Yields the rows of batch after batch."""
+        from dqrm_cpu.predict.scorer import prepared_rows, sound_batches  # with torch
+
         done = 0
         for part in self._parts:
             loader = prepared_rows(self._folder, self._manifest, part)

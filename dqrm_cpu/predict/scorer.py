@@ -1,5 +1,6 @@
 """A model that was loaded to score rows: logits of batches of any size, in memory that does not grow."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +14,7 @@ from dqrm_cpu.base.precision import FP32
 from dqrm_cpu.config import Config, DataConfig
 from dqrm_cpu.data.batch import BadBatchError, Batch, RankShares
 from dqrm_cpu.data.loader import Loader
+from dqrm_cpu.data.prepare.raw_rows import NumberedRows
 from dqrm_cpu.data.source import Part
 from dqrm_cpu.data.store.manifest import Manifest
 from dqrm_cpu.data.store.stored_rows import StoredRows, Stream
@@ -26,7 +28,7 @@ from dqrm_cpu.metrics.click import ClickAccumulator
 from dqrm_cpu.model.activations import Mode
 from dqrm_cpu.model.dlrm import Dlrm
 from dqrm_cpu.predict.compiled_run import compile_run
-from dqrm_cpu.predict.packed_scorer import PackedScorer, rows_in_file
+from dqrm_cpu.predict.packed_scorer import open_scorer
 from dqrm_cpu.predict.trained_model import TrainedModel, lacks_activations
 from dqrm_cpu.quant.liveness import live_rows
 from dqrm_cpu.train.bad_batches import described
@@ -144,6 +146,34 @@ class RowScorer(Protocol):
         """Returns bool[B]: which rows can be scored."""
 
 
+class RawRowScorer:
+    """Scores raw rows that have their ids, as batches of another scorer, with products on one thread."""
+
+    def __init__(self, scorer: RowScorer) -> None:
+        self._scorer = scorer
+
+    def logits_of_raw(self, rows: NumberedRows) -> NDArray[np.float32]:
+        """Returns f32[n]; BadBatchError for rows that are not sound."""
+        torch.set_num_threads(1)  # of this thread
+        dense, ids = torch.from_numpy(rows.dense), torch.from_numpy(rows.ids)
+        offsets = None if rows.offsets is None else torch.from_numpy(rows.offsets)
+        return self._scorer.logits(Batch(dense, ids.contiguous(), offsets, torch.zeros(dense.shape[0])))
+
+    def twin(self, config: Config) -> "RawRowScorer":
+        """Makes another scorer of the same weights, for another thread."""
+        return RawRowScorer(self._scorer.twin(config))
+
+
+@contextlib.contextmanager
+def scoring_raw_rows(scorer: RowScorer) -> Iterator[RawRowScorer]:
+    """Scores raw rows by a scorer of batches; torch has as many threads afterwards as before."""
+    threads = torch.get_num_threads()
+    try:
+        yield RawRowScorer(scorer)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def load_scorer(
     trained: TrainedModel,
     threads: int | None = None,
@@ -159,8 +189,7 @@ def load_scorer(
     if trained.members:
         return EnsembleScorer([load_scorer(member, threads, products, show_work) for member in trained.members])
     if trained.is_exported:
-        new_rows = None if ids is None else rows_in_file(trained.path, *ids)
-        return PackedScorer(trained.path, threads, products, new_rows)
+        return open_scorer(trained.path, threads, products, ids)
     if products != FP32:
         raise ConfigError(
             f"--products {products} takes a file that dqrm-cpu export wrote, and {trained.path} is none; give that file"

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from dqrm_cpu.api import ranks
-from dqrm_cpu.api.ranks import default_threads, own_cores, with_tables_placed
+from dqrm_cpu.api.ranks import own_cores, with_tables_placed
+from dqrm_cpu.base.cgroup import default_threads
 from dqrm_cpu.comm.transport import Array, Bytes, SingleTransport
 from dqrm_cpu.config import Config, load_config
 from planted import XEON
@@ -25,7 +26,7 @@ from planted import XEON
     ],
 )
 def test_omp_num_threads_lowers_the_number_of_usable_cores(environment: dict[str, str], threads: int) -> None:
-    assert default_threads(XEON, environment) == threads
+    assert default_threads(XEON.usable_cores, environment) == threads
 
 
 class OfAll(SingleTransport):

@@ -123,6 +123,7 @@ MISTAKES = [
         2,
         "column 'user' that is no field; there are 'click', 'hour'",
     ),
+    ("prepare unlabelled.csv --out x8 --schema schema.toml", 1, "true nor false, yes nor no, but empty (',"),
     ("prepare ratings.csv --out x3 --schema schema.toml", 1, "a line `positive = 4` in the schema"),
     (
         "prepare no_clicks.csv --out data/2 --schema schema.toml",
@@ -288,6 +289,7 @@ def write_raw_files() -> None:
         "no_hour.csv": [",".join(line.split(",")[:1] + line.split(",")[2:]) for line in lines],
         "ratings.csv": [HEAD, *(f"3{line[1:]}" for line in lines)],
         "schema.toml": [SCHEMA],
+        "unlabelled.csv": [HEAD, f",{lines[0].partition(',')[2]}", *lines],
         "no_label.toml": [SCHEMA.replace('label = "click"', "")],
         "two_roles.toml": [SCHEMA.replace('"user"', '"user", "hour"')],
         "huge.csv": [HEAD, f"1,{'9' * 25},a,u1", *lines],

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,13 @@ from packed_oracle import probabilities
 from preparing import criteo_text, rows_of
 from scoring import SMALL, Scored, evaluated_logits, scored_run, succeed
 from test_predict_rows import predicted, write_lines
+
+PREDICT = """
+import sys
+from dqrm_cpu.cli.main import main
+assert main(["predict", *sys.argv[1:]]) == 0
+print("torch" in sys.modules)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +60,11 @@ def test_a_run_and_its_exported_file_give_raw_rows_the_same_bits(scored: Scored,
     by_run, by_file = (predicted(model, raw, out=tmp_path / "out.csv") for model in (scored.run_dir, exported))
     np.testing.assert_array_equal(by_run, by_file)
     np.testing.assert_allclose(by_run, scored.probabilities, rtol=1e-6, atol=1e-7)
+    # In a process that has imported nothing: it scores the same without torch.
+    command = [sys.executable, "-c", PREDICT, str(exported), str(raw), "--out", str(tmp_path / "alone.csv")]
+    alone = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert (alone.returncode, alone.stdout) == (0, "False\n"), alone.stderr
+    assert (tmp_path / "alone.csv").read_bytes() == (tmp_path / "out.csv").read_bytes()
 
 
 def test_every_thread_scores_with_the_same_weights(tmp_path: Path) -> None:

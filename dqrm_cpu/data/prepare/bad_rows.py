@@ -39,12 +39,14 @@ class Mistake(IntEnum):
     NUMBER_LABEL = 14
     BAD_TIME = 15
     BAD_WEIGHT = 16
+    EMPTY_LABEL = 17
 
 
 _MEANING = {
     Mistake.TOO_FEW_FIELDS: "the line ends here, but more fields are expected",
     Mistake.TOO_MANY_FIELDS: "the line goes on behind its last field",
     Mistake.BAD_LABEL: "the label is neither 0 nor 1, true nor false, yes nor no",
+    Mistake.EMPTY_LABEL: "the label is neither 0 nor 1, true nor false, yes nor no, but empty",
     Mistake.BAD_INTEGER: "not a whole number",
     Mistake.LARGE_INTEGER: "a number that does not fit into 32 bits",
     Mistake.BAD_DECIMAL: "not a number",

@@ -119,7 +119,7 @@ def prepared_until(most: int, sources: list[Path], out: Path, layout: Layout) ->
     ("column", "value", "message"),
     [
         ("click", 2, "field 2: the label is neither 0 nor 1 but another number; .*`positive = 4` in the schema"),
-        ("click", None, "field 2: the label is neither 0 nor 1"),
+        ("click", None, "field 2: the label is neither 0 nor 1, true nor false, yes nor no, but empty"),
         ("hour", 2**31, "field 3: a number that does not fit"),
         ("hour", 0.5, "field 3: not a whole number"),
         ("price", float("inf"), "field 4: not a number"),

@@ -182,10 +182,11 @@ def _checked(role: FieldRole, values: NDArray[np.float64], missing: NDArray[np.b
     """Finds the numbers f64[n] that are none of their role."""
     if role == FieldRole.LABEL:
         if threshold != NO_THRESHOLD:
-            wrong = np.where(missing, int(Mistake.BAD_LABEL), ~np.isfinite(values) * int(Mistake.BAD_LABEL))
+            wrong = np.where(missing, int(Mistake.EMPTY_LABEL), ~np.isfinite(values) * int(Mistake.BAD_LABEL))
             return _Values((values >= threshold).astype(np.float64), missing, wrong)
         number = ((values != 0) & (values != 1)) * int(Mistake.NUMBER_LABEL)
-        wrong = np.where(missing | ~np.isfinite(values), int(Mistake.BAD_LABEL), number)
+        wrong = np.where(np.isfinite(values), number, int(Mistake.BAD_LABEL))
+        wrong = np.where(missing, int(Mistake.EMPTY_LABEL), wrong)
         return _Values(np.where(wrong != 0, 0, values), missing, wrong)
     if role == FieldRole.TIME:
         return _Values(values, missing, (missing | ~(np.abs(values) < LARGEST_TIME)) * int(Mistake.BAD_TIME))

@@ -36,7 +36,7 @@ def threshold_of(layout: Layout) -> float:
     return NO_THRESHOLD if layout.positive is None else layout.positive
 
 
-_BAD_LABEL, _NUMBER_LABEL = int(Mistake.BAD_LABEL), int(Mistake.NUMBER_LABEL)
+_BAD_LABEL, _NUMBER_LABEL, _EMPTY_LABEL = map(int, (Mistake.BAD_LABEL, Mistake.NUMBER_LABEL, Mistake.EMPTY_LABEL))
 _BAD_INTEGER, _LARGE_INTEGER = int(Mistake.BAD_INTEGER), int(Mistake.LARGE_INTEGER)
 _BAD_DECIMAL, _BAD_HEX, _LONG_HEX = int(Mistake.BAD_DECIMAL), int(Mistake.BAD_HEX), int(Mistake.LONG_HEX)
 _BAD_WEIGHT = int(Mistake.BAD_WEIGHT)
@@ -162,7 +162,7 @@ def label_cell(text: int, at: int, length: int, threshold: float) -> Any:
     if answer < 0:
         value, taken = read_decimal(text, at)
     if taken != length or length == 0:
-        return np.int64(-_BAD_LABEL)
+        return np.int64(-_EMPTY_LABEL if is_missing(text, at, length) else -_BAD_LABEL)
     if threshold != NO_THRESHOLD:
         return np.int64(value >= threshold)
     return np.int64(value) if value in (0.0, 1.0) else np.int64(-_NUMBER_LABEL)
