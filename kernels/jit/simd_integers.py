@@ -65,6 +65,27 @@ def larger(typing: Any, a: Any, b: Any) -> tuple[Any, Codegen]:
 
 
 @intrinsic
+def larger_unsigned(typing: Any, a: Any, b: Any) -> tuple[Any, Codegen]:
+    """Takes the larger word of each lane, without a sign: negative ones are larger than any other."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.select(builder.icmp_unsigned(">", *args), *args)
+
+    return WORDS(WORDS, WORDS), codegen
+
+
+@intrinsic
+def largest_unsigned(typing: Any, words: Any) -> tuple[Any, Codegen]:
+    """Returns the largest lane without a sign, int64."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        word = call(builder, f"llvm.vector.reduce.umax.v{LANES}i32", _I32, [args[0]])
+        return builder.zext(word, ir.IntType(64))
+
+    return types.int64(WORDS), codegen
+
+
+@intrinsic
 def largest(typing: Any, words: Any) -> tuple[Any, Codegen]:
     """Returns the largest lane, int32."""
 

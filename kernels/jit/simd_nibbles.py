@@ -1,10 +1,11 @@
 """Registers of packed codes of 4 bits for numba kernels: rows are summed as they are packed, and widened once.
 
 A byte holds two codes, two's complement, the lower bits first. With 8 added to each they are 0 to 15, and a byte of a
-register of sums holds up to `MOST_ROWS` of them: six instructions add a row of up to 128 codes. Registers have 8 to 64
-bytes, and a load reads exactly so many: one that crosses the end of a cache line waits for two lines, even where a
-mask leaves the second one out. A row that is not summed takes two instructions for every LANES codes: a shift, and a
-permutation of a register that holds what each of the 16 codes stands for.
+register of sums holds up to `MOST_ROWS` of them: six instructions add a row of up to 128 codes, or two rows of up to 64
+each that lie side by side (`simd_nibble_pairs`). Registers have 8 to 64 bytes, and a load reads exactly so many: one
+that crosses the end of a cache line waits for two lines, even where a mask leaves the second one out. A row that is not
+summed takes two instructions for every LANES codes: a shift, and a permutation of a register that holds what each of
+the 16 codes stands for.
 """
 
 from collections.abc import Callable
@@ -43,7 +44,7 @@ _EXCESS = 8
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 
 
-class _BytesType(types.Type):
+class BytesType(types.Type):
     """A numba type whose values are registers of bytes."""
 
     def __init__(self, width: int) -> None:
@@ -51,9 +52,9 @@ class _BytesType(types.Type):
         super().__init__(f"Bytes{width}")
 
 
-@register_model(_BytesType)
+@register_model(BytesType)
 class _BytesModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, kind: _BytesType) -> None:
+    def __init__(self, manager: Any, kind: BytesType) -> None:
         super().__init__(manager, kind, kind.vector)
 
 
@@ -84,9 +85,12 @@ class Nibbles(NamedTuple):
     """
 
 
-def nibbles_of(width: int, *, is_part: bool = False) -> Nibbles:
-    """Makes the functions for registers of so many bytes, all of which are used unless `is_part`."""
-    kind = _BytesType(width)
+def nibbles_of(width: int, *, is_part: bool = False, num_halves: int = 1) -> Nibbles:
+    """Makes the functions for registers of so many bytes, all of which are used unless `is_part`.
+
+    `num_halves`: 2 where `store` adds the upper half of the sums to the lower one.
+    """
+    kind = BytesType(width)
 
     @intrinsic
     def none(typing: Any) -> tuple[Any, Codegen]:
@@ -117,7 +121,7 @@ def nibbles_of(width: int, *, is_part: bool = False) -> Nibbles:
         share: Any,
     ) -> tuple[Any, Codegen]:
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-            _store_sums(builder, width, is_part, args)
+            _store_sums(builder, width, is_part, num_halves, args)
             return context.get_dummy_value()
 
         longs, floats = types.int64, types.float32
@@ -126,7 +130,7 @@ def nibbles_of(width: int, *, is_part: bool = False) -> Nibbles:
     return Nibbles(none, every_byte, *_loads(kind), _half(kind, 0), _half(kind, NIBBLE_BITS), plus, store)
 
 
-def _loads(kind: _BytesType) -> tuple[Callable[[int, Any], Any], Callable[[int, Any, int], Any]]:
+def _loads(kind: BytesType) -> tuple[Callable[[int, Any], Any], Callable[[int, Any, int], Any]]:
     @intrinsic
     def load(typing: Any, place: Any, excess: Any) -> tuple[Any, Codegen]:
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
@@ -145,7 +149,7 @@ def _loads(kind: _BytesType) -> tuple[Callable[[int, Any], Any], Callable[[int, 
     return load, load_part
 
 
-def _half(kind: _BytesType, shift: int) -> Callable[[Any, Any], Any]:
+def _half(kind: BytesType, shift: int) -> Callable[[Any, Any], Any]:
     @intrinsic
     def operation(typing: Any, packed: Any, mask: Any) -> tuple[Any, Codegen]:
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
@@ -247,8 +251,10 @@ def _every(builder: ir.IRBuilder, value: Any, width: int) -> Any:
     return builder.shuffle_vector(single, single, ir.Constant(ir.VectorType(_I32, width), [0] * width))
 
 
-def _store_sums(builder: ir.IRBuilder, width: int, is_part: bool, args: Any) -> None:
+def _store_sums(builder: ir.IRBuilder, width: int, is_part: bool, num_halves: int, args: Any) -> None:
     place, dims, lower, upper, rows, adds, scale, offset, share = args
+    if num_halves > 1:
+        width //= num_halves
     firsts = range(0, 2 * width, LANES)
     masks = [first_lanes(builder, builder.sub(dims, _I64(first))) if is_part else None for first in firsts]
 
@@ -265,8 +271,12 @@ def _store_sums(builder: ir.IRBuilder, width: int, is_part: bool, args: Any) -> 
         else:
             builder.store(value, element_pointer(builder, place, _I64(firsts[number]), FLOAT_VECTOR, 4), align=4)
 
+    kind = _I8
+    if num_halves > 1:
+        kind = _I16
+        lower, upper = (_sum_of_halves(builder, sums, width) for sums in (lower, upper))
     # The sum of 16 codes fits into a signed byte, and bytes wrap around: exact without the 8 that each had more.
-    excess = _every(builder, builder.trunc(builder.mul(rows, _I64(_EXCESS)), _I8), width)
+    excess = _every(builder, builder.trunc(builder.mul(rows, _I64(_EXCESS)), kind), width)
     order = [dim // 2 + width * (dim % 2) for dim in range(2 * width)]
     order = ir.Constant(ir.VectorType(_I32, 2 * width), order)
     sums = builder.shuffle_vector(builder.sub(lower, excess), builder.sub(upper, excess), order)
@@ -294,6 +304,15 @@ def _store_sums(builder: ir.IRBuilder, width: int, is_part: bool, args: Any) -> 
 
     for number, value in enumerate(_unless(builder, builder.not_(is_plain), values, shared)):
         store(number, value)
+
+
+def _sum_of_halves(builder: ir.IRBuilder, sums: Any, width: int) -> Any:
+    """Adds the upper half of bytes from 0 to 255 to the lower one, as numbers of two bytes."""
+    halves = []
+    for first in (0, width):
+        lanes = ir.Constant(ir.VectorType(_I32, width), list(range(first, first + width)))
+        halves.append(builder.zext(builder.shuffle_vector(sums, sums, lanes), ir.VectorType(_I16, width)))
+    return builder.add(*halves)
 
 
 def _unless(

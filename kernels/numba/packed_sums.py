@@ -8,6 +8,7 @@ import numpy as np
 from ..jit.compile import inlined, serial
 from ..jit.memory import float_at, int_at, long_at
 from ..jit.simd import LANES, add, load_part, multiply, round_clamp, splat, store, store_part
+from ..jit.simd_nibble_pairs import nibble_pairs_of
 from ..jit.simd_nibbles import MOST_ROWS, NIBBLE_BITS, WIDTHS, nibbles_of
 from .packed_rows import (
     BANDED,
@@ -106,7 +107,12 @@ def pool_packed(table: TablePlaces, ids: Ids, offsets: int, first: int, end: int
     :returns: 1 if the file is bad.
     """
     if table.bits == NIBBLE_BITS and not table.bitmap:
-        if ids.is_long:
+        if table.dim in (16, 32, 64):
+            if ids.is_long:
+                _pool_rows_in_pairs(table, ids, 1, offsets, first, end, target, masks)
+            else:
+                _pool_rows_in_pairs(table, ids, 0, offsets, first, end, target, masks)
+        elif ids.is_long:
             _pool_nibbles(table, ids, 1, 0, offsets, first, end, target, table.dim, masks)
         else:
             _pool_nibbles(table, ids, 0, 0, offsets, first, end, target, table.dim, masks)
@@ -220,8 +226,60 @@ def _pooling(width: int, *, is_part: bool = False) -> Callable[..., None]:
     return pool
 
 
+def _pooling_pairs(width: int) -> Callable[..., None]:
+    """Makes the pooling of `width` bytes of rows from `k` on, two rows at a time, of bags that are given by offsets."""
+    both, load_two, load_one = nibble_pairs_of(width)
+    none, every_byte, _, _, lower_of, upper_of, plus, store_sums = both
+
+    @inlined
+    def pool(
+        table: TablePlaces, k: int, ids: Ids, is_long: int, offsets: int, first: int, end: int, target: int, masks: int
+    ) -> None:
+        mask, excess, dims, size = every_byte(masks), every_byte(masks >> 8), table.dim - 2 * k, 8 if is_long else 4
+        scale, one, nothing = float_at(table.scale, 0), np.float32(1), np.float32(0)
+        codes, out, at = table.codes + k, target + 8 * k, long_at(offsets, first)
+        for bag in range(first, end):
+            begin, stop, adds = at, long_at(offsets, bag + 1), 0
+            while True:
+                until = min(at + 2 * MOST_ROWS, stop)
+                lower, upper, rows, place = none(), none(), until - at, ids.place + size * at
+                for pair in range(0, rows - 1, 2):
+                    number = long_at(place, pair) if is_long else int_at(place, pair)
+                    other = long_at(place, pair + 1) if is_long else int_at(place, pair + 1)
+                    packed = load_two(codes + number * table.row_bytes, codes + other * table.row_bytes, excess)
+                    lower, upper = plus(lower, lower_of(packed, mask)), plus(upper, upper_of(packed, mask))
+                if rows & 1:
+                    number = long_at(place, rows - 1) if is_long else int_at(place, rows - 1)
+                    packed = load_one(codes + number * table.row_bytes, excess)
+                    lower, upper = plus(lower, lower_of(packed, mask)), plus(upper, upper_of(packed, mask))
+                at = until
+                if at >= stop:
+                    break
+                store_sums(out, dims, lower, upper, rows, adds, one, nothing, one)
+                adds = 1
+            offset, share = _parts(table, stop - begin)
+            store_sums(out, dims, lower, upper, rows, adds, scale, offset, share)
+            out += 4 * table.dim
+
+    return pool
+
+
+_pool_pairs_8, _pool_pairs_16, _pool_pairs_32 = (_pooling_pairs(width) for width in WIDTHS[:3])
 _pool_8, _pool_16, _pool_32, _pool_64 = (_pooling(width) for width in WIDTHS)
 _pool_part = _pooling(WIDTHS[0], is_part=True)
+
+
+@inlined
+def _pool_rows_in_pairs(
+    table: TablePlaces, ids: Ids, is_long: int, offsets: int, first: int, end: int, target: int, masks: int
+) -> None:
+    """Pools rows that fill half of a register."""
+    if table.dim == 16:
+        _pool_pairs_8(table, 0, ids, is_long, offsets, first, end, target, masks)
+    elif table.dim == 32:
+        _pool_pairs_16(table, 0, ids, is_long, offsets, first, end, target, masks)
+    else:
+        _pool_pairs_32(table, 0, ids, is_long, offsets, first, end, target, masks)
 
 
 @inlined

@@ -11,6 +11,7 @@ from dqrm_cpu.kernels.packed_arrays import RefusedRowsError
 from dqrm_cpu.kernels.packed_bags import PackedBags
 
 NUM_ROWS = 37
+MANY_ROWS = 140_000  # of 16 codes of 4 bits, which are more than a core's own cache holds
 
 
 def packed(codes: NDArray[np.int64], bits: int) -> torch.Tensor:
@@ -35,13 +36,12 @@ def as_arrays(bags: list[list[int]], kind: torch.dtype) -> tuple[torch.Tensor, t
 
 ROWS = st.integers(0, NUM_ROWS - 1)
 BAGS = st.one_of(st.lists(st.lists(ROWS, max_size=40), max_size=5), st.lists(st.tuples(ROWS).map(list), max_size=80))
+DIMS = st.one_of(st.integers(1, 140), st.sampled_from([16, 32, 64]))  # two rows of the latter fill a register
 KINDS = st.sampled_from([torch.int64, torch.int32])
 
 
 @settings(max_examples=40)
-@given(
-    st.integers(1, 140), st.one_of(st.just(4), st.integers(2, 8)), BAGS, KINDS, st.booleans(), st.integers(0, 2**32 - 1)
-)
+@given(DIMS, st.one_of(st.just(4), st.integers(2, 8)), BAGS, KINDS, st.booleans(), st.integers(0, 2**32 - 1))
 def test_bags_are_those_of_the_oracle(
     dim: int, bits: int, bags: list[list[int]], kind: torch.dtype, is_mean: bool, seed: int
 ) -> None:
@@ -58,11 +58,26 @@ def test_bags_are_those_of_the_oracle(
 
 
 @pytest.mark.parametrize("code", [-8, 7])
-@pytest.mark.parametrize("length", [15, 16, 17, 32, 33, 5000])
-def test_sums_of_long_bags_do_not_overflow(code: int, length: int) -> None:
-    codes = np.full((NUM_ROWS, 21), code)
-    found = PackedBags(packed(codes, 4), 21, 4, 1.0).pool(*as_arrays([[3] * length], torch.int64))
-    assert found.tolist() == [[float(code * length)] * 21]
+@pytest.mark.parametrize("length", [15, 16, 17, 32, 33, 34, 5000, 5001])
+@pytest.mark.parametrize("dim", [16, 21, 32, 64])
+def test_sums_of_long_bags_do_not_overflow(code: int, length: int, dim: int) -> None:
+    codes = np.full((NUM_ROWS, dim), code)
+    found = PackedBags(packed(codes, 4), dim, 4, 1.0).pool(*as_arrays([[3] * length], torch.int64))
+    assert found.tolist() == [[float(code * length)] * dim]
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.int32])
+def test_rows_that_no_cache_holds_are_summed_alike(kind: torch.dtype) -> None:
+    generator = np.random.default_rng(3)
+    codes = generator.integers(-8, 8, (MANY_ROWS, 16))
+    bags = [generator.integers(0, MANY_ROWS, size).tolist() for size in (0, 1, 2, 20, 33, 500, 5)]
+    table = PackedBags(packed(codes, 4), 16, 4, 0.37)
+    np.testing.assert_array_equal(table.pool(*as_arrays(bags, kind)).numpy(), pooled(codes, 0.37, bags, False))
+    for at, number in ((0, MANY_ROWS), (560, MANY_ROWS), (100, -1)):
+        ids, offsets = as_arrays(bags, kind)
+        ids[at] = number
+        with pytest.raises(RefusedRowsError):
+            table.pool(ids, offsets)
 
 
 def test_any_number_of_threads_gives_the_same_bits() -> None:
