@@ -1,7 +1,9 @@
 """Writes anew what tests/formats holds of a version: a data set, two runs, packed files, and what that version scored.
 
     python tests/write_formats.py COMMIT
+    python tests/write_formats.py COMMIT --bands-of EARLIER
 
+The second exports a run that an earlier version wrote, which is there, as a file in bands.
 The code of that commit does all of it, so that later versions can show that they still read its files. Rows are drawn
 here, from nobody's data. Everything happens in one folder of a fixed, neutral path, since files record where they were;
 the name of the host is taken out.
@@ -57,12 +59,18 @@ _LEFT_OUT = ("lsq/packed/sparse.safetensors", "lsq/spans/rank0.json")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("commit", metavar="COMMIT", help="the version that writes; its files go to a folder named so")
-    commit = parser.parse_args().commit
+    parser.add_argument("--bands-of", metavar="EARLIER", help="only a file in bands, of a run that this commit wrote")
+    args = parser.parse_args()
+    commit, earlier = args.commit, args.bands_of
     shutil.rmtree(_WORK, ignore_errors=True)
     _WORK.mkdir()
     try:
-        _write(commit)
-        out = FORMATS / commit
+        _unpack(commit)
+        if earlier is None:
+            _write()
+        else:
+            _write_bands(FORMATS / earlier)
+        out = FORMATS / (commit if earlier is None else f"bands-{commit}-of-{earlier}")
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(_WORK / "made", out, ignore=shutil.ignore_patterns(".*", "cache"))
     finally:
@@ -70,11 +78,24 @@ def main() -> None:
     print(f"{out}: {sum(path.stat().st_size for path in out.rglob('*') if path.is_file()):,} bytes")
 
 
-def _write(commit: str) -> None:
+def _unpack(commit: str) -> None:
     archive = subprocess.run(["git", "archive", commit], cwd=Path(__file__).parent.parent, capture_output=True)
     archive.check_returncode()
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
         tar.extractall(_WORK / "tree", filter="fully_trusted")  # its links are ours
+
+
+def _write_bands(earlier: Path) -> None:
+    made, run = _WORK / "made", _WORK / "earlier"
+    made.mkdir()
+    shutil.copytree(earlier, run)
+    file = "model.safetensors"
+    _dqrm("export", str(run / "dqrm"), "--data", str(run / "data"), "--budget", "7000", "--out", file)
+    scores = _metrics("evaluate", file, "--data", str(run / "data"), "--json")
+    (made / "scored.json").write_text(json.dumps(scores, indent=1) + "\n")
+
+
+def _write() -> None:
     made = _WORK / "made"
     made.mkdir()
     _write_raw(_WORK / "raw.tsv")

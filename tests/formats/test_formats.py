@@ -154,6 +154,14 @@ def test_packed_files_score_what_they_scored(written: Written, capsys: pytest.Ca
         require_scores(packed_scores(written.folder / name, written.folder / "data"), written.scores[name])
 
 
+@pytest.mark.parametrize("folder", sorted(HERE.glob("bands-*")), ids=lambda folder: folder.name)
+def test_a_file_in_bands_scores_what_it_scored(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On the data of the run that it was exported from, whose ids it has other rows for."""
+    data = HERE / folder.name.rpartition("-")[2] / "data"
+    found = printed(capsys, "evaluate", folder / "model.safetensors", "--data", data)
+    require_scores(found, json.loads((folder / "scored.json").read_text()))
+
+
 def packed_scores(file: Path, data: Path) -> dict[str, Any]:
     """The metrics on test rows of what a packed file holds."""
     config = read_packed(file).config

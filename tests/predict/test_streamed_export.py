@@ -178,3 +178,17 @@ def test_an_export_takes_little_memory_whatever_the_size_of_its_tables(tmp_path:
     assert (run / "model.safetensors").stat().st_size > 400_000 * 128
     assert imported == []
     assert int(peak) < 100e6
+
+
+@pytest.mark.long
+def test_an_export_in_bands_takes_little_memory_whatever_the_size_of_its_tables(tmp_path: Path) -> None:
+    """It scores with torch and numba; 205 MB of tables add what 400,000 counts, places and a few blocks take."""
+    peaks = []
+    for rows in (2_000, 200_000):
+        run = large_run(tmp_path / str(rows), rows)
+        script = EXPORT.replace("sys.argv[1]]", "*sys.argv[1:]]")
+        command = [sys.executable, "-c", script, str(run), "--budget", "100kB"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr
+        peaks.append(int(done.stdout.splitlines()[-1].split()[0]))
+    assert peaks[1] - peaks[0] < 60e6
