@@ -11,7 +11,7 @@ from typing import Any
 from dqrm_cpu.base.cgroup import read_cgroup, read_if_there, threads_at_once
 from dqrm_cpu.base.code_version import installed_version
 
-ISA_LEVELS = ("avx2", "avx512f", "avx512_bf16", "amx_tile")
+ISA_LEVELS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile")
 """Instruction sets that decide which code runs, weakest first, as the kernel spells them."""
 
 PACKAGES = ("torch", "numba", "numpy", "mpi4py", "impi-rt", "oneccl-devel", "intel-extension-for-pytorch")
@@ -116,6 +116,11 @@ def fingerprint(root: Path = Path("/")) -> Fingerprint:
 def has_bf16_products(isa: Sequence[str]) -> bool:
     """Tells whether a CPU multiplies in BF16; torch would emulate it on another, many times slower than FP32."""
     return not {"avx512_bf16", "amx_tile"}.isdisjoint(isa)
+
+
+def has_int8_products(isa: Sequence[str]) -> bool:
+    """Tells whether a CPU sums four products of bytes in one instruction; others need several."""
+    return "avx512_vnni" in isa
 
 
 def parse_cpu_list(text: str) -> tuple[int, ...]:

@@ -309,7 +309,7 @@ def store_bytes(typing: Any, place: Any, index: Any, value: Any, added: Any) -> 
         place, index, value, added = args
         added = every_lane(builder, builder.trunc(added, _I32))
         kind = ir.VectorType(_I8, LANES)
-        words = builder.add(_rounded_words(builder, value), added)
+        words = builder.add(rounded_words(builder, value), added)
         builder.store(builder.trunc(words, kind), element_pointer(builder, place, index, kind, 1), align=1)
         return context.get_dummy_value()
 
@@ -326,7 +326,7 @@ def store_three_bytes(typing: Any, place: Any, index: Any, apart: Any, value: An
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         place, index, apart, value, added = args
         kind, most = ir.VectorType(_I8, LANES), same_words((1 << 24) - 1)
-        words = builder.add(_rounded_words(builder, value), every_lane(builder, builder.trunc(added, _I32)))
+        words = builder.add(rounded_words(builder, value), every_lane(builder, builder.trunc(added, _I32)))
         words = builder.select(builder.icmp_signed("<", words, most), words, most)
         at = index
         for shift in (0, 8, 16):
@@ -338,7 +338,7 @@ def store_three_bytes(typing: Any, place: Any, index: Any, apart: Any, value: An
     return types.void(types.int64, types.int64, types.int64, FLOATS, types.int64), codegen
 
 
-def _rounded_words(builder: ir.IRBuilder, value: Any) -> Any:
+def rounded_words(builder: ir.IRBuilder, value: Any) -> Any:
     """Generates int32 of floats, half to even; NaN and what int32 does not hold become -2^31, whose low byte is 0."""
     if LANES == _AVX512_LANES:
         arguments = [value, same_words(0), ir.Constant(_BITS, -1), _I32(4)]

@@ -29,12 +29,12 @@ SIGNED_ZERO = 128
 
 _LARGEST, _INFINITE = np.float32(255), np.float32(np.inf)
 
-_ROWS = 12 if LANES == 16 else 4
+ROWS = 12 if LANES == 16 else 4
 _FEW_ROWS = 4 if LANES == 16 else 2
 _PANELS = 4
 """Rows and panels multiplied together, as in `panels`."""
 
-_GROUP_BYTES = 2 * LANES * FOUR
+GROUP_BYTES = 2 * LANES * FOUR
 """Bytes that hold, for each output of a panel, its weights of four inputs in a row."""
 
 _I32, _I64, _F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
@@ -105,7 +105,7 @@ def _micro_kernel(rows: int, panels: int) -> Intrinsic:
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
             x, x_stride, weight, groups, more_groups, begin, more_begin, row_scales = args[:8]
             scale, bias, rectify, out, out_stride, count = args[8:]
-            panel_bytes = builder.mul(builder.add(groups, more_groups), _I64(_GROUP_BYTES))
+            panel_bytes = builder.mul(builder.add(groups, more_groups), _I64(GROUP_BYTES))
             strides = x_stride, panel_bytes
             sums = _scaled_sums(builder, (x, weight, begin, row_scales), strides, groups, (rows, panels))
             # Where they wait for those of the second block: LLVM might keep some in registers that its loop needs.
@@ -115,7 +115,7 @@ def _micro_kernel(rows: int, panels: int) -> Intrinsic:
                 builder.store(value, place)
             with builder.if_then(builder.icmp_signed("!=", more_groups, _I64(0))):
                 more_x = builder.add(x, builder.mul(groups, _I64(FOUR)))
-                more_weight = builder.add(weight, builder.mul(groups, _I64(_GROUP_BYTES)))
+                more_weight = builder.add(weight, builder.mul(groups, _I64(GROUP_BYTES)))
                 addresses = more_x, more_weight, more_begin, builder.add(row_scales, _I64(4))
                 more = _scaled_sums(builder, addresses, strides, more_groups, (rows, panels))
                 for place, value in zip(places, more, strict=True):
@@ -164,15 +164,17 @@ def byte_sums(
     weight_and_panels: tuple[Any, Sequence[Any]],
     groups: Any,
     first: Sequence[Sequence[Any]],
+    x_step: int = FOUR,
 ) -> list[list[Any]]:
     """Generates the loop over groups of inputs; returns the int32 sums of each row of bytes, register by register.
 
     :param rows_of_x: the address of the bytes, and how far from it each row begins.
     :param weight_and_panels: the address of the weight, and how far from it each panel begins.
     :param first: what the sums of each row begin with.
+    :param x_step: how far behind a row's bytes of one group those of the next one stand.
     """
     (x, x_offsets), (weight, panel_offsets) = rows_of_x, weight_and_panels
-    x_end = builder.add(x, builder.mul(groups, _I64(FOUR)))
+    x_end = builder.add(x, builder.mul(groups, _I64(x_step)))
     before = builder.block
     loop, done = builder.append_basic_block("groups"), builder.append_basic_block("summed")
     builder.branch(loop)
@@ -189,7 +191,7 @@ def byte_sums(
         place = element_pointer(builder, builder.add(x_at, offset), _I64(0), _I32, 1)
         four = every_lane(builder, builder.load(place, align=4))
         added.append([byte_products(builder, s, four, w) for w, s in zip(weights, of_row, strict=True)])
-    x_next, weight_next = builder.add(x_at, _I64(FOUR)), builder.add(weight_at, _I64(_GROUP_BYTES))
+    x_next, weight_next = builder.add(x_at, _I64(x_step)), builder.add(weight_at, _I64(GROUP_BYTES))
     loop_end = builder.block
     builder.cbranch(builder.icmp_unsigned("<", x_next, x_end), loop, done)
     for phi, start, later in ((x_at, x, x_next), (weight_at, weight, weight_next)):
@@ -231,8 +233,8 @@ def _tile_of(rows: int, panels: int) -> Any:
     return multiply_some
 
 
-_many_rows, _few_rows, _one_row, _one_row_wide = (
-    _tile_of(*shape) for shape in ((_ROWS, 1), (_FEW_ROWS, 1), (1, 1), (1, _PANELS))
+many_rows, _few_rows, _one_row, _one_row_wide = (
+    _tile_of(*shape) for shape in ((ROWS, 1), (_FEW_ROWS, 1), (1, 1), (1, _PANELS))
 )
 
 
@@ -240,13 +242,13 @@ _many_rows, _few_rows, _one_row, _one_row_wide = (
 def multiply_bytes(p: IntegerProduct, x: int, x_stride: int, rows: int, out: int, out_stride: int) -> None:
     """Writes f32 out[rows, outputs] of f32 x[rows, inputs], rounded to bytes on the way; strides in floats."""
     for row in range(rows):
-        _round_row(p, x + 4 * row * x_stride, row)
+        round_row(p, x + 4 * row * x_stride, row)
     panels = (p.outputs + PANEL - 1) // PANEL
-    together = rows // _ROWS * _ROWS
+    together = rows // ROWS * ROWS
     few = together + (rows - together) // _FEW_ROWS * _FEW_ROWS
     for panel in range(panels):
-        for row in range(0, together, _ROWS):
-            _many_rows(p, out, out_stride, row, panel)
+        for row in range(0, together, ROWS):
+            many_rows(p, out, out_stride, row, panel)
         for row in range(together, few, _FEW_ROWS):
             _few_rows(p, out, out_stride, row, panel)
     for row in range(few, rows):
@@ -258,7 +260,7 @@ def multiply_bytes(p: IntegerProduct, x: int, x_stride: int, rows: int, out: int
 
 
 @serial
-def _round_row(p: IntegerProduct, x: int, row: int) -> None:
+def round_row(p: IntegerProduct, x: int, row: int) -> None:
     """Writes a row's bytes and its scales."""
     codes, scales = p.codes + row * p.codes_stride, p.row_scales + 8 * row
     set_float(scales, 0, _round_block(p, x, p.first_inputs, codes))
