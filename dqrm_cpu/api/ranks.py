@@ -15,7 +15,7 @@ import torch
 
 from dqrm_cpu import __version__
 from dqrm_cpu.base.cgroup import default_threads
-from dqrm_cpu.base.hardware import Fingerprint, fingerprint, has_bf16_products
+from dqrm_cpu.base.hardware import Fingerprint, fingerprint, has_bf16_products, has_int8_products
 from dqrm_cpu.base.memory import format_distinct_sizes
 from dqrm_cpu.comm.sharding.placement import most_held_rows
 from dqrm_cpu.comm.transport import Transport
@@ -129,7 +129,7 @@ def own_cores(places: Sequence[Sequence[Any]], rank: int, cpu_quota: float | Non
 
 def _require_device(config: Config) -> None:
     if config.device != "cuda":
-        _require_bf16(config)
+        _require_products(config)
         return
     if not torch.cuda.is_available():
         built = (
@@ -147,14 +147,18 @@ def _require_own_device(config: Config, transport: Transport) -> None:
         require_distinct_gpus(gathered(transport, gpu_name(gpu_in_use())))
 
 
-def _require_bf16(config: Config) -> None:
-    """Refuses BF16 without units for it: torch emulates it, many times slower than FP32."""
-    isa = fingerprint().isa
-    if config.train.precision == "bf16" and not has_bf16_products(isa):
-        raise DeviceError(
-            f"--train.precision bf16 needs AVX512-BF16 or AMX, and this CPU has {', '.join(isa) or 'neither'}; "
-            "leave the option out to train in fp32"
-        )
+def _require_products(config: Config) -> None:
+    """Refuses a precision without instructions for it: BF16 would be emulated, many times slower than FP32."""
+    isa, precision = fingerprint().isa, config.train.precision
+    for name, needed, has_products in (
+        ("bf16", "AVX512-BF16 or AMX", has_bf16_products),
+        ("int8", "AVX512-VNNI", has_int8_products),
+    ):
+        if precision == name and not has_products(isa):
+            raise DeviceError(
+                f"--train.precision {name} needs {needed}, and this CPU has {', '.join(isa) or 'neither'}; "
+                "leave the option out to train in fp32"
+            )
 
 
 def _needed_here(config: Config, transport: Transport) -> tuple[MemoryEstimate, int]:

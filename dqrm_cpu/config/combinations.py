@@ -1,9 +1,9 @@
-"""What is not possible with tables on several ranks or begun anew, master rows of few bits, or means of snapshots."""
+"""What is not possible with tables on several ranks or begun anew, integer products, few bits, means of snapshots."""
 
 from collections.abc import Mapping
 from math import ceil
 
-from dqrm_cpu.config.schema import FP32_BITS, UNIFORM_METHODS, Config, flatten
+from dqrm_cpu.config.schema import FP32_BITS, MOST_INTEGER_TERMS, UNIFORM_METHODS, Config, flatten
 from dqrm_cpu.config.setting import Conflict, value_text
 
 
@@ -75,6 +75,20 @@ def averages_are_possible(config: Config) -> Conflict | None:
             f"{last_epoch}, the last epoch, or more",
         )
     return _first_impossible(config, possible, "train.average_snapshots", "0")
+
+
+def integer_products_are_possible(config: Config) -> Conflict | None:
+    """Finds what is not possible with products of whole numbers."""
+    if config.train.precision != "int8":
+        return None
+    most_rows = MOST_INTEGER_TERMS * config.comm.simulated_ranks
+    possible = {
+        "quant.activation_bits": (config.quant.activation_bits == FP32_BITS, str(FP32_BITS)),
+        "train.batch_size": (config.train.batch_size <= most_rows, f"{most_rows} or less"),
+        "device": (config.device == "cpu", "cpu"),
+        "kernels": (config.kernels != "torch", "auto"),
+    }
+    return _first_impossible(config, possible, "train.precision", "fp32")
 
 
 def _first_impossible(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 from dqrm_cpu.config.combinations import (
     averages_are_possible,
+    integer_products_are_possible,
     master_rows_are_possible,
     resets_are_possible,
     shards_are_possible,
@@ -380,4 +381,5 @@ _RULES: tuple[Callable[[Config], Conflict | None], ...] = (
     master_rows_are_possible,
     resets_are_possible,
     averages_are_possible,
+    integer_products_are_possible,
 )

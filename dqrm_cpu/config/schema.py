@@ -22,6 +22,9 @@ TRANSPORTS = ("auto", "oneccl", "mpi", "gloo", "nccl", "sim")
 NUMBER_FORMS = ("fp32", "bf16", "int8")
 WIRES = ("dense", "sparse", "int8", "int8-fp32", "int16", "int16-fp32")
 
+MOST_INTEGER_TERMS = 1 << 16
+"""Rows of a rank's share of a batch, or inputs of a layer, whose products of two bytes an int32 holds the sum of."""
+
 AUTO_COUNT = -1
 """The min_count that is still to be chosen."""
 
@@ -219,8 +222,8 @@ class TrainConfig:
     max_steps: Count = setting(0, "stop after this many iterations; 0: no limit")
     batch_size: Positive = setting(128, "rows per iteration, over all ranks together")
     test_batch_size: Positive = setting(16384, "rows per batch when scoring validation and test")
-    precision: Annotated[str, OneOf("fp32", "bf16")] = setting(
-        "fp32", "of the MLPs' products, not weights; bf16: AVX512-BF16 or AMX"
+    precision: Annotated[str, OneOf(*NUMBER_FORMS)] = setting(
+        "fp32", "of the MLPs' products, not weights; bf16: AVX512-BF16 or AMX; int8: AVX512-VNNI, whole numbers"
     )
     optimizer: Annotated[str, OneOf("sgd", "rowwise-adagrad")] = setting("sgd", "sgd is the paper's")
     learning_rate: AboveZero = setting(

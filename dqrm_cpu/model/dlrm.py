@@ -28,12 +28,14 @@ from dqrm_cpu.kernels.validate import (
 from dqrm_cpu.model.activations import LayerInputs, ReadInput
 from dqrm_cpu.model.correction import keep_rate_correction
 from dqrm_cpu.model.gemm import Gemm, select_gemm
+from dqrm_cpu.model.integer_mlp import IntegerMlp
 from dqrm_cpu.model.interaction import CrossNetwork, Interaction, select_interaction
 from dqrm_cpu.model.layers import LayerParameters, initialize_, split_parameters
 from dqrm_cpu.model.mlp import Mlp
 from dqrm_cpu.model.mlp_weights import (
     MakeWeights,
     WeightSource,
+    largest_row_code,
     quantized_matrices,
     quantized_weights,
 )
@@ -44,7 +46,7 @@ from dqrm_cpu.model.workspace import DenseGradients, Workspace, allocate_workspa
 from dqrm_cpu.quant.formula import Formula
 from dqrm_cpu.quant.learned import LearnedScales, initial_table_scales, split_scales
 from dqrm_cpu.quant.methods import Uniform, learned_formula, select_formula
-from dqrm_cpu.quant.rounding import NEAREST, RoundingKey, RowRounding, WeightRounding
+from dqrm_cpu.quant.rounding import NEAREST, ProductRounding, RoundingKey, RowRounding, WeightRounding
 from dqrm_cpu.quant.tables import TableQuantizer
 from dqrm_cpu.timing.spans import Spans
 
@@ -98,7 +100,16 @@ class Dlrm:
         self.inputs = LayerInputs(quant.activation_bits, self.shapes.by_part(self.shapes.layers), device)
         self._matrices = [quantized_matrices(quant, scales) for scales in self.shapes.by_part(self.scales.matrices)]
         bottom, projections, cross, top = self._dense_parts(quant)
-        self._bottom, self._cross, self._top = Mlp(*bottom), CrossNetwork(*cross), Mlp(*top)
+        self._product_rounding = ProductRounding(config.training_seed)
+        self._integer_mlps: tuple[()] | tuple[IntegerMlp, IntegerMlp] = ()
+        if config.train.precision == "int8":
+            largest = [largest_row_code(quant, matrices) for matrices in self._matrices]
+            self._integer_mlps = (
+                IntegerMlp(*bottom[:3], model.num_dense, largest[0]),
+                IntegerMlp(*top[:3], model.embedding_dim, largest[-1]),
+            )
+        self._bottom, self._top = self._integer_mlps or (Mlp(*bottom), Mlp(*top))
+        self._cross = CrossNetwork(*cross)
         self._projections = Projections(*projections, self.groups, self.shapes.projected)
         self._parts = self._bottom, self._projections, self._cross, self._top
         self._interaction: Interaction = select_interaction(model.interaction, kernels)
@@ -258,6 +269,14 @@ class Dlrm:
         with self.spans.mlp_quantize:
             for part, key in zip(self._parts, self._keys[1:], strict=True):
                 part.follow_weights(quantized, key)
+            keys = self._product_rounding.keys(iteration, len(self._integer_mlps))
+            for mlp, key in zip(self._integer_mlps, keys, strict=True):
+                mlp.begin_step(key)
+
+    def begin_share(self, number: int) -> None:
+        """Says whose share of a batch comes next, a rank's, real or simulated; after `quantize_weights`."""
+        for mlp in self._integer_mlps:
+            mlp.begin_share(number)
 
     @property
     def lookup_bits(self) -> int:

@@ -11,10 +11,12 @@ from dqrm_cpu.kernels.interface import Kernels
 from dqrm_cpu.kernels.types import UNQUANTIZED, RowCopy
 from dqrm_cpu.model.layers import LayerParameters
 from dqrm_cpu.model.shapes import LayerShape
-from dqrm_cpu.quant.formula import Formula, FoundScale, LearnedScale
+from dqrm_cpu.quant.formula import Formula, FoundScale, LearnedScale, largest_code
 from dqrm_cpu.quant.learned import initial_matrix_scales, matrix_scale_gradient
 from dqrm_cpu.quant.methods import Uniform, found_formula, learned_formula, uniform_scale
 from dqrm_cpu.quant.rounding import RoundingKey, stochastic_matrix
+
+_LARGEST_BYTE = 127
 
 
 class WeightSource(NamedTuple):
@@ -225,6 +227,17 @@ def quantized_weights(quant: QuantConfig, matrices: QuantizedMatrices | None) ->
         make = RoundedWeights if quant.mlp_rounding == "stochastic" else uniform_weights
         return lambda source: make(source._replace(bias_bits=bias_bits), bits, by_matrix)
     return lambda source: FormulaWeights(source._replace(bias_bits=bias_bits), *matrices)
+
+
+def largest_row_code(quant: QuantConfig, matrices: QuantizedMatrices | None) -> int:
+    """Returns the largest code of quantized weights whose rows are multiples of their largest number over it; or 127.
+
+    Those of a learned scale, of one for a whole matrix, or rounded by chance need not reach it.
+    """
+    by_row = quant.mlp_granularity != "matrix" and quant.mlp_rounding == "nearest"
+    if matrices is None or not isinstance(matrices.formula, Uniform) or not by_row:
+        return _LARGEST_BYTE
+    return min(largest_code(quant.mlp_bits), _LARGEST_BYTE)
 
 
 def _allocate_layers(source: WeightSource) -> tuple[LayerParameters, ...]:

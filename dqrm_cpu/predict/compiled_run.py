@@ -25,7 +25,7 @@ def compile_run(config: Config, model: Dlrm, scale: Tensor, quantized: bool, thr
     if (
         model.kernels.name != "numba"
         or model.groups.dtype != FP32
-        or config.train.precision != "fp32"
+        or config.train.precision == "bf16"  # int8 is scored in FP32
         or config.quant.activation_bits != UNQUANTIZED
         or not (formula is None or formula.has_fused_lookup)
     ):

@@ -18,7 +18,7 @@ from dqrm_cpu.kernels.hashing import splitmix64
 from dqrm_cpu.kernels.interface import Kernels
 from dqrm_cpu.quant.formula import largest_code
 
-_OF_WEIGHTS, _OF_ROWS = 1, 2  # gradients on a wire begin at 0
+_OF_WEIGHTS, _OF_ROWS, _OF_PRODUCTS = 1, 2, 3  # gradients on a wire begin at 0
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,20 @@ class RowRounding:
     def key(self, iteration: int) -> RoundingKey:
         """Returns the key of an iteration: another one in every iteration of every run."""
         return RoundingKey(_OF_ROWS).of(self.seed).of(iteration)
+
+
+@dataclass(frozen=True)
+class ProductRounding:
+    """Gives the keys by which gradients are rounded that MLPs multiply as whole numbers."""
+
+    seed: int
+
+    def keys(self, iteration: int | None, num_mlps: int) -> list[RoundingKey | None]:
+        """Returns the key of each MLP in an iteration of training; None: there is none."""
+        if iteration is None:
+            return [None] * num_mlps
+        key = RoundingKey(_OF_PRODUCTS).of(self.seed).of(iteration)
+        return [key.of(number) for number in range(num_mlps)]
 
 
 def stochastic_values(

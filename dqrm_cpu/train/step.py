@@ -217,7 +217,8 @@ class TrainingStep:
         total, spans = self._gradients[0], self._spans
         sparse: list[list[SparseGrad]] = []
         asked: list[Asked] = []
-        for batch, looked_up, gradients in zip(shares, bags, self._gradients, strict=True):
+        for number, (batch, looked_up, gradients) in enumerate(zip(shares, bags, self._gradients, strict=True)):
+            self._model.begin_share(self._transport.rank + number)
             fetched = None
             if self._rows is not None:
                 fetched = self._rows.begin(iteration, batch, looked_up[0], scale)

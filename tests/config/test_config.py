@@ -204,6 +204,7 @@ def test_toml_round_trip(values: dict[str, Value], toml_path: Path) -> None:
         "train.master_rows": "fp32",
         "train.reset_tables": "never",
         "train.average_snapshots": 0,
+        "train.precision": "bf16",
         "train.decay_start_step": values["train.warmup_steps"],
         "train.decay_steps": 1,
         "comm.transport": "nccl" if values["device"] == "cuda" else "gloo",

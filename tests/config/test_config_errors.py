@@ -230,6 +230,27 @@ CONFLICTS = [
         "kernels torch is not possible with train.master_rows int8, set it to auto, or train.master_rows to fp32",
     ),
     (
+        {"train.precision": "int8", "kernels": "torch"},
+        "--kernels torch and --train.precision int8: "
+        "kernels torch is not possible with train.precision int8, set it to auto, or train.precision to fp32",
+    ),
+    (
+        {"train.precision": "int8", "device": "cuda"},
+        "--device cuda and --train.precision int8: "
+        "device cuda is not possible with train.precision int8, set it to cpu, or train.precision to fp32",
+    ),
+    (
+        {"train.precision": "int8", "quant.activation_bits": "8"},
+        "--quant.activation-bits 8 and --train.precision int8: "
+        "quant.activation_bits 8 is not possible with train.precision int8, set it to 32, or train.precision to fp32",
+    ),
+    (
+        {"train.precision": "int8", "train.batch_size": "200000", "comm.simulated_ranks": "3"},
+        "--train.batch-size 200000 and --train.precision int8: "
+        "train.batch_size 200000 is not possible with train.precision int8, set it to 196608 or less, or "
+        "train.precision to fp32",
+    ),
+    (
         {"train.master_rows": "int8", "device": "cuda"},
         "--device cuda and --train.master-rows int8: "
         "device cuda is not possible with train.master_rows int8, set it to cpu, or train.master_rows to fp32",

@@ -59,6 +59,7 @@ CASES: dict[str, tuple[ExchangeSettings, dict[str, Any]]] = {
         ExchangeSettings(wire="int8"),
         {"optimizer": "rowwise-adagrad", "max_bag_size": 4, "model": {"interaction": "cross", "cross_rank": 5}},
     ),
+    "int8 products": (ExchangeSettings(wire="int8"), {"precision": "int8"}),
     "bf16 rows": (ExchangeSettings(wire="int8"), {"master_rows": "bf16"}),
     "int8 rows": (ExchangeSettings(), {"master_rows": "int8", "optimizer": "rowwise-adagrad"}),
     "anew, by intervals": (
@@ -86,6 +87,7 @@ def run_steps(
             "optimizer": optimizer,
             "master_rows": chosen.get("master_rows", "fp32"),
             "interval_decay": chosen.get("interval_decay", 0.0),
+            "precision": chosen.get("precision", "fp32"),
         },
         quant={**_QUANT, "embedding_bits": chosen.get("bits", 4), **of_quant},
         data={"max_bag_size": chosen.get("max_bag_size", 1)},

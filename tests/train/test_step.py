@@ -100,7 +100,7 @@ def test_a_trajectory_follows_plain_torch(kernels: str, method: str, shape: dict
 
 
 @MODELS
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.bf16)])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.bf16), "int8"])
 @pytest.mark.parametrize("optimizer", ["sgd", "rowwise-adagrad"])
 def test_threads_do_not_change_a_bit(optimizer: str, precision: str, shape: dict[str, Any]) -> None:
     config = tiny_config(shape, train={"optimizer": optimizer, "precision": precision, "batch_size": 300})
@@ -140,6 +140,16 @@ def test_as_many_threads_as_a_socket_has_change_no_bit(precision: str) -> None:
         assert other_losses == losses
         assert torch.equal(model.tables.weight, other.tables.weight)
         assert torch.equal(model.dense, other.dense)
+
+
+@MODELS
+def test_integer_products_follow_those_of_fp32(shape: dict[str, Any]) -> None:
+    # Not of quantized weights: a weight that goes to another code changes more than rounded products do.
+    plain = tiny_config(shape, quant={"method": "none"})
+    configs = [replace(plain, kernels="numba", train=replace(plain.train, precision=name)) for name in ("int8", "fp32")]
+    found, expected = (SmallTraining(config).run(30, lr=0.1) for config in configs)
+    assert found != expected
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), rtol=0.1, atol=0)
 
 
 @MODELS

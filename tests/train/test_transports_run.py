@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from commands import dqrm_cpu
+from dqrm_cpu.base.hardware import fingerprint, has_int8_products
 from launching import run_world
 from several_commands import several_commands
 
@@ -15,8 +16,9 @@ pytestmark = pytest.mark.mpi
 
 SMALL = ["--model.table-rows", "40,3,500", "--data.train-rows", "1000", "--train.batch-size", "50"]
 SMALL += ["--data.validation-rows", "200", "--data.test-rows", "200", "--train.epochs", "1", "--train.log-every", "1"]
+PRODUCTS = "int8" if has_int8_products(fingerprint().isa) else "fp32"
 WIRES = {
-    "int8-fp32": ["--comm.wire", "int8-fp32"],
+    "int8-fp32": ["--comm.wire", "int8-fp32", "--train.precision", PRODUCTS],
     "int8": ["--comm.wire", "int8", "--comm.mlp-gradients", "int8", "--comm.error-feedback", "mlp"],
 }
 WIRES["int8, cross layers"] = [*WIRES["int8"], "--model.interaction", "cross", "--model.cross-rank", "6"]
