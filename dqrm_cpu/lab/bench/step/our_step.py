@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dqrm_cpu.base.hardware import fingerprint, has_bf16_products
+from dqrm_cpu.base.hardware import fingerprint, has_bf16_products, has_int8_products
 from dqrm_cpu.comm.exchange.settings import ExchangeSettings
 from dqrm_cpu.comm.exchange.table_exchange import open_channel
 from dqrm_cpu.comm.sharding.placement import place_tables, table_loads
@@ -131,6 +131,8 @@ def model_on_shared_tables(
 def _require_precision(precision: str) -> None:
     if precision == "bf16" and not has_bf16_products(fingerprint().isa):
         raise AbsentError("bf16 needs AVX512-BF16 or AMX, this CPU has neither: torch would emulate it")
+    if precision == "int8" and not has_int8_products(fingerprint().isa):
+        raise AbsentError("int8 needs AVX512-VNNI, which this CPU has not")
 
 
 def load_ipex_kernels() -> Kernels:

@@ -46,6 +46,8 @@ def _ours(case: Case, shared: SharedTables) -> Iterator[Contestant]:
         ("ours_bf16", "not quantized, BF16 products", _settings(case, "none", precision="bf16")),
         ("ours_int4_exact", exact, _settings(case, "dqrm", "track")),
         ("ours_int4_exact_bf16", f"{exact}, BF16 products", _settings(case, "dqrm", "track", precision="bf16")),
+        ("ours_int8", "not quantized, INT8 products", _settings(case, "none", precision="int8")),
+        ("ours_int4_exact_int8", f"{exact}, INT8 products", _settings(case, "dqrm", "track", precision="int8")),
         ("ours_int4_scan_every", "INT4, tables scanned at every step", _settings(case, "dqrm")),
         ("ours_int4_scan_kept", "INT4, tables never scanned again", _settings(case, "dqrm", period=NEVER_AGAIN)),
     ):
@@ -113,6 +115,8 @@ def _ratios() -> Iterator[Ratio]:
         yield Ratio(f"fp32_over_{key}", "bf16", "ours_bf16", denominator)
     yield Ratio("int4_exact_over_ours_fp32", "fp32", "ours_int4_exact", "ours_fp32")
     yield Ratio("int4_exact_over_ours_fp32", "bf16", "ours_int4_exact_bf16", "ours_bf16")
+    yield Ratio("int8_over_bf16", "fp32", "ours_int8", "ours_bf16")
+    yield Ratio("int8_over_bf16", "int4", "ours_int4_exact_int8", "ours_int4_exact_bf16")
     for form in _FORMS:
         yield Ratio(
             f"int4_exact_{form}_rows_over_int4_exact", "fp32", f"ours_int4_exact_{form}_rows", "ours_int4_exact"
