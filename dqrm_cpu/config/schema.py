@@ -223,7 +223,7 @@ class TrainConfig:
     batch_size: Positive = setting(128, "rows per iteration, over all ranks together")
     test_batch_size: Positive = setting(16384, "rows per batch when scoring validation and test")
     precision: Annotated[str, OneOf(*NUMBER_FORMS)] = setting(
-        "fp32", "of the MLPs' products, not weights; bf16: AVX512-BF16 or AMX; int8: AVX512-VNNI, whole numbers"
+        "fp32", "of the MLPs' products; bf16: AVX512-BF16 or AMX; int8: AVX512-VNNI"
     )
     optimizer: Annotated[str, OneOf("sgd", "rowwise-adagrad")] = setting("sgd", "sgd is the paper's")
     learning_rate: AboveZero = setting(
@@ -235,21 +235,18 @@ class TrainConfig:
     )
     reset_tables: Annotated[str, OneOf("never", "each-epoch")] = setting(
         "never",
-        "each-epoch: tables and what the optimizer knows of their rows begin anew with every epoch, while the MLPs go "
-        "on (MEDA), so that these do not learn what rows have memorized",
+        "each-epoch: tables begin anew, MLPs go on (MEDA)",
     )
     weight_decay: NotNegative = setting(0.0, "pulls weights to zero by this much of themselves")
     interval_decay: NotNegative = setting(
         0.0,
-        "shrinks a table row that is updated by this much for each iteration since its last update, at most to 0: the "
-        "rarer an id, the smaller its row (arXiv 2511.06374); 0: off",
+        "shrinks a row by this much for each iteration since its last update",
     )
     average_snapshots: Annotated[int, Range(minimum=0, maximum=100_000)] = setting(
         0,
-        "evaluate, save and export the mean of the weights after so many iterations, evenly spaced from average_from "
-        "to the end (stochastic weight averaging), while training goes on from its own; 0: the weights themselves",
+        "the model is the mean of the weights at so many iterations; 0: off",
     )
-    average_from: Share = setting(0.5, "share of the iterations of all epochs after which those snapshots begin")
+    average_from: Share = setting(0.5, "share of all iterations after which those begin")
     warmup_steps: Count = setting(0, "iterations in which the learning rate rises from 0; 0: none")
     decay_start_step: Count = setting(0, "iteration at which the rate begins to fall")
     decay_steps: Count = setting(0, "iterations in which it falls to 0; 0: it stays")

@@ -238,7 +238,7 @@ def test_blocks_that_cannot_be_scored_end_it(
             raise TrainingError("its training has diverged")
 
     monkeypatch.setattr("dqrm_cpu.data.prepare.raw_rows._BLOCK_BYTES", 1 << 13)
-    monkeypatch.setattr("dqrm_cpu.predict.prediction.load_scorer", lambda *_: Diverged())
+    monkeypatch.setattr("dqrm_cpu.predict.scorer.load_scorer", lambda *_: Diverged())
     with pytest.raises(TrainingError, match="diverged"):
         predict(PredictRequest(scored.run_dir, (str(raw),), tmp_path / "out.csv"))
     assert list(tmp_path.iterdir()) == [raw]
