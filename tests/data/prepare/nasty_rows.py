@@ -31,6 +31,7 @@ from prepare_oracle import Expected, expect
 from preparing import prepared, rows_of
 
 BOM = b"\xef\xbb\xbf"
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")  # what a file of UTF-16 begins with: refused, whatever the policy
 POLICIES = ("stop", "skip", "quarantine")
 PACKINGS = ("plain", "gzip", "members", "zstd", "frames")
 
@@ -226,13 +227,16 @@ def require_case(case: NastyCase, folder: Path) -> str:
     try:
         manifest = prepared([raw], out, bad_rows=case.policy, block_bytes=case.block_bytes, shard_rows=20)
     except DataError as error:
-        if case.policy == "stop" and case.bad_lines:
+        if case.packed.startswith(_UTF16):
+            assert "is UTF-16 text" in str(error), (case.seed, str(error))
+        elif case.policy == "stop" and case.bad_lines:
             assert f"line {case.bad_lines[0]:,}, field " in str(error), (case.seed, str(error))
         else:
             assert not case.good, (case.seed, str(error))
             assert "not a single row" in str(error), (case.seed, str(error))
         return "error"
     assert case.good, case.seed
+    assert not case.packed.startswith(_UTF16), case.seed
     assert case.policy != "stop" or not case.bad_lines, case.seed
     assert manifest.settings["bad_lines"] == len(case.bad_lines), case.seed
     text = b"\n".join(case.good).decode("ascii")
