@@ -25,7 +25,7 @@ from .simd import (
 )
 
 HAS_PAIR_PRODUCTS = LANES == 16 and bool(llvm.get_host_cpu_features().get("avx512bf16", False))
-"""Whether the processor multiplies pairs of BF16 numbers."""
+"""True if the processor multiplies pairs of BF16 numbers."""
 
 _I16, _I32 = ir.IntType(16), ir.IntType(32)
 _HALVES = ir.VectorType(_I16, LANES)

@@ -45,7 +45,7 @@ class OutputGradient(NamedTuple):
 
 
 class BlockGradient(NamedTuple):
-    """What makes the gradient of the weight of one block of inputs."""
+    """The addresses and sizes that the weight gradient of one block of inputs is computed from."""
 
     panels: int  # uint8 panels of what the layer read, four rows side by side
     inputs: int  # of the block; 0: there is none

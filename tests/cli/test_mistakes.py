@@ -386,7 +386,7 @@ def in_a_process(words: list[str], **environ: str) -> CommandOutput:
 
 
 def with_names_in_ascii(words: list[str], patch: pytest.MonkeyPatch) -> CommandOutput:
-    """As with LANG=C, where Python is kept from its UTF-8 mode."""
+    """Runs a command in a process with LANG=C, in which Python does not turn to UTF-8 by itself."""
     return in_a_process(words, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
 
 

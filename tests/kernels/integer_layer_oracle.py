@@ -31,7 +31,7 @@ class Read(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """What a backward gives."""
+    """The gradients that the backward of a layer returns."""
 
     inputs: Floats
     weight: Floats

@@ -50,7 +50,7 @@ class ModelRows:
 
 
 class Meanings(NamedTuple):
-    """What the codes of each class mean at one width: f32[classes]."""
+    """The scale and offset of each class of rows at one number of bits: f32[classes] each."""
 
     bits: int
     scale: Floats

@@ -28,7 +28,7 @@ from dqrm_cpu.serving.model import BANDED
 
 _SUBSTITUTE_BITS = 8
 _ROW_NUMBER_BYTES = 4
-"""Of a row of the vocabulary, beside its key."""
+"""The bytes that a row of the vocabulary takes beside its key."""
 
 
 @dataclass(frozen=True)

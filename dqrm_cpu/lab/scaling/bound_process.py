@@ -25,7 +25,7 @@ from dqrm_cpu.lab.bench.step.our_step import OurStep
 from dqrm_cpu.lab.scaling.scaling_cases import case_precisions, scaling_case
 
 CONTESTANTS = ("ours", "ours_int4_exact", "floor")
-"""What is measured in each precision, which follows the name."""
+"""The beginnings of the names of what is measured; the precision follows each."""
 
 _SET_MEMPOLICY, _INTERLEAVE = {"x86_64": 238, "aarch64": 237}, 3
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -37,7 +37,7 @@ class CoreBinding:
 
     @property
     def is_usual(self) -> bool:
-        """Whether it differs from others in its cores alone."""
+        """Says whether this binding sets nothing but the cores that it runs on."""
         return not self.preload and not self.interleaved
 
 

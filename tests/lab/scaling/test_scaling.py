@@ -1,4 +1,4 @@
-"""What `bench scaling` measures, computes and writes."""
+"""Tests of what `bench scaling` measures, computes and writes."""
 
 import json
 from dataclasses import replace
